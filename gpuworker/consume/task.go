@@ -1,0 +1,66 @@
+package consume
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/store"
+)
+
+// Handler runs one message's work in a rank process: a part of a prep, eval or export stage, or one rank of a gang's generation.
+// It returns nil when its work is stored and committed, a *schemas.ErrorInfo for bad input (permanent) or failures, ctx.Err() when stopped.
+type Handler func(ctx context.Context, t *Task) error
+
+// Task is what a handler gets.
+type Task struct {
+	Message schemas.Message
+	Spec    *schemas.RunSpec
+	Stage   *schemas.Stage
+	Objects store.Objects
+	Logger  *slog.Logger
+	// Worker names the worker, for records.
+	Worker string
+	// Dir is a private scratch folder, removed afterwards.
+	Dir string
+	// Gang is set for train only.
+	Gang *Gang
+	// Report sends an event to the live stream and counts as life of the phase. It never blocks for long and never fails.
+	Report func(e schemas.Event)
+	// Phase tells the agent what the rank is doing and how far; each phase has its own stall limit. done grows while the phase advances.
+	Phase func(name string, done, total int64)
+	// Threads is the number of CPU threads this rank may use.
+	Threads int
+}
+
+// Gang is one generation of a train stage as seen from one rank.
+type Gang struct {
+	Generation uint64
+	Rank       int
+	World      int
+	Members    []schemas.Member
+	// Collective connects the ranks; made by the rank harness before the handler runs, closed after it.
+	Collective Collective
+	// Head is HEAD as of this generation's forming.
+	Head *schemas.Head
+	// Control returns the newest control word known to the agent; rank 0 reads it and all ranks agree on it in the loss reduction.
+	Control func() schemas.Control
+	// Commit is called by rank 0 only, after all ranks stored their parts: it writes the manifest and swaps HEAD. A *schemas.ErrorInfo with
+	// CodeFenced means a newer generation exists: stop for good.
+	Commit func(ctx context.Context, m *schemas.Manifest) error
+}
+
+// Collective is the port that gang members talk through; package gpuworker/collective implements it (local, tcp) and documents it.
+// Every call carries the generation; all ranks call in the same order; a lost peer fails every later call with ErrPeerLost.
+type Collective interface {
+	Rank() int
+	World() int
+	// AllToAll sends send[r] to rank r and fills recv[r] with what rank r sent (lengths are known to both sides; nil = nothing).
+	AllToAll(ctx context.Context, send, recv [][]byte) error
+	// AllGather fills recv[r] with rank r's send (lengths known to all).
+	AllGather(ctx context.Context, send []byte, recv [][]byte) error
+	// Barrier returns when every rank has called it.
+	Barrier(ctx context.Context) error
+	// Close ends the connections; a blocked call returns.
+	Close() error
+}

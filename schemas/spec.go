@@ -1,0 +1,246 @@
+package schemas
+
+import "encoding/json"
+
+// SpecVersion is the version of RunSpec that this build writes and reads.
+const SpecVersion = 1
+
+// MaxSpecBytes is the largest accepted spec in its JSON form (256 KiB).
+const MaxSpecBytes = 256 << 10
+
+// RunSpec is one submitted run, fully resolved and immutable: nothing in it is looked up again later. It is stored whole in the open
+// object and copied beside HEAD when the run ends.
+type RunSpec struct {
+	// Version is SpecVersion.
+	Version int `json:"version" jsonschema:"minimum=1"`
+	// ID is the run id: a ULID, or the hash of tenant and idempotency key (see RunID). Filled by the front when empty.
+	ID string `json:"id,omitempty"`
+	// Tenant owns the run; lower-case name, see ValidName. Default "default".
+	Tenant string `json:"tenant"`
+	// Name is a label for people.
+	Name string `json:"name,omitempty"`
+	// Key is the caller's idempotency key: a second submit with the same tenant and key meets the same run.
+	Key string `json:"key,omitempty"`
+	// Pool is the worker pool of the train stages.
+	Pool string `json:"pool"`
+	// AuxPool serves prep, eval and export; default Pool.
+	AuxPool string `json:"aux_pool,omitempty"`
+	// Priority is 0 (first) to 3 (last).
+	Priority int `json:"priority" jsonschema:"minimum=0,maximum=3"`
+	// Seed drives every random choice of the run (order, initialization, dropout).
+	Seed uint64 `json:"seed"`
+	// Stages is the DAG in a topological order.
+	Stages []Stage `json:"stages"`
+	// TraceParent is the W3C trace context of the submitter, continued by control and workers.
+	TraceParent string `json:"traceparent,omitempty"`
+}
+
+// StageKind says which handler runs a stage.
+type StageKind string
+
+// The four kinds of stages.
+const (
+	KindPrep   StageKind = "prep"
+	KindTrain  StageKind = "train"
+	KindEval   StageKind = "eval"
+	KindExport StageKind = "export"
+)
+
+// Kinds lists every stage kind.
+func Kinds() []StageKind { return []StageKind{KindPrep, KindTrain, KindEval, KindExport} }
+
+// Stage is a node of the run's DAG. Exactly the member that its Kind names is set.
+type Stage struct {
+	// Name is unique within the run, see ValidName.
+	Name string    `json:"name"`
+	Kind StageKind `json:"kind" jsonschema:"enum=prep,enum=train,enum=eval,enum=export"`
+	// Needs names the stages that must have succeeded first.
+	Needs  []string     `json:"needs,omitempty"`
+	Prep   *PrepStage   `json:"prep,omitempty"`
+	Train  *TrainStage  `json:"train,omitempty"`
+	Eval   *EvalStage   `json:"eval,omitempty"`
+	Export *ExportStage `json:"export,omitempty"`
+}
+
+// Ref names input files: either uploaded files by content (Files, stored under InputKey), or the output of a stage by URI:
+// "stage:<name>" in this run, "run:<tenant>/<id>/<stage>" in another one.
+type Ref struct {
+	URI   string `json:"uri,omitempty"`
+	Files []File `json:"files,omitempty"`
+}
+
+// File is one uploaded input file.
+type File struct {
+	// Path is relative, slash-separated, without "..".
+	Path   string `json:"path"`
+	SHA256 string `json:"sha256"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// PrepStage reads, cleans, splits, templates, tokenizes and packs data sets into token shards.
+type PrepStage struct {
+	// Data holds the rows (JSONL, JSON array, CSV).
+	Data Ref `json:"data"`
+	// Format is "jsonl", "json" or "csv"; empty: by file name.
+	Format string `json:"format,omitempty"`
+	// Columns maps roles (text, prompt, query, response, system, label, group, explanation) to column names.
+	Columns map[string]string `json:"columns,omitempty"`
+	// Tokenizer holds tokenizer.json.
+	Tokenizer Ref       `json:"tokenizer"`
+	Clean     CleanSpec `json:"clean"`
+	Split     SplitSpec `json:"split"`
+	// Outputs are the token data sets made from the rows.
+	Outputs []PrepOutput `json:"outputs"`
+	// Parts is the number of prep messages; each writes its own shard of every output.
+	Parts int `json:"parts" jsonschema:"minimum=1"`
+}
+
+// CleanSpec says which rows are repaired or dropped before anything else.
+type CleanSpec struct {
+	// Normalize applies Unicode NFC and folds white space.
+	Normalize bool `json:"normalize,omitempty"`
+	// Dedup drops exact duplicates (after normalization and case folding).
+	Dedup bool `json:"dedup,omitempty"`
+	// PII is "", "mask" or "drop".
+	PII string `json:"pii,omitempty"`
+	// Labels, when not empty, drops rows whose label is not listed.
+	Labels []string `json:"labels,omitempty"`
+	// Mislabelled is "" or "drop": drops rows whose label disagrees with the consensus of near-identical rows.
+	Mislabelled string `json:"mislabelled,omitempty"`
+	MinChars    int    `json:"min_chars,omitempty"`
+	MaxChars    int    `json:"max_chars,omitempty"`
+}
+
+// SplitSpec cuts the rows into train, eval and test. Groups (phrase families) are never cut apart; classes are stratified.
+type SplitSpec struct {
+	Eval float64 `json:"eval,omitempty"`
+	Test float64 `json:"test,omitempty"`
+	// PermuteLabels shuffles the labels of the training rows: the control experiment that must not learn.
+	PermuteLabels bool `json:"permute_labels,omitempty"`
+}
+
+// PrepOutput is one token data set.
+type PrepOutput struct {
+	// Name is referred to as "<prep stage>/<name>".
+	Name string `json:"name"`
+	// Form is "pt" (plain text, every token trained) or "sft" (templated, the response trained).
+	Form string `json:"form" jsonschema:"enum=pt,enum=sft"`
+	// Split is "train", "eval" or "test".
+	Split string `json:"split"`
+	// Template names the chat template (sft).
+	Template string `json:"template,omitempty"`
+	// CutoffLen is the maximum number of tokens of a sequence.
+	CutoffLen int `json:"cutoff_len"`
+	// Packing joins samples into sequences of CutoffLen tokens; documents stay separate for attention when Neat.
+	Packing bool `json:"packing,omitempty"`
+	Neat    bool `json:"neat,omitempty"`
+	// Rows also stores the cleaned rows (for eval).
+	Rows bool `json:"rows,omitempty"`
+}
+
+// TrainStage runs optimizer steps as a gang of seats.
+type TrainStage struct {
+	// Objective is "pt" or "sft".
+	Objective string `json:"objective" jsonschema:"enum=pt,enum=sft"`
+	// Data is "<prep stage>/<output>".
+	Data string `json:"data"`
+	// Eval is an optional "<prep stage>/<output>" whose loss is measured at the end.
+	Eval  string    `json:"eval,omitempty"`
+	Model ModelSpec `json:"model"`
+	// Method is "full", "freeze" or "lora".
+	Method string `json:"method" jsonschema:"enum=full,enum=freeze,enum=lora"`
+	LoRA   *LoRA  `json:"lora,omitempty"`
+	// FreezeLayers freezes the first N blocks (with lora: they get no adapter).
+	FreezeLayers int `json:"freeze_layers,omitempty"`
+	// Epochs or Steps ends the stage; Steps wins when positive.
+	Epochs float64 `json:"epochs,omitempty"`
+	Steps  int64   `json:"steps,omitempty"`
+	// MicroBatch is the number of sequences of a leaf; Leaves the number of leaves of a step: the global batch is their product.
+	MicroBatch int       `json:"micro_batch" jsonschema:"minimum=1"`
+	Leaves     int       `json:"leaves" jsonschema:"minimum=1"`
+	Optim      OptimSpec `json:"optim"`
+	// DType is "fp32".
+	DType string `json:"dtype"`
+	// Sharding is "auto", "none" or "zero3".
+	Sharding string `json:"sharding"`
+	// Reduction is "canonical" (same bits for any number of ranks) or "fast".
+	Reduction string `json:"reduction"`
+	// CommitEvery is the number of steps of a segment.
+	CommitEvery int64 `json:"commit_every"`
+	World       World `json:"world"`
+	// StepDelayMS slows each step down; for demonstrations and fault tests only.
+	StepDelayMS int `json:"step_delay_ms,omitempty"`
+}
+
+// World bounds the number of seats of the gang.
+type World struct {
+	Min int `json:"min" jsonschema:"minimum=1"`
+	Max int `json:"max" jsonschema:"minimum=1"`
+	// Nominal is the world that LLaMA-Factory's per-device batch is multiplied by (default 1); it never changes arithmetic later.
+	Nominal int `json:"nominal,omitempty"`
+}
+
+// ModelSpec says where weights come from: From (a Ref URI of a train stage), Base (a folder of files), or random weights from Config.
+type ModelSpec struct {
+	// From is "stage:<name>" or "run:<tenant>/<id>/<stage>".
+	From string `json:"from,omitempty"`
+	// Base holds config.json, *.safetensors, tokenizer files.
+	Base *Ref `json:"base,omitempty"`
+	// Config is an HF config.json for random initialization.
+	Config json.RawMessage `json:"config,omitempty"`
+}
+
+// LoRA configures low-rank adapters in PEFT's terms.
+type LoRA struct {
+	Rank    int      `json:"rank" jsonschema:"minimum=1"`
+	Alpha   float64  `json:"alpha"`
+	Dropout float64  `json:"dropout,omitempty"`
+	Targets []string `json:"targets,omitempty"`
+}
+
+// OptimSpec is the optimizer and its schedule, in Hugging Face's terms.
+type OptimSpec struct {
+	Name         string  `json:"name"`
+	LR           float64 `json:"lr"`
+	Beta1        float64 `json:"beta1"`
+	Beta2        float64 `json:"beta2"`
+	Eps          float64 `json:"eps"`
+	WeightDecay  float64 `json:"weight_decay"`
+	MaxGradNorm  float64 `json:"max_grad_norm"`
+	Schedule     string  `json:"schedule" jsonschema:"enum=constant,enum=linear,enum=cosine"`
+	WarmupSteps  int64   `json:"warmup_steps,omitempty"`
+	WarmupRatio  float64 `json:"warmup_ratio,omitempty"`
+	DecayNoNorms bool    `json:"decay_no_norms,omitempty"`
+}
+
+// EvalStage scores models on a prep output that stored rows.
+type EvalStage struct {
+	// Models are compared with the same procedure.
+	Models []EvalModel `json:"models"`
+	// Data is "<prep stage>/<output>" with rows.
+	Data string `json:"data"`
+	// Slices is the number of evaluation messages.
+	Slices int `json:"slices" jsonschema:"minimum=1"`
+	// MaxNewTokens bounds a generated explanation.
+	MaxNewTokens int `json:"max_new_tokens,omitempty"`
+	// GenerateRows bounds the number of rows with a generated explanation (0: all).
+	GenerateRows int `json:"generate_rows,omitempty"`
+	// Labels are the candidate strings of the classification by log-likelihood.
+	Labels []string `json:"labels,omitempty"`
+}
+
+// EvalModel names a model to score.
+type EvalModel struct {
+	Name string `json:"name"`
+	// From is a Ref URI of a train stage.
+	From string `json:"from"`
+}
+
+// ExportStage writes what users' tools read.
+type ExportStage struct {
+	From string `json:"from"`
+	// Formats holds "peft" and "merged".
+	Formats []string `json:"formats"`
+	// Tokenizer is copied beside the weights.
+	Tokenizer *Ref `json:"tokenizer,omitempty"`
+}
