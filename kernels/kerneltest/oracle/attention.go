@@ -1,0 +1,116 @@
+package oracle
+
+import "math"
+
+// Attn describes one attention call on dense tensors: q [batch, tq, heads, dqk], k [batch, tk, kvHeads, dqk], v [batch, tk, kvHeads, dv].
+type Attn struct {
+	Batch, TQ, TK, Heads, KVHeads, DQK, DV int
+	Scale                                  float64
+	Causal                                 bool
+	// Window, when positive, lets query i (at position i+QOffset) see keys j with 0 <= i-j < Window.
+	Window int
+	// QOffset is the position of the first query relative to the first key (decode with a cache).
+	QOffset int
+	// KVLen, when set, is the number of valid keys of each batch row.
+	KVLen []int32
+	// Docs, when set, holds the document number of each token [batch, tk]: attention stays within a document (TQ == TK).
+	Docs []int32
+}
+
+// visible reports whether query i may attend to key j in batch row b.
+func (a Attn) visible(b, i, j int) bool {
+	p := i + a.QOffset
+	if a.Causal && j > p {
+		return false
+	}
+	if a.Window > 0 && (p-j >= a.Window || j > p) {
+		return false
+	}
+	if a.KVLen != nil && j >= int(a.KVLen[b]) {
+		return false
+	}
+	return a.Docs == nil || a.Docs[b*a.TK+i] == a.Docs[b*a.TK+j]
+}
+
+// probs returns the softmax row of (b, h, i), zeros where nothing is visible, and its log-sum-exp.
+func (a Attn) probs(q, k []float64, b, h, i int) ([]float64, float64) {
+	p := make([]float64, a.TK)
+	kh := h / (a.Heads / a.KVHeads)
+	top := math.Inf(-1)
+	for j := range a.TK {
+		p[j] = math.Inf(-1)
+		if !a.visible(b, i, j) {
+			continue
+		}
+		s := 0.0
+		for d := range a.DQK {
+			s += q[((b*a.TQ+i)*a.Heads+h)*a.DQK+d] * k[((b*a.TK+j)*a.KVHeads+kh)*a.DQK+d]
+		}
+		p[j] = s * a.Scale
+		top = max(top, p[j])
+	}
+	if math.IsInf(top, -1) {
+		return make([]float64, a.TK), top
+	}
+	sum := 0.0
+	for j := range p {
+		p[j] = math.Exp(p[j] - top)
+		sum += p[j]
+	}
+	for j := range p {
+		p[j] /= sum
+	}
+	return p, top + math.Log(sum)
+}
+
+// Attention returns o [batch, tq, heads, dv] and lse [batch, heads, tq] (Dao et al. 2022 save only lse for the backward pass).
+func Attention(a Attn, q, k, v []float64) (o, lse []float64) {
+	o, lse = make([]float64, a.Batch*a.TQ*a.Heads*a.DV), make([]float64, a.Batch*a.Heads*a.TQ)
+	for b := range a.Batch {
+		for h := range a.Heads {
+			kh := h / (a.Heads / a.KVHeads)
+			for i := range a.TQ {
+				p, l := a.probs(q, k, b, h, i)
+				lse[(b*a.Heads+h)*a.TQ+i] = l
+				for j := range a.TK {
+					for d := range a.DV {
+						o[((b*a.TQ+i)*a.Heads+h)*a.DV+d] += p[j] * v[((b*a.TK+j)*a.KVHeads+kh)*a.DV+d]
+					}
+				}
+			}
+		}
+	}
+	return o, lse
+}
+
+// AttentionBackward returns dq, dk and dv.
+func AttentionBackward(a Attn, q, k, v, do []float64) (dq, dk, dv []float64) {
+	dq, dk, dv = make([]float64, len(q)), make([]float64, len(k)), make([]float64, len(v))
+	for b := range a.Batch {
+		for h := range a.Heads {
+			kh := h / (a.Heads / a.KVHeads)
+			for i := range a.TQ {
+				p, _ := a.probs(q, k, b, h, i)
+				g := do[((b*a.TQ+i)*a.Heads+h)*a.DV:][:a.DV]
+				dp, dot := make([]float64, a.TK), 0.0
+				for j := range a.TK {
+					for d := range a.DV {
+						at := ((b*a.TK+j)*a.KVHeads+kh)*a.DV + d
+						dp[j] += g[d] * v[at]
+						dv[at] += p[j] * g[d]
+					}
+					dot += p[j] * dp[j]
+				}
+				for j := range a.TK {
+					ds := p[j] * (dp[j] - dot) * a.Scale
+					for d := range a.DQK {
+						qa, ka := ((b*a.TQ+i)*a.Heads+h)*a.DQK+d, ((b*a.TK+j)*a.KVHeads+kh)*a.DQK+d
+						dq[qa] += ds * k[ka]
+						dk[ka] += ds * q[qa]
+					}
+				}
+			}
+		}
+	}
+	return dq, dk, dv
+}
