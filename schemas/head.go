@@ -29,7 +29,11 @@ type Head struct {
 	Seats []Seat `json:"seats,omitempty"`
 	// Manifest is the newest commit of Stage (nil before the first).
 	Manifest *ManifestRef `json:"manifest,omitempty"`
+	// Previous is Manifest's parent, so that a reader can walk back even when the manifest itself cannot be read.
+	Previous *ManifestRef `json:"previous,omitempty"`
 	Step     int64        `json:"step"`
+	// Numerics is the fingerprint of the arithmetic of the last generation formed (kernel ABI, ISA path, versions).
+	Numerics string `json:"numerics,omitempty"`
 	// Ended has one record per ended generation.
 	Ended   []GenerationEnd `json:"ended,omitempty"`
 	Created time.Time       `json:"created"`
@@ -49,8 +53,8 @@ const (
 
 // StageState is the progress of one stage in HEAD.
 type StageState struct {
-	Name  string    `json:"name"`
-	Kind  StageKind `json:"kind"`
+	Name  string     `json:"name"`
+	Kind  StageKind  `json:"kind"`
 	State StagePhase `json:"state"`
 	// Result is the key of the stage's result object (a StageResult).
 	Result  string    `json:"result,omitempty"`

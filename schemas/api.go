@@ -1,0 +1,137 @@
+package schemas
+
+import "time"
+
+// The HTTP API's JSON views. Routes:
+//
+//	POST /v1/runs                                   RunSpec -> SubmitReply (201; 200 when it is a duplicate)
+//	GET  /v1/runs?tenant=&state=&limit=&after=      RunList
+//	GET  /v1/runs/{tenant}/{id}                     RunView
+//	POST /v1/runs/{tenant}/{id}/cancel|pause|resume RunView
+//	GET  /v1/runs/{tenant}/{id}/events              SSE: id = stream id, event = Event.Type, data = Event; Last-Event-ID resumes
+//	PUT  /v1/inputs/{tenant}/{sha256}               the file's bytes -> File (without Path)
+//	GET  /v1/runs/{tenant}/{id}/outputs             OutputList
+//	GET  /v1/runs/{tenant}/{id}/outputs/{path...}   the file's bytes
+//	GET  /v1/workers?pool=                          WorkerList
+//	GET  /v1/pools                                  PoolList
+//
+// Errors are an APIError with the status of HTTPStatus.
+
+// SubmitReply is the front's answer to a submitted spec, over NATS and HTTP alike: that reply is the acknowledgement.
+type SubmitReply struct {
+	Run    string   `json:"run,omitempty"`
+	Tenant string   `json:"tenant,omitempty"`
+	State  RunState `json:"state,omitempty"`
+	// Duplicate is set when the same tenant and key (or id) had been submitted before; the run is that one.
+	Duplicate bool       `json:"duplicate,omitempty"`
+	Error     *ErrorInfo `json:"error,omitempty"`
+}
+
+// APIError is the body of every HTTP error.
+type APIError struct {
+	Error *ErrorInfo `json:"error"`
+}
+
+// RunView is a run as users see it.
+type RunView struct {
+	Tenant   string   `json:"tenant"`
+	Run      string   `json:"run"`
+	Name     string   `json:"name,omitempty"`
+	Pool     string   `json:"pool"`
+	Priority int      `json:"priority"`
+	State    RunState `json:"state"`
+	// Reason says why the run is in its state, or what it waits for.
+	Reason string       `json:"reason,omitempty"`
+	Error  *ErrorInfo   `json:"error,omitempty"`
+	Stages []StageState `json:"stages"`
+	// Stage is the train stage at work, Step its last committed step, Generation the gang's incarnation.
+	Stage      string          `json:"stage,omitempty"`
+	Step       int64           `json:"step"`
+	Generation uint64          `json:"generation"`
+	Members    []Member        `json:"members,omitempty"`
+	Ended      []GenerationEnd `json:"ended,omitempty"`
+	// Manifest is the newest commit.
+	Manifest *ManifestRef `json:"manifest,omitempty"`
+	// Progress holds the latest live figures (detail only, best effort): loss, step, steps, rows, ...
+	Progress map[string]string `json:"progress,omitempty"`
+	// Spec is set in the detail view.
+	Spec    *RunSpec  `json:"spec,omitempty"`
+	Created time.Time `json:"created,omitzero"`
+	Updated time.Time `json:"updated,omitzero"`
+}
+
+// RunList is one page of runs, ordered by (tenant, run); Next is the "after" of the next page, empty at the end.
+type RunList struct {
+	Runs []RunView `json:"runs"`
+	Next string    `json:"next,omitempty"`
+}
+
+// RunFilter selects runs: empty fields select all. After is RunList.Next.
+type RunFilter struct {
+	Tenant string   `json:"tenant,omitempty"`
+	State  RunState `json:"state,omitempty"`
+	Limit  int      `json:"limit,omitempty"`
+	After  string   `json:"after,omitempty"`
+}
+
+// OutputList lists the files of a run's outputs; Name is the path below the run's output folder.
+type OutputList struct {
+	Outputs []Object `json:"outputs"`
+}
+
+// WorkerView is one worker of the inventory.
+type WorkerView struct {
+	Name        string    `json:"name"`
+	Incarnation string    `json:"incarnation"`
+	Pool        string    `json:"pool"`
+	Host        string    `json:"host"`
+	PID         int       `json:"pid"`
+	Devices     int       `json:"devices"`
+	Device      string    `json:"device"`
+	Busy        string    `json:"busy,omitempty"`
+	Draining    bool      `json:"draining,omitempty"`
+	Started     time.Time `json:"started"`
+}
+
+// WorkerList lists workers.
+type WorkerList struct {
+	Workers []WorkerView `json:"workers"`
+}
+
+// PoolView is what control decided last for a pool.
+type PoolView struct {
+	Pool string `json:"pool"`
+	// Owner is the control replica that schedules the pool.
+	Owner string `json:"owner,omitempty"`
+	Turn  *Turn  `json:"turn,omitempty"`
+	// Queued and Running count runs, Workers counts live workers, WorkersDemanded is the autoscaling signal.
+	Queued          int    `json:"queued"`
+	Running         int    `json:"running"`
+	Workers         int    `json:"workers"`
+	WorkersDemanded int    `json:"workers_demanded"`
+	Reason          string `json:"reason,omitempty"`
+}
+
+// PoolList lists pools.
+type PoolList struct {
+	Pools []PoolView `json:"pools"`
+}
+
+// HTTPStatus maps an error's code to the HTTP status that the API answers with.
+func HTTPStatus(c Code) int {
+	switch c {
+	case CodeUsage, CodeInvalid, CodeData, CodeModel, CodeUnsupported:
+		return 400
+	case CodeAuth:
+		return 401
+	case CodeNotFound:
+		return 404
+	case CodeConflict, CodeFenced:
+		return 409
+	case CodeTimeout:
+		return 504
+	case CodeUnavailable:
+		return 503
+	}
+	return 500
+}

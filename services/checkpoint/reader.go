@@ -1,0 +1,273 @@
+package checkpoint
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"sync"
+	"syscall"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/store"
+)
+
+// Tensor describes one flat tensor of a checkpoint.
+type Tensor struct {
+	Name string
+	// Shape is the full shape; empty when the writer gave none.
+	Shape []int64
+	// Elements is the number of elements.
+	Elements int64
+}
+
+// Reader reads a checkpoint by ranges, whatever world wrote it. Parts are fetched whole at first use, verified against their SHA-256
+// and kept in a scratch folder. It is safe for concurrent use.
+type Reader struct {
+	objects  store.Objects
+	ref      schemas.ManifestRef
+	manifest *schemas.Manifest
+	dir      string
+	index    map[string][]piece
+
+	mu    sync.Mutex
+	files map[int]*fetched
+}
+
+// piece is one range of a tensor in a part.
+type piece struct {
+	schemas.Range
+	part int
+}
+
+// fetched is one verified part on local scratch.
+type fetched struct {
+	once sync.Mutex
+	file *os.File
+}
+
+// Open reads and verifies the manifest that ref points at. dir is a scratch folder for verified parts; Close removes what was put there.
+// A *CorruptError (CodeVerify) when manifest or parts are missing or wrong: end the generation with it and HEAD walks back.
+func Open(ctx context.Context, objects store.Objects, ref schemas.ManifestRef, dir string) (*Reader, error) {
+	m, err := ReadManifest(ctx, objects, ref)
+	if err != nil {
+		return nil, err
+	}
+	scratch, err := os.MkdirTemp(dir, "ckpt-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot create scratch folder for checkpoint %s: %w", ref.Key, err)
+	}
+	r := &Reader{objects: objects, ref: ref, manifest: m, dir: scratch, index: map[string][]piece{}, files: map[int]*fetched{}}
+	for i, p := range m.Parts {
+		for _, rg := range p.Ranges {
+			r.index[rg.Tensor] = append(r.index[rg.Tensor], piece{Range: rg, part: i})
+		}
+	}
+	for name, ps := range r.index {
+		sort.Slice(ps, func(a, b int) bool { return ps[a].From < ps[b].From })
+		at := int64(0)
+		for _, p := range ps {
+			if p.From != at {
+				return nil, errors.Join(&CorruptError{Manifest: ref, Key: ref.Key, Reason: fmt.Sprintf("the parts hold elements of %s up to %d and then from %d", name, at, p.From)}, os.RemoveAll(scratch))
+			}
+			at = p.To
+		}
+		if len(ps[0].Shape) > 0 && elements(ps[0].Shape) != at {
+			return nil, errors.Join(&CorruptError{Manifest: ref, Key: ref.Key, Reason: fmt.Sprintf("the parts hold %d of the %d elements of %s", at, elements(ps[0].Shape), name)}, os.RemoveAll(scratch))
+		}
+	}
+	return r, nil
+}
+
+// OpenNewest opens ref or, when it or one of its parts is corrupt, its newest ancestor that verifies, and says which were passed over.
+// It is for readers outside of a gang (eval, export, chat); ranks of a gang use Open and let HEAD walk back for all of them.
+func OpenNewest(ctx context.Context, objects store.Objects, ref schemas.ManifestRef, dir string) (r *Reader, skipped []*CorruptError, err error) {
+	next := &ref
+	for next != nil {
+		var parent *schemas.ManifestRef
+		r, err := Open(ctx, objects, *next, dir)
+		if err == nil {
+			if err = r.Verify(ctx); err == nil {
+				return r, skipped, nil
+			}
+			parent = r.manifest.Parent
+			err = errors.Join(err, r.Close())
+		}
+		var bad *CorruptError
+		if !errors.As(err, &bad) {
+			return nil, skipped, err
+		}
+		skipped = append(skipped, bad)
+		next = parent
+	}
+	return nil, skipped, fmt.Errorf("cannot open a checkpoint: no ancestor verifies: %w", skipped[len(skipped)-1])
+}
+
+// Manifest returns the manifest.
+func (r *Reader) Manifest() *schemas.Manifest { return r.manifest }
+
+// Tensors lists the tensors by name.
+func (r *Reader) Tensors() []Tensor {
+	out := make([]Tensor, 0, len(r.index))
+	for _, name := range slices.Sorted(maps.Keys(r.index)) {
+		ps := r.index[name]
+		out = append(out, Tensor{Name: name, Shape: ps[0].Shape, Elements: ps[len(ps)-1].To})
+	}
+	return out
+}
+
+// Has reports whether the checkpoint holds the tensor.
+func (r *Reader) Has(tensor string) bool { return len(r.index[tensor]) > 0 }
+
+// ReadAt fills dst with elements [from, from+len(dst)) of the flat tensor. CodeNotFound for a tensor or range that is not there.
+func (r *Reader) ReadAt(ctx context.Context, tensor string, from int64, dst []float32) error {
+	to := from + int64(len(dst))
+	ps := r.index[tensor]
+	if len(ps) == 0 || from < 0 || to > ps[len(ps)-1].To {
+		return schemas.Errorf(schemas.CodeNotFound, r.ref.Key, "the checkpoint does not hold elements [%d, %d) of %s", from, to, tensor)
+	}
+	i := sort.Search(len(ps), func(i int) bool { return ps[i].To > from })
+	var raw []byte
+	for ; len(dst) > 0; i++ {
+		p := ps[i]
+		n := min(int64(len(dst)), p.To-from)
+		f, err := r.part(ctx, p.part)
+		if err != nil {
+			return err
+		}
+		if int64(len(raw)) < 4*n {
+			raw = make([]byte, 4*n)
+		}
+		if _, err := f.ReadAt(raw[:4*n], p.Offset+4*(from-p.From)); err != nil {
+			return fmt.Errorf("cannot read verified part %s: %w", r.manifest.Parts[p.part].Key, err)
+		}
+		for k := range n {
+			dst[k] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*k:]))
+		}
+		dst = dst[n:]
+		from += n
+	}
+	return nil
+}
+
+// Verify fetches and checks every part.
+func (r *Reader) Verify(ctx context.Context) error {
+	for i := range r.manifest.Parts {
+		if _, err := r.part(ctx, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StateHash is the SHA-256 over name, element count and content (fp32, little endian) of the tensors that keep accepts (nil: all), in
+// the order of their names: equal for equal states whatever the world size that wrote them.
+func (r *Reader) StateHash(ctx context.Context, keep func(tensor string) bool) (string, error) {
+	sum := sha256.New()
+	buf := make([]float32, 64<<10)
+	raw := make([]byte, 4*len(buf))
+	for _, t := range r.Tensors() {
+		if keep != nil && !keep(t.Name) {
+			continue
+		}
+		fmt.Fprintf(sum, "%s\x00%d\x00", t.Name, t.Elements)
+		for at := int64(0); at < t.Elements; {
+			n := min(int64(len(buf)), t.Elements-at)
+			if err := r.ReadAt(ctx, t.Name, at, buf[:n]); err != nil {
+				return "", err
+			}
+			for i, v := range buf[:n] {
+				binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(v))
+			}
+			sum.Write(raw[:4*n])
+			at += n
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// Close removes the scratch folder.
+func (r *Reader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, f := range r.files {
+		if f.file != nil {
+			errs = append(errs, f.file.Close())
+		}
+	}
+	r.files = map[int]*fetched{}
+	return errors.Join(append(errs, os.RemoveAll(r.dir))...)
+}
+
+// part returns the local, verified copy of a part, fetching it at first use.
+func (r *Reader) part(ctx context.Context, i int) (*os.File, error) {
+	r.mu.Lock()
+	f := r.files[i]
+	if f == nil {
+		f = &fetched{}
+		r.files[i] = f
+	}
+	r.mu.Unlock()
+	f.once.Lock()
+	defer f.once.Unlock()
+	if f.file != nil {
+		return f.file, nil
+	}
+	retry := NewHeads(r.objects, Config{}).newRetry()
+	for {
+		file, err := r.fetch(ctx, i)
+		if err == nil {
+			f.file = file
+			return file, nil
+		}
+		if !retryable(err) {
+			return nil, err
+		}
+		if err := retry.wait(ctx, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r *Reader) fetch(ctx context.Context, i int) (_ *os.File, err error) {
+	p := r.manifest.Parts[i]
+	body, err := r.objects.Open(ctx, p.Key, 0, -1)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &CorruptError{Manifest: r.ref, Key: p.Key, Reason: "the part is missing"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read part %s: %w", p.Key, err)
+	}
+	defer body.Close()
+	file, err := os.Create(filepath.Join(r.dir, fmt.Sprintf("part-%05d.bin", i)))
+	if err != nil {
+		return nil, fmt.Errorf("cannot create scratch file for part %s: %w", p.Key, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, file.Close())
+		}
+	}()
+	sum := sha256.New()
+	n, err := io.Copy(io.MultiWriter(file, sum), io.LimitReader(body, p.Bytes+1))
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil, schemas.Errorf(schemas.CodeDiskFull, r.dir, "cannot fetch part %s: no space left on the scratch disk", p.Key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read part %s: %w: %w", p.Key, store.ErrUnavailable, err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); n != p.Bytes || got != p.SHA256 {
+		return nil, &CorruptError{Manifest: r.ref, Key: p.Key, Reason: fmt.Sprintf("%d bytes with SHA-256 %s, the manifest says %d bytes with %s", n, got, p.Bytes, p.SHA256)}
+	}
+	return file, nil
+}
