@@ -9,7 +9,13 @@ import (
 )
 
 // Handler runs one message's work in a rank process: a part of a prep, eval or export stage, or one rank of a gang's generation.
-// It returns nil when its work is stored and committed, a *schemas.ErrorInfo for bad input (permanent) or failures, ctx.Err() when stopped.
+//
+// It returns
+//   - nil when its work is stored and committed (train: when the final commit stands, or this rank's part of it is stored);
+//   - a *schemas.ErrorInfo for bad input (permanent) or failures, found anywhere in the chain;
+//   - collective.ErrPeerLost, anywhere in the chain, when another rank was lost: the gang re-forms from the last commit;
+//   - CodeInterrupted when it stopped at a step that all ranks agreed on because of a control word, after committing that step;
+//   - ctx.Err() when stopped.
 type Handler func(ctx context.Context, t *Task) error
 
 // Task is what a handler gets.
@@ -43,7 +49,8 @@ type Gang struct {
 	Collective Collective
 	// Head is HEAD as of this generation's forming.
 	Head *schemas.Head
-	// Control returns the newest control word known to the agent; rank 0 reads it and all ranks agree on it in the loss reduction.
+	// Control returns the newest control word known to this rank's agent. Every rank puts its own into the loss reduction and all obey the
+	// same one (the first by rank that is not empty): a draining host tells its own ranks only.
 	Control func() schemas.Control
 	// Commit is called by rank 0 only, after all ranks stored their parts: it writes the manifest and swaps HEAD. A *schemas.ErrorInfo with
 	// CodeFenced means a newer generation exists: stop for good.
