@@ -16,20 +16,20 @@ const (
 	CodeData         Code = "bad_data"       // a data file or row is wrong
 	CodeModel        Code = "bad_model"      // weights, tokenizer or architecture are wrong or unsafe
 	CodeNotFound     Code = "not_found"
-	CodeConflict     Code = "conflict"       // the object is in another state than the request needs
+	CodeConflict     Code = "conflict" // the object is in another state than the request needs
 	CodeAuth         Code = "unauthorized"
 	CodeRunFailed    Code = "run_failed"
 	CodeRunCancelled Code = "run_cancelled"
 	CodeTimeout      Code = "timeout"
-	CodeUnavailable  Code = "unavailable"    // broker, store, lease server or API cannot be reached
-	CodeStoreUnsafe  Code = "store_unsafe"   // the object store has no correct conditional writes
-	CodeNumeric      Code = "numeric"        // NaN or infinite loss
+	CodeUnavailable  Code = "unavailable"  // broker, store, lease server or API cannot be reached
+	CodeStoreUnsafe  Code = "store_unsafe" // the object store has no correct conditional writes
+	CodeNumeric      Code = "numeric"      // NaN or infinite loss
 	CodeDiskFull     Code = "disk_full"
 	CodeMemory       Code = "out_of_memory"
-	CodeFenced       Code = "fenced"         // a newer generation exists; stop for good
-	CodeInterrupted  Code = "interrupted"    // asked to stop; not a failure
-	CodeVerify       Code = "verify_failed"  // results differ from the reference
-	CodeUnsupported  Code = "unsupported"    // known, but not built (yet)
+	CodeFenced       Code = "fenced"        // a newer generation exists; stop for good
+	CodeInterrupted  Code = "interrupted"   // asked to stop; not a failure
+	CodeVerify       Code = "verify_failed" // results differ from the reference
+	CodeUnsupported  Code = "unsupported"   // known, but not built (yet)
 )
 
 // ExitCodes maps every code to the process exit code that the CLI uses and documents.

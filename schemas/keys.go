@@ -102,7 +102,9 @@ func WorkSubject(m Message) string {
 }
 
 // WorkFilter is the filter of the consumer of (kind, pool).
-func WorkFilter(kind StageKind, pool string) string { return fmt.Sprintf("tf.work.%s.%s.>", kind, pool) }
+func WorkFilter(kind StageKind, pool string) string {
+	return fmt.Sprintf("tf.work.%s.%s.>", kind, pool)
+}
 
 // WorkDurable is the durable consumer of (kind, pool).
 func WorkDurable(kind StageKind, pool string) string { return fmt.Sprintf("tf_%s_%s", kind, pool) }

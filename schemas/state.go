@@ -96,7 +96,9 @@ const (
 )
 
 // Terminal reports whether the stage is over.
-func (p StagePhase) Terminal() bool { return p == StageSucceeded || p == StageFailed || p == StageSkipped }
+func (p StagePhase) Terminal() bool {
+	return p == StageSucceeded || p == StageFailed || p == StageSkipped
+}
 
 // Ready returns the names of pending stages whose needs have all succeeded.
 func Ready(spec *RunSpec, states []StageState) []string {

@@ -85,13 +85,13 @@ type StreamEvent struct {
 
 // Worker is the inventory record of one agent.
 type Worker struct {
-	Name        string    `json:"name"`
-	Incarnation string    `json:"incarnation"`
-	Pool        string    `json:"pool"`
-	Host        string    `json:"host"`
-	PID         int       `json:"pid"`
-	Devices     int       `json:"devices"`
-	Device      string    `json:"device"`
+	Name        string `json:"name"`
+	Incarnation string `json:"incarnation"`
+	Pool        string `json:"pool"`
+	Host        string `json:"host"`
+	PID         int    `json:"pid"`
+	Devices     int    `json:"devices"`
+	Device      string `json:"device"`
 	// Busy names what the worker holds: "<tenant>/<run>/<stage>/<index>", empty when idle.
 	Busy     string    `json:"busy,omitempty"`
 	Draining bool      `json:"draining,omitempty"`

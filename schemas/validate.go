@@ -1,0 +1,339 @@
+package schemas
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Limits of a spec.
+const (
+	maxStages = 64
+	maxParts  = 4096
+	maxWorld  = 4096
+)
+
+// problems collects every problem of a spec, so that a user mends them all at once.
+type problems []error
+
+func (p *problems) add(place, format string, args ...any) {
+	*p = append(*p, Errorf(CodeInvalid, place, format, args...))
+}
+
+func (p *problems) check(ok bool, place, format string, args ...any) {
+	if !ok {
+		p.add(place, format, args...)
+	}
+}
+
+// WithDefaults fills what may be left out: version, tenant, aux pool, and per stage the optimizer's betas and epsilon, dtype, sharding,
+// reduction, commit interval and world. It changes and returns s.
+func (s *RunSpec) WithDefaults() *RunSpec {
+	if s.Version == 0 {
+		s.Version = SpecVersion
+	}
+	if s.Tenant == "" {
+		s.Tenant = "default"
+	}
+	if s.Pool == "" {
+		s.Pool = "cpu"
+	}
+	if s.AuxPool == "" {
+		s.AuxPool = s.Pool
+	}
+	for i := range s.Stages {
+		st := &s.Stages[i]
+		if st.Prep != nil && st.Prep.Parts == 0 {
+			st.Prep.Parts = 1
+		}
+		if st.Eval != nil && st.Eval.Slices == 0 {
+			st.Eval.Slices = 1
+		}
+		if st.Train != nil {
+			st.Train.withDefaults()
+		}
+	}
+	return s
+}
+
+func (t *TrainStage) withDefaults() {
+	str := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	num := func(p *float64, v float64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	str(&t.Method, "full")
+	str(&t.DType, "fp32")
+	str(&t.Sharding, "auto")
+	str(&t.Reduction, "canonical")
+	str(&t.Optim.Name, "adamw")
+	str(&t.Optim.Schedule, "cosine")
+	num(&t.Optim.Beta1, 0.9)
+	num(&t.Optim.Beta2, 0.999)
+	num(&t.Optim.Eps, 1e-8)
+	num(&t.Optim.MaxGradNorm, 1)
+	t.MicroBatch, t.Leaves = max(t.MicroBatch, 1), max(t.Leaves, 1)
+	if t.CommitEvery == 0 {
+		t.CommitEvery = 50
+	}
+	if t.World.Max == 0 {
+		t.World.Max = max(1, t.World.Min)
+	}
+	if t.World.Min == 0 {
+		t.World.Min = 1
+	}
+	if t.World.Nominal == 0 {
+		t.World.Nominal = 1
+	}
+	if t.LoRA != nil {
+		num(&t.LoRA.Alpha, float64(2*t.LoRA.Rank))
+	}
+}
+
+// Validate reports every problem of the spec at once (errors.Join of *ErrorInfo with CodeInvalid and the place); nil when there is none.
+func (s *RunSpec) Validate() error {
+	var p problems
+	p.check(s.Version == SpecVersion, "version", "is %d, this build reads %d", s.Version, SpecVersion)
+	for _, f := range []struct{ place, v string }{{"tenant", s.Tenant}, {"pool", s.Pool}, {"aux_pool", s.AuxPool}} {
+		p.check(ValidName(f.v), f.place, "%q is not a name (lower-case letters, digits, - and _, at most 63)", f.v)
+	}
+	p.check(s.ID == "" || ValidName(s.ID), "id", "%q is not a name", s.ID)
+	p.check(len(s.Key) <= 256, "key", "has %d bytes, the limit is 256", len(s.Key))
+	p.check(len(s.Name) <= 256, "name", "has %d bytes, the limit is 256", len(s.Name))
+	p.check(s.Priority >= 0 && s.Priority <= 3, "priority", "is %d, must be 0 to 3", s.Priority)
+	p.check(len(s.Stages) > 0, "stages", "is empty: a run needs at least one stage")
+	p.check(len(s.Stages) <= maxStages, "stages", "has %d stages, the limit is %d", len(s.Stages), maxStages)
+	before := map[string]*Stage{}
+	for i := range s.Stages {
+		st := &s.Stages[i]
+		place := fmt.Sprintf("stages[%d]", i)
+		p.check(ValidName(st.Name), place+".name", "%q is not a name", st.Name)
+		p.check(before[st.Name] == nil, place+".name", "%q appears twice", st.Name)
+		for _, n := range st.Needs {
+			p.check(before[n] != nil, place+".needs", "%q is not an earlier stage", n)
+		}
+		p.stage(st, place, before)
+		before[st.Name] = st
+	}
+	return errors.Join(p...)
+}
+
+// stage checks the member that the kind names, and that there is no other.
+func (p *problems) stage(st *Stage, place string, before map[string]*Stage) {
+	set := map[StageKind]bool{KindPrep: st.Prep != nil, KindTrain: st.Train != nil, KindEval: st.Eval != nil, KindExport: st.Export != nil}
+	if !slices.Contains(Kinds(), st.Kind) {
+		p.add(place+".kind", "%q is unknown (prep, train, eval, export)", st.Kind)
+		return
+	}
+	for _, k := range Kinds() {
+		p.check(set[k] == (k == st.Kind), place+"."+string(k), "a stage of kind %s must have %s and nothing else", st.Kind, st.Kind)
+	}
+	if !set[st.Kind] {
+		return
+	}
+	at := place + "." + string(st.Kind)
+	switch st.Kind {
+	case KindPrep:
+		p.prep(st.Prep, at)
+	case KindTrain:
+		p.train(st, st.Train, at, before)
+	case KindEval:
+		p.eval(st, st.Eval, at, before)
+	case KindExport:
+		p.from(st, st.Export.From, at+".from", before)
+		p.check(len(st.Export.Formats) > 0, at+".formats", "is empty (peft, merged)")
+		for _, f := range st.Export.Formats {
+			p.check(f == "peft" || f == "merged", at+".formats", "%q is unknown (peft, merged)", f)
+		}
+		if st.Export.Tokenizer != nil {
+			p.ref(*st.Export.Tokenizer, at+".tokenizer")
+		}
+	}
+}
+
+func (p *problems) prep(s *PrepStage, at string) {
+	p.ref(s.Data, at+".data")
+	p.ref(s.Tokenizer, at+".tokenizer")
+	p.check(slices.Contains([]string{"", "jsonl", "json", "csv"}, s.Format), at+".format", "%q is unknown (jsonl, json, csv)", s.Format)
+	p.check(slices.Contains([]string{"", "mask", "drop"}, s.Clean.PII), at+".clean.pii", "%q is unknown (mask, drop)", s.Clean.PII)
+	p.check(slices.Contains([]string{"", "drop"}, s.Clean.Mislabelled), at+".clean.mislabelled", "%q is unknown (drop)", s.Clean.Mislabelled)
+	p.check(s.Parts >= 1 && s.Parts <= maxParts, at+".parts", "is %d, must be 1 to %d", s.Parts, maxParts)
+	share := s.Split.Eval + s.Split.Test
+	p.check(s.Split.Eval >= 0 && s.Split.Test >= 0 && share < 1, at+".split", "eval and test are %g and %g: both must be >= 0 and leave rows for training",
+		s.Split.Eval, s.Split.Test)
+	p.check(len(s.Outputs) > 0, at+".outputs", "is empty")
+	seen := map[string]bool{}
+	for i, o := range s.Outputs {
+		op := fmt.Sprintf("%s.outputs[%d]", at, i)
+		p.check(ValidName(o.Name), op+".name", "%q is not a name", o.Name)
+		p.check(!seen[o.Name], op+".name", "%q appears twice", o.Name)
+		seen[o.Name] = true
+		p.check(o.Form == "pt" || o.Form == "sft", op+".form", "%q is unknown (pt, sft)", o.Form)
+		p.check(slices.Contains([]string{"train", "eval", "test"}, o.Split), op+".split", "%q is unknown (train, eval, test)", o.Split)
+		p.check(o.CutoffLen >= 2 && o.CutoffLen <= 1<<20, op+".cutoff_len", "is %d, must be 2 to 1048576", o.CutoffLen)
+	}
+}
+
+func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]*Stage) {
+	p.check(t.Objective == "pt" || t.Objective == "sft", at+".objective", "%q is unknown (pt, sft)", t.Objective)
+	p.check(slices.Contains([]string{"full", "freeze", "lora"}, t.Method), at+".method", "%q is unknown (full, freeze, lora)", t.Method)
+	p.check((t.Method == "lora") == (t.LoRA != nil), at+".lora", "must be given exactly when method is lora")
+	if l := t.LoRA; l != nil {
+		p.check(l.Rank >= 1 && l.Rank <= 4096, at+".lora.rank", "is %d, must be 1 to 4096", l.Rank)
+		p.check(finite(l.Alpha) && l.Alpha > 0, at+".lora.alpha", "is %g, must be positive", l.Alpha)
+		p.check(l.Dropout >= 0 && l.Dropout < 1, at+".lora.dropout", "is %g, must be in [0, 1)", l.Dropout)
+	}
+	p.data(st, t.Data, at+".data", before)
+	if t.Eval != "" {
+		p.data(st, t.Eval, at+".eval", before)
+	}
+	p.model(st, &t.Model, at+".model", before)
+	p.check(t.FreezeLayers >= 0, at+".freeze_layers", "is %d, must be >= 0", t.FreezeLayers)
+	p.check(t.Method != "freeze" || t.FreezeLayers > 0, at+".freeze_layers", "must be positive when method is freeze")
+	p.check(t.Steps > 0 || (finite(t.Epochs) && t.Epochs > 0), at+".epochs", "epochs or steps must be positive")
+	p.check(t.Steps >= 0 && t.Epochs >= 0 && t.Epochs <= 1e6, at+".epochs", "steps and epochs must not be negative")
+	p.check(t.MicroBatch >= 1 && t.MicroBatch <= 1<<16, at+".micro_batch", "is %d, must be 1 to 65536", t.MicroBatch)
+	p.check(t.Leaves >= 1 && t.Leaves <= 1<<16, at+".leaves", "is %d, must be 1 to 65536", t.Leaves)
+	p.check(t.DType == "fp32", at+".dtype", "%q is not supported yet (fp32)", t.DType)
+	p.check(slices.Contains([]string{"auto", "none", "zero3"}, t.Sharding), at+".sharding", "%q is unknown (auto, none, zero3)", t.Sharding)
+	p.check(slices.Contains([]string{"canonical", "fast"}, t.Reduction), at+".reduction", "%q is unknown (canonical, fast)", t.Reduction)
+	p.check(t.CommitEvery >= 1, at+".commit_every", "is %d, must be positive", t.CommitEvery)
+	w := t.World
+	p.check(w.Min >= 1 && w.Min <= w.Max && w.Max <= maxWorld, at+".world", "min %d and max %d: 1 <= min <= max <= %d must hold", w.Min, w.Max, maxWorld)
+	p.check(w.Max <= t.Leaves, at+".world.max", "is %d, but a step has only %d leaves to deal out", w.Max, t.Leaves)
+	p.check(t.StepDelayMS >= 0 && t.StepDelayMS <= 60_000, at+".step_delay_ms", "is %d, must be 0 to 60000", t.StepDelayMS)
+	p.optim(&t.Optim, at+".optim")
+}
+
+func (p *problems) optim(o *OptimSpec, at string) {
+	p.check(o.Name == "adamw", at+".name", "%q is unknown (adamw)", o.Name)
+	p.check(finite(o.LR) && o.LR > 0, at+".lr", "is %g, must be positive", o.LR)
+	p.check(o.Beta1 >= 0 && o.Beta1 < 1, at+".beta1", "is %g, must be in [0, 1)", o.Beta1)
+	p.check(o.Beta2 >= 0 && o.Beta2 < 1, at+".beta2", "is %g, must be in [0, 1)", o.Beta2)
+	p.check(finite(o.Eps) && o.Eps > 0, at+".eps", "is %g, must be positive", o.Eps)
+	p.check(finite(o.WeightDecay) && o.WeightDecay >= 0, at+".weight_decay", "is %g, must be >= 0", o.WeightDecay)
+	p.check(finite(o.MaxGradNorm) && o.MaxGradNorm >= 0, at+".max_grad_norm", "is %g, must be >= 0", o.MaxGradNorm)
+	p.check(slices.Contains([]string{"constant", "linear", "cosine"}, o.Schedule), at+".schedule", "%q is unknown (constant, linear, cosine)", o.Schedule)
+	p.check(o.WarmupSteps >= 0 && o.WarmupRatio >= 0 && o.WarmupRatio <= 1, at+".warmup_steps", "warmup must not be negative and its ratio at most 1")
+}
+
+func (p *problems) eval(st *Stage, e *EvalStage, at string, before map[string]*Stage) {
+	p.check(len(e.Models) > 0, at+".models", "is empty")
+	seen := map[string]bool{}
+	for i, m := range e.Models {
+		mp := fmt.Sprintf("%s.models[%d]", at, i)
+		p.check(ValidName(m.Name), mp+".name", "%q is not a name", m.Name)
+		p.check(!seen[m.Name], mp+".name", "%q appears twice", m.Name)
+		seen[m.Name] = true
+		p.from(st, m.From, mp+".from", before)
+	}
+	p.data(st, e.Data, at+".data", before)
+	p.check(e.Slices >= 1 && e.Slices <= maxParts, at+".slices", "is %d, must be 1 to %d", e.Slices, maxParts)
+	p.check(e.MaxNewTokens >= 0 && e.GenerateRows >= 0, at, "max_new_tokens and generate_rows must not be negative")
+}
+
+// data checks "<prep stage>/<output>".
+func (p *problems) data(st *Stage, ref, place string, before map[string]*Stage) {
+	stage, output, ok := strings.Cut(ref, "/")
+	if !ok {
+		p.add(place, "%q must be <prep stage>/<output>", ref)
+		return
+	}
+	s := before[stage]
+	if s == nil || s.Prep == nil {
+		p.add(place, "%q: there is no earlier prep stage %q", ref, stage)
+		return
+	}
+	if !slices.ContainsFunc(s.Prep.Outputs, func(o PrepOutput) bool { return o.Name == output }) {
+		p.add(place, "%q: stage %q has no output %q", ref, stage, output)
+	}
+	p.check(slices.Contains(st.Needs, stage) || needs(before, st.Needs, stage), place, "stage %q must need %q", st.Name, stage)
+}
+
+// model checks that exactly one source of weights is named.
+func (p *problems) model(st *Stage, m *ModelSpec, at string, before map[string]*Stage) {
+	n := 0
+	for _, set := range []bool{m.From != "", m.Base != nil, len(m.Config) > 0} {
+		if set {
+			n++
+		}
+	}
+	p.check(n == 1, at, "exactly one of from, base and config must be given, not %d", n)
+	if m.From != "" {
+		p.from(st, m.From, at+".from", before)
+	}
+	if m.Base != nil {
+		p.ref(*m.Base, at+".base")
+	}
+}
+
+// from checks "stage:<name>" and "run:<tenant>/<id>/<stage>".
+func (p *problems) from(st *Stage, uri, place string, before map[string]*Stage) {
+	if name, ok := strings.CutPrefix(uri, "stage:"); ok {
+		s := before[name]
+		if s == nil || s.Kind != KindTrain {
+			p.add(place, "%q: there is no earlier train stage %q", uri, name)
+			return
+		}
+		p.check(slices.Contains(st.Needs, name) || needs(before, st.Needs, name), place, "stage %q must need %q", st.Name, name)
+		return
+	}
+	_, _, _, err := ParseRunURI(uri)
+	p.check(err == nil, place, "%q must be stage:<name> or run:<tenant>/<id>/<stage>", uri)
+}
+
+// ref checks uploaded files.
+func (p *problems) ref(r Ref, place string) {
+	if r.URI != "" {
+		_, _, _, err := ParseRunURI(r.URI)
+		p.check(err == nil || strings.HasPrefix(r.URI, "stage:"), place, "%q must be run:<tenant>/<id>/<stage> or stage:<name>", r.URI)
+		return
+	}
+	p.check(len(r.Files) > 0, place, "names no file")
+	for _, f := range r.Files {
+		p.check(ValidPath(f.Path), place, "%q is not a clean relative path", f.Path)
+		p.check(ValidSHA256(f.SHA256), place, "%q: sha256 must be 64 lower-case hex digits", f.Path)
+		p.check(f.Bytes >= 0, place, "%q: bytes must not be negative", f.Path)
+	}
+}
+
+// needs reports whether stage is reachable through the needs of names.
+func needs(before map[string]*Stage, names []string, stage string) bool {
+	return slices.ContainsFunc(names, func(n string) bool {
+		s := before[n]
+		return n == stage || (s != nil && needs(before, s.Needs, stage))
+	})
+}
+
+// ParseRunURI reads "run:<tenant>/<id>/<stage>".
+func ParseRunURI(uri string) (tenant, run, stage string, err error) {
+	rest, ok := strings.CutPrefix(uri, "run:")
+	parts := strings.Split(rest, "/")
+	if !ok || len(parts) != 3 || !ValidName(parts[0]) || !ValidName(parts[1]) || !ValidName(parts[2]) {
+		return "", "", "", Errorf(CodeInvalid, "", "%q is not run:<tenant>/<id>/<stage>", uri)
+	}
+	return parts[0], parts[1], parts[2], nil
+}
+
+// ValidPath reports whether s is a clean relative slash path without ".." and control characters, at most 512 bytes.
+func ValidPath(s string) bool {
+	if s == "" || len(s) > 512 || path.Clean(s) != s || path.IsAbs(s) || s == "." || s == ".." || strings.HasPrefix(s, "../") {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == '\\' || r == 0x7f })
+}
+
+// ValidSHA256 reports whether s is 64 lower-case hexadecimal digits.
+func ValidSHA256(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
