@@ -27,6 +27,8 @@ type Head struct {
 	Members    []Member `json:"members,omitempty"`
 	// Seats maps each wanted seat to its issue.
 	Seats []Seat `json:"seats,omitempty"`
+	// LastIssue is the highest seat issue ever given in this run: issues are never reused.
+	LastIssue uint64 `json:"last_issue,omitempty"`
 	// Manifest is the newest commit of Stage (nil before the first).
 	Manifest *ManifestRef `json:"manifest,omitempty"`
 	// Previous is Manifest's parent, so that a reader can walk back even when the manifest itself cannot be read.
@@ -62,6 +64,16 @@ type StageState struct {
 	Ended   time.Time `json:"ended,omitzero"`
 	// Manifest is the final commit of a train stage.
 	Manifest *ManifestRef `json:"manifest,omitempty"`
+	// Issues holds the current issue of each part that was issued again (prep, eval, export); all others are at issue 1.
+	Issues map[int]uint64 `json:"issues,omitempty"`
+}
+
+// PartIssue is the current issue of a part of a prep, eval or export stage.
+func (s *StageState) PartIssue(part int) uint64 {
+	if n := s.Issues[part]; n > 0 {
+		return n
+	}
+	return 1
 }
 
 // Member is one seat's holder in the current generation; Rank is its place in the gang (0..n-1), Addr where its collective listens.
@@ -129,6 +141,19 @@ func (h *Head) WantsSeat(stage string, seat int, issue uint64) bool {
 		}
 	}
 	return false
+}
+
+// WantsPart reports whether HEAD still wants that part of a prep, eval or export stage at this issue. A part whose result object exists
+// is done whatever HEAD says.
+func (h *Head) WantsPart(stage string, part int, issue uint64) bool {
+	if h == nil {
+		return true
+	}
+	st := h.StageByName(stage)
+	if h.State.Terminal() || h.State == RunPaused || st == nil || st.State.Terminal() {
+		return false
+	}
+	return issue >= st.PartIssue(part)
 }
 
 // StageByName returns the state of a stage, nil when there is none.
