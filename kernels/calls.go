@@ -1,0 +1,149 @@
+package kernels
+
+/*
+#include "dl.h"
+*/
+import "C"
+
+import "unsafe"
+
+// GatherRows queues the operation; see type GatherRows.
+func (q *Queue) GatherRows(p GatherRows) { q.run(C.TF_OP_gather_rows, unsafe.Pointer(&p)) }
+
+// ScatterAddRows queues the operation; see type ScatterAddRows.
+func (q *Queue) ScatterAddRows(p ScatterAddRows) { q.run(C.TF_OP_scatter_add_rows, unsafe.Pointer(&p)) }
+
+// Copy queues the operation; see type Copy.
+func (q *Queue) Copy(p Copy) { q.run(C.TF_OP_copy, unsafe.Pointer(&p)) }
+
+// Fill queues the operation; see type Fill.
+func (q *Queue) Fill(p Fill) { q.run(C.TF_OP_fill, unsafe.Pointer(&p)) }
+
+// ColSum queues the operation; see type ColSum.
+func (q *Queue) ColSum(p ColSum) { q.run(C.TF_OP_colsum, unsafe.Pointer(&p)) }
+
+// RowTopK queues the operation; see type RowTopK.
+func (q *Queue) RowTopK(p RowTopK) { q.run(C.TF_OP_row_topk, unsafe.Pointer(&p)) }
+
+// Add queues the operation; see type Add.
+func (q *Queue) Add(p Add) { q.run(C.TF_OP_add, unsafe.Pointer(&p)) }
+
+// Mul queues the operation; see type Mul.
+func (q *Queue) Mul(p Mul) { q.run(C.TF_OP_mul, unsafe.Pointer(&p)) }
+
+// ActFwd queues the operation; see type ActFwd.
+func (q *Queue) ActFwd(p ActFwd) { q.run(C.TF_OP_act_fwd, unsafe.Pointer(&p)) }
+
+// ActBwd queues the operation; see type ActBwd.
+func (q *Queue) ActBwd(p ActBwd) { q.run(C.TF_OP_act_bwd, unsafe.Pointer(&p)) }
+
+// GLUFwd queues the operation; see type GLUFwd.
+func (q *Queue) GLUFwd(p GLUFwd) { q.run(C.TF_OP_glu_fwd, unsafe.Pointer(&p)) }
+
+// GLUBwd queues the operation; see type GLUBwd.
+func (q *Queue) GLUBwd(p GLUBwd) { q.run(C.TF_OP_glu_bwd, unsafe.Pointer(&p)) }
+
+// Dropout queues the operation; see type Dropout.
+func (q *Queue) Dropout(p Dropout) { q.run(C.TF_OP_dropout, unsafe.Pointer(&p)) }
+
+// Random queues the operation; see type Random.
+func (q *Queue) Random(p Random) { q.run(C.TF_OP_random, unsafe.Pointer(&p)) }
+
+// RMSNormFwd queues the operation; see type RMSNormFwd.
+func (q *Queue) RMSNormFwd(p RMSNormFwd) { q.run(C.TF_OP_rmsnorm_fwd, unsafe.Pointer(&p)) }
+
+// RMSNormBwd queues the operation; see type RMSNormBwd.
+func (q *Queue) RMSNormBwd(p RMSNormBwd) { q.run(C.TF_OP_rmsnorm_bwd, unsafe.Pointer(&p)) }
+
+// LayerNormFwd queues the operation; see type LayerNormFwd.
+func (q *Queue) LayerNormFwd(p LayerNormFwd) { q.run(C.TF_OP_layernorm_fwd, unsafe.Pointer(&p)) }
+
+// LayerNormBwd queues the operation; see type LayerNormBwd.
+func (q *Queue) LayerNormBwd(p LayerNormBwd) { q.run(C.TF_OP_layernorm_bwd, unsafe.Pointer(&p)) }
+
+// Gemm queues the operation; see type Gemm.
+func (q *Queue) Gemm(p Gemm) { q.run(C.TF_OP_gemm, unsafe.Pointer(&p)) }
+
+// Rope queues the operation; see type Rope.
+func (q *Queue) Rope(p Rope) { q.run(C.TF_OP_rope, unsafe.Pointer(&p)) }
+
+// AttnFwd queues the operation; see type AttnFwd.
+func (q *Queue) AttnFwd(p AttnFwd) { q.run(C.TF_OP_attn_fwd, unsafe.Pointer(&p)) }
+
+// AttnBwd queues the operation; see type AttnBwd.
+func (q *Queue) AttnBwd(p AttnBwd) { q.run(C.TF_OP_attn_bwd, unsafe.Pointer(&p)) }
+
+// LinearLogprobFwd queues the operation; see type LinearLogprobFwd.
+func (q *Queue) LinearLogprobFwd(p LinearLogprobFwd) {
+	q.run(C.TF_OP_linear_logprob_fwd, unsafe.Pointer(&p))
+}
+
+// LinearLogprobBwd queues the operation; see type LinearLogprobBwd.
+func (q *Queue) LinearLogprobBwd(p LinearLogprobBwd) {
+	q.run(C.TF_OP_linear_logprob_bwd, unsafe.Pointer(&p))
+}
+
+// LinearXent queues the operation; see type LinearXent.
+func (q *Queue) LinearXent(p LinearXent) { q.run(C.TF_OP_linear_xent, unsafe.Pointer(&p)) }
+
+// AdamW queues the operation; see type AdamW.
+func (q *Queue) AdamW(p AdamW) { q.run(C.TF_OP_adamw, unsafe.Pointer(&p)) }
+
+// SqNorm queues the operation; see type SqNorm.
+func (q *Queue) SqNorm(p SqNorm) { q.run(C.TF_OP_sqnorm, unsafe.Pointer(&p)) }
+
+// SumF64 queues the operation; see type SumF64.
+func (q *Queue) SumF64(p SumF64) { q.run(C.TF_OP_sum_f64, unsafe.Pointer(&p)) }
+
+// ClipFactor queues the operation; see type ClipFactor.
+func (q *Queue) ClipFactor(p ClipFactor) { q.run(C.TF_OP_clip_factor, unsafe.Pointer(&p)) }
+
+// NonFinite queues the operation; see type NonFinite.
+func (q *Queue) NonFinite(p NonFinite) { q.run(C.TF_OP_nonfinite, unsafe.Pointer(&p)) }
+
+// SliceAdd queues the operation; see type SliceAdd.
+func (q *Queue) SliceAdd(p SliceAdd) { q.run(C.TF_OP_slice_add, unsafe.Pointer(&p)) }
+
+// opSizes are the sizes that Go gives the params, in ABI order.
+var opSizes = [...]uintptr{
+	unsafe.Sizeof(GatherRows{}),
+	unsafe.Sizeof(ScatterAddRows{}),
+	unsafe.Sizeof(Copy{}),
+	unsafe.Sizeof(Fill{}),
+	unsafe.Sizeof(ColSum{}),
+	unsafe.Sizeof(RowTopK{}),
+	unsafe.Sizeof(Add{}),
+	unsafe.Sizeof(Mul{}),
+	unsafe.Sizeof(ActFwd{}),
+	unsafe.Sizeof(ActBwd{}),
+	unsafe.Sizeof(GLUFwd{}),
+	unsafe.Sizeof(GLUBwd{}),
+	unsafe.Sizeof(Dropout{}),
+	unsafe.Sizeof(Random{}),
+	unsafe.Sizeof(RMSNormFwd{}),
+	unsafe.Sizeof(RMSNormBwd{}),
+	unsafe.Sizeof(LayerNormFwd{}),
+	unsafe.Sizeof(LayerNormBwd{}),
+	unsafe.Sizeof(Gemm{}),
+	unsafe.Sizeof(Rope{}),
+	unsafe.Sizeof(AttnFwd{}),
+	unsafe.Sizeof(AttnBwd{}),
+	unsafe.Sizeof(LinearLogprobFwd{}),
+	unsafe.Sizeof(LinearLogprobBwd{}),
+	unsafe.Sizeof(LinearXent{}),
+	unsafe.Sizeof(AdamW{}),
+	unsafe.Sizeof(SqNorm{}),
+	unsafe.Sizeof(SumF64{}),
+	unsafe.Sizeof(ClipFactor{}),
+	unsafe.Sizeof(NonFinite{}),
+	unsafe.Sizeof(SliceAdd{}),
+}
+
+// OpNames lists the operations in ABI order, by their names in tunefleet.h.
+func OpNames() []string {
+	names := make([]string, C.TF_OP_COUNT)
+	for i := range names {
+		names[i] = C.GoString(C.tf_op_name(C.int32_t(i)))
+	}
+	return names
+}

@@ -1,0 +1,117 @@
+/* Inside of the CPU backend. */
+#ifndef TUNEFLEET_CPU_H
+#define TUNEFLEET_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tunefleet.h"
+
+/* --- thread pool (cpu_pool.c) --- */
+
+typedef struct tf_pool tf_pool;
+typedef void (*tf_task_fn)(void *arg, int64_t task, int thread);
+
+tf_pool *tf_pool_open(int threads);
+void tf_pool_close(tf_pool *);
+/* Runs fn for tasks 0..n-1 on all threads and returns when all are done. Which thread runs a task is not determined; results may not
+ * depend on it. One caller at a time. */
+void tf_pool_run(tf_pool *, int64_t n, tf_task_fn fn, void *arg);
+int tf_pool_threads(const tf_pool *);
+
+/* --- device and queue (cpu_backend.c) --- */
+
+/* Scratch of one thread, for packed blocks and tiles. */
+#define TF_SCRATCH_BYTES (2 << 20)
+
+typedef struct tf_kern tf_kern;
+
+struct tf_device {
+  tf_pool *pool;
+  const tf_kern *k;
+  int isa, threads;
+  char *scratch; /* threads * TF_SCRATCH_BYTES */
+  void *lock;    /* pthread_mutex_t: operations of several queues run one at a time */
+};
+
+struct tf_queue {
+  tf_device *d;
+  tf_status st;
+  int32_t kind;
+  char why[256];
+  tf_ptr ws;
+  int64_t ws_bytes;
+};
+
+static inline float *tf_scratch(tf_device *d, int thread) { return (float *)(d->scratch + (size_t)thread * TF_SCRATCH_BYTES); }
+
+/* Makes st the queue's sticky status. */
+tf_status tf_fail(tf_queue *q, tf_status st, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+void tf_lock(tf_device *);
+void tf_unlock(tf_device *);
+/* Runs tasks with the device locked. */
+void tf_run(tf_queue *, int64_t n, tf_task_fn fn, void *arg);
+
+/* The operations: cpu_<op>, and cpu_<op>_ws for those that need workspace. */
+#define TF_X(name) tf_status cpu_##name(tf_queue *, const tf_##name *);
+TF_OPS(TF_X)
+#undef TF_X
+int64_t cpu_scatter_add_rows_ws(const tf_scatter_add_rows *);
+int64_t cpu_colsum_ws(const tf_colsum *);
+int64_t cpu_rmsnorm_bwd_ws(const tf_rmsnorm_bwd *);
+int64_t cpu_layernorm_bwd_ws(const tf_layernorm_bwd *);
+int64_t cpu_gemm_ws(const tf_gemm *);
+int64_t cpu_attn_fwd_ws(const tf_attn_fwd *);
+int64_t cpu_attn_bwd_ws(const tf_attn_bwd *);
+int64_t cpu_linear_logprob_fwd_ws(const tf_linear_logprob_fwd *);
+int64_t cpu_linear_logprob_bwd_ws(const tf_linear_logprob_bwd *);
+int64_t cpu_linear_xent_ws(const tf_linear_xent *);
+int64_t cpu_nonfinite_ws(const tf_nonfinite *);
+
+/* --- checks and views (cpu_check.c) --- */
+
+/* A tensor as rows: up to 4 leading dimensions with any strides, the last with stride 1. */
+typedef struct {
+  float *p;
+  int64_t rows, d;
+  int64_t dim[4], stride[4]; /* leading dimensions, right-aligned; unused ones are 1 */
+  int64_t ld;                /* distance of rows when uniform, else -1 */
+} tf_rows;
+
+static inline int64_t tf_rows_at(const tf_rows *r, int64_t i) {
+  if (r->ld >= 0) return i * r->ld;
+  int64_t off = 0;
+  for (int k = 3; k >= 0 && i; k--) {
+    off += i % r->dim[k] * r->stride[k];
+    i /= r->dim[k];
+  }
+  return off;
+}
+
+static inline float *tf_row(const tf_rows *r, int64_t i) { return r->p + tf_rows_at(r, i); }
+
+static inline int tf_has(const tf_tensor *t) { return t->data != 0 || t->rank < 0; }
+static inline void *tf_addr(const tf_tensor *t) { return (void *)(uintptr_t)t->data; }
+int64_t tf_numel(const tf_tensor *t);
+int tf_contiguous(const tf_tensor *t);
+int64_t tf_dtype_size(int32_t dtype);
+
+/* Fills r from t, which must be f32 of rank >= 1 with a last stride of 1 (dimension 1 takes any). name is for the message. */
+tf_status tf_as_rows(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r);
+/* As tf_as_rows, and of this size. */
+tf_status tf_as_rows_of(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r, int64_t rows, int64_t d);
+/* Requires a contiguous tensor with this type and number of elements. */
+tf_status tf_flat(tf_queue *q, const tf_tensor *t, const char *name, int32_t dtype, int64_t n, void **p);
+
+#define TF_TRY(call)            \
+  do {                          \
+    tf_status st_ = (call);     \
+    if (st_ != TF_OK) return st_; \
+  } while (0)
+
+static inline int64_t tf_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t tf_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t tf_max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+#endif

@@ -1,0 +1,43 @@
+/* Choice of the instruction set by what the processor says. */
+#include "cpu_isa.h"
+
+#include <stddef.h>
+
+static int has(int isa) {
+  switch (isa) {
+    case TF_ISA_SCALAR:
+      return 1;
+#if defined(__x86_64__)
+    case TF_ISA_AVX2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case TF_ISA_AVX512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512dq");
+#endif
+  }
+  return 0;
+}
+
+int tf_isa_pick(int wish) {
+  if (wish != TF_ISA_AUTO) return has(wish) ? wish : 0;
+  for (int isa = TF_ISA_AVX512; isa > TF_ISA_SCALAR; isa--)
+    if (has(isa)) return isa;
+  return TF_ISA_SCALAR;
+}
+
+const char *tf_isa_name(int isa) {
+  switch (isa) {
+    case TF_ISA_SCALAR:
+      return "scalar";
+    case TF_ISA_AVX2:
+      return "avx2";
+    case TF_ISA_AVX512:
+      return "avx512";
+  }
+  return "?";
+}
+
+const tf_kern *tf_isa_table(int isa) {
+  (void)isa;
+  return NULL;
+}

@@ -1,0 +1,17 @@
+/* Instruction sets: each is one compilation of the same kernels (cpu_isa_<name>.c) and fills a tf_kern. */
+#ifndef TUNEFLEET_CPU_ISA_H
+#define TUNEFLEET_CPU_ISA_H
+
+#include "cpu.h"
+
+/* Operations that need workspace. */
+#define TF_CPU_WS_OPS(X)
+/* Operations that the CPU backend has. */
+#define TF_CPU_HAS(X)
+
+/* The instruction set to use for a wish (TF_ISA_*), 0 when the machine lacks it. */
+int tf_isa_pick(int wish);
+const char *tf_isa_name(int isa);
+const tf_kern *tf_isa_table(int isa);
+
+#endif

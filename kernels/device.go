@@ -1,0 +1,259 @@
+package kernels
+
+/*
+#cgo CFLAGS: -std=c11 -O3 -Wall -Wextra -fvisibility=hidden -pthread
+#cgo LDFLAGS: -ldl -lm -pthread
+#cgo noescape tf_call
+#cgo nocallback tf_call
+#cgo noescape tf_be_alloc
+#cgo nocallback tf_be_alloc
+#cgo noescape tf_be_upload
+#cgo nocallback tf_be_upload
+#cgo noescape tf_be_download
+#cgo nocallback tf_be_download
+#include <stdlib.h>
+#include "dl.h"
+#include "abi_hash.h"
+*/
+import "C"
+
+import (
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+//go:generate sh -c "printf '/* Generated from tunefleet.h. */\\n#define TF_ABI_HASH \"%s\"\\n' $(sha256sum tunefleet.h | cut -c1-64) > abi_hash.h"
+
+//go:embed tunefleet.h
+var header []byte
+
+// ABIHash is the SHA-256 of tunefleet.h, which a backend must have been built with.
+func ABIHash() string {
+	sum := sha256.Sum256(header)
+	return hex.EncodeToString(sum[:])
+}
+
+// Status is a code that a backend returned.
+type Status int32
+
+// The status codes of tunefleet.h.
+const (
+	StatusOK          Status = 0
+	StatusInvalid     Status = 1
+	StatusUnsupported Status = 2
+	StatusNoMemory    Status = 3
+	StatusWorkspace   Status = 4
+	StatusInternal    Status = 5
+)
+
+func (s Status) String() string {
+	switch s {
+	case StatusOK:
+		return "ok"
+	case StatusInvalid:
+		return "invalid argument"
+	case StatusUnsupported:
+		return "not supported by the backend"
+	case StatusNoMemory:
+		return "out of device memory"
+	case StatusWorkspace:
+		return "workspace too small"
+	case StatusInternal:
+		return "device failure"
+	}
+	return fmt.Sprintf("status %d", int32(s))
+}
+
+// Error is a failed operation. It sticks to its queue.
+type Error struct {
+	Op     string // the operation's name in tunefleet.h, or what else was asked of the device
+	Status Status
+	Why    string
+}
+
+func (e *Error) Error() string {
+	if e.Why == "" {
+		return fmt.Sprintf("cannot run %s: %s", e.Op, e.Status)
+	}
+	return fmt.Sprintf("cannot run %s: %s: %s", e.Op, e.Status, e.Why)
+}
+
+// OutOfMemoryError says that an arena or the device has less than was asked for.
+type OutOfMemoryError struct {
+	Arena      string // empty for the device itself
+	Need, Have int64  // bytes
+}
+
+func (e *OutOfMemoryError) Error() string {
+	where := "device"
+	if e.Arena != "" {
+		where = "arena " + e.Arena
+	}
+	return fmt.Sprintf("cannot allocate %d bytes: %s has %d left", e.Need, where, e.Have)
+}
+
+// ISA is an instruction set of the CPU backend. Results do not depend on it.
+type ISA int32
+
+// The instruction sets; ISAAuto is the best that the machine has.
+const (
+	ISAAuto   ISA = 0
+	ISAScalar ISA = 1
+	ISAAVX2   ISA = 2
+	ISAAVX512 ISA = 3
+)
+
+// Options choose a device.
+type Options struct {
+	// Backend is "cpu" (also the empty string) or the path of a shared object.
+	Backend string
+	// Threads is the number of CPU threads, 0 for all cores the process may use. Ranks on one host divide the cores among them.
+	Threads int
+	// ISA forces an instruction set (for tests).
+	ISA ISA
+	// Index is which device of the backend.
+	Index int
+	// Counting opens a device without memory: allocation hands out addresses that lead nowhere, operations only say how much
+	// workspace they need. The same code then tells what it would take.
+	Counting bool
+}
+
+// Info describes a device.
+type Info struct {
+	Backend, Name, ISA      string
+	Threads                 int
+	MemoryTotal, MemoryFree int64 // bytes, 0 unknown
+}
+
+// Device is one accelerator or the CPU. Its methods may be called from any goroutine; each of its queues from one at a time.
+type Device struct {
+	be       *C.tf_backend
+	dev      *C.tf_device
+	name     string
+	counting bool
+	next     atomic.Uint64 // the next address of a counting device
+	live     atomic.Int64
+	peak     atomic.Int64
+
+	mu     sync.Mutex
+	queues map[*Queue]struct{}
+	closed bool
+}
+
+// Open opens a device. The error says why a library or an instruction set is refused.
+func Open(o Options) (*Device, error) {
+	be, err := backend(o.Backend)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open backend %q: %w", o.Backend, err)
+	}
+	if h := C.GoString(be.abi_hash); be.abi_version != C.TF_ABI_VERSION || h != ABIHash() || uintptr(be.struct_size) != unsafe.Sizeof(*be) {
+		return nil, fmt.Errorf("cannot open backend %q: it was built against another tunefleet.h (ABI %d, hash %.12s; this program has ABI %d, hash %.12s)",
+			o.Backend, uint32(be.abi_version), h, C.TF_ABI_VERSION, ABIHash())
+	}
+	co := C.tf_options{threads: C.int32_t(o.Threads), isa: C.int32_t(o.ISA), index: C.int32_t(o.Index)}
+	d := &Device{be: be, name: C.GoString(be.name), counting: o.Counting, queues: map[*Queue]struct{}{}}
+	d.next.Store(1 << 40)
+	why := (*C.char)(C.calloc(1, whyLen))
+	defer C.free(unsafe.Pointer(why))
+	var dev *C.tf_device
+	if st := C.tf_be_open(be, &co, &dev, why, whyLen); st != C.TF_OK {
+		return nil, fmt.Errorf("cannot open backend %q: %w", o.Backend, &Error{Op: "open", Status: Status(st), Why: C.GoString(why)})
+	}
+	d.dev = dev
+	return d, nil
+}
+
+const whyLen = 512
+
+func backend(name string) (*C.tf_backend, error) {
+	if name == "" || name == "cpu" {
+		return (*C.tf_backend)(unsafe.Pointer(C.tf_cpu_backend())), nil
+	}
+	path := C.CString(name)
+	defer C.free(unsafe.Pointer(path))
+	why := (*C.char)(C.calloc(1, whyLen))
+	defer C.free(unsafe.Pointer(why))
+	be := C.tf_dl_open(path, why, whyLen)
+	if be == nil {
+		return nil, errors.New(C.GoString(why))
+	}
+	return be, nil
+}
+
+// Counting reports whether the device has no memory and runs nothing.
+func (d *Device) Counting() bool { return d.counting }
+
+// Info describes the device.
+func (d *Device) Info() (Info, error) {
+	var i C.tf_device_info
+	if st := C.tf_be_info(d.be, d.dev, &i); st != C.TF_OK {
+		return Info{}, &Error{Op: "info", Status: Status(st)}
+	}
+	return Info{Backend: d.name, Name: C.GoString(&i.name[0]), ISA: C.GoString(&i.isa[0]), Threads: int(i.threads),
+		MemoryTotal: int64(i.memory_total), MemoryFree: int64(i.memory_free)}, nil
+}
+
+// Live is the bytes allocated on the device now, Peak the most there ever were, both with arenas at their size and with workspaces.
+func (d *Device) Live() int64 { return d.live.Load() }
+
+// Peak is the most bytes that were allocated at once.
+func (d *Device) Peak() int64 { return d.peak.Load() }
+
+// alloc takes memory from the backend.
+func (d *Device) alloc(bytes int64) (Addr, error) {
+	if bytes <= 0 {
+		return 0, &Error{Op: "alloc", Status: StatusInvalid, Why: fmt.Sprintf("%d bytes", bytes)}
+	}
+	var p C.tf_ptr
+	if d.counting {
+		p = C.tf_ptr(d.next.Add(uint64(bytes+8191)&^4095) - uint64(bytes+8191)&^4095)
+	} else if st := C.tf_be_alloc(d.be, d.dev, C.int64_t(bytes), &p); st == C.TF_ENOMEM {
+		i, _ := d.Info()
+		return 0, &OutOfMemoryError{Need: bytes, Have: i.MemoryFree}
+	} else if st != C.TF_OK {
+		return 0, &Error{Op: "alloc", Status: Status(st)}
+	}
+	d.grow(bytes)
+	return Addr(p), nil
+}
+
+func (d *Device) grow(bytes int64) {
+	live := d.live.Add(bytes)
+	for p := d.peak.Load(); live > p && !d.peak.CompareAndSwap(p, live); p = d.peak.Load() {
+	}
+}
+
+func (d *Device) release(p Addr, bytes int64) {
+	if !d.counting {
+		C.tf_be_release(d.be, d.dev, C.tf_ptr(p), C.int64_t(bytes))
+	}
+	d.live.Add(-bytes)
+}
+
+// Close closes the device and its queues. It reports memory that is still allocated (an arena left open).
+func (d *Device) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	qs := d.queues
+	d.queues = nil
+	d.mu.Unlock()
+	for q := range qs {
+		q.close()
+	}
+	live := d.live.Load()
+	C.tf_be_close(d.be, d.dev)
+	if live != 0 {
+		return fmt.Errorf("cannot close device cleanly: %d bytes are still allocated", live)
+	}
+	return nil
+}

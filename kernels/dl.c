@@ -1,0 +1,81 @@
+#define _GNU_SOURCE
+#include "dl.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+
+const tf_backend *tf_dl_open(const char *path, char *why, int64_t why_len) {
+  void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!so) {
+    snprintf(why, (size_t)why_len, "%s", dlerror());
+    return NULL;
+  }
+  tf_backend_get_fn get = (tf_backend_get_fn)dlsym(so, TF_BACKEND_SYMBOL);
+  if (!get) {
+    snprintf(why, (size_t)why_len, "it exports no %s", TF_BACKEND_SYMBOL);
+    dlclose(so);
+    return NULL;
+  }
+  const tf_backend *be = get();
+  if (!be) snprintf(why, (size_t)why_len, "%s returned nothing", TF_BACKEND_SYMBOL);
+  return be;
+}
+
+tf_status tf_call(const tf_backend *be, tf_queue *q, int32_t op, const void *params, int64_t have, int64_t *need) {
+  *need = 0;
+  tf_status st = be->workspace(q, op, params, need);
+  if (st != TF_OK) return st;
+  if (*need > have) return TF_EWORKSPACE;
+  switch (op) {
+#define TF_X(name)    \
+  case TF_OP_##name:  \
+    return be->name ? be->name(q, (const tf_##name *)params) : TF_EUNSUPPORTED;
+    TF_OPS(TF_X)
+#undef TF_X
+  }
+  return TF_EINVALID;
+}
+
+int64_t tf_op_size(int32_t op) {
+  switch (op) {
+#define TF_X(name)   \
+  case TF_OP_##name: \
+    return (int64_t)sizeof(tf_##name);
+    TF_OPS(TF_X)
+#undef TF_X
+  }
+  return 0;
+}
+
+const char *tf_op_name(int32_t op) {
+  switch (op) {
+#define TF_X(name)   \
+  case TF_OP_##name: \
+    return #name;
+    TF_OPS(TF_X)
+#undef TF_X
+  }
+  return "?";
+}
+
+tf_status tf_be_open(const tf_backend *be, const tf_options *o, tf_device **d, char *why, int64_t n) { return be->open(o, d, why, n); }
+void tf_be_close(const tf_backend *be, tf_device *d) { be->close(d); }
+tf_status tf_be_info(const tf_backend *be, tf_device *d, tf_device_info *i) { return be->info(d, i); }
+tf_status tf_be_alloc(const tf_backend *be, tf_device *d, int64_t bytes, tf_ptr *p) { return be->alloc(d, bytes, p); }
+void tf_be_release(const tf_backend *be, tf_device *d, tf_ptr p, int64_t bytes) { be->release(d, p, bytes); }
+tf_status tf_be_queue_open(const tf_backend *be, tf_device *d, int32_t kind, tf_queue **q) { return be->queue_open(d, kind, q); }
+void tf_be_queue_close(const tf_backend *be, tf_queue *q) { be->queue_close(q); }
+tf_status tf_be_queue_sync(const tf_backend *be, tf_queue *q) { return be->queue_sync(q); }
+tf_status tf_be_queue_error(const tf_backend *be, tf_queue *q, char *why, int64_t n) { return be->queue_error(q, why, n); }
+tf_status tf_be_event_open(const tf_backend *be, tf_device *d, tf_event **e) { return be->event_open(d, e); }
+void tf_be_event_close(const tf_backend *be, tf_event *e) { be->event_close(e); }
+tf_status tf_be_event_record(const tf_backend *be, tf_event *e, tf_queue *q) { return be->event_record(e, q); }
+tf_status tf_be_event_wait(const tf_backend *be, tf_event *e, tf_queue *q) { return be->event_wait(e, q); }
+tf_status tf_be_event_sync(const tf_backend *be, tf_event *e) { return be->event_sync(e); }
+tf_status tf_be_upload(const tf_backend *be, tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
+  return be->upload(q, dst, src, bytes);
+}
+tf_status tf_be_download(const tf_backend *be, tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
+  return be->download(q, dst, src, bytes);
+}
+tf_status tf_be_set_workspace(const tf_backend *be, tf_queue *q, tf_ptr p, int64_t bytes) { return be->set_workspace(q, p, bytes); }

@@ -1,0 +1,38 @@
+/* Loading of backends and the calls that Go makes through a backend's table (cgo cannot call function pointers). */
+#ifndef TUNEFLEET_DL_H
+#define TUNEFLEET_DL_H
+
+#include "tunefleet.h"
+
+/* The CPU backend. */
+const tf_backend *tf_cpu_backend(void);
+
+/* Opens the shared object at path and returns its table, or NULL with the reason in why. The object is never unloaded. */
+const tf_backend *tf_dl_open(const char *path, char *why, int64_t why_len);
+
+/* Runs operation op with params (the tf_<name> of op). TF_EWORKSPACE when the workspace it needs exceeds have; need tells how much. */
+tf_status tf_call(const tf_backend *be, tf_queue *q, int32_t op, const void *params, int64_t have, int64_t *need);
+
+/* sizeof(tf_<name>) of an operation's params, 0 for an unknown one. */
+int64_t tf_op_size(int32_t op);
+const char *tf_op_name(int32_t op);
+
+tf_status tf_be_open(const tf_backend *be, const tf_options *o, tf_device **d, char *why, int64_t n);
+void tf_be_close(const tf_backend *be, tf_device *d);
+tf_status tf_be_info(const tf_backend *be, tf_device *d, tf_device_info *i);
+tf_status tf_be_alloc(const tf_backend *be, tf_device *d, int64_t bytes, tf_ptr *p);
+void tf_be_release(const tf_backend *be, tf_device *d, tf_ptr p, int64_t bytes);
+tf_status tf_be_queue_open(const tf_backend *be, tf_device *d, int32_t kind, tf_queue **q);
+void tf_be_queue_close(const tf_backend *be, tf_queue *q);
+tf_status tf_be_queue_sync(const tf_backend *be, tf_queue *q);
+tf_status tf_be_queue_error(const tf_backend *be, tf_queue *q, char *why, int64_t n);
+tf_status tf_be_event_open(const tf_backend *be, tf_device *d, tf_event **e);
+void tf_be_event_close(const tf_backend *be, tf_event *e);
+tf_status tf_be_event_record(const tf_backend *be, tf_event *e, tf_queue *q);
+tf_status tf_be_event_wait(const tf_backend *be, tf_event *e, tf_queue *q);
+tf_status tf_be_event_sync(const tf_backend *be, tf_event *e);
+tf_status tf_be_upload(const tf_backend *be, tf_queue *q, tf_ptr dst, const void *src, int64_t bytes);
+tf_status tf_be_download(const tf_backend *be, tf_queue *q, void *dst, tf_ptr src, int64_t bytes);
+tf_status tf_be_set_workspace(const tf_backend *be, tf_queue *q, tf_ptr p, int64_t bytes);
+
+#endif

@@ -1,0 +1,270 @@
+package kernels
+
+// The parameters of each operation are laid out as the struct of the same name in tunefleet.h, which says what they mean; a test
+// compares sizes and offsets. A Queue has one method an operation; it returns nothing, since the first error sticks to the queue
+// (see Queue.Err).
+
+// Activation names an elementwise function.
+type Activation int32
+
+// The activations; GELUTanh is also HF's gelu_new and gelu_pytorch_tanh, ReLU2 is relu squared.
+const (
+	SiLU     Activation = 1
+	GELUTanh Activation = 2
+	GELUErf  Activation = 3
+	ReLU     Activation = 4
+	ReLU2    Activation = 5
+	Tanh     Activation = 6
+)
+
+// RandomKind names a distribution.
+type RandomKind int32
+
+// Uniform is over [A, B); Normal has mean A and deviation B.
+const (
+	Uniform RandomKind = 1
+	Normal  RandomKind = 2
+)
+
+// GatherRows: Y[i] = Scale * X[IDs[i]], the embedding's forward. X [v,d], IDs i32 [n] contiguous of any rank, Y [n,d].
+type GatherRows struct {
+	X, IDs, Y Tensor
+	Scale     float32
+	_         int32
+}
+
+// ScatterAddRows: Y[IDs[i]] += Scale * X[i] in the order of i, the embedding's backward. Accumulate false clears Y first. Negative ids
+// are skipped.
+type ScatterAddRows struct {
+	X, IDs, Y  Tensor
+	Scale      float32
+	Accumulate Bool
+}
+
+// Bool is a C flag: 0 or 1.
+type Bool int32
+
+// Flag is b as a Bool.
+func Flag(b bool) Bool {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Copy: Y = X converted to Y's type, any strides.
+type Copy struct{ X, Y Tensor }
+
+// Fill: every element of Y = Value.
+type Fill struct {
+	Y     Tensor
+	Value float64
+}
+
+// ColSum: Y[n] (+)= the sum over rows of X [m,n]: a bias gradient.
+type ColSum struct {
+	X, Y       Tensor
+	Accumulate Bool
+	_          int32
+}
+
+// RowTopK: the K greatest of each row of X [r,n], greatest first, equal ones by lower index. Values f32 [r,k] is optional, IDs i32 [r,k].
+type RowTopK struct {
+	X, Values, IDs Tensor
+	K              int64
+}
+
+// Add: Y = Alpha*A + Beta*B (+ Y when Accumulate); B optional; AlphaDev (f32) multiplies Alpha. Y may be A or B.
+type Add struct {
+	A, B, Y     Tensor
+	Alpha, Beta float32
+	AlphaDev    Addr
+	Accumulate  Bool
+	_           int32
+}
+
+// Mul: Y = A * B (+ Y when Accumulate); B has A's dimensions or is one row for all.
+type Mul struct {
+	A, B, Y    Tensor
+	Accumulate Bool
+	_          int32
+}
+
+// ActFwd: Y = Act(X).
+type ActFwd struct {
+	X, Y Tensor
+	Act  Activation
+	_    int32
+}
+
+// ActBwd: DX (+)= Act'(X) * DY.
+type ActBwd struct {
+	X, DY, DX  Tensor
+	Act        Activation
+	Accumulate Bool
+}
+
+// GLUFwd: Y = Act(Gate) * Up.
+type GLUFwd struct {
+	Gate, Up, Y Tensor
+	Act         Activation
+	_           int32
+}
+
+// GLUBwd: DGate = Act'(Gate)*Up*DY, DUp = Act(Gate)*DY. DGate may be Gate and DUp may be Up.
+type GLUBwd struct {
+	Gate, Up, DY, DGate, DUp       Tensor
+	Act                            Activation
+	DGateAccumulate, DUpAccumulate Bool
+	_                              int32
+}
+
+// Dropout: Y = X/(1-P) with probability 1-P, else 0; the same call on the gradient is the backward. RowIDs i64 [rows] is optional.
+type Dropout struct {
+	X, RowIDs, Y Tensor
+	Seed, Stream uint64
+	P            float32
+	Accumulate   Bool
+}
+
+// Random fills Y (contiguous) from Philox; Offset (a multiple of 4) is the index of its first element in the whole tensor.
+type Random struct {
+	Y                    Tensor
+	Seed, Stream, Offset uint64
+	A, B                 float32
+	Kind                 RandomKind
+	_                    int32
+}
+
+// RMSNormFwd: S = X + Res (Res optional; stored in Sum), Y = S * RStd * (W + WOffset), W optional. RStd f32 [rows].
+type RMSNormFwd struct {
+	X, Res, Sum, W, Y, RStd Tensor
+	Eps, WOffset            float32
+}
+
+// RMSNormBwd: X is S of the forward. DX = DSum (optional) + the norm's gradient. DX may be DY or DSum.
+type RMSNormBwd struct {
+	X, W, RStd, DY, DSum, DX, DW Tensor
+	WOffset                      float32
+	DXAccumulate, DWAccumulate   Bool
+	_                            int32
+}
+
+// LayerNormFwd: Y = (S - Mean) * RStd * (W + WOffset) + B; W and B optional.
+type LayerNormFwd struct {
+	X, Res, Sum, W, B, Y, Mean, RStd Tensor
+	Eps, WOffset                     float32
+}
+
+// LayerNormBwd is the backward of LayerNormFwd.
+type LayerNormBwd struct {
+	X, W, Mean, RStd, DY, DSum, DX, DW, DB   Tensor
+	WOffset                                  float32
+	DXAccumulate, DWAccumulate, DBAccumulate Bool
+}
+
+// Gemm: C [m,n] = (Accumulate ? C : 0) + Bias[n] + (Alpha*A [m,k]) B [k,n]. A transposed operand is a view (Tensor.T); rank 3 is a
+// batch. A linear layer: forward A = x, B = w.T(); input gradient A = dy, B = w; weight gradient A = dy.T(), B = x.
+type Gemm struct {
+	A, B, C, Bias Tensor
+	Alpha         float32
+	Accumulate    Bool
+}
+
+// Rope rotates the first RotDim elements of each head of X [b,t,h,d]. Cos, Sin f32 [positions, RotDim/2]; Pos i32 [b,t] optional
+// (default Pos0 + t). Inverse is the backward. Y may be X.
+type Rope struct {
+	X, Pos, Cos, Sin, Y              Tensor
+	RotDim                           int32
+	Interleaved, Inverse, Accumulate Bool
+	Pos0                             int64
+}
+
+// AttnFwd: Q [b,tq,hq,dk], K [b,tk,hk,dk], V [b,tk,hk,dv], O [b,tq,hq,dv] with any strides but the last (1); LSE f32 [b,hq,tq].
+// Query i of sequence b has position p = QStart[b]+i (or QStart0+i) among the keys: Causal: keys <= p; WindowLeft >= 0: keys >=
+// p-WindowLeft (HF's sliding_window w is WindowLeft w-1); WindowRight likewise; -1 is no limit. KVFirst, KVLast i32 [b] bound the keys,
+// KeyMask u8 [b,tk] hides some, CuSeqlens i32 [docs+1] separates documents packed in one sequence (b = 1, tq = tk). All optional.
+type AttnFwd struct {
+	Q, K, V, O, LSE, QStart, KVFirst, KVLast, KeyMask, CuSeqlens, ALiBi, Sinks Tensor
+	QStart0                                                                    int64
+	Scale, Softcap                                                             float32
+	Causal                                                                     Bool
+	WindowLeft, WindowRight                                                    int32
+	_                                                                          int32
+}
+
+// AttnBwd is the backward; AttnFwd as it was called.
+type AttnBwd struct {
+	AttnFwd
+	DO, DQ, DK, DV, DSinks                                     Tensor
+	DQAccumulate, DKAccumulate, DVAccumulate, DSinksAccumulate Bool
+}
+
+// LinearLogprobFwd: LogP[i] = log softmax(X W^T + Bias)[Targets[i]] without keeping logits. X [n,d], W [v,d], Targets i32 [n] (negative:
+// ignored, LogP 0). LSE, Entropy, ZSum f32 [n] optional. LogitScale 0 means 1.
+type LinearLogprobFwd struct {
+	X, W, Bias, Targets, LogP, LSE, Entropy, ZSum Tensor
+	LogitScale, Softcap                           float32
+}
+
+// LinearLogprobBwd: the gradients of sum DLogP[i]*LogP[i]; DX, DW, DBias optional.
+type LinearLogprobBwd struct {
+	X, W, Bias, Targets, LSE, DLogP, DX, DW, DBias Tensor
+	LogitScale, Softcap                            float32
+	DXAccumulate, DWAccumulate, DBiasAccumulate    Bool
+	_                                              int32
+}
+
+// LinearXent: log-probabilities and, in the same pass, the gradients of LossScale * sum Weights[i] * -LogP[i] (plus label smoothing and
+// z-loss). Weights f32 [n] optional (1); LossScaleDev (f32) multiplies LossScale. DX, DW, DBias optional. LogitScale 0 means 1.
+type LinearXent struct {
+	X, W, Bias, Targets, Weights, LogP, LSE, ZSum, DX, DW, DBias Tensor
+	LogitScale, Softcap, LossScale, LabelSmoothing, ZLoss        float32
+	DXAccumulate, DWAccumulate, DBiasAccumulate                  Bool
+	LossScaleDev                                                 Addr
+}
+
+// AdamW updates a flat shard as torch.optim.AdamW does; G is multiplied by GradScale (0 means 1) and *ClipDev. LRDev multiplies LR,
+// StepDev (i64) replaces Step, SkipDev (i32) not 0 leaves everything unchanged.
+type AdamW struct {
+	P, M, V, G                         Tensor
+	LR, Beta1, Beta2, Eps, WeightDecay float64
+	Step                               int64
+	LRDev, ClipDev, StepDev, SkipDev   Addr
+	GradScale                          float32
+	_                                  int32
+}
+
+// SqNormChunk is the number of elements of a chunk of SqNorm.
+const SqNormChunk = 4096
+
+// SqNorm: Partials f64 [ceil(n/4096)] = the sum of squares of each chunk of X f32 [n], contiguous.
+type SqNorm struct{ X, Partials Tensor }
+
+// SumF64: Total f64 [1] = (Accumulate ? Total : 0) + X[0] + X[1] + ... in order.
+type SumF64 struct {
+	X, Total   Tensor
+	Accumulate Bool
+	_          int32
+}
+
+// ClipFactor: Norm = InvScale*sqrt(SumSq) (InvScale 0 means 1), Clip = min(1, MaxNorm/(Norm+1e-6)) (1 when MaxNorm <= 0), Skip = Norm is
+// not finite. SumSq f64 [1]; Norm, Clip f32 [1] and Skip i32 [1] are optional.
+type ClipFactor struct {
+	SumSq, Norm, Clip, Skip Tensor
+	MaxNorm, InvScale       float32
+}
+
+// NonFinite: Flag i32 [1] = (Accumulate ? Flag : 0) | X f32 has an Inf or NaN.
+type NonFinite struct {
+	X, Flag    Tensor
+	Accumulate Bool
+	_          int32
+}
+
+// SliceAdd: Y [n] f32 = (Accumulate ? Y : 0) + X[0] + X[1] + ... in this order; X [s,n] f32 or bf16.
+type SliceAdd struct {
+	X, Y       Tensor
+	Accumulate Bool
+	_          int32
+}

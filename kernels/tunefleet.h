@@ -1,0 +1,362 @@
+/* tunefleet.h: the only contract between the engine and a device backend.
+ *
+ * A backend is a filled tf_backend table: the CPU one is linked in, others (CUDA, the hostile test backend) are shared objects that
+ * export tf_backend_get and are refused unless they were built against this very file (TF_ABI_HASH, see abi_hash.h).
+ *
+ * Rules that hold for every call:
+ *  - Addresses are tf_ptr, opaque to the caller; 0 means absent. A tensor with data == 0 is absent.
+ *  - Operations run in the order of their queue and may be asynchronous; events order queues. The first error sticks to its queue:
+ *    everything after it is skipped and returns that error, until the queue is closed.
+ *  - Strides count elements. Where a comment says "rows", a tensor of rank r is r-1 leading dimensions (any strides) of rows whose
+ *    last dimension has stride 1. Outputs never overlap inputs unless the comment allows it.
+ *  - Every gradient output has an accumulate flag: 0 writes, 1 adds.
+ *  - An optional device scalar (a tf_ptr to one element) is read when the operation runs, so that it may come from an operation
+ *    queued before; it multiplies the host value beside it.
+ *  - fp32 results depend on shapes and values only: not on threads, nor on the instruction set.
+ */
+#ifndef TUNEFLEET_H
+#define TUNEFLEET_H
+
+#include <stdint.h>
+
+#define TF_ABI_VERSION 1
+#define TF_MAX_RANK 5
+
+typedef uint64_t tf_ptr;
+typedef int32_t tf_status;
+
+enum {
+  TF_OK = 0,
+  TF_EINVALID = 1,     /* a shape, stride, type or parameter the operation does not take */
+  TF_EUNSUPPORTED = 2, /* valid, but not in this backend */
+  TF_ENOMEM = 3,       /* memory of the device */
+  TF_EWORKSPACE = 4,   /* the queue's workspace is too small; not sticky */
+  TF_EINTERNAL = 5     /* the device failed */
+};
+
+enum { TF_F32 = 1, TF_F64 = 2, TF_BF16 = 3, TF_F16 = 4, TF_I32 = 5, TF_I64 = 6, TF_U8 = 7, TF_I8 = 8 };
+
+typedef struct {
+  tf_ptr data;
+  int32_t dtype, rank;
+  int64_t dim[TF_MAX_RANK], stride[TF_MAX_RANK];
+} tf_tensor;
+
+/* Activations. GELU_TANH is also gelu_new. */
+enum { TF_ACT_SILU = 1, TF_ACT_GELU_TANH = 2, TF_ACT_GELU_ERF = 3, TF_ACT_RELU = 4, TF_ACT_RELU2 = 5, TF_ACT_TANH = 6 };
+
+/* --- rows ----------------------------------------------------------------------------------------------------------------------- */
+
+/* y[i] = scale * x[ids[i]]: embedding forward. x [v,d], ids i32 [n] contiguous (any rank), y [n,d]. An id outside [0,v) is an error. */
+typedef struct {
+  tf_tensor x, ids, y;
+  float scale;
+  int32_t reserved;
+} tf_gather_rows;
+
+/* y[ids[i]] += scale * x[i], rows added in the order of i: embedding backward. accumulate 0 clears y first. An id < 0 is skipped. */
+typedef struct {
+  tf_tensor x, ids, y;
+  float scale;
+  int32_t accumulate;
+} tf_scatter_add_rows;
+
+/* y = copy of x with y's type; any equal dimensions, any strides. f32, bf16, f16, f64 convert to f32 and back; others keep their type. */
+typedef struct {
+  tf_tensor x, y;
+} tf_copy;
+
+/* y[...] = value, any strides. */
+typedef struct {
+  tf_tensor y;
+  double value;
+} tf_fill;
+
+/* y[n] = (accumulate ? y : 0) + sum over rows of x [m,n]: bias gradient. Rows are added in order within fixed blocks, blocks in order. */
+typedef struct {
+  tf_tensor x, y;
+  int32_t accumulate, reserved;
+} tf_colsum;
+
+/* values, ids: the k greatest of each row of x [r,n], greatest first, equal ones by lower index. values f32 [r,k] optional, ids i32 [r,k]. */
+typedef struct {
+  tf_tensor x, values, ids;
+  int64_t k;
+} tf_row_topk;
+
+/* --- elementwise ---------------------------------------------------------------------------------------------------------------- */
+
+/* y = alpha * a + beta * b (+ y when accumulate); b optional. Equal dimensions, rows of any strides; y may be a or b. */
+typedef struct {
+  tf_tensor a, b, y;
+  float alpha, beta;
+  tf_ptr alpha_dev; /* f32, optional */
+  int32_t accumulate, reserved;
+} tf_add;
+
+/* y = a * b (+ y when accumulate); y may be a or b. b has a's dimensions, or is one row [d] for all rows. */
+typedef struct {
+  tf_tensor a, b, y;
+  int32_t accumulate, reserved;
+} tf_mul;
+
+/* y = act(x). */
+typedef struct {
+  tf_tensor x, y;
+  int32_t act, reserved;
+} tf_act_fwd;
+
+/* dx = act'(x) * dy; dx may be dy. */
+typedef struct {
+  tf_tensor x, dy, dx;
+  int32_t act, accumulate;
+} tf_act_bwd;
+
+/* y = act(gate) * up: SwiGLU with TF_ACT_SILU. */
+typedef struct {
+  tf_tensor gate, up, y;
+  int32_t act, reserved;
+} tf_glu_fwd;
+
+/* dgate = act'(gate) * up * dy, dup = act(gate) * dy; dgate may be gate, dup may be up. */
+typedef struct {
+  tf_tensor gate, up, dy, dgate, dup;
+  int32_t act, dgate_accumulate, dup_accumulate, reserved;
+} tf_glu_bwd;
+
+/* y = x with probability 1-p scaled by 1/(1-p), else 0; the same call on dy is the backward. Philox4x32-10 with a key from
+ * (seed, stream) and the counter (column / 4, row id); row_ids i64 [rows] optional (default: row index). y may be x. */
+typedef struct {
+  tf_tensor x, row_ids, y;
+  uint64_t seed, stream;
+  float p;
+  int32_t accumulate;
+} tf_dropout;
+
+enum { TF_RANDOM_UNIFORM = 1, TF_RANDOM_NORMAL = 2 };
+
+/* y[i] from Philox4x32-10 with a key from (seed, stream) and the counter (offset + i) / 4: uniform in [a, b) or normal of mean a and
+ * deviation b. y contiguous; offset is a multiple of 4, so shards of a tensor get the values of the whole. */
+typedef struct {
+  tf_tensor y;
+  uint64_t seed, stream, offset;
+  float a, b;
+  int32_t kind, reserved;
+} tf_random;
+
+/* --- normalization -------------------------------------------------------------------------------------------------------------- */
+
+/* s = x + res (when res is given; stored in sum), y = s * rstd * (w + w_offset), rstd = 1/sqrt(mean(s^2) + eps).
+ * x, res, sum, y rows [..., d]; w [d] optional; rstd f32 [rows] contiguous. sum may be x or res. */
+typedef struct {
+  tf_tensor x, res, sum, w, y, rstd;
+  float eps, w_offset;
+} tf_rmsnorm_fwd;
+
+/* x is s of the forward. dx = (dsum: gradient arriving at s, optional) + norm's gradient; dw optional. dx may be dy or dsum. */
+typedef struct {
+  tf_tensor x, w, rstd, dy, dsum, dx, dw;
+  float w_offset;
+  int32_t dx_accumulate, dw_accumulate, reserved;
+} tf_rmsnorm_bwd;
+
+/* y = (s - mean) * rstd * (w + w_offset) + b; w and b optional; otherwise as rmsnorm_fwd. */
+typedef struct {
+  tf_tensor x, res, sum, w, b, y, mean, rstd;
+  float eps, w_offset;
+} tf_layernorm_fwd;
+
+typedef struct {
+  tf_tensor x, w, mean, rstd, dy, dsum, dx, dw, db;
+  float w_offset;
+  int32_t dx_accumulate, dw_accumulate, db_accumulate;
+} tf_layernorm_bwd;
+
+/* --- matrix products ------------------------------------------------------------------------------------------------------------ */
+
+/* c [m,n] = (accumulate ? c : 0) + bias[n] + (alpha * a) b, with a [m,k], b [k,n]; a transposed operand is a view with swapped strides,
+ * one stride of each operand is 1, c's rows have stride 1. Rank 3: a batch in the first dimension (stride 0 repeats an operand).
+ * Each element is one chain c = fma(a_k, b_k, c) over ascending k that begins with c or 0, plus bias; alpha multiplies a's elements.
+ * A linear layer: y = x w^T: a = x, b = w transposed; dx: a = dy, b = w; dw: a = dy transposed, b = x. */
+typedef struct {
+  tf_tensor a, b, c, bias;
+  float alpha;
+  int32_t accumulate;
+} tf_gemm;
+
+/* --- positions and attention ---------------------------------------------------------------------------------------------------- */
+
+/* Rotates the first rot_dim elements of each head of x [b,t,h,d] by the angle of its position. cos, sin f32 [positions, rot_dim/2];
+ * pos i32 [b,t] optional (default: pos0 + t). Half layout pairs i with i + rot_dim/2, interleaved 2i with 2i+1. inverse rotates back
+ * (the backward). The elements from rot_dim on are copied. y may be x (without accumulate). */
+typedef struct {
+  tf_tensor x, pos, cos, sin, y;
+  int32_t rot_dim, interleaved, inverse, accumulate;
+  int64_t pos0;
+} tf_rope;
+
+/* What both directions of attention share. q [b,tq,hq,dk], k [b,tk,hk,dk], v [b,tk,hk,dv], o [b,tq,hq,dv]: last stride 1, others any
+ * (views of one fused projection); hq is a multiple of hk. lse f32 [b,hq,tq] contiguous: the logarithm of the sum of exponents.
+ * Which keys a query sees: with p = q_start[b] + i (q_start i32 [b] optional, default q_start0): causal: j <= p; window_left >= 0:
+ * j >= p - window_left; window_right >= 0: j <= p + window_right; kv_first[b] <= j < kv_last[b] (i32 [b], optional: padding, cache);
+ * key_mask u8 [b,tk] optional, 0 hides a key; cu_seqlens i32 [documents+1] optional: b is 1, tq == tk, and a query sees its own document.
+ * A query that sees nothing gives 0. score = scale * q.k, then softcap*tanh(score/softcap) when softcap > 0, plus
+ * alibi[h] * (j - p) (f32 [hq], optional). sinks f32 [hq] optional: one more logit of each head, in the denominator only. */
+typedef struct {
+  tf_tensor q, k, v, o, lse, q_start, kv_first, kv_last, key_mask, cu_seqlens, alibi, sinks;
+  int64_t q_start0;
+  float scale, softcap;
+  int32_t causal, window_left, window_right, reserved;
+} tf_attn_fwd;
+
+/* dk and dv have one writer per (sequence, kv head, key block); the gradient of sinks is f32 [hq], optional. */
+typedef struct {
+  tf_attn_fwd f;
+  tf_tensor d_o, dq, dk, dv, dsinks;
+  int32_t dq_accumulate, dk_accumulate, dv_accumulate, dsinks_accumulate;
+} tf_attn_bwd;
+
+/* --- losses over a vocabulary --------------------------------------------------------------------------------------------------- */
+
+/* Logits z = softcap(logit_scale * (x w^T + bias)), made by chunks of rows and never kept: x [n,d], w [v,d], bias [v] optional.
+ * targets i32 [n]; a target < 0 (say -100) is ignored: its logp is 0 and it gives no gradient.
+ * logp f32 [n] = z[target] - lse; lse f32 [n], entropy f32 [n], zsum f32 [n] (the sum of z over the vocabulary) are optional. */
+typedef struct {
+  tf_tensor x, w, bias, targets, logp, lse, entropy, zsum;
+  float logit_scale, softcap;
+} tf_linear_logprob_fwd;
+
+/* The gradients of sum dlogp[i] * logp[i]; dx, dw, dbias optional. lse as the forward gave it. */
+typedef struct {
+  tf_tensor x, w, bias, targets, lse, dlogp, dx, dw, dbias;
+  float logit_scale, softcap;
+  int32_t dx_accumulate, dw_accumulate, dbias_accumulate, reserved;
+} tf_linear_logprob_bwd;
+
+/* Loss and gradients in one pass, where the weight of each token is known: the gradients are those of
+ * loss_scale * sum_i weights[i] * ((1 - label_smoothing) * -logp_i + label_smoothing * mean_v(-log p_v) + z_loss * lse_i^2).
+ * weights f32 [n] optional (1); loss_scale_dev f32 optional. dx, dw, dbias optional: none of them = logp only. */
+typedef struct {
+  tf_tensor x, w, bias, targets, weights, logp, lse, zsum, dx, dw, dbias;
+  float logit_scale, softcap, loss_scale, label_smoothing, z_loss;
+  int32_t dx_accumulate, dw_accumulate, dbias_accumulate;
+  tf_ptr loss_scale_dev;
+} tf_linear_xent;
+
+/* --- optimizer ------------------------------------------------------------------------------------------------------------------ */
+
+/* torch.optim.AdamW on a flat shard, all f32 [n] contiguous: p *= 1 - lr*wd; m += (1-beta1)(g-m); v = beta2 v + (1-beta2) g^2;
+ * p -= lr/(1-beta1^step) * m / (sqrt(v)/sqrt(1-beta2^step) + eps), with g = grad * grad_scale * clip.
+ * Device scalars, all optional: lr_dev f32 multiplies lr, clip_dev f32, step_dev i64 replaces step, skip_dev i32 (not 0: no change). */
+typedef struct {
+  tf_tensor p, m, v, g;
+  double lr, beta1, beta2, eps, weight_decay;
+  int64_t step;
+  tf_ptr lr_dev, clip_dev, step_dev, skip_dev;
+  float grad_scale;
+  int32_t reserved;
+} tf_adamw;
+
+/* partials f64 [ceil(n/4096)]: the sum of squares of each chunk of 4,096 elements of x f32 [n] contiguous. 16 lanes, lane order fixed. */
+typedef struct {
+  tf_tensor x, partials;
+} tf_sqnorm;
+
+/* total = (accumulate ? total : 0) + x[0] + x[1] + ... in order, f64. */
+typedef struct {
+  tf_tensor x, total;
+  int32_t accumulate, reserved;
+} tf_sum_f64;
+
+/* From sumsq f64 [1]: norm f32 [1] = inv_scale * sqrt(sumsq); clip f32 [1] = min(1, max_norm / (norm + 1e-6)) (1 when max_norm <= 0);
+ * skip i32 [1] = norm is not finite. Each output optional. */
+typedef struct {
+  tf_tensor sumsq, norm, clip, skip;
+  float max_norm, inv_scale;
+} tf_clip_factor;
+
+/* flag i32 [1] = (accumulate ? flag : 0) | any element of x not finite. */
+typedef struct {
+  tf_tensor x, flag;
+  int32_t accumulate, reserved;
+} tf_nonfinite;
+
+/* y [n] f32 = (accumulate ? y : 0) + x[0] + x[1] + ... in this order, x [s,n] f32 or bf16; accumulate 0 begins with x[0]. */
+typedef struct {
+  tf_tensor x, y;
+  int32_t accumulate, reserved;
+} tf_slice_add;
+
+/* The operations, in ABI order; a new one is appended and TF_ABI_VERSION raised. */
+#define TF_OPS(X)                                                                                                                     \
+  X(gather_rows) X(scatter_add_rows) X(copy) X(fill) X(colsum) X(row_topk) X(add) X(mul) X(act_fwd) X(act_bwd) X(glu_fwd) X(glu_bwd)   \
+  X(dropout) X(random) X(rmsnorm_fwd) X(rmsnorm_bwd) X(layernorm_fwd) X(layernorm_bwd) X(gemm) X(rope) X(attn_fwd) X(attn_bwd)         \
+  X(linear_logprob_fwd) X(linear_logprob_bwd) X(linear_xent) X(adamw) X(sqnorm) X(sum_f64) X(clip_factor) X(nonfinite) X(slice_add)
+
+enum {
+#define TF_X(name) TF_OP_##name,
+  TF_OPS(TF_X)
+#undef TF_X
+      TF_OP_COUNT
+};
+
+/* --- device --------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct tf_device tf_device;
+typedef struct tf_queue tf_queue;
+typedef struct tf_event tf_event;
+
+enum { TF_QUEUE_COMPUTE = 0, TF_QUEUE_COPY = 1, TF_QUEUE_COMM = 2 };
+enum { TF_ISA_AUTO = 0, TF_ISA_SCALAR = 1, TF_ISA_AVX2 = 2, TF_ISA_AVX512 = 3 };
+
+typedef struct {
+  int32_t threads; /* CPU threads; 0: all cores the process may use */
+  int32_t isa;     /* TF_ISA_*; a forced one the machine lacks is refused */
+  int32_t index;   /* which device of the backend */
+  int32_t reserved;
+} tf_options;
+
+typedef struct {
+  char name[64];
+  char isa[16];
+  int32_t threads, reserved;
+  int64_t memory_total, memory_free; /* bytes; 0 unknown */
+} tf_device_info;
+
+typedef struct tf_backend {
+  uint32_t abi_version, struct_size;
+  const char *abi_hash, *name;
+  tf_status (*open)(const tf_options *, tf_device **, char *why, int64_t why_len);
+  void (*close)(tf_device *);
+  tf_status (*info)(tf_device *, tf_device_info *);
+  /* Memory is aligned to 4,096 bytes and its content undefined. */
+  tf_status (*alloc)(tf_device *, int64_t bytes, tf_ptr *);
+  void (*release)(tf_device *, tf_ptr, int64_t bytes);
+  tf_status (*queue_open)(tf_device *, int32_t kind, tf_queue **);
+  void (*queue_close)(tf_queue *);
+  /* Waits until everything queued has run; the sticky status. */
+  tf_status (*queue_sync)(tf_queue *);
+  /* The sticky status without waiting, and its message. */
+  tf_status (*queue_error)(tf_queue *, char *why, int64_t why_len);
+  tf_status (*event_open)(tf_device *, tf_event **);
+  void (*event_close)(tf_event *);
+  tf_status (*event_record)(tf_event *, tf_queue *);
+  tf_status (*event_wait)(tf_event *, tf_queue *);
+  tf_status (*event_sync)(tf_event *);
+  /* upload: src may be reused on return. download: waits for the queue; dst is filled on return. */
+  tf_status (*upload)(tf_queue *, tf_ptr dst, const void *src, int64_t bytes);
+  tf_status (*download)(tf_queue *, void *dst, tf_ptr src, int64_t bytes);
+  /* Bytes of workspace that the operation needs; reads shapes only, never device memory. */
+  tf_status (*workspace)(tf_queue *, int32_t op, const void *params, int64_t *bytes);
+  /* Gives the queue its workspace, after a sync; the caller owns the memory. */
+  tf_status (*set_workspace)(tf_queue *, tf_ptr, int64_t bytes);
+#define TF_X(name) tf_status (*name)(tf_queue *, const tf_##name *);
+  TF_OPS(TF_X)
+#undef TF_X
+} tf_backend;
+
+/* What a shared object exports. */
+typedef const tf_backend *(*tf_backend_get_fn)(void);
+#define TF_BACKEND_SYMBOL "tf_backend_get"
+
+#endif
