@@ -255,7 +255,7 @@ func (p *problems) data(st *Stage, ref, place string, before map[string]*Stage) 
 	if !slices.ContainsFunc(s.Prep.Outputs, func(o PrepOutput) bool { return o.Name == output }) {
 		p.add(place, "%q: stage %q has no output %q", ref, stage, output)
 	}
-	p.check(slices.Contains(st.Needs, stage) || needs(before, st.Needs, stage), place, "stage %q must need %q", st.Name, stage)
+	p.check(needs(before, st.Needs, stage), place, "stage %q must need %q", st.Name, stage)
 }
 
 // model checks that exactly one source of weights is named.
@@ -283,7 +283,7 @@ func (p *problems) from(st *Stage, uri, place string, before map[string]*Stage) 
 			p.add(place, "%q: there is no earlier train stage %q", uri, name)
 			return
 		}
-		p.check(slices.Contains(st.Needs, name) || needs(before, st.Needs, name), place, "stage %q must need %q", st.Name, name)
+		p.check(needs(before, st.Needs, name), place, "stage %q must need %q", st.Name, name)
 		return
 	}
 	_, _, _, err := ParseRunURI(uri)
@@ -305,12 +305,21 @@ func (p *problems) ref(r Ref, place string) {
 	}
 }
 
-// needs reports whether stage is reachable through the needs of names.
+// needs reports whether stage is reachable through the needs of names; every stage is visited once.
 func needs(before map[string]*Stage, names []string, stage string) bool {
-	return slices.ContainsFunc(names, func(n string) bool {
-		s := before[n]
-		return n == stage || (s != nil && needs(before, s.Needs, stage))
-	})
+	seen, todo := map[string]bool{}, slices.Clone(names)
+	for len(todo) > 0 {
+		n := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if n == stage {
+			return true
+		}
+		if s := before[n]; s != nil && !seen[n] {
+			seen[n] = true
+			todo = append(todo, s.Needs...)
+		}
+	}
+	return false
 }
 
 // ParseRunURI reads "run:<tenant>/<id>/<stage>".
