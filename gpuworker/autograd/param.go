@@ -1,0 +1,208 @@
+package autograd
+
+import (
+	"context"
+	"fmt"
+)
+
+// ChunkLen is the number of elements of a chunk, counted from each tensor's start: gradient norms are summed by chunks, and shards of
+// parameters are cut at chunk boundaries only.
+const ChunkLen = 4096
+
+// flatAlign is the alignment, in elements, of every parameter in a unit's flat buffer (64 bytes of float32).
+const flatAlign = 16
+
+// Role says what a parameter is to the optimizer's groups.
+type Role uint8
+
+// Roles of parameters.
+const (
+	RoleMatrix Role = iota
+	RoleEmbedding
+	RoleNorm
+	RoleBias
+	RoleLoRAA
+	RoleLoRAB
+)
+
+// Init says how a parameter is filled when training starts from random weights.
+type Init struct {
+	Kind InitKind
+	// Std of the normal distribution, or the bound of the uniform one.
+	Std float64
+}
+
+// InitKind is the family of an Init.
+type InitKind uint8
+
+// Families of initial values.
+const (
+	InitZeros InitKind = iota
+	InitOnes
+	InitNormal
+	InitUniform
+)
+
+// Param is one trainable tensor. Its storage may be swapped between uses: sharded training binds Data (and Grad) just in time.
+type Param struct {
+	// Name is the checkpoint key ("model.layers.0.self_attn.q_proj.weight").
+	Name  string
+	Shape []int64
+	Role  Role
+	Init  Init
+	// Frozen parameters get no gradient and no optimizer state.
+	Frozen bool
+	// Data is the float32 value; Grad the gradient (zero Tensor when none is bound). Both are contiguous with the parameter's shape.
+	Data, Grad Tensor
+
+	written bool
+}
+
+// Len is the number of elements.
+func (p *Param) Len() int64 {
+	n := int64(1)
+	for _, d := range p.Shape {
+		n *= d
+	}
+	return n
+}
+
+// Unit is a group of parameters that is gathered, used and reduced together: the embedding, each block, the final norm, the head. With
+// tied weights embedding and head are one unit that stays open between its uses.
+type Unit struct {
+	// Name is the module path ("model.layers.3"); Block is the block's index, or -1.
+	Name  string
+	Block int
+	// Params in order of definition. Adapters append theirs.
+	Params []*Param
+	// AccumulateGrads makes the first gradient written in a backward pass add to what Grad holds; otherwise it overwrites. A hook may
+	// set it in BeforeBackward.
+	AccumulateGrads bool
+
+	began bool
+}
+
+// Trainable reports whether any parameter of the unit gets a gradient.
+func (u *Unit) Trainable() bool {
+	for _, p := range u.Params {
+		if !p.Frozen {
+			return true
+		}
+	}
+	return false
+}
+
+// Hooks lets sharded training bind storage around the uses of a unit. All methods run on the goroutine of the tape.
+//
+// A forward pass calls BeforeForward(u), uses the parameters, and calls AfterForward(u). A backward pass calls BeforeBackward(u) before
+// the first gradient of the unit is computed: Data of all parameters and Grad of the trainable ones must be bound on return (Grad may
+// hold anything unless the hook sets AccumulateGrads). AfterBackward(u) follows when every trainable Grad is complete. The fused loss
+// computes the head's gradients in the forward pass, so BeforeBackward of the head comes before its AfterForward; a unit between
+// BeforeBackward and AfterBackward must stay bound. Checkpointed blocks are computed again between BeforeBackward and AfterBackward.
+// Units without anything to differentiate get no backward calls.
+type Hooks interface {
+	BeforeForward(ctx context.Context, u *Unit) error
+	AfterForward(ctx context.Context, u *Unit) error
+	BeforeBackward(ctx context.Context, u *Unit) error
+	AfterBackward(ctx context.Context, u *Unit) error
+}
+
+// Slot is one parameter's place in a flat buffer.
+type Slot struct {
+	Param *Param
+	// Offset of the first element.
+	Offset int64
+}
+
+// Layout is a unit's flat order: parameters one after another, each aligned to 64 bytes. Gaps hold zeros.
+type Layout struct {
+	Slots []Slot
+	// Len is the number of elements including gaps.
+	Len int64
+}
+
+// DataLayout places all parameters; GradLayout the trainable ones only. Both are computed anew, so call them after adapters and
+// freezing are applied.
+func (u *Unit) DataLayout() Layout { return layout(u.Params, false) }
+
+// GradLayout places the trainable parameters.
+func (u *Unit) GradLayout() Layout { return layout(u.Params, true) }
+
+func layout(params []*Param, trainable bool) Layout {
+	var l Layout
+	for _, p := range params {
+		if trainable && p.Frozen {
+			continue
+		}
+		l.Slots = append(l.Slots, Slot{Param: p, Offset: l.Len})
+		l.Len += (p.Len() + flatAlign - 1) / flatAlign * flatAlign
+	}
+	return l
+}
+
+// Chunk is at most ChunkLen consecutive elements of one parameter.
+type Chunk struct {
+	Param *Param
+	// Start is the first element within the parameter, Offset the same element within the layout, Len the number of elements.
+	Start, Offset, Len int64
+}
+
+// Chunks lists the layout's chunks in flat order. A shard is a range of this list.
+func (l Layout) Chunks() []Chunk {
+	var out []Chunk
+	for _, s := range l.Slots {
+		n := s.Param.Len()
+		for at := int64(0); at < n; at += ChunkLen {
+			out = append(out, Chunk{Param: s.Param, Start: at, Offset: s.Offset + at, Len: min(ChunkLen, n-at)})
+		}
+	}
+	return out
+}
+
+// Bounds cuts the layout into world contiguous flat ranges at chunk boundaries, as even as chunks allow: rank r owns elements
+// [b[r], b[r+1]). Alignment gaps belong to the range before them.
+func (l Layout) Bounds(world int) []int64 {
+	chunks := l.Chunks()
+	b := make([]int64, world+1)
+	b[world] = l.Len
+	at := 0
+	for r := 1; r < world; r++ {
+		target := l.Len * int64(r) / int64(world)
+		for at < len(chunks) && chunks[at].Offset+chunks[at].Len/2 < target {
+			at++
+		}
+		if at < len(chunks) {
+			b[r] = chunks[at].Offset
+		} else {
+			b[r] = l.Len
+		}
+	}
+	return b
+}
+
+// Bind points every parameter's Data (or Grad) into a flat buffer of at least Len elements.
+func (l Layout) Bind(flat Tensor, grad bool) error {
+	for _, s := range l.Slots {
+		v, err := flatView(flat, s.Offset, s.Param.Shape)
+		if err != nil {
+			return fmt.Errorf("cannot bind %s: %w", s.Param.Name, err)
+		}
+		if grad {
+			s.Param.Grad = v
+		} else {
+			s.Param.Data = v
+		}
+	}
+	return nil
+}
+
+// Unbind clears Data (or Grad) of every parameter of the layout.
+func (l Layout) Unbind(grad bool) {
+	for _, s := range l.Slots {
+		if grad {
+			s.Param.Grad = Tensor{}
+		} else {
+			s.Param.Data = Tensor{}
+		}
+	}
+}

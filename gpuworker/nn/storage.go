@@ -1,0 +1,194 @@
+package nn
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"unsafe"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
+	"github.com/tunefleet/tunefleet/kernels"
+)
+
+// Storage holds the parameters of units, and their gradients, whole on one device: each unit contiguous in the order of its layout.
+type Storage struct {
+	units       []*Unit
+	data, grads *kernels.Arena
+	// Data and Grads are the flat buffers of each unit, Grads absent without gradients or where nothing is trainable.
+	Data, Grads []kernels.Tensor
+}
+
+// NewStorage allocates and binds parameters and, with grads, gradients of the trainable ones. Contents are zero.
+func NewStorage(dev *kernels.Device, q *kernels.Queue, units []*Unit, grads bool) (s *Storage, err error) {
+	s = &Storage{units: units}
+	defer func() {
+		if err != nil {
+			s.Close()
+			err = fmt.Errorf("cannot allocate parameters: %w", err)
+		}
+	}()
+	if s.data, s.Data, err = flat(dev, q, units, "weights", false); err != nil {
+		return nil, err
+	}
+	if grads {
+		if s.grads, s.Grads, err = flat(dev, q, units, "gradients", true); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func flat(dev *kernels.Device, q *kernels.Queue, units []*Unit, name string, grad bool) (*kernels.Arena, []kernels.Tensor, error) {
+	layouts := make([]autograd.Layout, len(units))
+	total := int64(0)
+	for i, u := range units {
+		layouts[i] = u.DataLayout()
+		if grad {
+			layouts[i] = u.GradLayout()
+		}
+		total += (layouts[i].Len*4 + 255) &^ 255
+	}
+	out := make([]kernels.Tensor, len(units))
+	if total == 0 {
+		return nil, out, nil
+	}
+	arena, err := dev.NewArena(name, total)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, l := range layouts {
+		if l.Len == 0 {
+			continue
+		}
+		if out[i], err = arena.New(kernels.F32, l.Len); err == nil {
+			if !grad {
+				// Alignment gaps must be zero: they take part in exchanges and hashes.
+				zeroGaps(q, out[i], l)
+			}
+			err = l.Bind(out[i], grad)
+		}
+		if err != nil {
+			arena.Close()
+			return nil, nil, err
+		}
+	}
+	return arena, out, q.Err()
+}
+
+func zeroGaps(q *kernels.Queue, flat kernels.Tensor, l autograd.Layout) {
+	for i, s := range l.Slots {
+		end := l.Len
+		if i+1 < len(l.Slots) {
+			end = l.Slots[i+1].Offset
+		}
+		if at := s.Offset + s.Param.Len(); at < end {
+			q.Fill(kernels.Fill{Y: flat.Slice(0, at, end)})
+		}
+	}
+}
+
+// Close gives the memory back. The queues that use it must have been synchronized.
+func (s *Storage) Close() {
+	if s == nil {
+		return
+	}
+	if s.data != nil {
+		s.data.Close()
+	}
+	if s.grads != nil {
+		s.grads.Close()
+	}
+	for _, u := range s.units {
+		u.DataLayout().Unbind(false)
+		u.GradLayout().Unbind(true)
+	}
+}
+
+// staging is the number of elements that loading and saving hold on the host at a time.
+const staging = 1 << 20
+
+// Load fills the bound parameters from a checkpoint that Check has accepted.
+func Load(ctx context.Context, q *kernels.Queue, params []*Param, set *safetensors.Set) error {
+	buf := make([]float32, 0, staging)
+	for _, p := range params {
+		n := p.Len()
+		flat := p.Data.Reshape(n)
+		for at := int64(0); at < n; at += staging {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			part := buf[:min(staging, n-at)]
+			if err := set.ReadFloat32(p.Name, at, part); err != nil {
+				return fmt.Errorf("cannot load %s: %w", p.Name, err)
+			}
+			if err := kernels.Upload(q, flat.Slice(0, at, at+int64(len(part))), part); err != nil {
+				return fmt.Errorf("cannot load %s: %w", p.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Stream is the random stream of a parameter: it depends on the name alone, so that values do not depend on what else the model has.
+func Stream(name string) uint64 {
+	h := fnv.New64a()
+	io.WriteString(h, name)
+	return h.Sum64()
+}
+
+// InitRange fills dst (contiguous float32) with the initial values of elements [start, start+len) of a parameter. start must be a
+// multiple of 4.
+func InitRange(q *kernels.Queue, p *Param, dst kernels.Tensor, start int64, seed uint64) {
+	r := kernels.Random{Y: dst.Reshape(dst.Numel()), Seed: seed, Stream: Stream(p.Name), Offset: uint64(start)}
+	switch p.Init.Kind {
+	case autograd.InitOnes:
+		q.Fill(kernels.Fill{Y: dst, Value: 1})
+	case autograd.InitNormal:
+		r.Kind, r.B = kernels.Normal, float32(p.Init.Std)
+		q.Random(r)
+	case autograd.InitUniform:
+		r.Kind, r.A, r.B = kernels.Uniform, float32(-p.Init.Std), float32(p.Init.Std)
+		q.Random(r)
+	default:
+		q.Fill(kernels.Fill{Y: dst})
+	}
+}
+
+// InitRandom fills bound parameters with their initial values.
+func InitRandom(q *kernels.Queue, params []*Param, seed uint64) error {
+	for _, p := range params {
+		InitRange(q, p, p.Data, 0, seed)
+	}
+	return q.Err()
+}
+
+// Read downloads a tensor as float32 values.
+func Read(q *kernels.Queue, x kernels.Tensor) ([]float32, error) {
+	out := make([]float32, x.Numel())
+	return out, kernels.Download(q, out, x)
+}
+
+// Entries describes bound parameters for the safetensors writer; values are downloaded in pieces while the file is written.
+func Entries(q *kernels.Queue, params []*Param) []safetensors.Entry {
+	out := make([]safetensors.Entry, 0, len(params))
+	for _, p := range params {
+		out = append(out, safetensors.Entry{Name: p.Name, Shape: p.Shape, DType: safetensors.F32, Stream: func(w io.Writer) error {
+			n := p.Len()
+			flat := p.Data.Reshape(n)
+			buf := make([]float32, min(n, staging))
+			for at := int64(0); at < n; at += staging {
+				part := buf[:min(staging, n-at)]
+				if err := kernels.Download(q, part, flat.Slice(0, at, at+int64(len(part)))); err != nil {
+					return err
+				}
+				if _, err := w.Write(unsafe.Slice((*byte)(unsafe.Pointer(&part[0])), 4*len(part))); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
+	}
+	return out
+}

@@ -1,0 +1,40 @@
+package ops
+
+import (
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/kernels"
+)
+
+type embedding struct {
+	ids  autograd.Tensor
+	w, y autograd.Value
+}
+
+// Embedding gathers the rows of w [vocab, d] that ids (i32 [n]) name.
+func Embedding(t *autograd.Tape, ids autograd.Tensor, w autograd.Value) autograd.Value {
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	op := &embedding{ids: ids, w: w}
+	wd := t.Data(w)
+	yd, h := t.Out(ids.Numel(), wd.Dim[1])
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	t.Queue().GatherRows(kernels.GatherRows{X: wd, IDs: ids, Y: yd, Scale: 1})
+	t.Check("embedding", wd, ids)
+	op.y = t.Record(op, yd, h, t.Needs(w))
+	return op.y
+}
+
+// Name implements autograd.Op.
+func (op *embedding) Name() string { return "embedding" }
+
+// Backward implements autograd.Op.
+func (op *embedding) Backward(t *autograd.Tape) error {
+	dy, _ := t.Grad(op.y)
+	if g, acc, ok := t.GradFor(op.w); ok {
+		t.Queue().ScatterAddRows(kernels.ScatterAddRows{X: dy, IDs: op.ids, Y: g, Scale: 1, Accumulate: kernels.Flag(acc)})
+	}
+	return t.Queue().Err()
+}
