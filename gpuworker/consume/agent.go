@@ -1,0 +1,286 @@
+package consume
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/checkpoint"
+	"github.com/tunefleet/tunefleet/services/lease"
+	"github.com/tunefleet/tunefleet/services/queue"
+	"github.com/tunefleet/tunefleet/services/store"
+)
+
+// traceHeader is the message header with the W3C trace context.
+const traceHeader = "traceparent"
+
+// Agent is the worker process of one host: it pulls messages, holds leases, forms gangs and watches its rank process. It imports no
+// kernels: a crash of the arithmetic cannot take it down.
+type Agent struct {
+	cfg     Config
+	work    queue.Work
+	leases  lease.Store
+	objects store.Objects
+	heads   *checkpoint.Heads
+	logger  *slog.Logger
+	launch  launcher
+
+	events   *publisher
+	busy     atomic.Value // string
+	draining chan struct{}
+	started  time.Time
+}
+
+// New makes an agent.
+func New(cfg Config, s Services) (*Agent, error) {
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, schemas.Errorf(schemas.CodeInvalid, "", "cannot start the worker: %v", err)
+	}
+	l, err := newProcesses(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newAgent(cfg, s, l), nil
+}
+
+func newAgent(cfg Config, s Services, l launcher) *Agent {
+	if s.Logger == nil {
+		s.Logger = slog.Default()
+	}
+	a := &Agent{cfg: cfg, work: s.Work, leases: s.Leases, objects: s.Objects, heads: checkpoint.NewHeads(s.Objects, checkpoint.Config{}),
+		logger: s.Logger.With("worker", cfg.Name), launch: l, draining: make(chan struct{}), started: time.Now().UTC()}
+	a.busy.Store("")
+	return a
+}
+
+// Run works until ctx ends, then drains: it pulls no more, brings a held seat to the next commit, gives it back, and returns nil.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := os.MkdirAll(a.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("cannot create scratch folder: %w", err)
+	}
+	defer os.RemoveAll(a.cfg.Dir)
+	// What is under way outlives ctx by the drain.
+	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { close(a.draining) })
+	defer stop()
+	a.events = newPublisher(wctx, a.leases, a.logger)
+	registered := make(chan struct{})
+	go func() {
+		defer close(registered)
+		a.register(wctx)
+	}()
+	a.logger.Info("worker started", "pool", a.cfg.Pool, "incarnation", a.cfg.Incarnation, "devices", a.cfg.Devices)
+	a.pullLoop(ctx, wctx)
+	cancel()
+	<-a.events.done
+	<-registered
+	a.logger.Info("worker stopped")
+	return nil
+}
+
+func (a *Agent) isDraining() bool {
+	select {
+	case <-a.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// pullLoop takes one message at a time, train first; it returns when ctx has ended and the last message is done or given back.
+func (a *Agent) pullLoop(ctx, wctx context.Context) {
+	kinds := []schemas.StageKind{schemas.KindTrain, schemas.KindPrep, schemas.KindEval, schemas.KindExport}
+	failing := false
+	for next := 0; ctx.Err() == nil; next++ {
+		d, err := a.work.Pull(ctx, kinds[next%len(kinds)], a.cfg.Pool, a.cfg.PullWait)
+		switch {
+		case err == nil:
+			failing = false
+			a.take(wctx, d)
+			next = -1 // train first again
+		case errors.Is(err, queue.ErrEmpty):
+			failing = false
+		case ctx.Err() != nil:
+		default:
+			if !failing {
+				a.logger.Warn("cannot pull work, trying on", "error", err)
+			}
+			failing = true
+			pause(ctx, 500*time.Millisecond)
+		}
+	}
+}
+
+// take works on one delivery until it is done, given back or lost.
+func (a *Agent) take(ctx context.Context, d queue.Delivery) {
+	m := d.Message()
+	name := fmt.Sprintf("%s/%s/%s/%d", m.Tenant, m.Run, m.Stage, m.Index())
+	log := a.logger.With("run", m.Run, "stage", m.Stage, "index", m.Index(), "issue", m.Issue)
+	obsolete, err := a.obsolete(ctx, m)
+	if err != nil {
+		log.Warn("cannot tell whether the message is obsolete, leaving it", "error", err)
+		pause(ctx, time.Second)
+		return
+	}
+	if obsolete {
+		log.Debug("message is obsolete")
+		(&hold{delivery: d, logger: log, lost: make(chan struct{})}).ack(ctx)
+		return
+	}
+	spec, err := a.spec(ctx, m)
+	if err != nil {
+		log.Warn("cannot read the spec of a message, leaving it", "error", err)
+		pause(ctx, time.Second)
+		return
+	}
+	h, err := a.acquire(ctx, d)
+	if err != nil {
+		// Somebody else works on it, or leases cannot be had: the message comes back after AckWait, or is replaced by a higher issue.
+		log.Debug("no lease for a message, leaving it", "error", err)
+		pause(ctx, a.cfg.LeaseTTL/10)
+		return
+	}
+	a.busy.Store(name)
+	defer a.busy.Store("")
+	defer h.release(ctx)
+	if m.Kind == schemas.KindTrain {
+		a.holdSeat(ctx, h, d, spec)
+	} else {
+		a.workPart(ctx, h, d, spec)
+	}
+}
+
+// obsolete reads whether a message may be acked without work.
+func (a *Agent) obsolete(ctx context.Context, m schemas.Message) (bool, error) {
+	head, err := a.readHead(ctx, m.Tenant, m.Run)
+	if err != nil {
+		return false, err
+	}
+	if m.Kind == schemas.KindTrain {
+		return !head.WantsSeat(m.Stage, m.Seat, m.Issue), nil
+	}
+	if head != nil {
+		if st := head.StageByName(m.Stage); head.State.Terminal() || st != nil && st.State.Terminal() {
+			return true, nil
+		}
+	}
+	for _, key := range []string{schemas.ResultKey(m.Tenant, m.Run, m.Stage, m.Part), schemas.FailureKey(m.Tenant, m.Run, m.Stage, m.Part, m.Issue)} {
+		if _, err := a.objects.Stat(ctx, key); err == nil {
+			return true, nil
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// readHead returns nil without an error when the run has no HEAD.
+func (a *Agent) readHead(ctx context.Context, tenant, run string) (*schemas.Head, error) {
+	rctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	head, _, err := a.heads.Read(rctx, tenant, run)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return head, err
+}
+
+// spec reads the run's spec: the open object, or the copy beside HEAD.
+func (a *Agent) spec(ctx context.Context, m schemas.Message) (*schemas.RunSpec, error) {
+	data, _, err := a.objects.Get(ctx, m.Spec, schemas.MaxSpecBytes)
+	if errors.Is(err, store.ErrNotFound) {
+		data, _, err = a.objects.Get(ctx, schemas.SpecKey(m.Tenant, m.Run), schemas.MaxSpecBytes)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read spec %s: %w", m.Spec, err)
+	}
+	var s schemas.RunSpec
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("cannot decode spec %s: %w", m.Spec, err)
+	}
+	if s.Tenant != m.Tenant || s.ID != m.Run {
+		return nil, fmt.Errorf("spec %s is of run %s/%s, the message of %s/%s", m.Spec, s.Tenant, s.ID, m.Tenant, m.Run)
+	}
+	if _, err := s.StageOf(m.Stage); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// startOrder fills a start order and makes its scratch folder; the caller removes it.
+func (a *Agent) startOrder(d queue.Delivery, spec *schemas.RunSpec) (*startOrder, error) {
+	dir, err := os.MkdirTemp(a.cfg.Dir, "rank-")
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a scratch folder: %w", err)
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a scratch folder: %w", err)
+	}
+	return &startOrder{Message: d.Message(), Spec: spec, Worker: a.cfg.Name, Dir: abs, Threads: a.cfg.Threads, Bind: a.cfg.Bind,
+		Advertise: a.cfg.Advertise, TraceParent: d.Header()[traceHeader]}, nil
+}
+
+// poke tells everybody that HEAD of the run changed.
+func (a *Agent) poke(ctx context.Context, m schemas.Message) {
+	pctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := a.work.Poke(pctx, m.Tenant, m.Run); err != nil {
+		a.logger.Debug("poke was lost", "run", m.Run, "error", err)
+	}
+}
+
+func (a *Agent) event(m schemas.Message, e schemas.Event) {
+	e.Tenant, e.Run, e.Stage, e.Worker = m.Tenant, m.Run, m.Stage, a.cfg.Name
+	a.events.send(e)
+}
+
+// register keeps the inventory record fresh.
+func (a *Agent) register(ctx context.Context) {
+	host, _ := os.Hostname()
+	record := func() lease.Worker {
+		return lease.Worker{Name: a.cfg.Name, Incarnation: a.cfg.Incarnation, Pool: a.cfg.Pool, Host: host, PID: os.Getpid(), Devices: a.cfg.Devices,
+			Device: a.cfg.Device, Busy: a.busy.Load().(string), Draining: a.isDraining(), Started: a.started}
+	}
+	tick := time.NewTicker(a.cfg.LeaseTTL / 3)
+	defer tick.Stop()
+	known := true
+	for {
+		rctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := a.leases.Register(rctx, record(), a.cfg.LeaseTTL)
+		cancel()
+		if err != nil && known && ctx.Err() == nil {
+			a.logger.Warn("cannot register in the inventory, trying on", "error", err)
+		}
+		known = err == nil
+		select {
+		case <-ctx.Done():
+			dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			if err := a.leases.Deregister(dctx, record()); err != nil {
+				a.logger.Debug("cannot deregister, the record will lapse", "error", err)
+			}
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

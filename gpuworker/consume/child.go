@@ -1,0 +1,318 @@
+package consume
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// launcher starts ranks: as processes (the product), or as goroutines in tests.
+type launcher interface {
+	// launch starts a rank that reads orders and writes notices. ended is called once, after it is gone, with what is known about why.
+	launch(logger *slog.Logger, trace string, ended func(doneNotice)) (*process, error)
+}
+
+// process is a started rank as the agent sees it.
+type process struct {
+	orders  io.WriteCloser
+	notices io.ReadCloser
+	// kill ends it at once; safe to call at any time.
+	kill func()
+}
+
+// processes starts rank processes.
+type processes struct {
+	command []string
+	env     []string
+	dir     string
+}
+
+func newProcesses(cfg Config) (*processes, error) {
+	command := cfg.RankCommand
+	if len(command) == 0 {
+		exe, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("cannot find this executable for rank processes: %w", err)
+		}
+		command = []string{exe, "rank"}
+	}
+	return &processes{command: command, env: rankEnv(os.Environ(), cfg.RankEnv), dir: cfg.Dir}, nil
+}
+
+// rankEnv builds the environment of a rank from scratch, so that no credential of the agent but the listed ones gets there.
+func rankEnv(environ, extra []string) []string {
+	var env []string
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		switch name {
+		case "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LD_LIBRARY_PATH":
+			env = append(env, kv)
+		default:
+			if strings.HasPrefix(name, "OTEL_") {
+				env = append(env, kv)
+			}
+		}
+	}
+	return append(env, extra...)
+}
+
+func (p *processes) launch(logger *slog.Logger, trace string, ended func(doneNotice)) (*process, error) {
+	orderR, orderW, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	noticeR, noticeW, err := os.Pipe()
+	if err != nil {
+		orderR.Close()
+		orderW.Close()
+		return nil, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	cmd := exec.Command(p.command[0], p.command[1:]...)
+	cmd.Env = p.env
+	if trace != "" {
+		cmd.Env = append(cmd.Env[:len(cmd.Env):len(cmd.Env)], "TRACEPARENT="+trace)
+	}
+	cmd.Dir = p.dir
+	cmd.ExtraFiles = []*os.File{orderR, noticeW} // orderFD, noticeFD
+	tail := &stderrTail{logger: logger}
+	cmd.Stdout, cmd.Stderr = tail, tail
+	cmd.WaitDelay = 2 * time.Second
+	// A rank dies with its agent, however the agent dies, and does not get the terminal's signals.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go func() {
+		// Pdeathsig fires when the starting thread ends: this goroutine keeps its thread as long as the rank lives.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		orderR.Close()
+		noticeW.Close()
+		started <- err
+		if err != nil {
+			return
+		}
+		err = cmd.Wait()
+		tail.flush()
+		ended(crash(cmd.ProcessState, err, tail.last()))
+	}()
+	if err := <-started; err != nil {
+		orderW.Close()
+		noticeR.Close()
+		return nil, fmt.Errorf("cannot start rank process %s: %w", p.command[0], err)
+	}
+	var once sync.Once
+	return &process{orders: orderW, notices: noticeR, kill: func() {
+		once.Do(func() {
+			if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				logger.Error("cannot kill rank process", "pid", cmd.Process.Pid, "error", err)
+			}
+		})
+	}}, nil
+}
+
+// crash describes how a process ended that did not report. A SIGKILL is the host's doing (memory, operator); anything else is taken as
+// the program's, so that a rank that always crashes fails its run instead of being restarted for ever.
+func crash(state *os.ProcessState, err error, tail string) doneNotice {
+	info := &schemas.ErrorInfo{Code: schemas.CodeInternal, Message: "the rank process ended without a report"}
+	if err != nil {
+		info.Message += ": " + err.Error()
+	}
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() && (ws.Signal() == syscall.SIGKILL || ws.Signal() == syscall.SIGTERM) {
+		info.Code = schemas.CodeUnavailable
+	}
+	if tail != "" {
+		info.Message += "; last output: " + tail
+	}
+	return doneNotice{Outcome: outcomeCrashed, Error: info}
+}
+
+// stderrTail logs what a rank prints, line by line, and keeps the end of it for the error report.
+type stderrTail struct {
+	logger *slog.Logger
+	mu     sync.Mutex
+	part   []byte
+	lines  []string
+}
+
+const (
+	maxLogLine = 4 << 10
+	tailLines  = 6
+)
+
+func (s *stderrTail) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.part = append(s.part, p...)
+	for {
+		adv, line, _ := bufio.ScanLines(s.part, false)
+		if adv == 0 && len(s.part) > maxLogLine {
+			adv, line = maxLogLine, s.part[:maxLogLine]
+		}
+		if adv == 0 {
+			return len(p), nil
+		}
+		s.take(string(line[:min(len(line), maxLogLine)]))
+		s.part = append(s.part[:0], s.part[adv:]...)
+	}
+}
+
+func (s *stderrTail) take(line string) {
+	s.logger.Info("rank: " + line)
+	s.lines = append(s.lines, line)
+	if len(s.lines) > tailLines {
+		s.lines = s.lines[1:]
+	}
+}
+
+func (s *stderrTail) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.part) > 0 {
+		s.take(string(s.part))
+		s.part = nil
+	}
+}
+
+func (s *stderrTail) last() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.lines, " | ")
+}
+
+// child is a running rank with its phase watched.
+type child struct {
+	proc   *process
+	orders *lines
+
+	ready     chan string
+	formed    chan uint64
+	committed chan schemas.ManifestRef
+	done      chan doneNotice // exactly one value
+	gone      chan struct{}   // closed when the process has ended
+
+	pulse
+}
+
+// pulse tracks whether the current phase advances.
+type pulse struct {
+	mu       sync.Mutex
+	phase    string
+	progress int64
+	last     time.Time
+}
+
+// beat notes a phase; only advance counts.
+func (p *pulse) beat(phase string, progress int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if phase != p.phase || progress > p.progress {
+		p.phase, p.progress, p.last = phase, progress, time.Now()
+	}
+}
+
+// alive keeps the phase but counts as advance.
+func (p *pulse) alive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last = time.Now()
+}
+
+// idle returns the phase and for how long it has not advanced.
+func (p *pulse) idle() (string, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.phase, time.Since(p.last)
+}
+
+// startChild launches a rank and gives it its work. onEvent is called for each event, in order, and must not block.
+func startChild(l launcher, logger *slog.Logger, o *startOrder, onEvent func(schemas.Event)) (*child, error) {
+	c := &child{ready: make(chan string, 1), formed: make(chan uint64, 1), committed: make(chan schemas.ManifestRef, 64),
+		done: make(chan doneNotice, 1), gone: make(chan struct{})}
+	c.beat("start", 0)
+	ended := make(chan doneNotice, 1)
+	proc, err := l.launch(logger, o.TraceParent, func(d doneNotice) { ended <- d })
+	if err != nil {
+		return nil, err
+	}
+	c.proc, c.orders = proc, &lines{w: proc.orders, patience: 5 * time.Second}
+	go func() {
+		var report *doneNotice
+		err := readLines(proc.notices, func(n notice) error {
+			switch {
+			case n.Ready != nil:
+				c.alive()
+				offer(c.ready, n.Ready.Addr)
+			case n.Formed != 0:
+				c.alive()
+				offer(c.formed, n.Formed)
+			case n.Committed != nil:
+				c.alive()
+				offer(c.committed, *n.Committed)
+			case n.Event != nil:
+				c.alive()
+				onEvent(*n.Event)
+			case n.Phase != nil:
+				c.beat(n.Phase.Name, n.Phase.Done)
+			case n.Done != nil && report == nil:
+				report = n.Done
+				c.done <- *report
+			}
+			return nil
+		})
+		if err != nil {
+			logger.Warn("notices of the rank ended", "error", err)
+		}
+		proc.notices.Close()
+		how := <-ended
+		if report == nil {
+			c.done <- how
+		}
+		proc.orders.Close()
+		close(c.gone)
+	}()
+	if err := c.orders.write(order{Start: o}); err != nil {
+		logger.Warn("cannot send orders to the rank", "error", err) // it has ended: done tells why
+	}
+	return c, nil
+}
+
+// offer sends unless the channel is full: such notices are hints.
+func offer[T any](ch chan T, v T) {
+	select {
+	case ch <- v:
+	default:
+	}
+}
+
+// control passes a control word on.
+func (c *child) control(w schemas.Control) { c.orders.write(order{Control: &w}) }
+
+// stop asks the rank to end, kills it after grace, and returns when it is gone.
+func (c *child) stop(grace time.Duration) {
+	select {
+	case <-c.gone:
+		return
+	default:
+	}
+	if grace > 0 {
+		c.orders.write(order{Stop: true})
+		select {
+		case <-c.gone:
+			return
+		case <-time.After(grace):
+		}
+	}
+	c.proc.kill()
+	<-c.gone
+}

@@ -1,0 +1,261 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/checkpoint"
+)
+
+// work watches the rank through its generation until it has ended.
+func (s *seat) work(ctx context.Context, c *child, own *schemas.Head) {
+	tick := time.NewTicker(s.a.cfg.WatchPoll)
+	defer tick.Stop()
+	stall := time.NewTicker(max(50*time.Millisecond, s.a.cfg.LeaseTTL/3))
+	defer stall.Stop()
+	word := schemas.ControlNone
+	tell := func(w schemas.Control) {
+		if w != word {
+			s.log.Info("control word", "word", w)
+			c.control(w)
+			word = w
+		}
+	}
+	draining := s.a.draining
+	var drainLimit <-chan time.Time
+	for {
+		look := false
+		select {
+		case d := <-c.done:
+			s.ended(ctx, d, own)
+			return
+		case g := <-c.formed:
+			s.log.Info("gang is complete", "generation", g)
+		case ref := <-c.committed:
+			s.failed = 0
+			s.a.event(s.m, schemas.Event{Type: schemas.EventCommit, Generation: ref.Generation, Step: ref.Step})
+			s.a.poke(ctx, s.m)
+		case <-s.poke:
+			look = true
+		case <-s.h.hint:
+			look = true
+		case <-tick.C:
+			look = true
+		case <-s.h.lost:
+			return // the rank is killed by attempt; the seat is another's
+		case <-stall.C:
+			if phase, idle := c.idle(); idle > s.a.cfg.stallLimit(phase) {
+				c.stop(0)
+				s.ended(ctx, doneNotice{Outcome: outcomeStalled, Error: schemas.Errorf(schemas.CodeTimeout, phase, "phase %q did not advance for %s", phase,
+					idle.Round(time.Second))}, own)
+				return
+			}
+		case <-draining:
+			draining = nil
+			drainLimit = time.After(s.a.cfg.DrainTimeout)
+			s.a.event(s.m, schemas.Event{Type: schemas.EventPreempt, Generation: own.Generation, Message: "the worker drains"})
+			tell(schemas.ControlPreempt)
+		case <-drainLimit:
+			s.log.Warn("the gang did not commit in time, leaving at the last commit")
+			c.stop(0)
+			s.ended(ctx, doneNotice{Outcome: outcomeInterrupted}, own)
+			return
+		case <-ctx.Done():
+			return
+		}
+		if !look {
+			continue
+		}
+		head, err := s.a.readHead(ctx, s.m.Tenant, s.m.Run)
+		if err != nil || head == nil {
+			continue // the work does not depend on it: commits are fenced
+		}
+		if reason := outdated(head, own, s.m, s.a.cfg.Incarnation); reason != "" {
+			if head.Manifest != nil && head.Manifest.Final && !head.State.Terminal() {
+				continue // this very gang's last commit: the rank is about to end
+			}
+			s.log.Warn("stopping the rank", "reason", reason, "generation", own.Generation, "head", head.Generation)
+			s.a.event(s.m, schemas.Event{Type: schemas.EventFenced, Generation: own.Generation, Message: reason})
+			c.stop(0)
+			return
+		}
+		if !s.a.isDraining() {
+			tell(head.Control)
+		}
+	}
+}
+
+// outdated says why the rank's generation is over according to HEAD, "" while it is not.
+func outdated(head, own *schemas.Head, m schemas.Message, incarnation string) string {
+	switch {
+	case head.State.Terminal():
+		return "the run is " + string(head.State)
+	case !head.WantsSeat(m.Stage, m.Seat, m.Issue):
+		return "the seat is no longer wanted at this issue"
+	case head.Generation > own.Generation:
+		return "a newer generation exists"
+	case memberOf(head, m, incarnation) == nil:
+		return "the generation was ended"
+	}
+	for _, w := range head.Members {
+		if !slices.Contains(head.Seats, schemas.Seat{Seat: w.Seat, Issue: w.Issue}) {
+			return "another member lost its seat"
+		}
+	}
+	return ""
+}
+
+// ended acts on the end of a rank; own is nil when it was in no generation yet.
+func (s *seat) ended(ctx context.Context, d doneNotice, own *schemas.Head) {
+	log := s.log.With("outcome", d.Outcome)
+	if d.Error != nil {
+		log = log.With("error", d.Error.Error())
+	}
+	if own == nil {
+		if s.a.isDraining() || ctx.Err() != nil {
+			return
+		}
+		log.Warn("rank ended before it joined")
+		s.failed++
+		s.backoff(ctx)
+		return
+	}
+	generation := own.Generation
+	log = log.With("generation", generation)
+	me := memberOf(own, s.m, s.a.cfg.Incarnation)
+	switch d.Outcome {
+	case outcomeDone:
+		log.Info("rank is done")
+		s.awaitFinal(ctx, own, me != nil && me.Rank == 0)
+		return
+	case outcomeFenced:
+		log.Warn("rank was fenced")
+		pause(ctx, s.a.cfg.FormPoll)
+		return
+	case outcomeInterrupted:
+		log.Info("rank stopped")
+	case outcomePeerLost:
+		log.Warn("rank lost a peer")
+		s.a.event(s.m, schemas.Event{Type: schemas.EventMemberLost, Generation: generation, Step: own.Step})
+		if s.blamed(ctx, generation) {
+			return
+		}
+	default:
+		log.Error("rank failed")
+		s.failed++
+	}
+	cause := causeOf(d)
+	if d.Outcome == outcomePeerLost || d.Outcome == outcomeInterrupted {
+		d.Error = nil // not a failure of this run; the event and the log say what happened
+	}
+	_, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, generation, cause, d.Error)
+	if err != nil && !schemas.IsCode(err, schemas.CodeFenced) {
+		log.Warn("cannot record the end of the generation", "cause", cause, "error", err)
+	}
+	s.a.poke(ctx, s.m)
+	if d.Outcome == outcomeFailed && d.Error != nil {
+		s.a.event(s.m, schemas.Event{Type: schemas.EventWarning, Generation: generation, Step: own.Step, Message: "rank failed: " + d.Error.Error(), Error: d.Error})
+		if d.Error.Permanent {
+			s.refused = generation
+			return
+		}
+	}
+	if cause != schemas.CausePreempted && d.Outcome != outcomePeerLost {
+		s.backoff(ctx)
+	}
+}
+
+// backoff waits longer after each failure in a row.
+func (s *seat) backoff(ctx context.Context) {
+	pause(ctx, min(30*time.Second, s.a.cfg.FormPoll<<min(s.failed, 10)))
+}
+
+// blamed waits for the agent of the lost rank to record why it ended; true when HEAD says that the generation is over.
+func (s *seat) blamed(ctx context.Context, generation uint64) bool {
+	deadline := time.Now().Add(s.a.cfg.BlameGrace)
+	for {
+		head, err := s.a.readHead(ctx, s.m.Tenant, s.m.Run)
+		if err == nil && head != nil && (head.Generation > generation || len(head.Members) == 0) {
+			return true
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return false
+		}
+		s.wait(ctx, min(s.a.cfg.FormPoll, s.a.cfg.BlameGrace/4+time.Millisecond))
+	}
+}
+
+// awaitFinal waits until HEAD shows the gang's final commit, which rank 0 may still be writing when another rank is done. Rank 0 itself
+// has committed before it ended: if HEAD knows nothing of a final commit then, the handler is wrong.
+func (s *seat) awaitFinal(ctx context.Context, own *schemas.Head, committer bool) {
+	deadline := time.Now().Add(s.a.cfg.stallLimit(PhaseCommit))
+	for {
+		head, err := s.a.readHead(ctx, s.m.Tenant, s.m.Run)
+		switch {
+		case err != nil:
+			s.log.Warn("cannot read HEAD after the last step, trying on", "error", err)
+		case head == nil || !head.WantsSeat(s.m.Stage, s.m.Seat, s.m.Issue):
+			s.a.poke(ctx, s.m)
+			return
+		case head.Generation > own.Generation || len(head.Members) == 0:
+			return
+		case committer:
+			info := schemas.Errorf(schemas.CodeInternal, "", "the train handler ended without a final commit")
+			s.failed++
+			if _, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, own.Generation, schemas.CauseApplication, info); err != nil {
+				s.log.Warn("cannot record the end of the generation", "error", err)
+			}
+			s.backoff(ctx)
+			return
+		}
+		if s.h.isLost() || ctx.Err() != nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.log.Warn("no final commit of rank 0 in time")
+			if _, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, own.Generation, schemas.CauseInfrastructure, nil); err != nil {
+				s.log.Warn("cannot record the end of the generation", "error", err)
+			}
+			return
+		}
+		s.wait(ctx, s.a.cfg.FormPoll)
+	}
+}
+
+// yield gives the seat back for good: HEAD wants it at the next issue, so that another worker gets it, then the message is acked. When
+// HEAD cannot be swapped the lease lapses and control does the same.
+func (s *seat) yield(ctx context.Context) {
+	yctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	head, err := s.a.readHead(yctx, s.m.Tenant, s.m.Run)
+	if err == nil && head != nil && memberOf(head, s.m, s.a.cfg.Incarnation) != nil {
+		cause := schemas.CausePreempted
+		if s.failed >= maxFailed {
+			cause = schemas.CauseInfrastructure
+		}
+		if _, err := s.a.heads.EndGeneration(yctx, s.m.Tenant, s.m.Run, head.Generation, cause, nil); err != nil {
+			s.log.Warn("cannot record the end of the generation", "error", err)
+		}
+	}
+	_, err = s.a.heads.Swap(yctx, s.m.Tenant, s.m.Run, func(head *schemas.Head) error {
+		if !head.WantsSeat(s.m.Stage, s.m.Seat, s.m.Issue) {
+			return checkpoint.ErrNoChange
+		}
+		for i := range head.Seats {
+			if head.Seats[i].Seat == s.m.Seat {
+				head.Seats[i].Issue++
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, checkpoint.ErrNoChange) {
+		s.log.Warn("cannot give the seat back in HEAD, the lease will lapse", "error", err)
+		return
+	}
+	s.h.ack(ctx)
+	s.a.poke(ctx, s.m)
+	s.log.Info("seat given back")
+}
