@@ -29,6 +29,17 @@ func OpenKey(pool string, prio int, tenant, run string) string {
 	return fmt.Sprintf("open/%s/%d-%s-%s.json", pool, prio, tenant, run)
 }
 
+// EndedPrefix indexes the ended runs of a tenant ("" = all tenants), in the order of their ids.
+func EndedPrefix(tenant string) string {
+	if tenant == "" {
+		return "ended/"
+	}
+	return "ended/" + tenant + "/"
+}
+
+// EndedKey is the index record (a RunView) of a run that has ended, written before its open object is deleted.
+func EndedKey(tenant, run string) string { return EndedPrefix(tenant) + run + ".json" }
+
 // RunPrefix is where everything of a run lies.
 func RunPrefix(tenant, run string) string { return "runs/" + tenant + "/" + run + "/" }
 
