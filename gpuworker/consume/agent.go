@@ -67,6 +67,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot create scratch folder: %w", err)
 	}
 	defer os.RemoveAll(a.cfg.Dir)
+	if err := a.probe(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
 	// What is under way outlives ctx by the drain.
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -85,6 +88,27 @@ func (a *Agent) Run(ctx context.Context) error {
 	<-registered
 	a.logger.Info("worker stopped")
 	return nil
+}
+
+// probe refuses a store without correct conditional writes and waits for one that cannot be reached yet.
+func (a *Agent) probe(ctx context.Context) error {
+	deadline := time.Now().Add(a.cfg.StartTimeout)
+	for told := false; ; told = true {
+		err := store.Probe(ctx, a.objects)
+		switch {
+		case err == nil, ctx.Err() != nil:
+			return nil
+		case errors.Is(err, store.ErrUnsafe):
+			return schemas.Errorf(schemas.CodeStoreUnsafe, "", "cannot start the worker: %v", err).
+				WithHint("use a store with If-Match and If-None-Match on PUT, see tunefleet doctor")
+		case time.Now().After(deadline):
+			return schemas.Errorf(schemas.CodeUnavailable, "", "cannot start the worker: %v", err).WithHint("is the object store up and are its keys right?")
+		}
+		if !told {
+			a.logger.Warn("cannot probe the object store, trying on", "error", err)
+		}
+		pause(ctx, 300*time.Millisecond)
+	}
 }
 
 func (a *Agent) isDraining() bool {
@@ -168,10 +192,8 @@ func (a *Agent) obsolete(ctx context.Context, m schemas.Message) (bool, error) {
 	if m.Kind == schemas.KindTrain {
 		return !head.WantsSeat(m.Stage, m.Seat, m.Issue), nil
 	}
-	if head != nil {
-		if st := head.StageByName(m.Stage); head.State.Terminal() || st != nil && st.State.Terminal() {
-			return true, nil
-		}
+	if !head.WantsPart(m.Stage, m.Part, m.Issue) {
+		return true, nil
 	}
 	for _, key := range []string{schemas.ResultKey(m.Tenant, m.Run, m.Stage, m.Part), schemas.FailureKey(m.Tenant, m.Run, m.Stage, m.Part, m.Issue)} {
 		if _, err := a.objects.Stat(ctx, key); err == nil {

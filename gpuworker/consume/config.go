@@ -60,6 +60,8 @@ type Config struct {
 	// FormTimeout bounds the forming of the ranks' mesh. OpTimeout bounds one collective call.
 	FormTimeout time.Duration
 	OpTimeout   time.Duration
+	// StartTimeout is how long the start waits for the object store.
+	StartTimeout time.Duration
 	// KillGrace is how long a rank asked to stop may live. DrainTimeout is how long a draining agent waits for the gang's commit.
 	KillGrace    time.Duration
 	DrainTimeout time.Duration
@@ -89,6 +91,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.WatchPoll, 2*time.Second)
 	def(&c.FormTimeout, 60*time.Second)
 	def(&c.OpTimeout, 10*time.Minute)
+	def(&c.StartTimeout, time.Minute)
 	def(&c.KillGrace, 10*time.Second)
 	def(&c.DrainTimeout, 60*time.Second)
 	def(&c.BlameGrace, time.Second)

@@ -102,7 +102,7 @@ func (a *Agent) watchPart(ctx context.Context, h *hold, c *child, m schemas.Mess
 		case <-tick.C:
 		}
 		head, err := a.readHead(ctx, m.Tenant, m.Run)
-		if err == nil && head != nil && head.State.Terminal() {
+		if err == nil && !head.WantsPart(m.Stage, m.Part, m.Issue) {
 			c.stop(a.cfg.KillGrace)
 			h.ack(ctx)
 			return doneNotice{}, false

@@ -244,9 +244,10 @@ func (s *seat) yield(ctx context.Context) {
 		if !head.WantsSeat(s.m.Stage, s.m.Seat, s.m.Issue) {
 			return checkpoint.ErrNoChange
 		}
+		head.LastIssue++
 		for i := range head.Seats {
 			if head.Seats[i].Seat == s.m.Seat {
-				head.Seats[i].Issue++
+				head.Seats[i].Issue = head.LastIssue
 			}
 		}
 		return nil
