@@ -1,0 +1,106 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+const eventBatch = 500
+
+var streamID = regexp.MustCompile(`^[0-9]{1,20}(-[0-9]{1,20})?$`)
+
+// events streams a run's live events as SSE until the run is over and its last event is sent, or the client leaves. The final state is
+// read from HEAD and not from the stream, which may be lost at any time.
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	tenant, run, err := pathNames(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	after := r.Header.Get("Last-Event-ID")
+	if q := r.URL.Query().Get("after"); after == "" {
+		after = q
+	}
+	if after != "" && !streamID.MatchString(after) {
+		s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "Last-Event-ID", "%q is no event id", after))
+		return
+	}
+	view, err := s.runs.Get(r.Context(), tenant, run)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	out := http.NewResponseController(w)
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	send := func(id string, e schemas.Event) error {
+		data, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		if id != "" {
+			if _, err := fmt.Fprintf(w, "id: %s\n", id); err != nil {
+				return err
+			}
+		}
+		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", e.Type, data)
+		return err
+	}
+	beat := time.Now()
+	for r.Context().Err() == nil {
+		// The state is read before the tail: a terminal run whose tail is then empty has nothing more to say.
+		if v, err := s.runs.Get(r.Context(), tenant, run); err == nil {
+			view = v
+		}
+		evs, err := s.live.Tail(r.Context(), tenant, run, after, eventBatch, s.wait(view.State))
+		if err != nil && r.Context().Err() == nil {
+			s.log.DebugContext(r.Context(), "cannot read live events", "run", run, "error", err)
+			pause(r, s.cfg.Poll)
+		}
+		for _, e := range evs {
+			if send(e.ID, e.Event) != nil {
+				return
+			}
+			after = e.ID
+		}
+		if len(evs) == 0 && view.State.Terminal() {
+			final := schemas.Event{At: view.Updated, Type: schemas.EventState, Tenant: tenant, Run: run, Message: string(view.State), Error: view.Error}
+			if send("", final) == nil {
+				_ = out.Flush()
+			}
+			return
+		}
+		if time.Since(beat) >= s.cfg.Heartbeat {
+			if _, err := fmt.Fprint(w, ": still here\n\n"); err != nil {
+				return
+			}
+			beat = time.Now()
+		}
+		if out.Flush() != nil {
+			return
+		}
+	}
+}
+
+func (s *Server) wait(state schemas.RunState) time.Duration {
+	if state.Terminal() {
+		return 0
+	}
+	return s.cfg.Poll
+}
+
+func pause(r *http.Request, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-r.Context().Done():
+	case <-t.C:
+	}
+}

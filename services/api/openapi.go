@@ -1,0 +1,101 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/invopop/jsonschema"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// route is a row of the OpenAPI description.
+type route struct {
+	method, path, summary string
+	query                 []string
+	request, response     string
+}
+
+func routes() []route {
+	return []route{
+		{"post", "/v1/runs", "Submit a run; the answer is the acknowledgement", nil, "RunSpec", "SubmitReply"},
+		{"get", "/v1/runs", "List runs by (tenant, run)", []string{"tenant", "state", "limit", "after"}, "", "RunList"},
+		{"get", "/v1/runs/{tenant}/{id}", "One run", nil, "", "RunView"},
+		{"post", "/v1/runs/{tenant}/{id}/cancel", "Cancel; final at once", nil, "", "RunView"},
+		{"post", "/v1/runs/{tenant}/{id}/pause", "Pause at the next boundary", nil, "", "RunView"},
+		{"post", "/v1/runs/{tenant}/{id}/resume", "Resume a paused run", nil, "", "RunView"},
+		{"get", "/v1/runs/{tenant}/{id}/events", "Live events (SSE); Last-Event-ID resumes", []string{"after"}, "", "Event"},
+		{"get", "/v1/runs/{tenant}/{id}/outputs", "Files of the run's outputs", nil, "", "OutputList"},
+		{"get", "/v1/runs/{tenant}/{id}/outputs/{path}", "One output file", nil, "", ""},
+		{"put", "/v1/inputs/{tenant}/{sha256}", "Upload an input file under its SHA-256", nil, "", "File"},
+		{"get", "/v1/workers", "Live workers", []string{"pool"}, "", "WorkerList"},
+		{"get", "/v1/pools", "What control decided last for each pool", nil, "", "PoolList"},
+	}
+}
+
+// Description is the OpenAPI 3.1 description of the API.
+func Description(version string) map[string]any {
+	reflector := jsonschema.Reflector{Anonymous: true, ExpandedStruct: false}
+	defs := map[string]any{}
+	for _, v := range []any{&schemas.RunSpec{}, &schemas.SubmitReply{}, &schemas.RunView{}, &schemas.RunList{}, &schemas.Event{}, &schemas.OutputList{},
+		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.APIError{}} {
+		for name, d := range reflector.Reflect(v).Definitions {
+			defs[name] = d
+		}
+	}
+	paths := map[string]any{}
+	for _, rt := range routes() {
+		var params []any
+		for _, part := range strings.Split(rt.path, "/") {
+			if strings.HasPrefix(part, "{") {
+				params = append(params, map[string]any{"name": strings.Trim(part, "{}"), "in": "path", "required": true, "schema": map[string]string{"type": "string"}})
+			}
+		}
+		for _, q := range rt.query {
+			params = append(params, map[string]any{"name": q, "in": "query", "schema": map[string]string{"type": "string"}})
+		}
+		op := map[string]any{"summary": rt.summary, "responses": map[string]any{
+			"2XX": map[string]any{"description": "done", "content": content(rt.response, strings.HasSuffix(rt.path, "/events"))},
+			"4XX": map[string]any{"description": "refused", "content": content("APIError", false)},
+			"5XX": map[string]any{"description": "failed", "content": content("APIError", false)},
+		}}
+		if params != nil {
+			op["parameters"] = params
+		}
+		if rt.request != "" {
+			op["requestBody"] = map[string]any{"required": true, "content": content(rt.request, false)}
+		} else if rt.method == "put" {
+			op["requestBody"] = map[string]any{"required": true, "content": content("", false)}
+		}
+		entry, ok := paths[rt.path].(map[string]any)
+		if !ok {
+			entry = map[string]any{}
+			paths[rt.path] = entry
+		}
+		entry[rt.method] = op
+	}
+	return map[string]any{
+		"openapi": "3.1.0",
+		"info":    map[string]any{"title": "tunefleet", "version": version, "license": map[string]string{"name": "Apache-2.0"}},
+		"paths":   paths,
+		"components": map[string]any{"schemas": defs,
+			"securitySchemes": map[string]any{"token": map[string]string{"type": "http", "scheme": "bearer"}}},
+		"security": []any{map[string]any{"token": []string{}}},
+		"$defs":    defs,
+	}
+}
+
+func content(name string, stream bool) map[string]any {
+	if name == "" {
+		return map[string]any{"application/octet-stream": map[string]any{}}
+	}
+	kind := "application/json"
+	if stream {
+		kind = "text/event-stream"
+	}
+	return map[string]any{kind: map[string]any{"schema": map[string]string{"$ref": "#/components/schemas/" + name}}}
+}
+
+func (s *Server) openapi(w http.ResponseWriter, r *http.Request) {
+	s.reply(w, r, http.StatusOK, Description(s.cfg.Version))
+}

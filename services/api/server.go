@@ -1,0 +1,233 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"embed"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/lease"
+	"github.com/tunefleet/tunefleet/services/store"
+)
+
+//go:embed web
+var webFiles embed.FS
+
+// Runs is what the API does with runs; package control implements it.
+type Runs interface {
+	// Submit takes a spec as JSON; the reply is the acknowledgement.
+	Submit(ctx context.Context, spec []byte) schemas.SubmitReply
+	Get(ctx context.Context, tenant, run string) (*schemas.RunView, error)
+	List(ctx context.Context, f schemas.RunFilter) (*schemas.RunList, error)
+	// Act moves a run by one of RunCancel, RunPause and RunResume.
+	Act(ctx context.Context, tenant, run string, e schemas.RunEvent) (*schemas.RunView, error)
+	// Pools says what control decided last for each pool.
+	Pools(ctx context.Context) (*schemas.PoolList, error)
+}
+
+// Config describes the server.
+type Config struct {
+	// Token is the bearer token that every /v1 request must carry. It must not be empty.
+	Token string
+	// Pools are the pools whose workers are listed when a request names none.
+	Pools []string
+	// MaxInputBytes bounds an uploaded file (default 64 GiB).
+	MaxInputBytes int64
+	// Spool is the folder that uploads are checked in before they are stored; default os.TempDir().
+	Spool string
+	// Heartbeat is the pace of SSE comments (default 15 s); Poll the longest wait for live events (default 1 s).
+	Heartbeat, Poll time.Duration
+	// Version is shown in /healthz and the OpenAPI description.
+	Version string
+}
+
+// WithDefaults fills what is zero.
+func (c Config) WithDefaults() Config {
+	if c.MaxInputBytes == 0 {
+		c.MaxInputBytes = 64 << 30
+	}
+	if c.Spool == "" {
+		c.Spool = os.TempDir()
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = 15 * time.Second
+	}
+	if c.Poll == 0 {
+		c.Poll = time.Second
+	}
+	return c
+}
+
+// Validate reports every problem.
+func (c Config) Validate() error {
+	var errs []error
+	if len(c.Token) < 16 {
+		errs = append(errs, errors.New("the API token must have at least 16 characters"))
+	}
+	if c.MaxInputBytes < 1 || c.Heartbeat <= 0 || c.Poll <= 0 {
+		errs = append(errs, errors.New("the API's limits must be positive"))
+	}
+	return errors.Join(errs...)
+}
+
+// Server is the HTTP API. Make it with New and serve it with Serve, or mount Handler.
+type Server struct {
+	cfg     Config
+	runs    Runs
+	objects store.Objects
+	live    lease.Store
+	log     *slog.Logger
+	token   [32]byte
+	handler http.Handler
+}
+
+// New makes a server. Errors: the configuration's.
+func New(cfg Config, runs Runs, objects store.Objects, live lease.Store, log *slog.Logger) (*Server, error) {
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, runs: runs, objects: objects, live: live, log: log, token: sha256.Sum256([]byte(cfg.Token))}
+	web, err := fs.Sub(webFiles, "web")
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.health)
+	mux.HandleFunc("GET /openapi.json", s.openapi)
+	mux.Handle("GET /", http.FileServerFS(web))
+	v1 := http.NewServeMux()
+	v1.HandleFunc("POST /v1/runs", s.submit)
+	v1.HandleFunc("GET /v1/runs", s.list)
+	v1.HandleFunc("GET /v1/runs/{tenant}/{id}", s.get)
+	v1.HandleFunc("POST /v1/runs/{tenant}/{id}/{action}", s.act)
+	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/events", s.events)
+	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/outputs", s.outputs)
+	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/outputs/{path...}", s.output)
+	v1.HandleFunc("PUT /v1/inputs/{tenant}/{sha256}", s.putInput)
+	v1.HandleFunc("GET /v1/workers", s.workers)
+	v1.HandleFunc("GET /v1/pools", s.pools)
+	v1.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, schemas.Errorf(schemas.CodeNotFound, r.URL.Path, "no such route: %s %s", r.Method, r.URL.Path))
+	})
+	mux.Handle("/v1/", s.authorized(v1))
+	s.handler = headers(http.NewCrossOriginProtection().Handler(mux))
+	return s, nil
+}
+
+// Handler is the whole API.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Serve answers on the listener until ctx ends, then lets requests finish for up to 5 seconds.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// Streams end with the server: a request's context is the server's.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := srv.Shutdown(stop)
+	if err != nil {
+		err = srv.Close()
+	}
+	<-done
+	return err
+}
+
+func (s *Server) authorized(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		sum := sha256.Sum256([]byte(token))
+		if !strings.EqualFold(kind, "Bearer") || subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="tunefleet"`)
+			s.fail(w, r, schemas.Errorf(schemas.CodeAuth, "", "the request has no valid bearer token").WithHint("the embedded server's token is in the file api-token of its data directory"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// headers keeps browsers strict: nothing is loaded from elsewhere, framed, sniffed or cached.
+func headers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
+	s.reply(w, r, http.StatusOK, map[string]string{"status": "ok", "version": s.cfg.Version})
+}
+
+func (s *Server) reply(w http.ResponseWriter, r *http.Request, status int, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if _, err := w.Write(append(data, '\n')); err != nil {
+		s.log.DebugContext(r.Context(), "cannot send the reply", "error", err)
+	}
+}
+
+// fail answers with the error's code and status. Internal errors are logged, not shown: they may name what users must not see.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := errorInfo(err)
+	status := schemas.HTTPStatus(e.Code)
+	if status == http.StatusInternalServerError {
+		s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		if e.Code == schemas.CodeInternal {
+			e = schemas.Errorf(schemas.CodeInternal, "", "internal error, see the server's log")
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(schemas.APIError{Error: e}); err != nil {
+		s.log.DebugContext(r.Context(), "cannot send the error", "error", err)
+	}
+}
+
+func errorInfo(err error) *schemas.ErrorInfo {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return schemas.Errorf(schemas.CodeNotFound, "", "no such object")
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, lease.ErrUnavailable):
+		return schemas.Errorf(schemas.CodeUnavailable, "", "%v", err)
+	case errors.Is(err, store.ErrFull):
+		return schemas.Errorf(schemas.CodeDiskFull, "", "%v", err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return schemas.Errorf(schemas.CodeTimeout, "", "%v", err)
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return schemas.Errorf(schemas.CodeInvalid, "", "the body is larger than %d bytes", tooLarge.Limit)
+	}
+	return schemas.AsErrorInfo(err)
+}

@@ -1,0 +1,273 @@
+// The dashboard: runs, one run with its live loss, workers. Everything from the server is put into text nodes, never parsed as HTML.
+const $ = (id) => document.getElementById(id);
+const make = (tag, cls, text) => {
+  const e = document.createElement(tag);
+  if (cls) e.className = cls;
+  if (text !== undefined && text !== null) e.textContent = text;
+  return e;
+};
+
+// ---- token and requests
+const stored = 'tunefleet.token';
+function takeToken() {
+  const m = /^#token=([\w.-]+)$/.exec(location.hash);
+  if (m) { sessionStorage.setItem(stored, m[1]); history.replaceState(null, '', location.pathname + '#/'); }
+  return sessionStorage.getItem(stored) || '';
+}
+let token = takeToken();
+async function call(path, options = {}) {
+  const r = await fetch(path, { ...options, headers: { ...(options.headers || {}), Authorization: `Bearer ${token}` } });
+  if (r.status === 401) { askToken(); throw new Error('not signed in'); }
+  if (!r.ok) {
+    const body = await r.json().catch(() => null);
+    throw new Error(body?.error?.message || `${r.status} ${r.statusText}`);
+  }
+  return r;
+}
+const getJSON = async (path) => (await call(path)).json();
+function askToken() { if (!$('login').open) $('login').showModal(); }
+$('login').addEventListener('close', () => { token = $('token').value.trim(); sessionStorage.setItem(stored, token); $('token').value = ''; refresh(); route(); });
+
+// ---- formatting
+const ago = (t) => {
+  const s = (Date.now() - Date.parse(t)) / 1000;
+  if (!(s >= 0) || s > 1e9) return '';
+  if (s < 90) return `${Math.round(s)} s ago`;
+  if (s < 5400) return `${Math.round(s / 60)} min ago`;
+  return s < 172800 ? `${Math.round(s / 3600)} h ago` : `${Math.round(s / 86400)} d ago`;
+};
+const short = (x) => (x === undefined || x === '' || !isFinite(x) ? '' : Number(x).toPrecision(4));
+const bytes = (n) => { const u = ['B', 'KiB', 'MiB', 'GiB']; let i = 0; while (n >= 1024 && i < 3) { n /= 1024; i++; } return `${n.toFixed(i ? 1 : 0)} ${u[i]}`; };
+
+// ---- overview
+const states = ['queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled'];
+let runs = [], wanted = '', selected = null, detail = null;
+function drawStates() {
+  $('states').replaceChildren(...states.map((s) => {
+    const b = make('button', '', `${s} ${runs.filter((r) => r.state === s).length}`);
+    b.type = 'button';
+    b.setAttribute('aria-pressed', String(wanted === s));
+    b.onclick = () => { wanted = wanted === s ? '' : s; drawRuns(); };
+    return b;
+  }));
+}
+function drawRuns() {
+  drawStates();
+  const q = $('filter').value.toLowerCase();
+  const rows = runs.filter((r) => (!wanted || r.state === wanted) && `${r.tenant}/${r.run} ${r.name || ''}`.toLowerCase().includes(q));
+  rows.sort((a, b) => Date.parse(b.created || 0) - Date.parse(a.created || 0));
+  $('run-rows').replaceChildren(...rows.map((r) => {
+    const tr = make('tr', selected === `${r.tenant}/${r.run}` ? 'selected' : '');
+    tr.tabIndex = 0;
+    const running = (r.stages || []).filter((s) => s.state === 'running').map((s) => s.name).join(', ');
+    tr.append(make('td', '', `${r.tenant}/${r.run.slice(0, 12)}`), make('td', '', r.name || ''), make('td', r.state, r.state), make('td', 'wide', running || r.reason || ''),
+      make('td', 'num', r.step || ''), make('td', 'num', short(r.progress?.loss)), make('td', 'wide', ago(r.updated)));
+    const open = () => { location.hash = `#/run/${r.tenant}/${r.run}`; };
+    tr.onclick = open;
+    tr.onkeydown = (e) => {
+      if (e.key === 'Enter') open();
+      if (e.key === 'j') tr.nextElementSibling?.focus();
+      if (e.key === 'k') tr.previousElementSibling?.focus();
+    };
+    return tr;
+  }));
+  $('runs-empty').hidden = runs.length > 0;
+}
+function drawWorkers(list) {
+  $('worker-rows').replaceChildren(...list.map((w) => {
+    const tr = make('tr');
+    tr.append(make('td', '', w.name), make('td', '', w.pool), make('td', w.busy ? 'running' : '', (w.busy || 'idle') + (w.draining ? ' (draining)' : '')),
+      make('td', 'wide', `${w.devices} × ${w.device}`), make('td', 'wide', w.host), make('td', 'num', w.pid), make('td', 'wide', ago(w.started)));
+    return tr;
+  }));
+  $('workers-empty').hidden = list.length > 0;
+}
+let lastGood = 0;
+async function refresh() {
+  try {
+    const [r, w] = await Promise.all([getJSON('/v1/runs?limit=500'), getJSON('/v1/workers')]);
+    runs = r.runs || [];
+    drawRuns();
+    drawWorkers(w.workers || []);
+    if (selected) await drawDetail();
+    lastGood = Date.now();
+    $('live').textContent = 'live';
+    $('live').className = 'chip ok';
+  } catch (e) {
+    $('live').textContent = lastGood ? `stale since ${new Date(lastGood).toLocaleTimeString()}` : e.message;
+    $('live').className = 'chip stale';
+  }
+}
+
+// ---- one run
+let series = {}, stageProgress = {}, charts = [], stream = null;
+async function drawDetail() {
+  const path = `/v1/runs/${selected}`;
+  const v = await getJSON(path);
+  detail = v;
+  $('detail-title').textContent = `${v.name || 'run'} · ${v.tenant}/${v.run}`;
+  $('detail-facts').textContent = [v.state, v.reason, v.step ? `committed step ${v.step}` : '', v.generation ? `generation ${v.generation}` : '',
+    v.members?.length ? `members ${v.members.map((m) => m.worker).join(', ')}` : ''].filter(Boolean).join(' · ');
+  $('detail-error').hidden = !v.error;
+  if (v.error) $('detail-error').textContent = [v.error.place, v.error.message, v.error.hint].filter(Boolean).join(': ');
+  const live = ['queued', 'running', 'paused'].includes(v.state);
+  document.querySelector('[data-act=pause]').disabled = !['queued', 'running'].includes(v.state);
+  document.querySelector('[data-act=resume]').disabled = v.state !== 'paused';
+  document.querySelector('[data-act=cancel]').disabled = !live;
+  $('stages').replaceChildren(...(v.stages || []).map((s) => {
+    const p = stageProgress[s.name] || {};
+    const share = s.state === 'succeeded' ? 1 : p.total ? Math.min(1, p.done / p.total) : 0;
+    const row = make('div', 'stage'), bar = make('div', 'bar'), fill = make('i');
+    fill.style.width = `${(100 * share).toFixed(1)}%`;
+    bar.append(fill);
+    row.append(make('span', '', s.name), make('span', s.state, s.state), bar, make('span', '', p.total ? `${Math.round(p.done)} / ${Math.round(p.total)}${p.loss ? ` · loss ${short(p.loss)}` : ''}` : ''));
+    return row;
+  }));
+  $('command').textContent = `tunefleet watch ${v.run} --tenant ${v.tenant}\ntunefleet get ${v.run} --tenant ${v.tenant} --json`;
+  const outs = (await getJSON(`${path}/outputs`)).outputs || [];
+  $('outputs').replaceChildren(...outs.map((o) => {
+    const li = make('li'), b = make('button', '', `${o.name} (${bytes(o.bytes)})`);
+    b.type = 'button';
+    b.onclick = () => download(`${path}/outputs/${o.name.split('/').map(encodeURIComponent).join('/')}`, o.name.split('/').pop());
+    li.append(b);
+    return li;
+  }));
+  if (!outs.length) $('outputs').append(make('li', 'empty', 'nothing yet'));
+}
+async function download(path, name) {
+  const a = make('a');
+  a.href = URL.createObjectURL(await (await call(path)).blob());
+  a.download = name;
+  a.click();
+  setTimeout(() => URL.revokeObjectURL(a.href), 10000);
+}
+document.querySelectorAll('[data-act]').forEach((b) => {
+  b.onclick = async () => {
+    if (b.dataset.act === 'cancel' && !confirm('Cancel this run? This is final.')) return;
+    b.disabled = true;
+    try { await call(`/v1/runs/${selected}/${b.dataset.act}`, { method: 'POST' }); } catch (e) { addLog(`${b.dataset.act}: ${e.message}`); }
+    refresh();
+  };
+});
+
+function addLog(text) {
+  const li = make('li', '', text);
+  $('log').prepend(li);
+  while ($('log').childElementCount > 300) $('log').lastElementChild.remove();
+}
+function take(e) {
+  const v = e.values || {};
+  if (e.stage && (v.total || v.steps)) stageProgress[e.stage] = { done: v.done ?? v.rows ?? e.step ?? 0, total: v.total || v.steps, loss: v.loss };
+  if (e.type === 'train.step') {
+    const s = (series[e.stage] ||= { at: new Map() });
+    // A step that was lost and done again overwrites its older self.
+    s.at.set(e.step, v);
+    for (const k of s.at.keys()) if (k > e.step) s.at.delete(k);
+    queueDraw();
+    return;
+  }
+  if (e.type !== 'progress') addLog(`${new Date(e.at).toLocaleTimeString()}  ${e.type}  ${[e.stage, e.step ? `step ${e.step}` : '', e.worker, e.message, e.error?.message].filter(Boolean).join('  ')}`);
+}
+let drawing = false;
+function queueDraw() { if (!drawing) { drawing = true; setTimeout(() => { drawing = false; drawCharts(); }, 400); } }
+// thin keeps the minimum and maximum of each bucket: at most 2,000 points however long the run.
+function thin(xs, ys) {
+  const n = 1000, size = Math.ceil(xs.length / n);
+  if (size <= 2) return [xs, ys];
+  const ox = [], oy = [];
+  for (let i = 0; i < xs.length; i += size) {
+    let lo = i, hi = i;
+    for (let j = i; j < Math.min(i + size, xs.length); j++) { if (ys[j] < ys[lo]) lo = j; if (ys[j] > ys[hi]) hi = j; }
+    for (const j of lo < hi ? [lo, hi] : hi < lo ? [hi, lo] : [lo]) { ox.push(xs[j]); oy.push(ys[j]); }
+  }
+  return [ox, oy];
+}
+function smooth(ys, a) { let m = null; return ys.map((y) => (m = m === null ? y : a * m + (1 - a) * y)); }
+function drawCharts() {
+  const css = getComputedStyle(document.documentElement), line = css.getPropertyValue('--accent').trim(), dim = css.getPropertyValue('--dim').trim(), grid = css.getPropertyValue('--line').trim();
+  charts.forEach((c) => c.destroy());
+  charts = [];
+  $('charts').replaceChildren();
+  const wantedKeys = [['loss', 'loss'], ['grad_norm', 'gradient norm'], ['learning_rate', 'learning rate'], ['tokens_per_second', 'tokens/s']];
+  for (const [stage, s] of Object.entries(series)) {
+    const steps = [...s.at.keys()].sort((a, b) => a - b);
+    for (const [key, title] of wantedKeys) {
+      const xs = steps.filter((k) => s.at.get(k)[key] !== undefined);
+      if (xs.length < 2) continue;
+      const [tx, ty] = thin(xs, xs.map((k) => s.at.get(k)[key]));
+      const box = make('div', 'chart');
+      $('charts').append(box);
+      const axis = { stroke: dim, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid } };
+      const data = [tx, ty], lines = [{ label: 'step' }, { label: title, stroke: key === 'loss' ? dim : line, width: 1 }];
+      if (key === 'loss') { data.push(smooth(ty, Number($('smooth').value))); lines.push({ label: 'smoothed', stroke: line, width: 2 }); }
+      charts.push(new uPlot({ title: `${stage}: ${title}`, width: box.clientWidth - 14, height: 220, cursor: { sync: { key: stage } }, series: lines, axes: [axis, { ...axis, size: 62 }],
+        scales: { x: { time: false }, y: { distr: $('log-y').checked && key === 'loss' ? 3 : 1 } } }, data, box));
+    }
+  }
+}
+async function follow(path) {
+  stream?.abort();
+  const mine = (stream = new AbortController());
+  let last = '';
+  while (!mine.signal.aborted) {
+    try {
+      const r = await call(`/v1/runs/${path}/events`, { signal: mine.signal, headers: last ? { 'Last-Event-ID': last } : {} });
+      const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
+      let buffer = '', final = false;
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        buffer += value;
+        let cut;
+        while ((cut = buffer.indexOf('\n\n')) >= 0) {
+          const block = buffer.slice(0, cut);
+          buffer = buffer.slice(cut + 2);
+          let id = '', data = '';
+          for (const l of block.split('\n')) { if (l.startsWith('id: ')) id = l.slice(4); if (l.startsWith('data: ')) data += l.slice(6); }
+          if (!data) continue;
+          const e = JSON.parse(data);
+          if (id) last = id; else if (e.type === 'run.state') final = true;
+          take(e);
+        }
+      }
+      if (final) return;
+    } catch (e) { if (mine.signal.aborted) return; }
+    await new Promise((ok) => setTimeout(ok, 1500));
+  }
+}
+function route() {
+  const m = /^#\/run\/([a-z0-9_-]+)\/([a-z0-9_-]+)$/.exec(location.hash);
+  const next = m ? `${m[1]}/${m[2]}` : null;
+  if (next === selected && next) return;
+  selected = next;
+  $('detail').hidden = !selected;
+  series = {}; stageProgress = {};
+  $('log').replaceChildren();
+  drawCharts();
+  stream?.abort();
+  if (selected) { drawDetail().catch(() => {}); follow(selected); }
+  drawRuns();
+}
+
+// ---- behaviour
+$('filter').oninput = drawRuns;
+$('log-y').onchange = drawCharts;
+$('smooth').oninput = queueDraw;
+$('theme').onclick = () => {
+  const root = document.documentElement, dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+  root.dataset.theme = dark ? 'light' : 'dark';
+  localStorage.setItem('tunefleet.theme', root.dataset.theme);
+  drawCharts();
+};
+if (localStorage.getItem('tunefleet.theme')) document.documentElement.dataset.theme = localStorage.getItem('tunefleet.theme');
+addEventListener('keydown', (e) => {
+  if (e.target.matches('input, dialog *')) { if (e.key === 'Escape') e.target.blur(); return; }
+  if (e.key === '/') { e.preventDefault(); $('filter').focus(); }
+  if (e.key === 'j' && !document.activeElement.matches('tr')) $('run-rows').firstElementChild?.focus();
+  if (e.key === 'Escape') location.hash = '#/';
+});
+addEventListener('hashchange', route);
+addEventListener('resize', queueDraw);
+route();
+if (token) refresh(); else askToken();
+setInterval(() => { if (token && !document.hidden) refresh(); }, 2000);
