@@ -476,7 +476,8 @@ func (t *Tape) backOp(n node) {
 		return
 	}
 	s := &t.slots[n.out.id]
-	if _, starts := n.op.(interface{ StartsGradients() }); s.hasGrad || starts {
+	_, starts := n.op.(interface{ StartsGradients() })
+	if s.hasGrad || starts {
 		if err := n.op.Backward(t); err != nil {
 			t.Fail(n.op.Name()+" backward", err, s.data)
 			return
@@ -486,8 +487,8 @@ func (t *Tape) backOp(n node) {
 	t.mem.release(&s.gradMem)
 	s.grad, s.hasGrad = Tensor{}, false
 	t.Release(n.saved[:]...)
-	if s.refs > 0 {
-		// Nothing after its producer reads a value in the backward pass.
+	if s.refs > 0 && !starts {
+		// Nothing after its producer reads a value in the backward pass; a loss is read by the caller.
 		s.refs = 0
 		t.mem.release(&s.dataMem)
 	}

@@ -2,6 +2,7 @@ package nn
 
 import (
 	"fmt"
+	"slices"
 )
 
 // IgnoreLabel marks tokens that are not trained on.
@@ -94,11 +95,11 @@ func (b *Batch) Targets() []int32 {
 	return out
 }
 
-// Upload makes the positions of a batch: start is the number of positions before it (a cache), seqLen the whole length that frequencies
-// are chosen for.
+// Upload makes the positions of a batch; start is the number of positions before it (a cache). Rotary frequencies that depend on the
+// length are chosen for the greatest position that occurs, as transformers does.
 func (b *Batch) Upload(t *Tape, r Rope, start int) *Positions {
 	p := &Positions{Batch: b.Rows, Seq: b.Seq, Start: start}
-	n, pos := start+b.Seq, b.Positions
+	lo, hi, pos := start, start+b.Seq, b.Positions
 	if pos == nil && b.Docs != nil {
 		pos = make([]int32, b.Seq)
 		for d := 1; d < len(b.Docs); d++ {
@@ -108,15 +109,16 @@ func (b *Batch) Upload(t *Tape, r Rope, start int) *Positions {
 		}
 	}
 	if pos != nil {
-		n = 0
-		for _, v := range pos {
-			n = max(n, int(v)+1)
+		lo, hi = int(slices.Min(pos)), int(slices.Max(pos))+1
+		rel := make([]int32, len(pos))
+		for i, v := range pos {
+			rel[i] = v - int32(lo)
 		}
-		p.Pos = t.Ints(pos, int64(b.Rows), int64(b.Seq))
+		p.Pos = t.Ints(rel, int64(b.Rows), int64(b.Seq))
 	}
-	cos, sin := r.Tables(n, n)
+	cos, sin := r.Tables(lo, hi, hi)
 	half := int64(r.Dim / 2)
-	p.Cos, p.Sin = t.Floats(cos, int64(n), half), t.Floats(sin, int64(n), half)
+	p.Cos, p.Sin = t.Floats(cos, int64(hi-lo), half), t.Floats(sin, int64(hi-lo), half)
 	if b.Docs != nil {
 		p.Docs = t.Ints(b.Docs, int64(len(b.Docs)))
 	}

@@ -126,9 +126,9 @@ func (a *Attention) Add(t *Tape, x, residual Value, p *Positions, cache *ops.Lay
 type Positions struct {
 	// Batch and Seq are the shape of the ids.
 	Batch, Seq int
-	// Cos and Sin are rotary tables [positions, dim/2].
+	// Cos and Sin are rotary tables [positions, dim/2], of the positions that occur only.
 	Cos, Sin autograd.Tensor
-	// Pos (i32 [batch, seq]) are the rotary positions; absent: Start, Start+1, ...
+	// Pos (i32 [batch, seq]) are rows of the tables; absent: 0, 1, ...
 	Pos autograd.Tensor
 	// KVFirst and KVLast (i32 [batch]) bound the visible keys of each row: padding.
 	KVFirst, KVLast autograd.Tensor

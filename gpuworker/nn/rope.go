@@ -192,14 +192,14 @@ func or(p *float64, def float64) float64 {
 	return *p
 }
 
-// Tables returns cos and sin of shape [n, Dim/2] for positions 0..n-1 of sequences of seqLen positions.
-func (r Rope) Tables(n, seqLen int) (cos, sin []float32) {
+// Tables returns cos and sin of shape [hi-lo, Dim/2] for positions lo..hi-1 of sequences of seqLen positions.
+func (r Rope) Tables(lo, hi, seqLen int) (cos, sin []float32) {
 	inv, factor := r.Frequencies(seqLen)
 	half := len(inv)
-	cos, sin = make([]float32, n*half), make([]float32, n*half)
-	for p := range n {
+	cos, sin = make([]float32, (hi-lo)*half), make([]float32, (hi-lo)*half)
+	for p := range hi - lo {
 		for i, f := range inv {
-			sn, cs := math.Sincos(float64(float32(p) * f))
+			sn, cs := math.Sincos(float64(float32(lo+p) * f))
 			cos[p*half+i] = float32(float64(float32(cs)) * factor)
 			sin[p*half+i] = float32(float64(float32(sn)) * factor)
 		}

@@ -16,7 +16,7 @@ type LayerCache struct {
 // AttentionConfig describes one attention operation. Absent tensors are zero Tensors.
 type AttentionConfig struct {
 	Batch, Seq, Heads, KVHeads, HeadDim int
-	// Cos and Sin are the rotary tables [positions, head dim/2]; Pos (i32 [batch, seq]) the positions, default Start, Start+1, ...
+	// Cos and Sin are the rotary tables [positions, head dim/2]; Pos (i32 [batch, seq]) the rows to use, default 0, 1, ...
 	Cos, Sin, Pos autograd.Tensor
 	// KVFirst and KVLast (i32 [batch]) bound the visible keys; Docs (i32 [documents+1]) separates packed documents.
 	KVFirst, KVLast, Docs autograd.Tensor
@@ -78,7 +78,7 @@ func Attention(t *autograd.Tape, q, k, v autograd.Value, c AttentionConfig) auto
 
 func (op *attention) rotate(q *kernels.Queue, x autograd.Tensor, inverse bool) {
 	q.Rope(kernels.Rope{X: x, Y: x, Pos: op.cfg.Pos, Cos: op.cfg.Cos, Sin: op.cfg.Sin, RotDim: int32(op.cfg.HeadDim),
-		Inverse: kernels.Flag(inverse), Pos0: int64(op.cfg.Start)})
+		Inverse: kernels.Flag(inverse)})
 }
 
 // Name implements autograd.Op.

@@ -151,11 +151,15 @@ func (m *llama) hidden(t *autograd.Tape, b *nn.Batch, cache *Cache, last bool) a
 
 // LogProbs implements Model.
 func (m *llama) LogProbs(t *autograd.Tape, b *nn.Batch, scale float32) autograd.Value {
+	return m.logProbs(t, b, nil, scale)
+}
+
+func (m *llama) logProbs(t *autograd.Tape, b *nn.Batch, c *Cache, scale float32) autograd.Value {
 	if len(b.Labels) != len(b.IDs) {
 		t.Fail("llama", fmt.Errorf("batch has no labels"))
 		return autograd.Value{}
 	}
-	x := m.hidden(t, b, nil, false)
+	x := m.hidden(t, b, c, false)
 	targets := b.Targets()
 	ids := t.Ints(targets, int64(len(targets)))
 	if m.head != m.embed {
@@ -184,11 +188,20 @@ func (m *llama) project(t *autograd.Tape, x autograd.Value) autograd.Value {
 
 // Decode implements Model.
 func (m *llama) Decode(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value {
-	if b.Rows != c.Rows || c.Len+b.Seq > c.Cap || b.Mask != nil || b.Docs != nil {
-		t.Fail("llama", fmt.Errorf("batch of %d rows and %d positions does not fit the cache (%d rows, %d of %d filled)", b.Rows, b.Seq, c.Rows, c.Len, c.Cap))
+	if err := c.check(b); err != nil {
+		t.Fail("llama", err)
 		return autograd.Value{}
 	}
 	y := m.project(t, m.hidden(t, b, c, true))
 	c.Len += b.Seq
 	return y
+}
+
+// Continue implements Model.
+func (m *llama) Continue(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value {
+	if err := c.check(b); err != nil {
+		t.Fail("llama", err)
+		return autograd.Value{}
+	}
+	return m.logProbs(t, b, c, 1)
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
-	"github.com/tunefleet/tunefleet/gpuworker/ops"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -38,6 +37,9 @@ type Model interface {
 	Logits(t *autograd.Tape, b *nn.Batch) autograd.Value
 	// Decode appends b to the cache and computes the logits [rows, vocab] of each row's last position.
 	Decode(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
+	// Continue computes the log-probabilities of the targets of b as a continuation of what the cache holds, as LogProbs does without
+	// recording. The cache's length stays as it is, so several continuations can be scored one after another.
+	Continue(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
 }
 
 // Info describes a model.
@@ -48,15 +50,6 @@ type Info struct {
 	Tied                                    bool
 	// Config is the config.json it was made from.
 	Config json.RawMessage
-}
-
-// Cache holds the keys and values of a batch during generation.
-type Cache struct {
-	Layers []ops.LayerCache
-	// Len positions are filled of Cap.
-	Len, Cap, Rows int
-	// KVFirst, when not nil, is the first visible key of each row (left padding).
-	KVFirst []int32
 }
 
 type constructor func(raw json.RawMessage) (Model, error)

@@ -1,0 +1,81 @@
+package zoo
+
+import (
+	"fmt"
+
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/ops"
+	"github.com/tunefleet/tunefleet/kernels"
+)
+
+// Cache holds the rotated keys and the values of a batch during generation.
+type Cache struct {
+	Layers []ops.LayerCache
+	// Len positions of Cap are filled in each of Rows rows.
+	Len, Cap, Rows int
+	// KVFirst, when not nil, is the first visible key of each row (left padding).
+	KVFirst []int32
+
+	arena *kernels.Arena
+}
+
+// NewCache allocates a cache for rows sequences of at most capacity positions.
+func NewCache(dev *kernels.Device, info Info, rows, capacity int) (*Cache, error) {
+	if rows < 1 || capacity < 1 {
+		return nil, fmt.Errorf("cannot make a cache of %d rows and %d positions", rows, capacity)
+	}
+	c := &Cache{Rows: rows, Cap: capacity}
+	one := (4*int64(rows)*int64(capacity)*int64(info.KVHeads)*int64(info.HeadDim) + 255) &^ 255
+	arena, err := dev.NewArena("key-value cache", 2*int64(info.Layers)*one)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make key-value cache: %w", err)
+	}
+	c.arena = arena
+	for range info.Layers {
+		var l ops.LayerCache
+		for _, x := range []*kernels.Tensor{&l.K, &l.V} {
+			if *x, err = arena.New(kernels.F32, int64(rows), int64(capacity), int64(info.KVHeads), int64(info.HeadDim)); err != nil {
+				arena.Close()
+				return nil, fmt.Errorf("cannot make key-value cache: %w", err)
+			}
+		}
+		c.Layers = append(c.Layers, l)
+	}
+	return c, nil
+}
+
+// Close frees the cache. The queue that uses it must have been synchronized.
+func (c *Cache) Close() {
+	if c.arena != nil {
+		c.arena.Close()
+		c.arena = nil
+	}
+}
+
+// Repeat copies row 0 of the first n positions to every row.
+func (c *Cache) Repeat(q *kernels.Queue, n int) {
+	for _, l := range c.Layers {
+		for _, x := range []kernels.Tensor{l.K, l.V} {
+			x = x.Slice(1, 0, int64(n))
+			for r := 1; r < c.Rows; r++ {
+				q.Copy(kernels.Copy{X: x.Select(0, 0), Y: x.Select(0, int64(r))})
+			}
+		}
+	}
+}
+
+// First is a view of the first rows of the cache, with a length of its own.
+func (c *Cache) First(rows int) *Cache {
+	v := &Cache{Len: c.Len, Cap: c.Cap, Rows: rows}
+	for _, l := range c.Layers {
+		v.Layers = append(v.Layers, ops.LayerCache{K: l.K.Slice(0, 0, int64(rows)), V: l.V.Slice(0, 0, int64(rows))})
+	}
+	return v
+}
+
+func (c *Cache) check(b *nn.Batch) error {
+	if b.Rows != c.Rows || c.Len+b.Seq > c.Cap || b.Mask != nil || b.Docs != nil {
+		return fmt.Errorf("batch of %d rows and %d positions does not fit the cache (%d rows, %d of %d filled, no mask, no documents)", b.Rows, b.Seq, c.Rows, c.Len, c.Cap)
+	}
+	return nil
+}
