@@ -1,0 +1,314 @@
+package zero
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// Collective is what the ranks talk through; see package collective for the rules of a call.
+type Collective interface {
+	Rank() int
+	World() int
+	AllToAll(ctx context.Context, send, recv [][]byte) error
+	AllGather(ctx context.Context, send []byte, recv [][]byte) error
+}
+
+// Names of sharding modes.
+const (
+	None  = "none"
+	Zero3 = "zero3"
+)
+
+// Config of an Engine.
+type Config struct {
+	// Sharding is None or Zero3.
+	Sharding string
+	// BucketElements is the most elements of a group of small units that share one exchange a leaf. Default 256 Ki.
+	BucketElements int64
+	// Beta1, Beta2, Eps and WeightDecay are AdamW's; Decays says which parameters decay (nil: all).
+	Beta1, Beta2, Eps, WeightDecay float64
+	Decays                         func(*autograd.Param) bool
+}
+
+// WithDefaults fills what is zero.
+func (c Config) WithDefaults() Config {
+	if c.BucketElements == 0 {
+		c.BucketElements = 256 << 10
+	}
+	if c.Decays == nil {
+		c.Decays = func(*autograd.Param) bool { return true }
+	}
+	return c
+}
+
+// Validate reports every problem.
+func (c Config) Validate() error {
+	var errs []error
+	if c.Sharding != None && c.Sharding != Zero3 {
+		errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, "sharding", "%q is not supported (none and zero3 are)", c.Sharding))
+	}
+	if c.BucketElements < 0 {
+		errs = append(errs, fmt.Errorf("bucket of %d elements", c.BucketElements))
+	}
+	for _, b := range []struct {
+		name string
+		v    float64
+	}{{"beta1", c.Beta1}, {"beta2", c.Beta2}} {
+		if !(b.v >= 0 && b.v < 1) {
+			errs = append(errs, schemas.Errorf(schemas.CodeInvalid, "optim."+b.name, "%g is not in [0, 1)", b.v))
+		}
+	}
+	if !(c.Eps > 0) || !(c.WeightDecay >= 0) {
+		errs = append(errs, schemas.Errorf(schemas.CodeInvalid, "optim", "eps %g must be positive and weight decay %g not negative", c.Eps, c.WeightDecay))
+	}
+	return errors.Join(errs...)
+}
+
+// bucketMemory is what a rank holds of a bucket all the time.
+type bucketMemory struct {
+	// p, m and v have the elements of the bucket's state; acc those of its own ranges; reduced (none, several ranks) those of all.
+	p, m, v, acc, reduced kernels.Tensor
+}
+
+// Engine is one rank's share of a model in training. It implements autograd.Hooks for the tape that computes the leaves, is used by one
+// goroutine, and makes the same collective calls in the same order on every rank as long as every rank runs the same passes.
+type Engine struct {
+	cfg  Config
+	q    *kernels.Queue
+	comm Collective
+	plan *plan
+	byID map[*autograd.Unit]*unit
+
+	arena   *kernels.Arena
+	state   Resident
+	frozen  map[*unit]kernels.Tensor // own range (sharded) or all
+	partial kernels.Tensor           // f64 of the chunks that this rank owns
+	window  pool
+	host    staging
+
+	micro, leaves int
+	inLeaf        bool
+}
+
+// staging is host memory that exchanges go through.
+type staging struct {
+	send, recv []float32
+	bufs       [2][][]byte
+	sums       []float64
+	global     []float64
+	meta       []byte
+}
+
+// Resident is the bytes that a rank holds all the time; Window what it holds of gathered units and passing gradients.
+type Resident struct {
+	Params, Grads, Optimizer, Window int64
+}
+
+// Total is params, gradients and optimizer state, without the gather window.
+func (r Resident) Total() int64 { return r.Params + r.Grads + r.Optimizer }
+
+// sharded reports whether values and moments lie at their owner only.
+func (e *Engine) sharded() bool { return e.cfg.Sharding == Zero3 && e.plan.world > 1 }
+
+// New allocates one rank's share of the units, whose adapters and frozen flags are final. Moments are zero, values undefined until Load.
+// With one rank, or with "none", the parameters' Data stay bound.
+func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) (e *Engine, err error) {
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("cannot shard the model: %w", err)
+	}
+	p, err := makePlan(units, comm.Rank(), comm.World(), cfg.BucketElements, cfg.Sharding == Zero3, cfg.Decays)
+	if err != nil {
+		return nil, err
+	}
+	e = &Engine{cfg: cfg, q: q, comm: comm, plan: p, byID: map[*autograd.Unit]*unit{}, frozen: map[*unit]kernels.Tensor{}, window: pool{dev: q.Device()}}
+	e.host.bufs = [2][][]byte{make([][]byte, p.world), make([][]byte, p.world)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("cannot allocate this rank's share of the model: %w", err), e.Close())
+			e = nil
+		}
+	}()
+	for _, u := range p.units {
+		e.byID[u.u] = u
+	}
+	if err := e.allocate(); err != nil {
+		return e, err
+	}
+	for _, b := range p.buckets {
+		q.Fill(kernels.Fill{Y: b.mem.p})
+		q.Fill(kernels.Fill{Y: b.mem.m})
+		q.Fill(kernels.Fill{Y: b.mem.v})
+	}
+	if !e.sharded() {
+		err = e.bindAll()
+	}
+	return e, errors.Join(err, q.Err())
+}
+
+// stateLen is the number of elements of the bucket's p, m and v on this rank.
+func (e *Engine) stateLen(b *bucket) int64 {
+	if e.sharded() {
+		return b.ownLen
+	}
+	return b.fullLen
+}
+
+func (e *Engine) frozenLen(u *unit) int64 {
+	if e.sharded() {
+		return u.frozen.own(e.plan.rank)
+	}
+	return u.frozen.layout.Len
+}
+
+// allocate takes everything resident as one arena.
+func (e *Engine) allocate() error {
+	const align = 256
+	var total int64
+	add := func(bytes int64) { total += (bytes + align - 1) / align * align }
+	for _, u := range e.plan.units {
+		add(4 * e.frozenLen(u))
+	}
+	for _, b := range e.plan.buckets {
+		for range 3 {
+			add(4 * e.stateLen(b))
+		}
+		add(4 * b.ownLen)
+		if !e.sharded() && e.plan.world > 1 {
+			add(4 * b.fullLen)
+		}
+	}
+	own := int64(len(e.plan.chunkOf[e.plan.rank]))
+	add(8 * own)
+	if total == 0 {
+		return nil
+	}
+	var err error
+	if e.arena, err = e.q.Device().NewArena("model", total); err != nil {
+		return err
+	}
+	take := func(n int64, counter *int64) kernels.Tensor {
+		if n == 0 || err != nil {
+			return kernels.Tensor{}
+		}
+		var t kernels.Tensor
+		t, err = e.arena.New(kernels.F32, n)
+		*counter += 4 * n
+		return t
+	}
+	for _, u := range e.plan.units {
+		if t := take(e.frozenLen(u), &e.state.Params); t.Present() {
+			e.frozen[u] = t
+		}
+	}
+	for _, b := range e.plan.buckets {
+		n := e.stateLen(b)
+		b.mem = bucketMemory{p: take(n, &e.state.Params), m: take(n, &e.state.Optimizer), v: take(n, &e.state.Optimizer), acc: take(b.ownLen, &e.state.Grads)}
+		b.mem.reduced = b.mem.acc
+		if !e.sharded() && e.plan.world > 1 {
+			b.mem.reduced = take(b.fullLen, &e.state.Grads)
+		}
+	}
+	if own > 0 && err == nil {
+		e.partial, err = e.arena.New(kernels.F64, own)
+	}
+	return err
+}
+
+// bindAll points every parameter at its resident place.
+func (e *Engine) bindAll() error {
+	for _, u := range e.plan.units {
+		if t, ok := e.frozen[u]; ok {
+			if err := u.frozen.layout.Bind(t, false); err != nil {
+				return err
+			}
+		}
+		if u.bucket != nil {
+			if err := u.train.layout.Bind(u.bucket.mem.p.Slice(0, u.full, u.full+u.train.layout.Len), false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Close gives the memory back, after waiting for the queue.
+func (e *Engine) Close() error {
+	err := e.q.Sync()
+	for _, u := range e.plan.units {
+		u.u.DataLayout().Unbind(false)
+		u.u.GradLayout().Unbind(true)
+	}
+	e.window.close()
+	if e.arena != nil {
+		e.arena.Close()
+		e.arena = nil
+	}
+	return err
+}
+
+// Resident tells what this rank holds, and the size of the windows so far.
+func (e *Engine) Resident() Resident {
+	r := e.state
+	r.Window = e.window.bytes()
+	return r
+}
+
+// Trainable is the number of trainable elements of the whole model.
+func (e *Engine) Trainable() int64 {
+	var n int64
+	for _, b := range e.plan.buckets {
+		for _, s := range b.all {
+			n += s.Len
+		}
+	}
+	return n
+}
+
+// Load fills this rank's share: fill writes elements [start, start+dst.Numel()) of a parameter to dst. start is a multiple of 4,096.
+func (e *Engine) Load(ctx context.Context, fill func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error) error {
+	one := func(s Segment, flat kernels.Tensor) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fill(ctx, s.Param, s.Start, flat.Slice(0, s.Offset, s.Offset+s.Len)); err != nil {
+			return fmt.Errorf("cannot load %s: %w", s.Param.Name, err)
+		}
+		return nil
+	}
+	for _, u := range e.plan.units {
+		flat, ok := e.frozen[u]
+		if !ok {
+			continue
+		}
+		lo, hi := int64(0), u.frozen.layout.Len
+		if e.sharded() {
+			lo, hi = u.frozen.bounds[e.plan.rank], u.frozen.bounds[e.plan.rank+1]
+		}
+		for _, s := range u.frozen.segments(lo, hi, 0) {
+			if err := one(s, flat); err != nil {
+				return err
+			}
+		}
+	}
+	for _, b := range e.plan.buckets {
+		for _, s := range e.stateSegments(b) {
+			if err := one(s, b.mem.p); err != nil {
+				return err
+			}
+		}
+	}
+	return e.q.Err()
+}
+
+func (e *Engine) stateSegments(b *bucket) []Segment {
+	if e.sharded() {
+		return b.segs
+	}
+	return b.all
+}

@@ -1,0 +1,301 @@
+package zero
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/kernels"
+)
+
+// errUnit says that a tape ran a unit that the engine was not made with.
+var errUnit = errors.New("the unit is not part of the sharded model")
+
+// BeginLeaf starts micro-step micro of a step with the given number of leaves. Every rank calls it and then runs one forward and
+// backward pass; a rank without a leaf in this micro-step (see HasLeaf) runs one over any tokens, to take part in the exchanges, and
+// contributes nothing.
+func (e *Engine) BeginLeaf(micro, leaves int) error {
+	if micro < 0 || leaves < 1 || micro*e.plan.world >= leaves {
+		return fmt.Errorf("cannot begin micro-step %d: a step of %d leaves on %d ranks has none", micro, leaves, e.plan.world)
+	}
+	if e.inLeaf {
+		return errors.New("cannot begin a leaf within another")
+	}
+	e.micro, e.leaves, e.inLeaf = micro, leaves, true
+	for _, b := range e.plan.buckets {
+		b.begun, b.ended = 0, 0
+	}
+	return nil
+}
+
+// HasLeaf reports whether a rank has a leaf in a micro-step: rank r computes leaf micro*world+r.
+func (e *Engine) HasLeaf(micro, leaves, rank int) bool { return micro*e.plan.world+rank < leaves }
+
+// EndLeaf checks that every gradient was exchanged.
+func (e *Engine) EndLeaf() error {
+	e.inLeaf = false
+	for _, b := range e.plan.buckets {
+		if b.ended != len(b.units) {
+			return fmt.Errorf("cannot end the leaf: %d of %d units from %s on had a backward pass", b.ended, len(b.units), b.units[0].u.Name)
+		}
+	}
+	return nil
+}
+
+// BeforeForward implements autograd.Hooks.
+func (e *Engine) BeforeForward(ctx context.Context, u *autograd.Unit) error { return e.acquire(ctx, u) }
+
+// AfterForward implements autograd.Hooks.
+func (e *Engine) AfterForward(_ context.Context, u *autograd.Unit) error { return e.drop(u) }
+
+// BeforeBackward implements autograd.Hooks.
+func (e *Engine) BeforeBackward(ctx context.Context, au *autograd.Unit) error {
+	if err := e.acquire(ctx, au); err != nil {
+		return err
+	}
+	u := e.byID[au]
+	if u.bucket == nil {
+		return nil
+	}
+	if !e.inLeaf {
+		return errors.New("a backward pass outside of a leaf")
+	}
+	return e.bindGrads(u)
+}
+
+// AfterBackward implements autograd.Hooks.
+func (e *Engine) AfterBackward(ctx context.Context, au *autograd.Unit) error {
+	u := e.byID[au]
+	if u == nil {
+		return errUnit
+	}
+	if u.bucket != nil {
+		u.train.layout.Unbind(true)
+		u.bucket.ended++
+		if u.bucket.ended == len(u.bucket.units) {
+			if err := e.reduce(ctx, u.bucket); err != nil {
+				return err
+			}
+		}
+	}
+	return e.drop(au)
+}
+
+// acquire binds the values of a unit, gathering them when nobody uses it yet.
+func (e *Engine) acquire(ctx context.Context, au *autograd.Unit) error {
+	u := e.byID[au]
+	if u == nil {
+		return errUnit
+	}
+	u.uses++
+	if u.uses > 1 || !e.sharded() {
+		return nil
+	}
+	nt, nf := u.train.layout.Len, u.frozen.layout.Len
+	if nt+nf == 0 {
+		return nil
+	}
+	s, err := e.window.take(nt + nf)
+	if err != nil {
+		return err
+	}
+	u.data = s
+	if err := e.gather(ctx, u); err != nil {
+		return err
+	}
+	if nf > 0 {
+		if err := u.frozen.layout.Bind(s.flat.Slice(0, nt, nt+nf), false); err != nil {
+			return err
+		}
+	}
+	if nt > 0 {
+		return u.train.layout.Bind(s.view(nt), false)
+	}
+	return nil
+}
+
+// drop ends one use of a unit; after the last its window is free.
+func (e *Engine) drop(au *autograd.Unit) error {
+	u := e.byID[au]
+	if u == nil {
+		return errUnit
+	}
+	if u.uses--; u.uses > 0 || u.data == nil {
+		return nil
+	}
+	u.train.layout.Unbind(false)
+	u.frozen.layout.Unbind(false)
+	e.window.give(u.data)
+	u.data = nil
+	return nil
+}
+
+// Reset frees what a failed or abandoned pass left open.
+func (e *Engine) Reset() {
+	e.inLeaf = false
+	for _, u := range e.plan.units {
+		u.uses = 0
+		if u.data != nil {
+			u.train.layout.Unbind(false)
+			u.frozen.layout.Unbind(false)
+			e.window.give(u.data)
+			u.data = nil
+		}
+		if u.bucket != nil {
+			u.train.layout.Unbind(true)
+			e.window.give(u.bucket.grads)
+			u.bucket.grads = nil
+		}
+	}
+}
+
+// gather fills the unit's window: each rank sends its trainable and its frozen range.
+func (e *Engine) gather(ctx context.Context, u *unit) error {
+	r, w := e.plan.rank, e.plan.world
+	ot, of := u.train.own(r), u.frozen.own(r)
+	send := grow(&e.host.send, ot+of)
+	if ot > 0 {
+		if err := kernels.Download(e.q, send[:ot], u.bucket.mem.p.Slice(0, u.own, u.own+ot)); err != nil {
+			return err
+		}
+	}
+	if of > 0 {
+		if err := kernels.Download(e.q, send[ot:], e.frozen[u]); err != nil {
+			return err
+		}
+	}
+	recv := grow(&e.host.recv, u.train.layout.Len+u.frozen.layout.Len)
+	bufs, at := e.host.bufs[1], int64(0)
+	for k := range w {
+		n := u.train.own(k) + u.frozen.own(k)
+		bufs[k] = bytesOf(recv[at : at+n])
+		at += n
+	}
+	if err := e.comm.AllGather(ctx, bytesOf(send), bufs); err != nil {
+		return fmt.Errorf("cannot gather %s: %w", u.u.Name, err)
+	}
+	at = 0
+	put := func(base, lo, hi int64) error {
+		if lo == hi {
+			return nil
+		}
+		src := recv[at : at+hi-lo]
+		at += hi - lo
+		return kernels.Upload(e.q, u.data.flat.Slice(0, base+lo, base+hi), src)
+	}
+	for k := range w {
+		if err := errors.Join(put(0, u.train.bounds[k], u.train.bounds[k+1]), put(u.train.layout.Len, u.frozen.bounds[k], u.frozen.bounds[k+1])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bindGrads points the unit's gradients into its bucket's window, or straight at the accumulator where that gives the same bits: the
+// first leaf of a step when all is owned by one rank.
+func (e *Engine) bindGrads(u *unit) error {
+	b := u.bucket
+	var flat kernels.Tensor
+	if e.direct() {
+		flat = b.mem.acc
+	} else {
+		if b.begun == 0 {
+			s, err := e.window.take(b.fullLen)
+			if err != nil {
+				return err
+			}
+			b.grads = s
+		}
+		flat = b.grads.view(b.fullLen)
+	}
+	b.begun++
+	return u.train.layout.Bind(flat.Slice(0, u.full, u.full+u.train.layout.Len), true)
+}
+
+func (e *Engine) direct() bool { return e.plan.world == 1 && e.micro == 0 }
+
+// reduce adds one micro-step's leaves to the owners' accumulators, in leaf order.
+func (e *Engine) reduce(ctx context.Context, b *bucket) error {
+	if e.direct() {
+		return nil
+	}
+	window := b.grads
+	b.grads = nil
+	defer e.window.give(window)
+	full := window.view(b.fullLen)
+	if e.plan.world == 1 {
+		e.q.SliceAdd(kernels.SliceAdd{X: full.Reshape(1, b.fullLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0)})
+		return e.q.Err()
+	}
+	senders, err := e.exchange(ctx, b, full)
+	if err != nil {
+		return fmt.Errorf("cannot reduce gradients from %s on: %w", b.units[0].u.Name, err)
+	}
+	if b.ownLen == 0 {
+		return nil
+	}
+	s, err := e.window.take(senders * b.ownLen)
+	if err != nil {
+		return err
+	}
+	defer e.window.give(s)
+	slices := s.view(senders * b.ownLen)
+	if err := kernels.Upload(e.q, slices, e.host.recv[:senders*b.ownLen]); err != nil {
+		return err
+	}
+	e.q.SliceAdd(kernels.SliceAdd{X: slices.Reshape(senders, b.ownLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0)})
+	return e.q.Err()
+}
+
+// exchange sends every owner its slices of this rank's leaf and leaves what came for this rank in host.recv, a row a leaf.
+func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) (senders int64, err error) {
+	me, w := e.plan.rank, e.plan.world
+	send, recv := e.host.bufs[0], e.host.bufs[1]
+	clear(send)
+	clear(recv)
+	if e.HasLeaf(e.micro, e.leaves, me) {
+		// The host buffer holds the slices by owner: first those of rank 0 for all units, and so on.
+		out := grow(&e.host.send, b.fullLen)
+		at := int64(0)
+		for k := range w {
+			from := at
+			for _, u := range b.units {
+				lo, hi := u.train.bounds[k], u.train.bounds[k+1]
+				if lo == hi {
+					continue
+				}
+				if err := kernels.Download(e.q, out[at:at+hi-lo], full.Slice(0, u.full+lo, u.full+hi)); err != nil {
+					return 0, err
+				}
+				at += hi - lo
+			}
+			send[k] = bytesOf(out[from:at])
+		}
+	}
+	for k := range w {
+		if e.HasLeaf(e.micro, e.leaves, k) {
+			senders++
+		}
+	}
+	in := grow(&e.host.recv, senders*b.ownLen)
+	for k := range senders {
+		recv[k] = bytesOf(in[k*b.ownLen : (k+1)*b.ownLen])
+	}
+	return senders, e.comm.AllToAll(ctx, send, recv)
+}
+
+func grow(s *[]float32, n int64) []float32 {
+	if int64(cap(*s)) < n {
+		*s = make([]float32, n)
+	}
+	return (*s)[:n]
+}
+
+func bytesOf(f []float32) []byte {
+	if len(f) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Pointer(&f[0])), 4*len(f))
+}

@@ -1,0 +1,157 @@
+package zero
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/tunefleet/tunefleet/kernels"
+)
+
+// Finish ends the leaves of a step. Every rank gives meta bytes of the same number; all get everybody's, by rank, and the sum of squares of
+// the whole reduced gradient: float64, chunk by chunk in the order of units, parameters and elements, the same on every rank and for every
+// number of ranks. The slices of metas are reused by the next call.
+func (e *Engine) Finish(ctx context.Context, meta []byte) (sumsq float64, metas [][]byte, err error) {
+	own := e.plan.chunkOf[e.plan.rank]
+	if int64(len(e.host.sums)) < int64(len(own)) {
+		e.host.sums = make([]float64, len(own))
+	}
+	sums := e.host.sums[:len(own)]
+	if len(own) > 0 {
+		at := int64(0)
+		for _, b := range e.plan.buckets {
+			for _, s := range b.segs {
+				n := s.chunks()
+				e.q.SqNorm(kernels.SqNorm{X: b.mem.acc.Slice(0, s.Offset, s.Offset+s.Len), Partials: e.partial.Slice(0, at, at+n)})
+				at += n
+			}
+		}
+		if err := kernels.Download(e.q, sums, e.partial); err != nil {
+			return 0, nil, fmt.Errorf("cannot compute the gradient norm: %w", err)
+		}
+	}
+	metas, err = e.shareSums(ctx, meta, sums)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, g := range e.host.global {
+		sumsq += g
+	}
+	return sumsq, metas, nil
+}
+
+// shareSums all-gathers meta and chunk sums and puts the sums of all ranks in global order.
+func (e *Engine) shareSums(ctx context.Context, meta []byte, sums []float64) ([][]byte, error) {
+	w := e.plan.world
+	total := int64(w)*int64(len(meta)) + 8*e.plan.chunks
+	need := int64(len(meta)) + 8*int64(len(sums)) + total
+	if int64(cap(e.host.meta)) < need {
+		e.host.meta = make([]byte, need)
+	}
+	buf := e.host.meta[:need]
+	send := buf[:len(meta)+8*len(sums)]
+	copy(send, meta)
+	if len(sums) > 0 {
+		copy(send[len(meta):], unsafe.Slice((*byte)(unsafe.Pointer(&sums[0])), 8*len(sums)))
+	}
+	bufs, at := e.host.bufs[1], len(send)
+	for k := range w {
+		n := len(meta) + 8*len(e.plan.chunkOf[k])
+		bufs[k] = buf[at : at+n]
+		at += n
+	}
+	if err := e.comm.AllGather(ctx, send, bufs); err != nil {
+		return nil, fmt.Errorf("cannot share losses and norms: %w", err)
+	}
+	if e.host.global == nil {
+		e.host.global = make([]float64, e.plan.chunks)
+	}
+	metas := make([][]byte, w)
+	for k := range w {
+		metas[k] = bufs[k][:len(meta)]
+		for i, g := range e.plan.chunkOf[k] {
+			e.host.global[g] = math.Float64frombits(binary.NativeEndian.Uint64(bufs[k][len(meta)+8*i:]))
+		}
+	}
+	return metas, nil
+}
+
+// Norm is the L2 norm of the gradient from its sum of squares, and ClipFactor what gradients are multiplied by so that it is at most
+// maxNorm (torch.nn.utils.clip_grad_norm_; 1 when maxNorm is not positive).
+func Norm(sumsq float64) float64 { return math.Sqrt(sumsq) }
+
+// ClipFactor is min(1, maxNorm/(norm+1e-6)) in float32.
+func ClipFactor(norm, maxNorm float64) float32 {
+	if maxNorm <= 0 {
+		return 1
+	}
+	return float32(min(1, maxNorm/(norm+1e-6)))
+}
+
+// Update applies AdamW with the reduced gradients times clip (torch.optim.AdamW: decoupled decay). step counts from 1.
+func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float32) error {
+	for _, b := range e.plan.buckets {
+		grads := b.mem.acc
+		if !e.sharded() && e.plan.world > 1 {
+			if err := e.spread(ctx, b); err != nil {
+				return fmt.Errorf("cannot share reduced gradients from %s on: %w", b.units[0].u.Name, err)
+			}
+			grads = b.mem.reduced
+		}
+		if clip == 0 {
+			e.q.Fill(kernels.Fill{Y: grads}) // a scale of 0 means 1 to the kernel
+		}
+		for _, r := range b.runs {
+			cut := func(t kernels.Tensor) kernels.Tensor { return t.Slice(0, r.off, r.off+r.len) }
+			decay := 0.0
+			if r.decay {
+				decay = e.cfg.WeightDecay
+			}
+			e.q.AdamW(kernels.AdamW{P: cut(b.mem.p), M: cut(b.mem.m), V: cut(b.mem.v), G: cut(grads), LR: lr, Beta1: e.cfg.Beta1, Beta2: e.cfg.Beta2,
+				Eps: e.cfg.Eps, WeightDecay: decay, Step: step, GradScale: clip})
+		}
+	}
+	if err := e.q.Err(); err != nil {
+		return fmt.Errorf("cannot update parameters: %w", err)
+	}
+	return nil
+}
+
+// spread gives every rank the whole reduced gradient of a bucket.
+func (e *Engine) spread(ctx context.Context, b *bucket) error {
+	send := grow(&e.host.send, b.ownLen)
+	if b.ownLen > 0 {
+		if err := kernels.Download(e.q, send, b.mem.acc); err != nil {
+			return err
+		}
+	}
+	recv := grow(&e.host.recv, b.fullLen)
+	bufs, at := e.host.bufs[1], int64(0)
+	for k := range e.plan.world {
+		n := int64(0)
+		for _, u := range b.units {
+			n += u.train.own(k)
+		}
+		bufs[k] = bytesOf(recv[at : at+n])
+		at += n
+	}
+	if err := e.comm.AllGather(ctx, bytesOf(send), bufs); err != nil {
+		return err
+	}
+	at = 0
+	for k := range e.plan.world {
+		for _, u := range b.units {
+			lo, hi := u.train.bounds[k], u.train.bounds[k+1]
+			if lo == hi {
+				continue
+			}
+			if err := kernels.Upload(e.q, b.mem.reduced.Slice(0, u.full+lo, u.full+hi), recv[at:at+hi-lo]); err != nil {
+				return err
+			}
+			at += hi - lo
+		}
+	}
+	return nil
+}
