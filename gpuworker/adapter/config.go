@@ -22,8 +22,6 @@ type Config struct {
 	Targets []string
 	// Layers, when not nil, reports whether a block gets adapters (freezing the first N blocks leaves them without).
 	Layers func(block int) bool
-	// Seed of the random initialization of A.
-	Seed uint64
 }
 
 // Validate reports all problems at once.
