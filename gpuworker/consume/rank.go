@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
@@ -34,13 +35,13 @@ type Opener func(ctx context.Context) (store.Objects, error)
 // RunRank is the main function of a rank process: it takes orders from the agent that started it, runs the handler of the message's kind
 // once, reports and returns. It ends when the agent is gone.
 func RunRank(ctx context.Context, handlers map[schemas.StageKind]Handler, open Opener) error {
+	for _, fd := range []int{orderFD, noticeFD} {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(fd, &st); err != nil || st.Mode&syscall.S_IFMT != syscall.S_IFIFO {
+			return schemas.Errorf(schemas.CodeUsage, "", "a rank process is started by a worker agent only")
+		}
+	}
 	in, out := os.NewFile(orderFD, "orders"), os.NewFile(noticeFD, "notices")
-	if in == nil || out == nil {
-		return schemas.Errorf(schemas.CodeUsage, "", "a rank process is started by a worker agent only")
-	}
-	if _, err := in.Stat(); err != nil {
-		return schemas.Errorf(schemas.CodeUsage, "", "a rank process is started by a worker agent only")
-	}
 	defer in.Close()
 	defer out.Close()
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
