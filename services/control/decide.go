@@ -1,0 +1,345 @@
+package control
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// minOutstanding is how many part messages a pool may have outstanding before more stages are started, however few workers it has.
+const minOutstanding = 4
+
+// decider is the state of one decision.
+type decider struct {
+	v   *View
+	now time.Duration
+	d   Decision
+	// idle counts, per pool, workers that nothing claims; outstanding the unfinished parts of running stages.
+	idle        map[string]int
+	outstanding map[string]int
+	// held is the priority of the best gang waiting for workers of the pool (4: none waits).
+	held int
+}
+
+// Decide says what to do next about the runs of one pool. It is pure: the same view and time give the same decision. No run gets two
+// actions that swap HEAD in one decision.
+func Decide(v *View, now time.Duration) Decision {
+	d := &decider{v: v, now: now, idle: map[string]int{}, outstanding: map[string]int{}, held: 4}
+	d.d.Reasons = map[string]string{}
+	order := d.order()
+	d.count(order)
+	busy := map[string]bool{}
+	for _, r := range order {
+		if d.settled(r) {
+			busy[name(r)] = true
+		}
+	}
+	d.turn(order, busy)
+	for _, r := range order {
+		if !busy[name(r)] {
+			d.aux(r)
+		}
+	}
+	return d.d
+}
+
+func name(r *Run) string { return r.Spec.Tenant + "/" + r.Spec.ID }
+
+// order sorts the runs by priority, the tenant's usage, time of submission and id.
+func (d *decider) order() []*Run {
+	out := make([]*Run, len(d.v.Runs))
+	for i := range d.v.Runs {
+		out[i] = &d.v.Runs[i]
+	}
+	slices.SortFunc(out, func(a, b *Run) int {
+		return cmp.Or(
+			cmp.Compare(a.Spec.Priority, b.Spec.Priority),
+			cmp.Compare(d.v.Ledger.Usage[a.Spec.Tenant], d.v.Ledger.Usage[b.Spec.Tenant]),
+			a.Submitted.Compare(b.Submitted),
+			cmp.Compare(a.Spec.Tenant, b.Spec.Tenant),
+			cmp.Compare(a.Spec.ID, b.Spec.ID))
+	})
+	return out
+}
+
+// count adds up what claims workers.
+func (d *decider) count(runs []*Run) {
+	claims := map[string]int{}
+	for _, r := range runs {
+		h := r.Head
+		if h == nil || h.State != schemas.RunRunning {
+			continue
+		}
+		claims[d.v.Pool] += len(h.Seats)
+		d.d.Demand += len(h.Seats)
+		for i := range h.Stages {
+			st := &h.Stages[i]
+			if st.State != schemas.StageRunning || st.Kind == schemas.KindTrain {
+				continue
+			}
+			spec, err := r.Spec.StageOf(st.Name)
+			if err != nil {
+				continue
+			}
+			n := len(unfinished(r, spec))
+			d.outstanding[auxPool(r.Spec)] += n
+			claims[auxPool(r.Spec)] += n
+			if auxPool(r.Spec) == d.v.Pool {
+				d.d.Demand += n
+			}
+		}
+	}
+	for pool, w := range d.v.Workers {
+		d.idle[pool] = max(0, w.Live-max(w.Busy, claims[pool]))
+	}
+}
+
+// act adds an action about a run.
+func (d *decider) act(r *Run, kind Kind, a Action) {
+	a.Kind, a.Tenant, a.Run = kind, r.Spec.Tenant, r.Spec.ID
+	if r.Head != nil {
+		a.Rev = r.Head.Rev
+	}
+	d.d.Actions = append(d.d.Actions, a)
+	if a.Reason != "" {
+		d.d.Reasons[name(r)] = a.Reason
+	}
+}
+
+func (d *decider) why(r *Run, format string, args ...any) {
+	d.d.Reasons[name(r)] = fmt.Sprintf(format, args...)
+}
+
+// settled handles what needs no turn: ended and paused runs, failed stages, the gang of a running train stage. It reports whether the run
+// needs nothing else in this decision.
+func (d *decider) settled(r *Run) bool {
+	h := r.Head
+	switch {
+	case h == nil:
+		return false
+	case h.State.Terminal():
+		d.act(r, ActClose, Action{Delete: d.messages(r)})
+		return true
+	case h.State == schemas.RunPaused:
+		d.why(r, "paused")
+		return true
+	case h.Control == schemas.ControlPause:
+		if len(h.Members) == 0 || r.Asked >= d.v.Limits.PauseGrace {
+			d.act(r, ActPaused, Action{Delete: d.seatMessages(r), Reason: "paused on request"})
+		} else {
+			d.why(r, "pausing at the next commit")
+		}
+		return true
+	case h.Stage != "":
+		return d.gang(r)
+	}
+	return false
+}
+
+// messages lists every message of the run that may still be queued.
+func (d *decider) messages(r *Run) []schemas.Message {
+	out := d.seatMessages(r)
+	for i := range r.Head.Stages {
+		st := &r.Head.Stages[i]
+		spec, err := r.Spec.StageOf(st.Name)
+		if err != nil || st.Kind == schemas.KindTrain || st.Started.IsZero() || st.State == schemas.StageSucceeded {
+			continue
+		}
+		for part := range parts(spec) + reduces(spec) {
+			out = append(out, partMessage(r, spec, part, st.PartIssue(part)))
+		}
+	}
+	return out
+}
+
+func (d *decider) seatMessages(r *Run) []schemas.Message {
+	var out []schemas.Message
+	for _, s := range r.Head.Seats {
+		out = append(out, seatMessage(r, r.Head.Stage, s))
+	}
+	return out
+}
+
+// aux handles the prep, eval and export stages of a run, and the first transition of a queued one whose first stage is such.
+func (d *decider) aux(r *Run) {
+	pool := auxPool(r.Spec)
+	running := false
+	if r.Head != nil {
+		for i := range r.Head.Stages {
+			st := &r.Head.Stages[i]
+			if st.State != schemas.StageRunning || st.Kind == schemas.KindTrain {
+				continue
+			}
+			running = true
+			if spec, err := r.Spec.StageOf(st.Name); err == nil && d.parts(r, spec, st) {
+				return
+			}
+		}
+	}
+	var next *schemas.Stage
+	var states []schemas.StageState
+	if r.Head != nil {
+		states = r.Head.Stages
+	}
+	for _, n := range schemas.Ready(r.Spec, states) {
+		if spec, err := r.Spec.StageOf(n); err == nil && spec.Kind != schemas.KindTrain {
+			next = spec
+			break
+		}
+	}
+	if next == nil {
+		return
+	}
+	if room := max(minOutstanding, 2*d.v.Workers[pool].Live) - d.outstanding[pool]; room <= 0 {
+		d.why(r, "waiting: pool %s has %d parts outstanding", pool, d.outstanding[pool])
+		return
+	}
+	if d.held <= r.Spec.Priority && pool == d.v.Pool && !running {
+		d.why(r, "waiting: a gang of priority %d waits for workers of pool %s", d.held, pool)
+		return
+	}
+	d.outstanding[pool] += parts(next)
+	if r.Head == nil {
+		d.act(r, ActStart, Action{Stage: next.Name, Reason: "starting " + next.Name})
+		return
+	}
+	a := Action{Stage: next.Name, Reason: "running " + next.Name}
+	for part := range parts(next) {
+		a.Publish = append(a.Publish, partMessage(r, next, part, 1))
+	}
+	d.act(r, ActStageStart, a)
+}
+
+// parts follows the parts of a running stage; it reports whether it swaps HEAD.
+func (d *decider) parts(r *Run, spec *schemas.Stage, st *schemas.StageState) bool {
+	view := r.Stages[spec.Name]
+	for _, f := range view.Failures {
+		if view.Results[f.Part] {
+			continue
+		}
+		n := 0
+		for _, g := range view.Failures {
+			if g.Part == f.Part && g.Cause == schemas.CauseApplication {
+				n++
+			}
+		}
+		if f.Error.Permanent || f.Cause == schemas.CausePoison || n >= d.v.Limits.Attempts {
+			info := f.Error
+			d.act(r, ActFail, Action{Stage: spec.Name, Error: &info, Delete: d.messages(r), Reason: fmt.Sprintf("part %d of %s failed: %s", f.Part, spec.Name, f.Error.Message)})
+			return true
+		}
+	}
+	todo := unfinished(r, spec)
+	if len(todo) == 0 {
+		d.act(r, ActStageDone, Action{Stage: spec.Name, Reason: spec.Name + " is done"})
+		return true
+	}
+	reissue := Action{Stage: spec.Name}
+	publish := Action{Stage: spec.Name}
+	for _, part := range todo {
+		issue := st.PartIssue(part)
+		c := r.Claims[ClaimKey{spec.Name, part, issue}]
+		failed := slices.ContainsFunc(view.Failures, func(f schemas.Failure) bool { return f.Part == part && f.Issue == issue })
+		switch {
+		case failed || d.lapsed(c, auxPool(r.Spec)):
+			reissue.Parts = append(reissue.Parts, schemas.Seat{Seat: part, Issue: issue + 1})
+			reissue.Delete = append(reissue.Delete, partMessage(r, spec, part, issue))
+			reissue.Publish = append(reissue.Publish, partMessage(r, spec, part, issue+1))
+		case c.Holder == nil && d.due(c):
+			publish.Publish = append(publish.Publish, partMessage(r, spec, part, issue))
+		}
+	}
+	d.why(r, "running %s: %d of %d parts to go", spec.Name, len(todo), parts(spec)+reduces(spec))
+	if len(publish.Publish) > 0 {
+		d.act(r, ActPublish, publish)
+	}
+	if len(reissue.Parts) > 0 {
+		reissue.Reason = fmt.Sprintf("%s: %d parts are given out again", spec.Name, len(reissue.Parts))
+		d.act(r, ActPartReissue, reissue)
+		return true
+	}
+	return false
+}
+
+// due reports whether the message of an unleased claim is to be published (again).
+func (d *decider) due(c Claim) bool {
+	return !c.WasPublished || d.now-c.Published >= d.v.Limits.Republish
+}
+
+// lapsed reports whether the holder of a claim must be taken for dead: its lease was seen and is gone, or nobody took the message though
+// idle workers were there. Absence counts only after two TTLs of unbroken contact with the same lease server.
+func (d *decider) lapsed(c Claim, pool string) bool {
+	ttl := d.v.Limits.LeaseTTL
+	if c.Holder != nil || d.v.Contact < 2*ttl {
+		return false
+	}
+	if c.Ever {
+		return d.now-c.Seen >= d.v.Limits.LapseGrace
+	}
+	return c.WasPublished && d.now-c.Known >= 2*ttl && d.idleFor(pool)
+}
+
+// idleFor reports whether a worker of the pool says that it holds nothing.
+func (d *decider) idleFor(pool string) bool {
+	w := d.v.Workers[pool]
+	return w.Live > w.Busy
+}
+
+// unfinished lists the parts of a stage that have no result yet, in order; the reduce step comes when all others are there.
+func unfinished(r *Run, spec *schemas.Stage) []int {
+	var out []int
+	results := r.Stages[spec.Name].Results
+	n := parts(spec)
+	for part := range n {
+		if !results[part] {
+			out = append(out, part)
+		}
+	}
+	if len(out) == 0 && reduces(spec) == 1 && !results[n] {
+		out = append(out, n)
+	}
+	return out
+}
+
+// parts is the number of parts of a prep, eval or export stage, without the reduce step.
+func parts(s *schemas.Stage) int {
+	switch {
+	case s.Kind == schemas.KindPrep && s.Prep != nil:
+		return max(1, s.Prep.Parts)
+	case s.Kind == schemas.KindEval && s.Eval != nil:
+		return max(1, s.Eval.Slices)
+	}
+	return 1
+}
+
+// reduces is 1 for a stage with a reduce step.
+func reduces(s *schemas.Stage) int {
+	if s.Kind == schemas.KindEval {
+		return 1
+	}
+	return 0
+}
+
+func auxPool(s *schemas.RunSpec) string {
+	if s.AuxPool != "" {
+		return s.AuxPool
+	}
+	return s.Pool
+}
+
+func partMessage(r *Run, s *schemas.Stage, part int, issue uint64) schemas.Message {
+	return schemas.Message{
+		Version: 1, Kind: s.Kind, Pool: auxPool(r.Spec), Tenant: r.Spec.Tenant, Run: r.Spec.ID, Stage: s.Name,
+		Spec: schemas.SpecKey(r.Spec.Tenant, r.Spec.ID), Issue: issue, Part: part, Parts: parts(s),
+	}
+}
+
+func seatMessage(r *Run, stage string, s schemas.Seat) schemas.Message {
+	return schemas.Message{
+		Version: 1, Kind: schemas.KindTrain, Pool: r.Spec.Pool, Tenant: r.Spec.Tenant, Run: r.Spec.ID, Stage: stage,
+		Spec: schemas.SpecKey(r.Spec.Tenant, r.Spec.ID), Seat: s.Seat, Issue: s.Issue,
+	}
+}

@@ -1,0 +1,265 @@
+package control
+
+import (
+	"fmt"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// gang follows the train stage that HEAD names; it reports whether it swaps HEAD.
+func (d *decider) gang(r *Run) bool {
+	h := r.Head
+	if m := h.Manifest; m != nil && m.Final && m.Stage == h.Stage {
+		d.act(r, ActTrainDone, Action{Stage: h.Stage, Delete: d.seatMessages(r), Reason: h.Stage + " is done"})
+		return true
+	}
+	if info, failed := d.exhausted(h); failed {
+		d.act(r, ActFail, Action{Stage: h.Stage, Error: info, Delete: d.seatMessages(r), Reason: h.Stage + " failed: " + info.Message})
+		return true
+	}
+	spec, err := r.Spec.StageOf(h.Stage)
+	if err != nil || spec.Train == nil {
+		d.act(r, ActFail, Action{Stage: h.Stage, Error: schemas.Errorf(schemas.CodeInternal, h.Stage, "HEAD names a train stage that the spec does not have"), Delete: d.seatMessages(r)})
+		return true
+	}
+	if len(h.Seats) == 0 {
+		return false
+	}
+	again := Action{Stage: h.Stage}
+	publish := Action{Stage: h.Stage}
+	retire := Action{Stage: h.Stage}
+	spare := d.idle[d.v.Pool]
+	left := len(h.Seats)
+	for _, s := range h.Seats {
+		c := r.Claims[ClaimKey{h.Stage, s.Seat, s.Issue}]
+		switch {
+		case d.lapsed(c, d.v.Pool):
+			// A worker that came up since is not claimed by anything yet; the lost one still counts as a claim of this gang.
+			if free := d.v.Workers[d.v.Pool]; spare == 0 && free.Live <= free.Busy && left > spec.Train.World.Min {
+				left--
+				retire.Seats = append(retire.Seats, s)
+				retire.Delete = append(retire.Delete, seatMessage(r, h.Stage, s))
+				continue
+			}
+			next := schemas.Seat{Seat: s.Seat, Issue: h.LastIssue + 1}
+			again.Seats = append(again.Seats, next)
+			again.Delete = append(again.Delete, seatMessage(r, h.Stage, s))
+			again.Publish = append(again.Publish, seatMessage(r, h.Stage, next))
+		case c.Holder == nil && d.due(c):
+			publish.Publish = append(publish.Publish, seatMessage(r, h.Stage, s))
+		}
+	}
+	if len(publish.Publish) > 0 {
+		d.act(r, ActPublish, publish)
+	}
+	switch {
+	case len(again.Seats) > 0:
+		again.Reason = fmt.Sprintf("%s: %d of %d seats lost their holders and are given out again", h.Stage, len(again.Seats), len(h.Seats))
+		d.act(r, ActSeatReissue, again)
+		return true
+	case len(retire.Seats) > 0:
+		retire.Reason = fmt.Sprintf("%s: goes on with %d seats", h.Stage, left)
+		d.act(r, ActRetire, retire)
+		return true
+	case len(h.Members) > 0:
+		d.why(r, "training %s: generation %d, %d members, step %d committed", h.Stage, h.Generation, len(h.Members), h.Step)
+	}
+	return false
+}
+
+// exhausted reports whether the gang may not be formed again, and the error to fail with: a permanent error or poison at once, otherwise
+// Limits.Attempts application errors in a row without a step of progress.
+func (d *decider) exhausted(h *schemas.Head) (*schemas.ErrorInfo, bool) {
+	n := 0
+	for i := len(h.Ended) - 1; i >= 0; i-- {
+		e := h.Ended[i]
+		if e.Cause == schemas.CauseDone || e.Step != h.Step {
+			break
+		}
+		if e.Cause != schemas.CauseApplication && e.Cause != schemas.CausePoison {
+			continue
+		}
+		n++
+		info := e.Error
+		if info == nil {
+			info = schemas.Errorf(schemas.CodeInternal, h.Stage, "the gang failed without saying why")
+		}
+		if info.Permanent || e.Cause == schemas.CausePoison || n >= d.v.Limits.Attempts {
+			return info, true
+		}
+	}
+	return nil, false
+}
+
+func sameRun(t *schemas.Turn, r *Run) bool { return t.Tenant == r.Spec.Tenant && t.Run == r.Spec.ID }
+
+// wants returns the train stage that the run wants a turn for: one that lost its generation or seats, else the first ready one.
+func wants(r *Run) (stage *schemas.Stage, reform bool) {
+	if r.Head != nil && r.Head.Stage != "" {
+		if len(r.Head.Members) > 0 {
+			return nil, false
+		}
+		s, err := r.Spec.StageOf(r.Head.Stage)
+		if err != nil || s.Train == nil {
+			return nil, false
+		}
+		return s, len(r.Head.Seats) > 0
+	}
+	var states []schemas.StageState
+	if r.Head != nil {
+		if r.Head.State != schemas.RunRunning {
+			return nil, false
+		}
+		states = r.Head.Stages
+	}
+	for _, n := range schemas.Ready(r.Spec, states) {
+		if s, err := r.Spec.StageOf(n); err == nil && s.Kind == schemas.KindTrain && s.Train != nil {
+			return s, false
+		}
+	}
+	return nil, false
+}
+
+// turn moves the gang that has the turn, or gives a free turn away: to a gang that must form again before a new one.
+func (d *decider) turn(order []*Run, busy map[string]bool) {
+	t := d.v.Ledger.Turn
+	if t != nil {
+		d.d.Demand += d.forming(t, order, busy)
+	}
+	var first *Run
+	var firstMin int
+	var chosen *Action
+	for _, reforming := range []bool{true, false} {
+		for _, r := range order {
+			if busy[name(r)] || t != nil && sameRun(t, r) {
+				continue
+			}
+			stage, reform := wants(r)
+			if stage == nil || reform != reforming {
+				continue
+			}
+			w := stage.Train.World
+			if reform {
+				if t != nil && r.Forming >= d.v.Limits.ReformYield {
+					d.act(r, ActGiveBack, Action{Stage: stage.Name, Delete: d.seatMessages(r), Reason: stage.Name + ": yields its seats to the gang that has the turn"})
+				} else if t == nil && chosen == nil {
+					chosen = d.turnAction(r, stage, len(r.Head.Seats), true)
+				} else {
+					d.why(r, "%s: lost members, waits for the turn", stage.Name)
+				}
+				busy[name(r)] = true
+				continue
+			}
+			busy[name(r)] = true
+			d.d.Demand += w.Max
+			idle := d.idle[d.v.Pool]
+			fits := idle >= w.Min
+			beside := first == nil || d.v.Workers[d.v.Pool].Live-w.Min >= firstMin
+			switch {
+			case t == nil && chosen == nil && fits && beside:
+				n := min(w.Max, idle)
+				if first != nil {
+					n = w.Min
+				}
+				chosen = d.turnAction(r, stage, n, false)
+			case !fits:
+				d.why(r, "waiting: %s needs %d idle workers of pool %s, %d of %d are idle", stage.Name, w.Min, d.v.Pool, idle, d.v.Workers[d.v.Pool].Live)
+			default:
+				d.why(r, "waiting: %s is next in line", stage.Name)
+			}
+			if first == nil && (chosen == nil || chosen.Run != r.Spec.ID) {
+				first, firstMin = r, w.Min
+				d.held = min(d.held, r.Spec.Priority)
+			}
+		}
+	}
+	if chosen != nil {
+		d.d.Actions = append(d.d.Actions, *chosen)
+	}
+	if t != nil {
+		d.d.Reason = fmt.Sprintf("forming %s of %s/%s", t.Stage, t.Tenant, t.Run)
+	} else if first != nil {
+		d.d.Reason = fmt.Sprintf("%s waits for %d workers", name(first), firstMin)
+	}
+}
+
+func (d *decider) turnAction(r *Run, stage *schemas.Stage, seats int, reform bool) *Action {
+	reason := fmt.Sprintf("%s: has the turn for %d seats", stage.Name, seats)
+	d.d.Reasons[name(r)] = reason
+	return &Action{
+		Kind: ActTurn, Tenant: r.Spec.Tenant, Run: r.Spec.ID, Stage: stage.Name,
+		Turn: &schemas.Turn{Tenant: r.Spec.Tenant, Run: r.Spec.ID, Stage: stage.Name, Seats: seats, Reform: reform, Reason: reason},
+	}
+}
+
+// forming moves the gang that has the turn and returns how many workers it wants beyond the seats it has.
+func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[string]bool) int {
+	end := func(reason string) {
+		d.d.Actions = append(d.d.Actions, Action{Kind: ActTurnEnd, Tenant: t.Tenant, Run: t.Run, Stage: t.Stage, Reason: reason})
+	}
+	var r *Run
+	for _, o := range order {
+		if sameRun(t, o) {
+			r = o
+		}
+	}
+	if r == nil {
+		end("the run has ended")
+		return 0
+	}
+	if r.Head != nil && (r.Head.State != schemas.RunRunning || r.Head.Stage == t.Stage && len(r.Head.Members) > 0) {
+		end("the gang has formed or the run does not run")
+		return 0
+	}
+	if busy[name(r)] {
+		return 0 // its seats change in this decision
+	}
+	stage, _ := wants(r)
+	if stage == nil || stage.Name != t.Stage {
+		end("the stage does not want the turn any more")
+		return 0
+	}
+	busy[name(r)] = true
+	w := stage.Train.World
+	if r.Head == nil {
+		d.act(r, ActStart, Action{Stage: t.Stage, Reason: "starting " + t.Stage})
+		return w.Max
+	}
+	if len(r.Head.Seats) == 0 {
+		n := min(w.Max, d.idle[d.v.Pool], max(t.Seats, w.Min))
+		if n < w.Min {
+			end(fmt.Sprintf("%d workers are idle, %d are needed", d.idle[d.v.Pool], w.Min))
+			return w.Max
+		}
+		a := Action{Stage: t.Stage, Reason: fmt.Sprintf("%s: forming a gang of %d", t.Stage, n)}
+		for seat := range n {
+			s := schemas.Seat{Seat: seat, Issue: r.Head.LastIssue + 1}
+			a.Seats = append(a.Seats, s)
+			a.Publish = append(a.Publish, seatMessage(r, t.Stage, s))
+		}
+		d.act(r, ActSeats, a)
+		return w.Max
+	}
+	var open []schemas.Seat
+	for _, s := range r.Head.Seats {
+		if r.Claims[ClaimKey{t.Stage, s.Seat, s.Issue}].Holder == nil {
+			open = append(open, s)
+		}
+	}
+	held := len(r.Head.Seats) - len(open)
+	d.why(r, "%s: forming, %d of %d seats are held", t.Stage, held, len(r.Head.Seats))
+	limit := d.v.Limits.Forming
+	switch {
+	case d.v.Contact == 0 || r.Forming < limit:
+	case held >= w.Min && len(open) > 0:
+		a := Action{Stage: t.Stage, Seats: open, Reason: fmt.Sprintf("%s: starts with %d seats", t.Stage, held)}
+		for _, s := range open {
+			a.Delete = append(a.Delete, seatMessage(r, t.Stage, s))
+		}
+		d.act(r, ActRetire, a)
+	case held < w.Min || r.Forming >= 3*limit:
+		d.act(r, ActGiveBack, Action{Stage: t.Stage, Delete: d.seatMessages(r), Reason: fmt.Sprintf("%s: %d of %d seats found a holder in %s: all are given back", t.Stage, held, len(r.Head.Seats), r.Forming.Round(1e9))})
+		end("the gang did not form in time")
+	}
+	return 0
+}

@@ -1,0 +1,490 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/lease"
+	"github.com/tunefleet/tunefleet/services/store"
+)
+
+// maxResultBytes bounds a part's result or failure record.
+const maxResultBytes = 16 << 20
+
+// maxReads bounds the unknown and queued runs read in one tick (at most 500 GET/s with the default interval).
+const maxReads = 150
+
+// openRun is what a pool remembers of one open run. All of it can be rebuilt from the object store.
+type openRun struct {
+	key       string
+	submitted time.Time
+	spec      *schemas.RunSpec
+	head      *schemas.Head
+	// readAt is when HEAD was last read (own clock); 0 = never.
+	readAt   time.Duration
+	claims   map[ClaimKey]*Claim
+	failures map[string]schemas.Failure
+	forming  time.Duration
+	asked    time.Duration
+	reason   string
+	// broken: its HEAD cannot be decoded; nothing is decided about the run until it can.
+	broken bool
+}
+
+// pool schedules one pool while this replica owns its ledger.
+type pool struct {
+	c      *Control
+	name   string
+	keeper *keeper
+
+	runs map[string]*openRun
+	// listedAt and listCost pace the listing of open objects.
+	listedAt time.Duration
+	listCost time.Duration
+	dirty    bool
+	cursor   int
+	sweptAt  time.Duration
+
+	boot      string
+	bootSince time.Duration
+	workers   map[string]Workers
+	usage     map[string]float64
+	usageAt   time.Duration
+	reason    string
+	shown     string
+}
+
+func newPool(c *Control, name string) *pool {
+	return &pool{c: c, name: name, runs: map[string]*openRun{}, dirty: true, workers: map[string]Workers{}, usage: map[string]float64{},
+		keeper: &keeper{objects: c.objects, pool: name, owner: c.cfg.Name, ttl: c.cfg.LedgerTTL, clock: c.clock}}
+}
+
+// forget drops what was remembered: another replica may have changed everything.
+func (p *pool) forget() {
+	p.runs = map[string]*openRun{}
+	p.dirty, p.listedAt, p.boot, p.bootSince = true, 0, "", 0
+}
+
+// tick looks at the pool once and applies what Decide says. again asks for another tick at once.
+func (p *pool) tick(ctx context.Context, poked bool) (again bool, err error) {
+	owned, used, err := p.keeper.own(ctx, p.usage)
+	if used {
+		p.usage = map[string]float64{}
+	}
+	if !owned {
+		p.forget()
+		return false, err
+	}
+	if err := p.list(ctx, poked); err != nil {
+		return false, err
+	}
+	if err := p.refresh(ctx, poked); err != nil {
+		return false, err
+	}
+	view, err := p.view(ctx)
+	if err != nil {
+		return false, err
+	}
+	decision := Decide(view, p.c.clock())
+	p.account(view)
+	p.publish(ctx, view, decision)
+	var errs []error
+	for _, a := range decision.Actions {
+		if p.c.clock() >= p.keeper.until {
+			errs = append(errs, fmt.Errorf("pool %s: the ledger could not be renewed in time", p.name))
+			break
+		}
+		switch err := p.apply(ctx, a); {
+		case err == nil:
+			again = again || a.Kind != ActPublish
+		case errors.Is(err, errStale):
+			p.c.log.Debug("decision is stale", "pool", p.name, "action", a.Kind, "run", a.Run, "error", err)
+		default:
+			errs = append(errs, fmt.Errorf("cannot apply %s to %s/%s: %w", a.Kind, a.Tenant, a.Run, err))
+		}
+	}
+	return again, errors.Join(errs...)
+}
+
+// list brings the set of open runs up to date.
+func (p *pool) list(ctx context.Context, poked bool) error {
+	now := p.c.clock()
+	pause := max(p.c.cfg.Interval, 20*p.listCost)
+	if !p.dirty && now-p.listedAt < pause && (!poked || now-p.listedAt < pause/10) {
+		return nil
+	}
+	seen := map[string]bool{}
+	for info, err := range p.c.objects.List(ctx, schemas.OpenPrefix(p.name)) {
+		if err != nil {
+			return fmt.Errorf("cannot list open runs of pool %s: %w", p.name, err)
+		}
+		seen[info.Key] = true
+		if p.runs[info.Key] == nil {
+			p.runs[info.Key] = &openRun{key: info.Key, submitted: info.Modified, claims: map[ClaimKey]*Claim{}, failures: map[string]schemas.Failure{}}
+		}
+	}
+	for key := range p.runs {
+		if !seen[key] {
+			delete(p.runs, key)
+		}
+	}
+	p.listedAt, p.listCost, p.dirty = p.c.clock(), p.c.clock()-now, false
+	return nil
+}
+
+// refresh reads specs and HEADs: those of started runs in every tick, those of queued and paused ones in turns.
+func (p *pool) refresh(ctx context.Context, poked bool) error {
+	now := p.c.clock()
+	if now-p.sweptAt >= p.c.cfg.SweepEvery {
+		p.sweptAt = now
+		for _, r := range p.runs {
+			r.readAt = 0
+		}
+	}
+	keys := slices.Sorted(maps.Keys(p.runs))
+	var read []*openRun
+	budget := maxReads
+	for i := range keys {
+		r := p.runs[keys[(i+p.cursor)%len(keys)]]
+		active := r.head != nil && r.head.State != schemas.RunPaused
+		if !active {
+			idle := 2 * time.Second
+			if poked || r.readAt == 0 {
+				idle = 0
+			}
+			if budget <= 0 || now-r.readAt < idle {
+				continue
+			}
+			budget--
+		}
+		read = append(read, r)
+	}
+	if len(keys) > maxReads {
+		p.cursor = (p.cursor + maxReads) % len(keys)
+	}
+	return parallel(ctx, 8, read, func(ctx context.Context, r *openRun) error { return p.read(ctx, r, now) })
+}
+
+func (p *pool) read(ctx context.Context, r *openRun, now time.Duration) error {
+	if r.spec == nil {
+		data, _, err := p.c.objects.Get(ctx, r.key, schemas.MaxSpecBytes)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil // closed since the listing
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", r.key, err)
+		}
+		spec, err := schemas.DecodeSpec(data)
+		if err != nil {
+			p.c.log.Error("an open object is no spec", "key", r.key, "error", err)
+			return nil
+		}
+		r.spec = spec
+	}
+	head, _, err := p.c.heads.Read(ctx, r.spec.Tenant, r.spec.ID)
+	r.broken = false
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil:
+		return err
+	case err != nil:
+		p.c.log.Error("HEAD cannot be read", "tenant", r.spec.Tenant, "run", r.spec.ID, "error", err)
+		r.broken = true
+	default:
+		if r.head == nil || r.head.Rev <= head.Rev {
+			r.head = head
+		}
+	}
+	r.readAt = max(now, 1)
+	return nil
+}
+
+// view builds what Decide looks at: leases first, then results, so that a lease that is gone because its work is done comes with the
+// result.
+func (p *pool) view(ctx context.Context) (*View, error) {
+	now := p.c.clock()
+	v := &View{Pool: p.name, Limits: p.c.cfg.Limits, Ledger: p.keeper.cur, Workers: map[string]Workers{}}
+	v.Contact = p.contact(ctx, now)
+	pools := map[string]bool{p.name: true}
+	var runs []*openRun
+	for _, key := range slices.Sorted(maps.Keys(p.runs)) {
+		r := p.runs[key]
+		if r.spec == nil || r.readAt == 0 || r.broken {
+			continue
+		}
+		pools[auxPool(r.spec)] = true
+		runs = append(runs, r)
+	}
+	for name := range pools {
+		w, err := p.countWorkers(ctx, name)
+		if err != nil {
+			v.Contact, p.bootSince = 0, 0
+			w = Workers{}
+		}
+		v.Workers[name] = w
+	}
+	p.workers = v.Workers
+	holders, err := p.holders(ctx, runs)
+	if err != nil {
+		v.Contact, p.bootSince = 0, 0
+	}
+	for _, r := range runs {
+		run := Run{Spec: r.spec, Head: r.head, Submitted: r.submitted, Claims: map[ClaimKey]Claim{}, Stages: map[string]StageView{}}
+		if err := p.observe(ctx, r, &run); err != nil {
+			return nil, err
+		}
+		p.claims(r, &run, holders, now)
+		r.forming = since(r.forming, r.head != nil && len(r.head.Seats) > 0 && len(r.head.Members) == 0 && v.Contact > 0, now)
+		r.asked = since(r.asked, r.head != nil && r.head.Control != schemas.ControlNone, now)
+		if r.forming > 0 {
+			run.Forming = now - r.forming
+		}
+		if r.asked > 0 {
+			run.Asked = now - r.asked
+		}
+		v.Runs = append(v.Runs, run)
+	}
+	return v, nil
+}
+
+// since keeps the time at which a condition began to hold, 0 while it does not.
+func since(at time.Duration, holds bool, now time.Duration) time.Duration {
+	switch {
+	case !holds:
+		return 0
+	case at == 0:
+		return max(now, 1)
+	}
+	return at
+}
+
+// contact says how long the lease server has been in reach with the same boot id.
+func (p *pool) contact(ctx context.Context, now time.Duration) time.Duration {
+	ctx, cancel := context.WithTimeout(ctx, p.c.cfg.Limits.LeaseTTL/2)
+	defer cancel()
+	boot, err := p.c.leases.Boot(ctx)
+	if err != nil {
+		p.bootSince = 0
+		return 0
+	}
+	if boot != p.boot || p.bootSince == 0 {
+		p.boot, p.bootSince = boot, max(now, 1)
+	}
+	return now - p.bootSince + 1
+}
+
+func (p *pool) countWorkers(ctx context.Context, name string) (Workers, error) {
+	list, err := p.c.leases.Workers(ctx, name)
+	if err != nil {
+		return Workers{}, fmt.Errorf("cannot list workers of pool %s: %w", name, err)
+	}
+	var w Workers
+	for _, x := range list {
+		if x.Draining {
+			continue
+		}
+		w.Live++
+		if x.Busy != "" {
+			w.Busy++
+		}
+	}
+	return w, nil
+}
+
+// active lists the seats and parts of a run that want a holder.
+func active(r *openRun, stages map[string]StageView) []ClaimKey {
+	if r.head == nil || r.head.State != schemas.RunRunning {
+		return nil
+	}
+	var out []ClaimKey
+	for _, s := range r.head.Seats {
+		out = append(out, ClaimKey{r.head.Stage, s.Seat, s.Issue})
+	}
+	for i := range r.head.Stages {
+		st := &r.head.Stages[i]
+		spec, err := r.spec.StageOf(st.Name)
+		if err != nil || st.State != schemas.StageRunning || st.Kind == schemas.KindTrain {
+			continue
+		}
+		for _, part := range unfinished(&Run{Spec: r.spec, Stages: stages}, spec) {
+			out = append(out, ClaimKey{st.Name, part, st.PartIssue(part)})
+		}
+	}
+	return out
+}
+
+func (p *pool) holders(ctx context.Context, runs []*openRun) (map[string]lease.Owner, error) {
+	var keys []string
+	for _, r := range runs {
+		for k := range r.claims {
+			if r.head != nil && r.head.State == schemas.RunRunning {
+				keys = append(keys, schemas.LeaseKey(r.spec.Tenant, r.spec.ID, k.Stage, k.Index))
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
+	h, err := p.c.leases.Holders(ctx, keys)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read leases of pool %s: %w", p.name, err)
+	}
+	return h, nil
+}
+
+// observe lists what the running stages of a run have stored.
+func (p *pool) observe(ctx context.Context, r *openRun, run *Run) error {
+	if r.head == nil || r.head.State != schemas.RunRunning {
+		return nil
+	}
+	for i := range r.head.Stages {
+		st := &r.head.Stages[i]
+		if st.State != schemas.StageRunning || st.Kind == schemas.KindTrain {
+			continue
+		}
+		view := StageView{Results: map[int]bool{}}
+		prefix := strings.TrimSuffix(schemas.StageResultKey(r.spec.Tenant, r.spec.ID, st.Name), "result.json")
+		for info, err := range p.c.objects.List(ctx, prefix) {
+			if err != nil {
+				return fmt.Errorf("cannot list results of %s/%s: %w", r.spec.ID, st.Name, err)
+			}
+			base := strings.TrimPrefix(info.Key, prefix)
+			var part, issue int
+			if n, _ := fmt.Sscanf(base, "part-%d.json", &part); n == 1 {
+				view.Results[part] = true
+			} else if n, _ := fmt.Sscanf(base, "fail-%d-%d.json", &part, &issue); n == 2 {
+				f, err := p.failure(ctx, r, info.Key)
+				if err != nil {
+					return fmt.Errorf("cannot read failure record %s: %w", info.Key, err)
+				}
+				view.Failures = append(view.Failures, f)
+			}
+		}
+		run.Stages[st.Name] = view
+	}
+	return nil
+}
+
+func (p *pool) failure(ctx context.Context, r *openRun, key string) (schemas.Failure, error) {
+	if f, ok := r.failures[key]; ok {
+		return f, nil
+	}
+	data, _, err := p.c.objects.Get(ctx, key, maxResultBytes)
+	if err != nil {
+		return schemas.Failure{}, err
+	}
+	var f schemas.Failure
+	if err := json.Unmarshal(data, &f); err != nil {
+		return schemas.Failure{}, fmt.Errorf("cannot decode %s: %w", key, err)
+	}
+	r.failures[key] = f
+	return f, nil
+}
+
+// claims brings the memory of seats and parts up to date and copies it into the view.
+func (p *pool) claims(r *openRun, run *Run, holders map[string]lease.Owner, now time.Duration) {
+	want := map[ClaimKey]bool{}
+	for _, k := range active(r, run.Stages) {
+		want[k] = true
+		c := r.claims[k]
+		if c == nil {
+			// Holders were read before this claim was known: its holder is read in the next tick.
+			c = &Claim{Known: now}
+			r.claims[k] = c
+		}
+		c.Holder = nil
+		if h, ok := holders[schemas.LeaseKey(r.spec.Tenant, r.spec.ID, k.Stage, k.Index)]; ok && h.Issue == k.Issue {
+			c.Holder, c.Seen, c.Ever = &h, now, true
+		}
+		run.Claims[k] = *c
+	}
+	for k := range r.claims {
+		if !want[k] {
+			delete(r.claims, k)
+		}
+	}
+}
+
+// account adds the device-seconds of running gangs to their tenants.
+func (p *pool) account(v *View) {
+	now := p.c.clock()
+	dt := (now - p.usageAt).Seconds()
+	p.usageAt = now
+	if dt <= 0 || dt > 60 {
+		return
+	}
+	for i := range v.Runs {
+		if h := v.Runs[i].Head; h != nil && len(h.Members) > 0 {
+			p.usage[h.Tenant] += dt * float64(len(h.Members))
+		}
+	}
+}
+
+// publish shows people and autoscalers what was decided, best effort and only when it changed.
+func (p *pool) publish(ctx context.Context, v *View, d Decision) {
+	p.reason = d.Reason
+	for _, r := range p.runs {
+		if r.spec == nil {
+			continue
+		}
+		if why := d.Reasons[r.spec.Tenant+"/"+r.spec.ID]; why != "" && why != r.reason {
+			if p.c.leases.SetProgress(ctx, r.spec.Tenant, r.spec.ID, map[string]string{"reason": why}) == nil {
+				r.reason = why
+			}
+		}
+	}
+	view := schemas.PoolView{Pool: p.name, Owner: p.c.cfg.Name, Turn: v.Ledger.Turn, Workers: v.Workers[p.name].Live, WorkersDemanded: d.Demand, Reason: d.Reason}
+	for i := range v.Runs {
+		if v.Runs[i].Head == nil {
+			view.Queued++
+		} else if v.Runs[i].Head.State == schemas.RunRunning {
+			view.Running++
+		}
+	}
+	data, err := json.Marshal(view)
+	if err != nil || string(data) == p.shown {
+		return
+	}
+	if p.c.leases.SetProgress(ctx, poolTenant, p.name, map[string]string{"view": string(data)}) == nil {
+		p.shown = string(data)
+	}
+	p.c.record(ctx, view)
+}
+
+// poolTenant is where the views of pools lie among the progress hashes; it is no valid tenant.
+const poolTenant = "_pool"
+
+// parallel calls fn for each item on up to n goroutines and joins the errors.
+func parallel[T any](ctx context.Context, n int, items []T, fn func(context.Context, T) error) error {
+	if len(items) == 0 {
+		return nil
+	}
+	work := make(chan T)
+	errs := make([]error, min(n, len(items)))
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			for it := range work {
+				if err := fn(ctx, it); err != nil {
+					errs[i] = errors.Join(errs[i], err)
+				}
+			}
+		})
+	}
+	for _, it := range items {
+		work <- it
+	}
+	close(work)
+	wg.Wait()
+	return errors.Join(errs...)
+}
