@@ -157,3 +157,16 @@ func quantile(place string, got, want []float32, q, limit, most float64) Row {
 	}
 	return row
 }
+
+// largest demands that no difference exceeds limit.
+func largest(place string, got, want []float32, limit float64) Row {
+	row := Row{Place: place, Limit: limit, Note: "largest |d|"}
+	for i := range want {
+		d := math.Abs(float64(got[i]) - float64(want[i]))
+		if !(d <= row.Error) {
+			row.Error = d
+		}
+	}
+	row.OK = row.Error <= limit
+	return row
+}

@@ -205,3 +205,6 @@ func (m *llama) Continue(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
 	}
 	return m.logProbs(t, b, c, 1)
 }
+
+// LengthDependent reports whether rotary frequencies change with the length of the sequence.
+func (m *llama) LengthDependent() bool { return m.cfg.Rope().Dynamic() }

@@ -1,0 +1,314 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/gpuworker/generate"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// Limits of the comparison: a tensor passes when ||d|| <= tensorRel ||g|| + tensorFloor; losses and norms when within scalarRel.
+const (
+	tensorRel   = 1e-4
+	tensorFloor = 1e-7
+	scalarRel   = 1e-4
+)
+
+// newTokens is the number of generated tokens of a golden file (README of the fixtures: always 24).
+const newTokens = 24
+
+const goldenName = "golden.safetensors"
+
+// modelResult is what the engine computed for a golden file.
+type modelResult struct {
+	b        batch
+	vocab    int
+	logits   []float32
+	loss     float64
+	gradNorm float64
+	params   []*nn.Param
+	grads    map[string][]float32
+	rowLoss  []float32
+	gen      []int64
+}
+
+// VerifyModel computes logits, loss, every gradient and a greedy continuation for the inputs in dir/golden.safetensors with the model in
+// dir, compares them with the references in that file, and with Emit writes them. The error is about running at all; whether results
+// agree is Report.Pass (see Report.Err). References that are missing fail the verification, unless the file holds inputs alone and
+// results are emitted.
+func VerifyModel(ctx context.Context, dir string, o Options) (*Report, error) {
+	root, err := openRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := safetensors.Open(root, goldenName)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s, err := openSession(ctx, root, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	rep := &Report{Kind: "model", Dir: dir}
+	res, err := computeModel(ctx, s, f, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := emitModel(o.Emit, rep, res); err != nil {
+		return nil, err
+	}
+	if err := compareModel(rep, s, f, res, o.Emit != ""); err != nil {
+		return nil, err
+	}
+	rep.finish()
+	return rep, nil
+}
+
+func computeModel(ctx context.Context, s *session, f *safetensors.File, o Options) (*modelResult, error) {
+	vocab := s.model.Info().Vocab
+	bs, err := readBatches(f, 2, vocab)
+	if err != nil {
+		return nil, err
+	}
+	r := &modelResult{b: bs[0], vocab: vocab, grads: map[string][]float32{}}
+	o.progress("logits", 0, 3)
+	if r.logits, err = s.logits(ctx, r.b); err != nil {
+		return nil, err
+	}
+	o.progress("gradients", 1, 3)
+	tokens := r.b.shiftedTokens()
+	leaf := r.b.leaf()
+	got, err := objective.Backward(ctx, s.tape, s.model, leaf, int64(tokens))
+	if err != nil {
+		return nil, err
+	}
+	r.loss = got.Sum / float64(tokens)
+	if r.gradNorm, err = s.gradNorm(); err != nil {
+		return nil, err
+	}
+	r.params = s.trainable()
+	for _, p := range r.params {
+		if r.grads[p.Name], err = nn.Read(s.queue, p.Grad); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.rows(ctx, s, leaf); err != nil {
+		return nil, err
+	}
+	o.progress("generation", 2, 3)
+	if r.gen, err = greedy(ctx, s, f); err != nil {
+		return nil, err
+	}
+	o.progress("generation", 3, 3)
+	return r, nil
+}
+
+// rows computes the loss sum of each row.
+func (r *modelResult) rows(ctx context.Context, s *session, leaf *nn.Batch) error {
+	s.tape.Reset(ctx, false)
+	lp, err := s.tape.Read(s.model.LogProbs(s.tape, leaf, 1))
+	if err != nil {
+		return err
+	}
+	for row := range r.b.rows {
+		var sum float64
+		for _, v := range lp[row*r.b.seq : (row+1)*r.b.seq] {
+			sum -= float64(v)
+		}
+		r.rowLoss = append(r.rowLoss, float32(sum))
+	}
+	return nil
+}
+
+func (s *session) gradNorm() (float64, error) {
+	n, err := optim.NewNorm(s.dev, s.model.Units())
+	if err != nil {
+		return 0, err
+	}
+	defer n.Close()
+	var ranges []optim.Range
+	for _, p := range s.trainable() {
+		ranges = append(ranges, optim.Range{Param: p, Len: p.Len(), G: p.Grad.Reshape(p.Len())})
+	}
+	n.Measure(s.queue, ranges)
+	n.Finish(s.queue, 0)
+	return n.Value(s.queue)
+}
+
+// greedy continues gen.prompt_ids, when the file has them.
+func greedy(ctx context.Context, s *session, f *safetensors.File) ([]int64, error) {
+	const name = "gen.prompt_ids"
+	if _, ok := f.Info(name); !ok {
+		return nil, nil
+	}
+	ids, shape, err := readIDs(f, name, 2)
+	if err != nil {
+		return nil, err
+	}
+	vocab := int64(s.model.Info().Vocab)
+	if shape[0] != 1 || shape[1] < 1 || slices.Min(ids) < 0 || slices.Max(ids) >= vocab {
+		return nil, schemas.Errorf(schemas.CodeData, name, "must be one row of ids of the vocabulary")
+	}
+	prompt := make([]int32, len(ids))
+	for i, id := range ids {
+		prompt[i] = int32(id)
+	}
+	out, err := generate.Generate(ctx, s.tape, s.model, [][]int32{prompt}, generate.Options{MaxNewTokens: newTokens}, nil)
+	if err != nil {
+		return nil, err
+	}
+	gen := make([]int64, len(out[0]))
+	for i, id := range out[0] {
+		gen[i] = int64(id)
+	}
+	return gen, nil
+}
+
+func emitModel(dir string, rep *Report, r *modelResult) error {
+	e, err := newEmitter(dir, rep)
+	if e == nil || err != nil {
+		return err
+	}
+	defer e.close()
+	entries := []safetensors.Entry{
+		{Name: "logits", Shape: []int64{int64(r.b.rows), int64(r.b.seq), int64(r.vocab)}, Float32: r.logits},
+		{Name: "loss", Float32: []float32{float32(r.loss)}},
+		{Name: "grad_norm", Float32: []float32{float32(r.gradNorm)}},
+		{Name: "row_loss_sum", Shape: []int64{int64(r.b.rows)}, Float32: r.rowLoss},
+	}
+	for _, p := range r.params {
+		entries = append(entries, safetensors.Entry{Name: "grad." + p.Name, Shape: p.Shape, Float32: r.grads[p.Name]})
+	}
+	if r.gen != nil {
+		entries = append(entries, safetensors.Entry{Name: "gen.ids", Shape: []int64{1, int64(len(r.gen))}, Int64: r.gen})
+	}
+	return e.tensors(goldenName, entries)
+}
+
+// compareModel checks every reference that the folder's layout prescribes.
+func compareModel(rep *Report, s *session, f *safetensors.File, r *modelResult, emitted bool) error {
+	missing := map[string]bool{}
+	tensor := func(name string, got []float32, keep func(int) bool) error {
+		if _, ok := f.Info(name); !ok {
+			missing[name] = true
+			return nil
+		}
+		want, _, err := f.Float32(name)
+		if err != nil {
+			return err
+		}
+		rep.add(l2(name, got, want, keep, tensorRel, tensorFloor))
+		return nil
+	}
+	attended := func(i int) bool { return r.b.mask[i/r.vocab] == 1 }
+	if err := tensor("logits", r.logits, attended); err != nil {
+		return err
+	}
+	for _, p := range r.params {
+		if err := tensor("grad."+p.Name, r.grads[p.Name], nil); err != nil {
+			return err
+		}
+	}
+	for _, x := range []struct {
+		name string
+		got  float64
+	}{{"loss", r.loss}, {"grad_norm", r.gradNorm}} {
+		if _, ok := f.Info(x.name); !ok {
+			missing[x.name] = true
+			continue
+		}
+		want, _, err := f.Float32(x.name)
+		if err != nil {
+			return err
+		}
+		if len(want) != 1 {
+			return schemas.Errorf(schemas.CodeData, x.name, "is not a scalar")
+		}
+		rep.add(relative(x.name, x.got, float64(want[0]), scalarRel, 0))
+	}
+	if _, ok := f.Info("row_loss_sum"); ok {
+		want, _, err := f.Float32("row_loss_sum")
+		if err != nil {
+			return err
+		}
+		rep.add(l2("row_loss_sum", r.rowLoss, want, nil, scalarRel, tensorFloor))
+	}
+	if err := compareGen(rep, s, f, r, missing); err != nil {
+		return err
+	}
+	unknownGrads(rep, f, r)
+	absent := make([]string, 0, len(missing))
+	for n := range missing {
+		absent = append(absent, n)
+	}
+	slices.Sort(absent)
+	if len(rep.Rows) == 0 && emitted {
+		rep.Absent = absent
+		return nil
+	}
+	for _, n := range absent {
+		rep.fail(n, "reference tensor is missing from "+goldenName)
+	}
+	return nil
+}
+
+// unknownGrads fails gradients of tensors that the model does not have.
+func unknownGrads(rep *Report, f *safetensors.File, r *modelResult) {
+	for _, i := range f.Infos() {
+		if name, ok := strings.CutPrefix(i.Name, "grad."); ok && r.grads[name] == nil {
+			rep.fail(i.Name, "the model has no such parameter")
+		}
+	}
+}
+
+// compareGen compares the greedy continuation. Where the frequencies change with the length (dynamic rope), transformers' cached
+// generation differs from a full pass by itself, so only the number of tokens is checked.
+func compareGen(rep *Report, s *session, f *safetensors.File, r *modelResult, missing map[string]bool) error {
+	const name = "gen.ids"
+	if r.gen == nil {
+		missing["gen.prompt_ids"] = true
+	}
+	if _, ok := f.Info(name); !ok {
+		missing[name] = true
+		return nil
+	}
+	want, _, err := f.Int64(name)
+	if err != nil {
+		return err
+	}
+	row := Row{Place: name, OK: len(want) == len(r.gen), Note: "greedy ids"}
+	if !row.OK {
+		row.Note = fmt.Sprintf("%d ids, expected %d", len(r.gen), len(want))
+	}
+	for i := range min(len(want), len(r.gen)) {
+		if want[i] != r.gen[i] {
+			row.Error = math.Max(1, row.Error+1)
+			if row.OK {
+				row.Note = fmt.Sprintf("id %d is %d, expected %d", i, r.gen[i], want[i])
+			}
+			row.OK = false
+		}
+	}
+	if !row.OK && len(want) == len(r.gen) && lengthDependent(s) {
+		row.OK, row.Note = true, row.Note+" (not required: rotary frequencies depend on the length)"
+	}
+	rep.add(row)
+	return nil
+}
+
+// lengthDependent reports whether cached generation may differ from a full pass in transformers itself.
+func lengthDependent(s *session) bool {
+	m, ok := s.model.(interface{ LengthDependent() bool })
+	return ok && m.LengthDependent()
+}

@@ -1,0 +1,340 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
+)
+
+// outcome is what a run computed.
+type outcome struct {
+	traj               trajectory
+	grads              map[string][]float32 // at step 0
+	initLogits, logits []float32            // on batch 0, before and after
+}
+
+func (t *train) run(ctx context.Context, name string, m method) error {
+	ref, err := readTrajectory(t.root, name)
+	if err != nil {
+		return err
+	}
+	s, err := t.open(ctx, name, m)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	bs, err := t.batches(s.model.Info().Vocab)
+	if err != nil {
+		return err
+	}
+	ratio := m.plus
+	if ratio > 0 && ref.LoRAPlus != nil {
+		ratio = *ref.LoRAPlus
+	}
+	out, err := t.train(ctx, s, m, ratio, bs)
+	if err != nil {
+		return err
+	}
+	if err := t.emitRun(name, s, out); err != nil {
+		return err
+	}
+	t.compareTrajectory(name, ref, out.traj)
+	if err := t.compareFinal(name, m, s); err != nil {
+		return err
+	}
+	return t.compareGolden(ctx, name, m, s, out, bs[0])
+}
+
+// open prepares the model of a run: freezing, or adapters with their initial weights.
+func (t *train) open(ctx context.Context, name string, m method) (*session, error) {
+	var init *os.Root
+	if m.lora {
+		var err error
+		if init, err = t.root.OpenRoot(path.Join(name, m.init)); err != nil {
+			return nil, fmt.Errorf("cannot open initial adapter: %w", err)
+		}
+		defer init.Close()
+	}
+	s, err := openSession(ctx, t.base, t.o, func(s *session) error {
+		if m.prepare != nil {
+			return m.prepare(s.model)
+		}
+		if init == nil {
+			return nil
+		}
+		c, err := adapter.ReadConfig(init)
+		if err != nil {
+			return err
+		}
+		s.lora, err = adapter.Apply(s.model, c)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.lora != nil {
+		if err := s.lora.Load(ctx, s.queue, init); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// train runs the steps as the reference does: clip, then AdamW with the learning rate of the step.
+func (t *train) train(ctx context.Context, s *session, m method, ratio float64, bs []batch) (*outcome, error) {
+	h := t.sum.HParams
+	cfg := optim.Config{Beta1: h.Betas[0], Beta2: h.Betas[1], Eps: h.Eps, WeightDecay: h.WD, SkipDecay: m.groups, LoRAPlusRatio: ratio}
+	sched := optim.Schedule{Name: "cosine", Warmup: h.Warmup, Total: int64(h.Steps)}
+	lr := h.LR
+	if m.lora {
+		lr = h.LoRALR
+	}
+	state, err := optim.NewState(s.dev, s.queue, s.model.Units())
+	if err != nil {
+		return nil, err
+	}
+	defer state.Close()
+	norm, err := optim.NewNorm(s.dev, s.model.Units())
+	if err != nil {
+		return nil, err
+	}
+	defer norm.Close()
+	out := &outcome{grads: map[string][]float32{}}
+	for _, p := range s.trainable() {
+		out.traj.Trainable += p.Len()
+		out.traj.Tensors++
+	}
+	if m.lora {
+		if out.initLogits, err = s.logits(ctx, bs[0]); err != nil {
+			return nil, err
+		}
+	}
+	for k, b := range bs {
+		tokens := b.tokens()
+		res, err := objective.Backward(ctx, s.tape, s.model, b.leaf(), int64(tokens))
+		if err != nil {
+			return nil, fmt.Errorf("step %d: %w", k, err)
+		}
+		if k == 0 && m.lora {
+			for _, p := range s.trainable() {
+				if out.grads[p.Name], err = nn.Read(s.queue, p.Grad); err != nil {
+					return nil, err
+				}
+			}
+		}
+		norm.Measure(s.queue, state.Ranges)
+		norm.Finish(s.queue, h.Clip)
+		gn, err := norm.Value(s.queue)
+		if err != nil {
+			return nil, err
+		}
+		at := lr * sched.Factor(int64(k))
+		if err := cfg.Step(s.queue, state.Ranges, at, int64(k+1), norm.Clip, norm.Skip); err != nil {
+			return nil, err
+		}
+		out.traj.Log = append(out.traj.Log, stepLog{Step: k, Loss: res.Sum / float64(tokens), GradNorm: gn, LR: at, Tokens: tokens})
+	}
+	res, err := objective.Loss(ctx, s.tape, s.model, bs[0].leaf())
+	if err != nil {
+		return nil, err
+	}
+	final := res.Sum / float64(bs[0].tokens())
+	out.traj.FinalLoss = &final
+	if m.plus > 0 {
+		out.traj.LoRAPlus = &ratio
+	}
+	out.logits, err = s.logits(ctx, bs[0])
+	return out, err
+}
+
+func (t *train) emitRun(name string, s *session, out *outcome) error {
+	if t.emit == nil {
+		return nil
+	}
+	if err := t.emit.root.MkdirAll(name, 0o755); err != nil {
+		return fmt.Errorf("cannot make output folder: %w", err)
+	}
+	doc, err := json.MarshalIndent(out.traj, "", " ")
+	if err != nil {
+		return fmt.Errorf("cannot encode trajectory: %w", err)
+	}
+	file := path.Join(name, "trajectory.json")
+	if err := t.emit.root.WriteFile(file, append(doc, '\n'), 0o644); err != nil {
+		return fmt.Errorf("cannot write trajectory: %w", err)
+	}
+	t.rep.Emitted = append(t.rep.Emitted, file)
+	if s.lora == nil {
+		return t.emit.tensors(path.Join(name, "final.safetensors"), nn.Entries(s.queue, s.trainable()))
+	}
+	final := path.Join(name, "final")
+	if err := t.emit.root.MkdirAll(final, 0o755); err != nil {
+		return fmt.Errorf("cannot make output folder: %w", err)
+	}
+	root, err := t.emit.root.OpenRoot(final)
+	if err != nil {
+		return fmt.Errorf("cannot open output folder: %w", err)
+	}
+	defer root.Close()
+	if err := s.lora.Save(s.queue, root, t.sum.BaseModel); err != nil {
+		return err
+	}
+	t.rep.Emitted = append(t.rep.Emitted, path.Join(final, adapter.ConfigName), path.Join(final, adapter.WeightsName))
+	return nil
+}
+
+// compareTrajectory compares every step.
+func (t *train) compareTrajectory(name string, ref, got trajectory) {
+	file := name + "/trajectory.json"
+	if !ref.haveLog {
+		if t.emit != nil {
+			t.rep.Absent = append(t.rep.Absent, file)
+		} else {
+			t.rep.fail(file, "the reference trajectory is missing")
+		}
+		return
+	}
+	for k, g := range got.Log {
+		place := fmt.Sprintf("%s:step %d", file, k)
+		if k >= len(ref.Log) {
+			t.rep.fail(place, fmt.Sprintf("the reference ends after %d of %d steps", len(ref.Log), len(got.Log)))
+			break
+		}
+		w := ref.Log[k]
+		if w.Step != k {
+			t.rep.fail(place, fmt.Sprintf("the reference has step %d here", w.Step))
+			continue
+		}
+		t.rep.add(relative(place+" loss", g.Loss, w.Loss, scalarRel, 0))
+		t.rep.add(relative(place+" grad_norm", g.GradNorm, w.GradNorm, scalarRel, 0))
+		t.rep.add(relative(place+" lr", g.LR, w.LR, 1e-9, 1e-15))
+		tokens := Row{Place: place + " num_label_tokens", OK: g.Tokens == w.Tokens, Note: fmt.Sprintf("%d, expected %d", g.Tokens, w.Tokens)}
+		t.rep.add(tokens)
+	}
+	if n := len(ref.Log); n > len(got.Log) {
+		t.rep.fail(file, fmt.Sprintf("the reference has %d steps, summary.json says %d", n, len(got.Log)))
+	}
+	if ref.FinalLoss == nil {
+		t.rep.fail(file+":final_loss_batch0", "is missing")
+	} else {
+		t.rep.add(relative(file+":final_loss_batch0", *got.FinalLoss, *ref.FinalLoss, scalarRel, 0))
+	}
+}
+
+// compareFinal compares the trained tensors with final.safetensors, or final/ of an adapter run.
+func (t *train) compareFinal(name string, m method, s *session) error {
+	file := path.Join(name, "final.safetensors")
+	if m.lora {
+		file = path.Join(name, "final", adapter.WeightsName)
+	}
+	f, err := safetensors.Open(t.root, file)
+	if errors.Is(err, os.ErrNotExist) {
+		if m.noFinal || t.emit != nil {
+			t.rep.Absent = append(t.rep.Absent, file)
+		} else {
+			t.rep.fail(file, "the reference weights are missing")
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	known := map[string]bool{}
+	var all, ref []float32
+	for _, p := range s.trainable() {
+		known[p.Name] = true
+		got, err := nn.Read(s.queue, p.Data)
+		if err != nil {
+			return err
+		}
+		place := file + ":" + p.Name
+		if _, ok := f.Info(p.Name); !ok {
+			t.rep.fail(place, "reference tensor is missing")
+			continue
+		}
+		want, _, err := f.Float32(p.Name)
+		if err != nil {
+			return err
+		}
+		if len(want) != len(got) {
+			t.rep.fail(place, fmt.Sprintf("reference has %d elements, the model %d", len(want), len(got)))
+			continue
+		}
+		t.rep.add(largest(place, got, want, finalMost))
+		all, ref = append(all, got...), append(ref, want...)
+	}
+	for _, i := range f.Infos() {
+		if !known[i.Name] {
+			t.rep.fail(file+":"+i.Name, "this tensor is not trained in this run")
+		}
+	}
+	t.rep.add(quantile(file, all, ref, 0.999, finalLimit, finalMost))
+	return nil
+}
+
+// compareGolden compares what adapter runs have beside: logits before, after and merged, and the gradients at step 0.
+func (t *train) compareGolden(ctx context.Context, name string, m method, s *session, out *outcome, b batch) error {
+	if !m.lora {
+		return nil
+	}
+	file := path.Join(name, goldenName)
+	f, err := safetensors.Open(t.root, file)
+	if errors.Is(err, os.ErrNotExist) {
+		t.rep.Absent = append(t.rep.Absent, file)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	params := s.lora.Params()
+	if err := s.lora.Merge(s.queue); err != nil {
+		return err
+	}
+	merged, err := s.logits(ctx, b)
+	if err != nil {
+		return err
+	}
+	vocab := s.model.Info().Vocab
+	attended := func(i int) bool { return b.mask[i/vocab] == 1 }
+	compare := func(tensor string, got []float32, keep func(int) bool, rel, floor float64) error {
+		if _, ok := f.Info(tensor); !ok {
+			return nil
+		}
+		want, _, err := f.Float32(tensor)
+		if err != nil {
+			return err
+		}
+		t.rep.add(l2(file+":"+tensor, got, want, keep, rel, floor))
+		return nil
+	}
+	errs := []error{
+		compare("logits_init_batch0", out.initLogits, attended, tensorRel, tensorFloor),
+		compare("logits_final_batch0", out.logits, attended, logitLimit, tensorFloor),
+		compare("merged_logits_batch0", merged, attended, logitLimit, tensorFloor),
+	}
+	for _, p := range params {
+		errs = append(errs, compare("grad_init."+p.Name, out.grads[p.Name], nil, tensorRel, tensorFloor))
+	}
+	for _, p := range nn.Params(s.model.Root()) {
+		if _, ok := f.Info("merged." + p.Name); !ok {
+			continue
+		}
+		got, err := nn.Read(s.queue, p.Data)
+		if err != nil {
+			return err
+		}
+		errs = append(errs, compare("merged."+p.Name, got, nil, logitLimit, tensorFloor))
+	}
+	return errors.Join(errs...)
+}
