@@ -180,8 +180,16 @@ func sameManifest(have []byte, m *schemas.Manifest) bool {
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// ReadManifest reads the manifest that ref points at and verifies its SHA-256. *CorruptError when it is missing or does not match.
+// ReadManifest reads the manifest that ref points at and verifies its SHA-256. *CorruptError when it is missing or does not match, twice.
 func ReadManifest(ctx context.Context, objects store.Objects, ref schemas.ManifestRef) (*schemas.Manifest, error) {
+	m, err := readManifest(ctx, objects, ref)
+	if bad := (*CorruptError)(nil); errors.As(err, &bad) {
+		return readManifest(ctx, objects, ref)
+	}
+	return m, err
+}
+
+func readManifest(ctx context.Context, objects store.Objects, ref schemas.ManifestRef) (*schemas.Manifest, error) {
 	data, _, err := objects.Get(ctx, ref.Key, MaxManifestBytes)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, &CorruptError{Manifest: ref, Key: ref.Key, Reason: "the manifest is missing"}

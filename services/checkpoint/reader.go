@@ -224,11 +224,16 @@ func (r *Reader) part(ctx context.Context, i int) (*os.File, error) {
 		return f.file, nil
 	}
 	retry := NewHeads(r.objects, Config{}).newRetry()
-	for {
+	for second := false; ; {
 		file, err := r.fetch(ctx, i)
 		if err == nil {
 			f.file = file
 			return file, nil
+		}
+		// Bytes may be damaged on their way: only what is wrong twice is corrupt.
+		if bad := (*CorruptError)(nil); errors.As(err, &bad) && !second {
+			second = true
+			continue
 		}
 		if !retryable(err) {
 			return nil, err
