@@ -11,15 +11,16 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/lease"
 	"github.com/tunefleet/tunefleet/services/queue"
 	"github.com/tunefleet/tunefleet/services/store"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
-
-// traceHeader is the message header with the W3C trace context.
-const traceHeader = "traceparent"
 
 // Agent is the worker process of one host: it pulls messages, holds leases, forms gangs and watches its rank process. It imports no
 // kernels: a crash of the arithmetic cannot take it down.
@@ -31,6 +32,7 @@ type Agent struct {
 	heads   *checkpoint.Heads
 	logger  *slog.Logger
 	launch  launcher
+	metrics *telemetry.WorkerMetrics
 
 	events   *publisher
 	busy     atomic.Value // string
@@ -48,17 +50,21 @@ func New(cfg Config, s Services) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAgent(cfg, s, l), nil
+	return newAgent(cfg, s, l)
 }
 
-func newAgent(cfg Config, s Services, l launcher) *Agent {
+func newAgent(cfg Config, s Services, l launcher) (*Agent, error) {
 	if s.Logger == nil {
 		s.Logger = slog.Default()
 	}
-	a := &Agent{cfg: cfg, work: s.Work, leases: s.Leases, objects: s.Objects, heads: checkpoint.NewHeads(s.Objects, checkpoint.Config{}),
+	metrics, err := telemetry.NewWorkerMetrics(telemetry.Meter())
+	if err != nil {
+		return nil, fmt.Errorf("cannot create the worker's instruments: %w", err)
+	}
+	a := &Agent{cfg: cfg, metrics: metrics, work: s.Work, leases: s.Leases, objects: s.Objects, heads: checkpoint.NewHeads(s.Objects, checkpoint.Config{}),
 		logger: s.Logger.With("worker", cfg.Name), launch: l, draining: make(chan struct{}), started: time.Now().UTC()}
 	a.busy.Store("")
-	return a
+	return a, nil
 }
 
 // Run works until ctx ends, then drains: it pulls no more, brings a held seat to the next commit, gives it back, and returns nil.
@@ -157,6 +163,7 @@ func (a *Agent) take(ctx context.Context, d queue.Delivery) {
 	}
 	if obsolete {
 		log.Debug("message is obsolete")
+		a.metrics.Redeliveries.Add(ctx, 1)
 		(&hold{delivery: d, logger: log, lost: make(chan struct{})}).ack(ctx)
 		return
 	}
@@ -175,11 +182,22 @@ func (a *Agent) take(ctx context.Context, d queue.Delivery) {
 	}
 	a.busy.Store(name)
 	defer a.busy.Store("")
-	defer h.release(ctx)
+	ctx, span := telemetry.StartProcess(ctx, m, spec.TraceParent, d.Header())
+	began := time.Now()
+	defer func() {
+		h.release(ctx)
+		if h.isLost() {
+			a.metrics.LeaseLost.Add(ctx, 1)
+			err = lease.ErrLost
+		}
+		a.metrics.ProcessDuration.Record(ctx, time.Since(began).Seconds(), metric.WithAttributes(attribute.String(telemetry.AttrKind, string(m.Kind)),
+			attribute.String(telemetry.AttrPool, m.Pool)))
+		telemetry.End(span, err)
+	}()
 	if m.Kind == schemas.KindTrain {
 		a.holdSeat(ctx, h, d, spec)
 	} else {
-		a.workPart(ctx, h, d, spec)
+		err = a.workPart(ctx, h, d, spec)
 	}
 }
 
@@ -239,7 +257,7 @@ func (a *Agent) spec(ctx context.Context, m schemas.Message) (*schemas.RunSpec, 
 }
 
 // startOrder fills a start order and makes its scratch folder; the caller removes it.
-func (a *Agent) startOrder(d queue.Delivery, spec *schemas.RunSpec) (*startOrder, error) {
+func (a *Agent) startOrder(ctx context.Context, d queue.Delivery, spec *schemas.RunSpec) (*startOrder, error) {
 	dir, err := os.MkdirTemp(a.cfg.Dir, "rank-")
 	if err != nil {
 		return nil, fmt.Errorf("cannot create a scratch folder: %w", err)
@@ -249,7 +267,7 @@ func (a *Agent) startOrder(d queue.Delivery, spec *schemas.RunSpec) (*startOrder
 		return nil, fmt.Errorf("cannot create a scratch folder: %w", err)
 	}
 	return &startOrder{Message: d.Message(), Spec: spec, Worker: a.cfg.Name, Dir: abs, Threads: a.cfg.Threads, Bind: a.cfg.Bind,
-		Advertise: a.cfg.Advertise, TraceParent: d.Header()[traceHeader]}, nil
+		Advertise: a.cfg.Advertise, TraceParent: telemetry.TraceParent(ctx)}, nil
 }
 
 // poke tells everybody that HEAD of the run changed.

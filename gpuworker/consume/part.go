@@ -15,26 +15,26 @@ import (
 
 // workPart runs one part of a prep, eval or export stage in a rank process. The part's commit is its result object, written by the
 // handler; a failed attempt is recorded under the message's issue. The message is acked after reading either of them, or that the run
-// has ended. A part that is stopped leaves its message: control issues it again.
-func (a *Agent) workPart(ctx context.Context, h *hold, d queue.Delivery, spec *schemas.RunSpec) {
+// has ended. A part that is stopped leaves its message: control issues it again. The error is for the trace.
+func (a *Agent) workPart(ctx context.Context, h *hold, d queue.Delivery, spec *schemas.RunSpec) error {
 	m := d.Message()
 	log := h.logger
 	poked := make(chan struct{}, 1)
 	if stop, err := a.work.Poked(m.Tenant, m.Run, func() { offer(poked, struct{}{}) }); err == nil {
 		defer stop()
 	}
-	o, err := a.startOrder(d, spec)
+	o, err := a.startOrder(ctx, d, spec)
 	if err != nil {
 		log.Error("cannot start a rank", "error", err)
 		pause(ctx, time.Second)
-		return
+		return err
 	}
 	defer os.RemoveAll(o.Dir)
 	c, err := startChild(a.launch, log, o, func(e schemas.Event) { a.events.send(e) })
 	if err != nil {
 		log.Error("cannot start a rank", "error", err)
 		pause(ctx, time.Second)
-		return
+		return err
 	}
 	h.watched.Store(&c.pulse)
 	defer h.watched.Store(nil)
@@ -42,7 +42,7 @@ func (a *Agent) workPart(ctx context.Context, h *hold, d queue.Delivery, spec *s
 	log.Info("working on part", "kind", m.Kind)
 	done, ok := a.watchPart(ctx, h, c, m, poked)
 	if !ok {
-		return
+		return nil
 	}
 	if done.Outcome == outcomeDone {
 		done, ok = a.checkResult(ctx, m)
@@ -50,20 +50,24 @@ func (a *Agent) workPart(ctx context.Context, h *hold, d queue.Delivery, spec *s
 			log.Info("part is done")
 			h.ack(ctx)
 			a.poke(ctx, m)
-			return
+			return nil
 		}
 	}
 	if done.Outcome == outcomeInterrupted || h.isLost() {
-		return
+		return nil
 	}
 	log.Error("part failed", "outcome", done.Outcome, "error", done.Error)
 	if err := a.recordFailure(ctx, m, done); err != nil {
 		log.Warn("cannot record the failure, the lease will lapse", "error", err)
-		return
+		return err
 	}
 	a.event(m, schemas.Event{Type: schemas.EventWarning, Message: fmt.Sprintf("part %d failed: %v", m.Part, done.Error), Error: done.Error})
 	h.ack(ctx)
 	a.poke(ctx, m)
+	if done.Error == nil {
+		return errors.New("the part failed without a reason")
+	}
+	return done.Error
 }
 
 // watchPart waits for the rank's report; ok is false when the work was stopped instead (lease lost, run ended, drain).

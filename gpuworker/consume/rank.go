@@ -17,10 +17,14 @@ import (
 	"syscall"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/store"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 // File descriptors of a rank process that carry orders and notices.
@@ -80,7 +84,7 @@ func serveRank(ctx context.Context, in io.Reader, out io.Writer, handlers map[sc
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	done, closeGang := r.work(ctx, start)
+	done, closeGang := r.work(telemetry.WithTraceParent(ctx, start.TraceParent), start)
 	// The agent learns the reason before the other ranks notice that this one leaves.
 	err := r.out.write(notice{Done: &done})
 	closeGang()
@@ -152,8 +156,45 @@ func (r *rank) work(ctx context.Context, o *startOrder) (done doneNotice, closeG
 		closeGang = func() { mesh.Close() }
 		t.Gang, generation = gang, gang.Generation
 	}
-	err = r.guard(ctx, handler, t)
+	err = r.trace(ctx, handler, t)
 	return classify(err, r.stopped.Load()), closeGang
+}
+
+// trace runs the handler in a span: one per part, or, on rank 0, one per segment (from the generation's start or a commit to the next
+// commit).
+func (r *rank) trace(ctx context.Context, h Handler, t *Task) error {
+	attrs := trace.WithAttributes(telemetry.MessageAttributes(t.Message)...)
+	if t.Gang == nil {
+		sctx, span := telemetry.Tracer().Start(ctx, telemetry.SpanPart, attrs)
+		err := r.guard(sctx, h, t)
+		telemetry.End(span, err)
+		return err
+	}
+	if t.Gang.Rank != 0 {
+		return r.guard(ctx, h, t)
+	}
+	segment := func() trace.Span {
+		_, span := telemetry.Tracer().Start(ctx, telemetry.SpanSegment, attrs, trace.WithAttributes(
+			attribute.Int64(telemetry.AttrGeneration, int64(t.Gang.Generation)), attribute.Int(telemetry.AttrRank, t.Gang.Rank)))
+		return span
+	}
+	span := segment()
+	commit := t.Gang.Commit
+	t.Gang.Commit = func(cctx context.Context, m *schemas.Manifest) error {
+		sctx, cspan := telemetry.Tracer().Start(trace.ContextWithSpan(cctx, span), telemetry.SpanCommit, trace.WithAttributes(
+			attribute.Int64(telemetry.AttrStep, m.Step), attribute.Int64(telemetry.AttrGeneration, int64(t.Gang.Generation))))
+		err := commit(sctx, m)
+		telemetry.End(cspan, err)
+		span.SetAttributes(attribute.Int64(telemetry.AttrStep, m.Step))
+		if err == nil && !m.Final {
+			telemetry.End(span, nil)
+			span = segment()
+		}
+		return err
+	}
+	err := r.guard(ctx, h, t)
+	telemetry.End(span, err)
+	return err
 }
 
 // guard runs the handler and turns a panic into an application error.

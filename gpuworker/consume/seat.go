@@ -7,10 +7,14 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/lease"
 	"github.com/tunefleet/tunefleet/services/queue"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 // seat is one held seat of a train stage. The seat outlives its ranks: after each lost generation a fresh rank process is offered, until
@@ -99,7 +103,7 @@ func (s *seat) wait(ctx context.Context, d time.Duration) {
 
 // attempt runs one rank from its start to its end: offer, generation, work. head wants the seat.
 func (s *seat) attempt(ctx context.Context, head *schemas.Head) {
-	o, err := s.a.startOrder(s.d, s.spec)
+	o, err := s.a.startOrder(ctx, s.d, s.spec)
 	if err != nil {
 		s.log.Error("cannot start a rank", "error", err)
 		s.failed++
@@ -277,8 +281,11 @@ func (s *seat) form(ctx context.Context, head *schemas.Head) *schemas.Head {
 			return nil
 		}
 	}
-	formed, err := s.a.heads.FormGeneration(fctx, s.m.Tenant, s.m.Run, s.m.Stage, checkpoint.Forming{Expect: head.Generation, Members: members,
+	sctx, span := telemetry.Tracer().Start(fctx, telemetry.SpanForm, trace.WithAttributes(attribute.String(telemetry.AttrRun, s.m.Run),
+		attribute.Int64(telemetry.AttrGeneration, int64(head.Generation)+1)))
+	formed, err := s.a.heads.FormGeneration(sctx, s.m.Tenant, s.m.Run, s.m.Stage, checkpoint.Forming{Expect: head.Generation, Members: members,
 		Numerics: numerics})
+	telemetry.End(span, err)
 	if err != nil {
 		s.log.Info("HEAD has moved while forming", "error", err)
 		return nil

@@ -133,6 +133,7 @@ func (s *seat) ended(ctx context.Context, d doneNotice, own *schemas.Head) {
 		return
 	case outcomeFenced:
 		log.Warn("rank was fenced")
+		s.a.metrics.Fenced.Add(ctx, 1)
 		pause(ctx, s.a.cfg.FormPoll)
 		return
 	case outcomeInterrupted:
