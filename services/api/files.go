@@ -10,13 +10,10 @@ import (
 	"os"
 	"path"
 	"strconv"
-	"strings"
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
 )
-
-const maxOutputs = 10_000
 
 // putInput stores a file under its SHA-256. It is spooled and checked first: a wrong file never stands under a right name.
 func (s *Server) putInput(w http.ResponseWriter, r *http.Request) {
@@ -63,21 +60,13 @@ func (s *Server) outputs(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	if _, err := s.runs.Get(r.Context(), tenant, run); err != nil {
+	list, err := s.runs.Outputs(r.Context(), tenant, run)
+	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	prefix := schemas.RunPrefix(tenant, run) + "output/"
-	list := schemas.OutputList{Outputs: []schemas.Object{}}
-	for info, err := range s.objects.List(r.Context(), prefix) {
-		if err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		list.Outputs = append(list.Outputs, schemas.Object{Name: strings.TrimPrefix(info.Key, prefix), Key: info.Key, Bytes: info.Bytes})
-		if len(list.Outputs) >= maxOutputs {
-			break
-		}
+	if list.Outputs == nil {
+		list.Outputs = []schemas.Object{}
 	}
 	s.reply(w, r, http.StatusOK, list)
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 // pathNames reads tenant and id of the path and refuses what is no name: such strings become object keys.
@@ -27,10 +28,16 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	reply := s.runs.Submit(r.Context(), body)
+	spec, err := schemas.DecodeSpec(body)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	ctx := telemetry.Extract(r.Context(), map[string]string{"traceparent": r.Header.Get("Traceparent")})
+	reply, err := s.runs.Submit(ctx, spec)
 	switch {
-	case reply.Error != nil:
-		s.fail(w, r, reply.Error)
+	case err != nil:
+		s.fail(w, r, err)
 	case reply.Duplicate:
 		s.reply(w, r, http.StatusOK, reply)
 	default:
@@ -89,12 +96,17 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	event := schemas.RunEvent(r.PathValue("action"))
-	if !slices.Contains([]schemas.RunEvent{schemas.RunCancel, schemas.RunPause, schemas.RunResume}, event) {
-		s.fail(w, r, schemas.Errorf(schemas.CodeNotFound, r.URL.Path, "no such action: expected cancel, pause or resume"))
-		return
+	var view *schemas.RunView
+	switch schemas.RunEvent(r.PathValue("action")) {
+	case schemas.RunCancel:
+		view, err = s.runs.Cancel(r.Context(), tenant, run, "cancelled by its owner")
+	case schemas.RunPause:
+		view, err = s.runs.Pause(r.Context(), tenant, run)
+	case schemas.RunResume:
+		view, err = s.runs.Resume(r.Context(), tenant, run)
+	default:
+		err = schemas.Errorf(schemas.CodeNotFound, r.URL.Path, "no such action: expected cancel, pause or resume")
 	}
-	view, err := s.runs.Act(r.Context(), tenant, run, event)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -103,31 +115,24 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) workers(w http.ResponseWriter, r *http.Request) {
-	pools := s.cfg.Pools
-	if p := r.URL.Query().Get("pool"); p != "" {
-		if !schemas.ValidName(p) {
-			s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "pool", "%q is no name", p))
-			return
-		}
-		pools = []string{p}
+	pool := r.URL.Query().Get("pool")
+	if pool != "" && !schemas.ValidName(pool) {
+		s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "pool", "%q is no name", pool))
+		return
 	}
-	list := schemas.WorkerList{Workers: []schemas.WorkerView{}}
-	for _, p := range pools {
-		ws, err := s.live.Workers(r.Context(), p)
-		if err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		for _, x := range ws {
-			list.Workers = append(list.Workers, schemas.WorkerView{Name: x.Name, Incarnation: x.Incarnation, Pool: x.Pool, Host: x.Host, PID: x.PID,
-				Devices: x.Devices, Device: x.Device, Busy: x.Busy, Draining: x.Draining, Started: x.Started})
-		}
+	list, err := s.fleet.Workers(r.Context(), pool)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if list.Workers == nil {
+		list.Workers = []schemas.WorkerView{}
 	}
 	s.reply(w, r, http.StatusOK, list)
 }
 
 func (s *Server) pools(w http.ResponseWriter, r *http.Request) {
-	list, err := s.runs.Pools(r.Context())
+	list, err := s.fleet.Pools(r.Context())
 	if err != nil {
 		s.fail(w, r, err)
 		return

@@ -23,24 +23,40 @@ import (
 //go:embed web
 var webFiles embed.FS
 
-// Runs is what the API does with runs; package control implements it.
+// Runs is what the API does with runs; control.Service implements it.
 type Runs interface {
-	// Submit takes a spec as JSON; the reply is the acknowledgement.
-	Submit(ctx context.Context, spec []byte) schemas.SubmitReply
+	// Submit accepts a spec; the reply is the acknowledgement.
+	Submit(ctx context.Context, spec *schemas.RunSpec) (*schemas.SubmitReply, error)
 	Get(ctx context.Context, tenant, run string) (*schemas.RunView, error)
 	List(ctx context.Context, f schemas.RunFilter) (*schemas.RunList, error)
-	// Act moves a run by one of RunCancel, RunPause and RunResume.
-	Act(ctx context.Context, tenant, run string, e schemas.RunEvent) (*schemas.RunView, error)
+	Cancel(ctx context.Context, tenant, run, reason string) (*schemas.RunView, error)
+	Pause(ctx context.Context, tenant, run string) (*schemas.RunView, error)
+	Resume(ctx context.Context, tenant, run string) (*schemas.RunView, error)
+	Outputs(ctx context.Context, tenant, run string) (*schemas.OutputList, error)
+}
+
+// Fleet is what the API knows of workers and pools; control.Service implements it.
+type Fleet interface {
+	// Workers lists the live workers of a pool, of every pool when it is empty.
+	Workers(ctx context.Context, pool string) (*schemas.WorkerList, error)
 	// Pools says what control decided last for each pool.
 	Pools(ctx context.Context) (*schemas.PoolList, error)
+}
+
+// Services are the parts behind the API.
+type Services struct {
+	Runs    Runs
+	Fleet   Fleet
+	Objects store.Objects
+	// Live is the tail of events.
+	Live   lease.Progress
+	Logger *slog.Logger
 }
 
 // Config describes the server.
 type Config struct {
 	// Token is the bearer token that every /v1 request must carry. It must not be empty.
 	Token string
-	// Pools are the pools whose workers are listed when a request names none.
-	Pools []string
 	// MaxInputBytes bounds an uploaded file (default 64 GiB).
 	MaxInputBytes int64
 	// Spool is the folder that uploads are checked in before they are stored; default os.TempDir().
@@ -84,20 +100,24 @@ func (c Config) Validate() error {
 type Server struct {
 	cfg     Config
 	runs    Runs
+	fleet   Fleet
 	objects store.Objects
-	live    lease.Store
+	live    lease.Progress
 	log     *slog.Logger
 	token   [32]byte
 	handler http.Handler
 }
 
 // New makes a server. Errors: the configuration's.
-func New(cfg Config, runs Runs, objects store.Objects, live lease.Store, log *slog.Logger) (*Server, error) {
+func New(cfg Config, sv Services) (*Server, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, runs: runs, objects: objects, live: live, log: log, token: sha256.Sum256([]byte(cfg.Token))}
+	if sv.Logger == nil {
+		sv.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, objects: sv.Objects, live: sv.Live, log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token))}
 	web, err := fs.Sub(webFiles, "web")
 	if err != nil {
 		return nil, err
@@ -105,7 +125,7 @@ func New(cfg Config, runs Runs, objects store.Objects, live lease.Store, log *sl
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.health)
 	mux.HandleFunc("GET /openapi.json", s.openapi)
-	mux.Handle("GET /", http.FileServerFS(web))
+	mux.Handle("/", http.FileServerFS(web))
 	v1 := http.NewServeMux()
 	v1.HandleFunc("POST /v1/runs", s.submit)
 	v1.HandleFunc("GET /v1/runs", s.list)
