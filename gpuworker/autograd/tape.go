@@ -27,7 +27,14 @@ type Op interface {
 	Backward(t *Tape) error
 }
 
+// Rematerializer is an operation whose output is cheap to compute again from what it saved.
+type Rematerializer interface {
+	Rematerialize(t *Tape, out Tensor)
+}
+
 type slot struct {
+	remat      Rematerializer
+	shape      Tensor // dimensions, also when the data is gone
 	data, grad Tensor
 	dataMem    block
 	gradMem    block
@@ -62,6 +69,9 @@ type Config struct {
 	Hooks Hooks
 	// Checkpoint recomputes each block in the backward pass instead of saving its activations.
 	Checkpoint bool
+	// KeepCheap saves the outputs of cheap operations (norms, activations) too; otherwise they are computed again in the backward pass.
+	// Results do not depend on it.
+	KeepCheap bool
 }
 
 // Tape records one forward pass and runs its backward. It is used by one goroutine; Reset makes it ready for the next pass and keeps
@@ -130,6 +140,7 @@ func (t *Tape) Fail(op string, err error, shapes ...Tensor) {
 }
 
 func (t *Tape) add(s slot) Value {
+	s.shape = s.data
 	t.slots = append(t.slots, s)
 	return Value{int32(len(t.slots) - 1)}
 }
@@ -154,7 +165,27 @@ func (t *Tape) Data(v Value) Tensor {
 	if s.param != nil {
 		return s.param.Data
 	}
+	if s.remat != nil && !s.data.Present() {
+		t.rematerialize(v)
+		s = &t.slots[v.id]
+	}
 	return s.data
+}
+
+// rematerialize computes a released value again.
+func (t *Tape) rematerialize(v Value) {
+	if t.err != nil {
+		return
+	}
+	shape := t.slots[v.id].shape
+	x, b, err := t.mem.tensor(shape.Shape())
+	if err != nil {
+		t.Fail("allocate", err, shape)
+		return
+	}
+	s := &t.slots[v.id]
+	s.data, s.dataMem, s.refs = x, b, s.refs+1
+	s.remat.Rematerialize(t, x)
 }
 
 // Needs reports whether any of the values needs a gradient in this pass.
@@ -192,10 +223,13 @@ func (t *Tape) Record(op Op, out Tensor, h Handle, needs bool, saved ...Value) V
 	if !needs || !t.record || t.err != nil {
 		return v
 	}
+	if r, ok := op.(Rematerializer); ok && !t.cfg.KeepCheap {
+		t.slots[v.id].remat = r
+	}
 	n := node{op: op, out: v}
 	for i, s := range saved {
-		n.saved[i] = s
-		if s.Valid() {
+		if s.Valid() && t.slots[s.id].remat == nil {
+			n.saved[i] = s
 			t.slots[s.id].refs++
 		}
 	}
@@ -264,9 +298,9 @@ func (t *Tape) GradFor(v Value) (g Tensor, accumulate, ok bool) {
 	if s.hasGrad {
 		return s.grad, true, true
 	}
-	x, b, err := t.mem.tensor(s.data.Shape())
+	x, b, err := t.mem.tensor(s.shape.Shape())
 	if err != nil {
-		t.Fail("allocate gradient", err, s.data)
+		t.Fail("allocate gradient", err, s.shape)
 		return Tensor{}, false, false
 	}
 	s.grad, s.gradMem, s.hasGrad = x, b, true
@@ -479,7 +513,7 @@ func (t *Tape) backOp(n node) {
 	_, starts := n.op.(interface{ StartsGradients() })
 	if s.hasGrad || starts {
 		if err := n.op.Backward(t); err != nil {
-			t.Fail(n.op.Name()+" backward", err, s.data)
+			t.Fail(n.op.Name()+" backward", err, s.shape)
 			return
 		}
 	}

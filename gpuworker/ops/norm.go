@@ -7,6 +7,7 @@ import (
 
 type rmsNorm struct {
 	x, w, y, rstd autograd.Value
+	eps           float32
 }
 
 // RMSNorm computes y = x / sqrt(mean(x^2) + eps) * w over the rows of x [n, d], w [d].
@@ -14,7 +15,7 @@ func RMSNorm(t *autograd.Tape, x, w autograd.Value, eps float32) autograd.Value 
 	if !t.OK() {
 		return autograd.Value{}
 	}
-	op := &rmsNorm{x: x, w: w}
+	op := &rmsNorm{x: x, w: w, eps: eps}
 	xd, wd := t.Data(x), t.Data(w)
 	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
 	rd, rh := t.Out(xd.Dim[0])
@@ -32,11 +33,15 @@ func RMSNorm(t *autograd.Tape, x, w autograd.Value, eps float32) autograd.Value 
 // Name implements autograd.Op.
 func (op *rmsNorm) Name() string { return "rms norm" }
 
+// Rematerialize implements autograd.Rematerializer. The reciprocal deviations come out as they were.
+func (op *rmsNorm) Rematerialize(t *autograd.Tape, out autograd.Tensor) {
+	t.Queue().RMSNormFwd(kernels.RMSNormFwd{X: t.Data(op.x), W: t.Data(op.w), Y: out, RStd: t.Data(op.rstd), Eps: op.eps})
+}
+
 // Backward implements autograd.Op.
 func (op *rmsNorm) Backward(t *autograd.Tape) error {
 	dy, _ := t.Grad(op.y)
 	p := kernels.RMSNormBwd{X: t.Data(op.x), W: t.Data(op.w), RStd: t.Data(op.rstd), DY: dy}
-	var scratch autograd.Handle
 	if g, acc, ok := t.GradFor(op.x); ok {
 		p.DX, p.DXAccumulate = g, kernels.Flag(acc)
 	} else {
@@ -47,6 +52,5 @@ func (op *rmsNorm) Backward(t *autograd.Tape) error {
 		p.DW, p.DWAccumulate = g, kernels.Flag(acc)
 	}
 	t.Queue().RMSNormBwd(p)
-	t.Free(&scratch)
 	return t.Queue().Err()
 }

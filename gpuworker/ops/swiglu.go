@@ -29,6 +29,11 @@ func SwiGLU(t *autograd.Tape, gate, up autograd.Value) autograd.Value {
 // Name implements autograd.Op.
 func (op *swiGLU) Name() string { return "swiglu" }
 
+// Rematerialize implements autograd.Rematerializer.
+func (op *swiGLU) Rematerialize(t *autograd.Tape, out autograd.Tensor) {
+	t.Queue().GLUFwd(kernels.GLUFwd{Gate: t.Data(op.gate), Up: t.Data(op.up), Y: out, Act: kernels.SiLU})
+}
+
 // Backward implements autograd.Op. Where nothing else reads gate and up, their gradients take their memory.
 func (op *swiGLU) Backward(t *autograd.Tape) error {
 	dy, _ := t.Grad(op.y)
