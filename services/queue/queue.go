@@ -21,6 +21,8 @@ var (
 	ErrDuplicate = errors.New("message already queued")
 	// ErrNoStream: the streams or consumers do not exist (yet, or the broker was wiped); control recreates them.
 	ErrNoStream = errors.New("work stream does not exist")
+	// ErrUnavailable: the server cannot be reached now; the client keeps trying to reconnect.
+	ErrUnavailable = errors.New("queue is unavailable")
 )
 
 // AckWait is how long a delivery stays with its puller without Extend: a backstop only.
