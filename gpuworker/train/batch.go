@@ -1,0 +1,69 @@
+package train
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+)
+
+// Sequence is one row of token data. Labels are not shifted; nn.IgnoreLabel is not trained on. Docs, when not nil, are the boundaries of
+// packed documents that must not see each other: 0, ..., len(IDs).
+type Sequence struct {
+	IDs, Labels, Docs []int32
+}
+
+// Dataset is token data that rows are read from by index.
+type Dataset interface {
+	// Len is the number of sequences.
+	Len() int
+	// LabelTokens counts the labels of a sequence that are not ignored, position 0 included.
+	LabelTokens(i int) int64
+	// Sequence reads one row.
+	Sequence(ctx context.Context, i int) (Sequence, error)
+	// Fingerprint identifies the content.
+	Fingerprint() string
+	Close() error
+}
+
+// makeBatch joins sequences to one leaf. Sequences of one length without documents become rows; others are laid end to end in one row as
+// documents, so that no padding is computed. The shape depends on the sequences only.
+func makeBatch(seqs []Sequence) (*nn.Batch, error) {
+	total, even := 0, true
+	for i, s := range seqs {
+		if len(s.IDs) == 0 || len(s.Labels) != len(s.IDs) {
+			return nil, fmt.Errorf("sequence %d of the leaf has %d ids and %d labels", i, len(s.IDs), len(s.Labels))
+		}
+		if n := len(s.Docs); n > 0 && (n < 2 || s.Docs[0] != 0 || int(s.Docs[n-1]) != len(s.IDs)) {
+			return nil, fmt.Errorf("sequence %d of the leaf has documents from %d to %d, but %d ids", i, s.Docs[0], s.Docs[n-1], len(s.IDs))
+		}
+		total += len(s.IDs)
+		even = even && len(s.IDs) == len(seqs[0].IDs) && len(s.Docs) <= 2
+	}
+	b := &nn.Batch{Rows: 1, Seq: total, IDs: make([]int32, 0, total), Labels: make([]int32, 0, total)}
+	if even {
+		b.Rows, b.Seq = len(seqs), total/len(seqs)
+	} else {
+		b.Docs = append(b.Docs, 0)
+	}
+	for _, s := range seqs {
+		at := int32(len(b.IDs))
+		b.IDs = append(b.IDs, s.IDs...)
+		b.Labels = append(b.Labels, s.Labels...)
+		switch {
+		case even:
+		case len(s.Docs) > 0:
+			for _, d := range s.Docs[1:] {
+				b.Docs = append(b.Docs, at+d)
+			}
+		default:
+			b.Docs = append(b.Docs, at+int32(len(s.IDs)))
+		}
+	}
+	return b, nil
+}
+
+// ghost is what a rank without a leaf computes, to take part in the gathers.
+func ghost() *nn.Batch {
+	return &nn.Batch{Rows: 1, Seq: 2, IDs: []int32{0, 0}, Labels: []int32{nn.IgnoreLabel, 0}}
+}

@@ -1,0 +1,356 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
+	"github.com/tunefleet/tunefleet/gpuworker/zero"
+	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/checkpoint"
+)
+
+// autoNoneBytes is the replicated state (16 bytes a trainable parameter, 4 a frozen one) up to which "auto" does not shard.
+const autoNoneBytes = 1 << 30
+
+// Options of a handler.
+type Options struct {
+	// Backend of the device, as kernels.Options has it; empty is the CPU.
+	Backend string
+	// OpenData opens the token data that a train stage names; nil reads what the prep stages of the run wrote.
+	OpenData func(ctx context.Context, t *consume.Task, ref string) (Dataset, error)
+}
+
+// Handle runs one rank of a generation of a train stage on the CPU. It returns as consume.Handler says.
+func Handle(ctx context.Context, t *consume.Task) error { return NewHandler(Options{})(ctx, t) }
+
+// NewHandler makes a handler for a device.
+func NewHandler(o Options) consume.Handler {
+	if o.OpenData == nil {
+		o.OpenData = openDataset
+	}
+	return func(ctx context.Context, t *consume.Task) (err error) {
+		if t.Stage.Train == nil || t.Gang == nil {
+			return schemas.Errorf(schemas.CodeInternal, t.Message.Stage, "a train message came without a train stage or a gang")
+		}
+		if head := t.Gang.Head; head != nil && head.Manifest != nil && head.Manifest.Stage == t.Message.Stage && head.Manifest.Final {
+			return nil
+		}
+		s := &session{t: t, stage: t.Stage.Train}
+		defer func() { err = errors.Join(err, s.close()) }()
+		if err := s.open(ctx, o); err != nil {
+			return err
+		}
+		return s.run(ctx)
+	}
+}
+
+// session is one rank's work on one generation.
+type session struct {
+	t     *consume.Task
+	stage *schemas.TrainStage
+
+	dev      *kernels.Device
+	queue    *kernels.Queue
+	memory   *autograd.Memory
+	tape     *autograd.Tape
+	model    zoo.Model
+	engine   *zero.Engine
+	data     Dataset
+	eval     Dataset
+	plan     *Planner
+	schedule optim.Schedule
+	commits  *committer
+	log      segmentLog
+
+	done int64 // finished steps
+	meta []byte
+	seqs []Sequence
+}
+
+func (s *session) close() error {
+	var errs []error
+	if s.commits != nil {
+		s.commits.close()
+	}
+	if s.engine != nil {
+		s.engine.Reset()
+		errs = append(errs, s.engine.Close())
+	}
+	if s.memory != nil {
+		errs = append(errs, s.memory.Close())
+	}
+	for _, d := range []Dataset{s.data, s.eval} {
+		if d != nil {
+			errs = append(errs, d.Close())
+		}
+	}
+	if s.dev != nil {
+		errs = append(errs, s.dev.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// open loads data, model and the newest commit.
+func (s *session) open(ctx context.Context, o Options) (err error) {
+	s.commits = newCommitter(ctx, s.t)
+	s.t.Phase(consume.PhaseLoad, 0, 0)
+	if s.data, err = o.OpenData(ctx, s.t, s.stage.Data); err != nil {
+		return err
+	}
+	if s.stage.Eval != "" {
+		if s.eval, err = o.OpenData(ctx, s.t, s.stage.Eval); err != nil {
+			return err
+		}
+	}
+	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len(), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps); err != nil {
+		return schemas.Errorf(schemas.CodeData, s.stage.Data, "%v", err)
+	}
+	warmup := s.stage.Optim.WarmupSteps
+	if warmup == 0 {
+		warmup = int64(math.Ceil(s.stage.Optim.WarmupRatio * float64(s.plan.Total())))
+	}
+	s.schedule = optim.Schedule{Name: s.stage.Optim.Schedule, Warmup: warmup, Total: s.plan.Total()}
+	if err := s.schedule.Validate(); err != nil {
+		return err
+	}
+	if s.dev, err = kernels.Open(kernels.Options{Backend: o.Backend, Threads: s.t.Threads}); err != nil {
+		return err
+	}
+	if s.queue, err = s.dev.NewQueue(kernels.Compute); err != nil {
+		return err
+	}
+	if err := s.openModel(ctx); err != nil {
+		return err
+	}
+	return s.resume(ctx)
+}
+
+// openModel makes the model and this rank's share of it, with the values that the stage starts from.
+func (s *session) openModel(ctx context.Context) (err error) {
+	rec, err := newResolver(s.t.Objects, s.t.Spec).start(ctx, s.t.Spec, s.t.Stage, 0)
+	if err != nil {
+		return err
+	}
+	src, err := openSource(ctx, s.t.Objects, rec, s.t.Dir, func(done, total int64) { s.t.Phase(consume.PhaseLoad, done, total) })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	if s.model, err = zoo.New(rec.Config); err != nil {
+		return err
+	}
+	base := nn.Params(s.model.Root())
+	if err := src.check(base, s.model.Info().Tied); err != nil {
+		return err
+	}
+	if err := prepare(s.model, s.stage); err != nil {
+		return err
+	}
+	sharding, why := resolveSharding(s.stage.Sharding, s.model.Units(), s.t.Gang.World)
+	s.engine, err = zero.New(s.queue, s.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding, Beta1: s.stage.Optim.Beta1, Beta2: s.stage.Optim.Beta2,
+		Eps: s.stage.Optim.Eps, WeightDecay: s.stage.Optim.WeightDecay, Decays: decays(s.stage.Optim)})
+	if err != nil {
+		return err
+	}
+	res := s.engine.Resident()
+	s.t.Logger.Info("model is laid out", "sharding", sharding, "why", why, "trainable", s.engine.Trainable(), "resident_bytes", res.Total(), "world", s.t.Gang.World)
+	var done int64
+	err = s.engine.Load(ctx, func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
+		err := src.fill(ctx, s.queue, p, start, dst, len(rec.Layers))
+		done += 4 * dst.Numel()
+		s.t.Phase(consume.PhaseLoad, done, res.Params)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
+	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine})
+	return s.queue.Sync()
+}
+
+// decays says which parameters weight decay applies to: all, or (as transformers' Trainer has it) all but biases and norms.
+func decays(o schemas.OptimSpec) func(*autograd.Param) bool {
+	return func(p *autograd.Param) bool {
+		return !o.DecayNoNorms || p.Role != autograd.RoleBias && p.Role != autograd.RoleNorm
+	}
+}
+
+// prepare applies the method: adapters or frozen blocks.
+func prepare(m zoo.Model, t *schemas.TrainStage) error {
+	if c := LoRAConfig(t); c != nil {
+		if t.LoRA.Dropout > 0 {
+			return schemas.Errorf(schemas.CodeUnsupported, "lora.dropout", "dropout of %g is not supported yet (0 is)", t.LoRA.Dropout)
+		}
+		_, err := adapter.Apply(m, *c)
+		return err
+	}
+	return adapter.FreezeFirst(m, t.FreezeLayers)
+}
+
+// resolveSharding turns "auto" into a mode and says why.
+func resolveSharding(want string, units []*autograd.Unit, world int) (mode, why string) {
+	if want != "auto" {
+		return want, "the spec says so"
+	}
+	if world == 1 {
+		return zero.None, "one rank"
+	}
+	var bytes int64
+	for _, u := range units {
+		for _, p := range u.Params {
+			if p.Frozen {
+				bytes += 4 * p.Len()
+			} else {
+				bytes += 16 * p.Len()
+			}
+		}
+	}
+	if bytes <= autoNoneBytes {
+		return zero.None, fmt.Sprintf("%d bytes of state fit every rank", bytes)
+	}
+	return zero.Zero3, fmt.Sprintf("%d bytes of state are more than %d", bytes, autoNoneBytes)
+}
+
+// resume loads the newest commit of the stage, whatever world wrote it.
+func (s *session) resume(ctx context.Context) (err error) {
+	head := s.t.Gang.Head
+	if head == nil || head.Manifest == nil || head.Manifest.Stage != s.t.Message.Stage {
+		return nil
+	}
+	r, err := checkpoint.Open(ctx, s.t.Objects, *head.Manifest, s.t.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	for key, want := range s.identity() {
+		if got := r.Manifest().State[key]; got != want {
+			return schemas.Errorf(schemas.CodeConflict, head.Manifest.Key, "the checkpoint was made with %s %q, this stage has %q", key, got, want)
+		}
+	}
+	if err := s.engine.Restore(ctx, r.ReadAt); err != nil {
+		return err
+	}
+	s.done = r.Manifest().Step
+	return nil
+}
+
+// identity is what a checkpoint must agree with.
+func (s *session) identity() map[string]string {
+	return map[string]string{"data": s.data.Fingerprint(), "seed": strconv.FormatUint(s.t.Spec.Seed, 10), "total": strconv.FormatInt(s.plan.Total(), 10)}
+}
+
+// run trains to the end of the stage or to a control word.
+func (s *session) run(ctx context.Context) error {
+	last := time.Now()
+	for s.done < s.plan.Total() {
+		r, err := s.runStep(ctx, s.done)
+		if err != nil {
+			return fmt.Errorf("step %d: %w", s.done+1, err)
+		}
+		s.done++
+		if err := s.pace(ctx); err != nil {
+			return err
+		}
+		now := time.Now()
+		s.emit(s.done, r, now.Sub(last))
+		last = now
+		s.t.Phase(consume.PhaseStep, s.done, s.plan.Total())
+		if err := s.boundary(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// boundary commits where the plan or a control word says so. Every rank decides alike.
+func (s *session) boundary(ctx context.Context, r stepResult) error {
+	if err := s.commits.failed(); err != nil {
+		return err
+	}
+	if r.control == schemas.ControlCancel {
+		return schemas.Errorf(schemas.CodeInterrupted, "", "stopped at step %d: the run was cancelled", s.done)
+	}
+	if s.commits.flight != nil && r.stored {
+		if err := s.commits.finish(ctx); err != nil {
+			return err
+		}
+	}
+	final := s.done == s.plan.Total()
+	if !final && r.control == schemas.ControlNone && s.done%s.stage.CommitEvery != 0 {
+		return nil
+	}
+	if err := s.snapshot(ctx, final); err != nil {
+		return err
+	}
+	if !final && r.control == schemas.ControlNone {
+		return nil
+	}
+	// The gang ends or yields here: wait until the commit stands, and leave together.
+	if err := s.commits.finish(ctx); err != nil {
+		return err
+	}
+	if err := s.commits.settle(ctx); err != nil {
+		return err
+	}
+	if err := s.t.Gang.Collective.Barrier(ctx); err != nil {
+		return err
+	}
+	if final {
+		return nil
+	}
+	return schemas.Errorf(schemas.CodeInterrupted, "", "stopped at step %d, which is committed: %s", s.done, r.control)
+}
+
+// snapshot takes the boundary's snapshot and starts to store it. A checkpoint still on its way is finished first.
+func (s *session) snapshot(ctx context.Context, final bool) error {
+	if err := s.commits.finish(ctx); err != nil {
+		return err
+	}
+	f := &flight{step: s.done, final: final, state: s.identity()}
+	maps.Copy(f.state, map[string]string{"step": strconv.FormatInt(s.done, 10), "objective": s.stage.Objective, "method": s.stage.Method})
+	var err error
+	if final {
+		if s.eval != nil {
+			if err := s.finalEval(ctx, f.state); err != nil {
+				return err
+			}
+		}
+		if f.hash, err = s.engine.StateHash(ctx); err != nil {
+			return err
+		}
+	}
+	if f.snap, err = s.engine.Snapshot(s.commits.spare); err != nil {
+		return err
+	}
+	s.commits.spare = nil
+	s.commits.begin(f, s.log.take())
+	return nil
+}
+
+func (s *session) finalEval(ctx context.Context, state map[string]string) error {
+	loss, labels, err := s.evalLoss(ctx, s.eval)
+	if err != nil {
+		return fmt.Errorf("cannot measure the evaluation loss: %w", err)
+	}
+	state["eval_loss"] = strconv.FormatFloat(loss, 'g', -1, 64)
+	if s.t.Gang.Rank == 0 {
+		e := schemas.Event{At: time.Now().UTC(), Type: schemas.EventProgress, Tenant: s.t.Message.Tenant, Run: s.t.Message.Run, Stage: s.t.Message.Stage,
+			Worker: s.t.Worker, Generation: s.t.Gang.Generation, Step: s.done, Values: map[string]float64{"eval_loss": loss, "eval_tokens": float64(labels)}}
+		s.log.add(e)
+		s.t.Report(e)
+	}
+	return nil
+}

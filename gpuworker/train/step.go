@@ -1,0 +1,234 @@
+package train
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/zero"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// stepResult is what all ranks know after a step.
+type stepResult struct {
+	loss, norm, lr float64
+	tokens         int64
+	control        schemas.Control
+	// stored: every rank's parts of the checkpoint on its way are stored.
+	stored bool
+}
+
+// controls are the words in the order of their numbers on the wire.
+func controls() []schemas.Control {
+	return []schemas.Control{schemas.ControlNone, schemas.ControlCancel, schemas.ControlPause, schemas.ControlPreempt}
+}
+
+// report is what a rank tells the others in every step: after the sums of its leaves.
+type report struct {
+	tokens  int64
+	control schemas.Control
+	stored  bool
+}
+
+const reportBytes = 16
+
+func (r report) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(r.tokens))
+	word := max(0, slices.Index(controls(), r.control))
+	stored := uint32(0)
+	if r.stored {
+		stored = 1
+	}
+	b = binary.LittleEndian.AppendUint32(b, uint32(word))
+	return binary.LittleEndian.AppendUint32(b, stored)
+}
+
+func parseReport(b []byte) (report, error) {
+	if len(b) != reportBytes {
+		return report{}, fmt.Errorf("a step report has %d bytes, not %d", len(b), reportBytes)
+	}
+	word := binary.LittleEndian.Uint32(b[8:])
+	if int(word) >= len(controls()) {
+		return report{}, fmt.Errorf("unknown control word %d", word)
+	}
+	return report{tokens: int64(binary.LittleEndian.Uint64(b)), control: controls()[word], stored: binary.LittleEndian.Uint32(b[12:]) == 1}, nil
+}
+
+// runStep computes one step, counted from 0, and updates the parameters. Nothing is updated when loss or gradient are not finite.
+func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
+	leaves, world := s.plan.Leaves(step), s.t.Gang.World
+	var labels int64
+	for _, i := range s.plan.Step(step) {
+		labels += s.data.LabelTokens(int(i))
+	}
+	if labels < 1 {
+		return stepResult{}, schemas.Errorf(schemas.CodeData, fmt.Sprintf("step %d", step+1), "none of its %d sequences has a token to train on", len(s.plan.Step(step)))
+	}
+	micros := (leaves + world - 1) / world
+	meta := s.meta[:0]
+	mine := report{control: s.t.Gang.Control(), stored: s.commits.flight != nil && s.commits.flight.stored()}
+	for micro := range micros {
+		sum, tokens, err := s.runLeaf(ctx, step, micro, leaves, labels)
+		if err != nil {
+			return stepResult{}, err
+		}
+		mine.tokens += tokens
+		meta = binary.LittleEndian.AppendUint64(meta, math.Float64bits(sum))
+	}
+	meta = mine.append(meta)
+	s.meta = meta
+	sumsq, metas, err := s.engine.Finish(ctx, meta)
+	if err != nil {
+		return stepResult{}, err
+	}
+	res := stepResult{norm: zero.Norm(sumsq), lr: s.stage.Optim.LR * s.schedule.Factor(step), stored: true}
+	for leaf := range leaves {
+		at := 8 * (leaf / world)
+		res.loss += math.Float64frombits(binary.LittleEndian.Uint64(metas[leaf%world][at:])) / float64(labels)
+	}
+	for _, m := range metas {
+		r, err := parseReport(m[8*micros:])
+		if err != nil {
+			return stepResult{}, fmt.Errorf("cannot read a rank's report: %w", err)
+		}
+		res.tokens += r.tokens
+		res.stored = res.stored && r.stored
+		if res.control == schemas.ControlNone {
+			res.control = r.control
+		}
+	}
+	if !finite(res.loss) || !finite(res.norm) {
+		return res, schemas.Errorf(schemas.CodeNumeric, fmt.Sprintf("step %d", step+1), "the loss is %v and the gradient norm %v", res.loss, res.norm).
+			WithHint("nothing of this step was committed; lower the learning rate or look at the data of this step")
+	}
+	return res, s.engine.Update(ctx, res.lr, step+1, zero.ClipFactor(res.norm, s.stage.Optim.MaxGradNorm))
+}
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+
+// runLeaf computes this rank's leaf of a micro-step: the sum of its losses and its tokens. A loss that is not finite is returned as such,
+// so that all ranks learn of it in the same step.
+func (s *session) runLeaf(ctx context.Context, step int64, micro, leaves int, labels int64) (float64, int64, error) {
+	rank, world := s.t.Gang.Rank, s.t.Gang.World
+	if err := s.engine.BeginLeaf(micro, leaves); err != nil {
+		return 0, 0, err
+	}
+	b, has := ghost(), s.engine.HasLeaf(micro, leaves, rank)
+	if has {
+		var err error
+		if b, err = s.leaf(ctx, s.data, s.plan.Leaf(step, micro*world+rank)); err != nil {
+			return 0, 0, fmt.Errorf("cannot read the data of step %d: %w", step+1, err)
+		}
+	}
+	r, err := objective.Backward(ctx, s.tape, s.model, b, labels)
+	if err != nil && !schemas.IsCode(err, schemas.CodeNumeric) {
+		return 0, 0, err
+	}
+	if err := s.engine.EndLeaf(); err != nil {
+		return 0, 0, err
+	}
+	if !has {
+		return 0, 0, nil
+	}
+	return r.Sum, int64(len(b.IDs)), nil
+}
+
+// leaf reads samples into a batch.
+func (s *session) leaf(ctx context.Context, data Dataset, samples []int32) (*nn.Batch, error) {
+	seqs := s.seqs[:0]
+	for _, i := range samples {
+		q, err := data.Sequence(ctx, int(i))
+		if err != nil {
+			return nil, err
+		}
+		seqs = append(seqs, q)
+	}
+	s.seqs = seqs
+	return makeBatch(seqs)
+}
+
+// evalLoss is the mean loss over the labels of a data set. Batches are dealt over the ranks and added in their order.
+func (s *session) evalLoss(ctx context.Context, data Dataset) (loss float64, labels int64, err error) {
+	rank, world, micro := s.t.Gang.Rank, s.t.Gang.World, s.stage.MicroBatch
+	batches := (data.Len() + micro - 1) / micro
+	passes := (batches + world - 1) / world
+	sums := make([]byte, 0, 8*passes)
+	samples := make([]int32, 0, micro)
+	for pass := range passes {
+		at := pass*world + rank
+		b, has := ghost(), at < batches
+		if has {
+			samples = samples[:0]
+			for i := at * micro; i < min((at+1)*micro, data.Len()); i++ {
+				samples = append(samples, int32(i))
+			}
+			if b, err = s.leaf(ctx, data, samples); err != nil {
+				return 0, 0, fmt.Errorf("cannot read the evaluation data: %w", err)
+			}
+		}
+		r, err := objective.Loss(ctx, s.tape, s.model, b)
+		if err != nil {
+			return 0, 0, err
+		}
+		if !has {
+			r.Sum = 0
+		}
+		sums = binary.LittleEndian.AppendUint64(sums, math.Float64bits(r.Sum))
+		s.t.Phase("eval_loss", int64(pass+1), int64(passes))
+	}
+	all := make([][]byte, world)
+	for r := range all {
+		all[r] = make([]byte, len(sums))
+	}
+	if err := s.t.Gang.Collective.AllGather(ctx, sums, all); err != nil {
+		return 0, 0, fmt.Errorf("cannot share the evaluation loss: %w", err)
+	}
+	for i := range data.Len() {
+		labels += data.LabelTokens(i)
+	}
+	for b := range batches {
+		loss += math.Float64frombits(binary.LittleEndian.Uint64(all[b%world][8*(b/world):]))
+	}
+	if labels == 0 {
+		return 0, 0, nil
+	}
+	return loss / float64(labels), labels, nil
+}
+
+// pace slows a step down where the spec asks for it.
+func (s *session) pace(ctx context.Context) error {
+	if s.stage.StepDelayMS == 0 {
+		return nil
+	}
+	t := time.NewTimer(time.Duration(s.stage.StepDelayMS) * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// emit reports a finished step; step counts from 1.
+func (s *session) emit(step int64, r stepResult, took time.Duration) {
+	if s.t.Gang.Rank != 0 {
+		return
+	}
+	e := schemas.Event{At: time.Now().UTC(), Type: schemas.EventStep, Tenant: s.t.Message.Tenant, Run: s.t.Message.Run, Stage: s.t.Message.Stage,
+		Worker: s.t.Worker, Generation: s.t.Gang.Generation, Step: step, Values: map[string]float64{
+			"step": float64(step), "total": float64(s.plan.Total()), "loss": r.loss, "grad_norm": r.norm, "learning_rate": r.lr,
+			"tokens_per_second": float64(r.tokens) / max(1e-9, took.Seconds()), "tokens": float64(r.tokens),
+			"epoch": float64(step) / float64(s.plan.PerEpoch()),
+		}}
+	s.log.add(e)
+	s.t.Report(e)
+}
+
+var _ consume.Handler = Handle
