@@ -46,7 +46,7 @@ func (q *Queue) streams() []jetstream.StreamConfig {
 	}, {
 		Name: schemas.IntakeStream, Description: "tunefleet submitted specs", Subjects: []string{schemas.IntakeSubject},
 		Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage, Replicas: q.cfg.Replicas, Discard: jetstream.DiscardNew,
-		MaxMsgs: 100_000, MaxBytes: 4 << 30, MaxMsgSize: schemas.MaxSpecBytes + headerBytes, FirstSeq: first,
+		MaxMsgsPerSubject: -1, MaxMsgs: 100_000, MaxBytes: 4 << 30, MaxMsgSize: schemas.MaxSpecBytes + headerBytes, FirstSeq: first,
 	}}
 }
 

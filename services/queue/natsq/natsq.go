@@ -113,8 +113,9 @@ func (q *Queue) forget() {
 // mapError turns a client error into the port's, keeping the cause.
 func (q *Queue) mapError(err error) error {
 	var api *jetstream.APIError
+	var info *schemas.ErrorInfo
 	switch {
-	case err == nil || errors.Is(err, context.Canceled):
+	case err == nil || errors.Is(err, context.Canceled) || errors.As(err, &info):
 		return err
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, jetstream.ErrStreamNotFound),
 		errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerDoesNotExist),
