@@ -270,7 +270,7 @@ func (d *decider) due(c Claim) bool {
 }
 
 // lapsed reports whether the holder of a claim must be taken for dead: its lease was seen and is gone, or nobody took the message though
-// idle workers were there. Absence counts only after two TTLs of unbroken contact with the same lease server.
+// workers have been idle for a TTL: it was delivered to one that died with it. Absence counts only after two TTLs of unbroken contact with the same lease server.
 func (d *decider) lapsed(c Claim, pool string) bool {
 	ttl := d.v.Limits.LeaseTTL
 	if c.Holder != nil || d.v.Contact < 2*ttl {
@@ -279,13 +279,7 @@ func (d *decider) lapsed(c Claim, pool string) bool {
 	if c.Ever {
 		return d.now-c.Seen >= d.v.Limits.LapseGrace
 	}
-	return c.WasPublished && d.now-c.Known >= 2*ttl && d.idleFor(pool)
-}
-
-// idleFor reports whether a worker of the pool says that it holds nothing.
-func (d *decider) idleFor(pool string) bool {
-	w := d.v.Workers[pool]
-	return w.Live > w.Busy
+	return c.WasPublished && d.now-c.Known >= 2*ttl && d.v.Workers[pool].Idle >= ttl
 }
 
 // unfinished lists the parts of a stage that have no result yet, in order; the reduce step comes when all others are there.

@@ -56,6 +56,7 @@ type pool struct {
 	boot      string
 	bootSince time.Duration
 	workers   map[string]Workers
+	idle      map[string]time.Duration
 	usage     map[string]float64
 	usageAt   time.Duration
 	reason    string
@@ -63,7 +64,7 @@ type pool struct {
 }
 
 func newPool(c *Control, name string) *pool {
-	return &pool{c: c, name: name, runs: map[string]*openRun{}, dirty: true, workers: map[string]Workers{}, usage: map[string]float64{},
+	return &pool{c: c, name: name, runs: map[string]*openRun{}, dirty: true, workers: map[string]Workers{}, idle: map[string]time.Duration{}, usage: map[string]float64{},
 		keeper: &keeper{objects: c.objects, pool: name, owner: c.cfg.Name, ttl: c.cfg.LedgerTTL, clock: c.clock}}
 }
 
@@ -228,6 +229,9 @@ func (p *pool) view(ctx context.Context) (*View, error) {
 		if err != nil {
 			v.Contact, p.bootSince = 0, 0
 			w = Workers{}
+		}
+		if p.idle[name] = since(p.idle[name], w.Live > w.Busy, now); p.idle[name] > 0 {
+			w.Idle = now - p.idle[name]
 		}
 		v.Workers[name] = w
 	}

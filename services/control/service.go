@@ -221,40 +221,44 @@ func (s *Service) Cancel(ctx context.Context, tenant, run, reason string) (*sche
 
 // Pause stops a run after its gang's next commit (at once when it has none), giving its workers back; Resume goes on from there.
 func (s *Service) Pause(ctx context.Context, tenant, run string) (*schemas.RunView, error) {
-	return s.change(ctx, tenant, run, schemas.ControlPause, func(h *schemas.Head) error {
-		if h.State == schemas.RunPaused || h.Control == schemas.ControlPause {
-			return checkpoint.ErrNoChange
-		}
-		next, err := h.State.Next(schemas.RunPause)
-		if err != nil {
-			return err
-		}
-		if len(h.Members) > 0 {
-			h.Control = schemas.ControlPause // control moves the run to paused when the gang has committed
-			return nil
-		}
-		h.State, h.Reason, h.Seats = next, "paused on request", nil
+	return s.change(ctx, tenant, run, schemas.ControlPause, pauseHead)
+}
+
+func pauseHead(h *schemas.Head) error {
+	if h.State == schemas.RunPaused || h.Control == schemas.ControlPause {
+		return checkpoint.ErrNoChange
+	}
+	next, err := h.State.Next(schemas.RunPause)
+	if err != nil {
+		return err
+	}
+	if len(h.Members) > 0 {
+		h.Control = schemas.ControlPause // control moves the run to paused when the gang has committed
 		return nil
-	})
+	}
+	h.State, h.Reason, h.Seats = next, "paused on request", nil
+	return nil
 }
 
 // Resume lets a paused run go on.
 func (s *Service) Resume(ctx context.Context, tenant, run string) (*schemas.RunView, error) {
-	return s.change(ctx, tenant, run, schemas.ControlNone, func(h *schemas.Head) error {
-		if h.State == schemas.RunRunning && h.Control == schemas.ControlPause {
-			h.Control = schemas.ControlNone
-			return nil
-		}
-		if h.State == schemas.RunRunning {
-			return checkpoint.ErrNoChange
-		}
-		next, err := h.State.Next(schemas.RunResume)
-		if err != nil {
-			return err
-		}
-		h.State, h.Reason, h.Control = next, "resumed", schemas.ControlNone
+	return s.change(ctx, tenant, run, schemas.ControlNone, resumeHead)
+}
+
+func resumeHead(h *schemas.Head) error {
+	if h.State == schemas.RunRunning && h.Control == schemas.ControlPause {
+		h.Control = schemas.ControlNone
 		return nil
-	})
+	}
+	if h.State == schemas.RunRunning {
+		return checkpoint.ErrNoChange
+	}
+	next, err := h.State.Next(schemas.RunResume)
+	if err != nil {
+		return err
+	}
+	h.State, h.Reason, h.Control = next, "resumed", schemas.ControlNone
+	return nil
 }
 
 // change swaps HEAD, making one for a queued run, and spreads the word.

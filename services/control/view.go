@@ -63,6 +63,8 @@ type Workers struct {
 	Live int
 	// Busy counts those that say they hold something.
 	Busy int
+	// Idle is how long there has been an idle one without a break.
+	Idle time.Duration
 }
 
 // Run is one open run.
