@@ -19,7 +19,6 @@ import (
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/control"
 	"github.com/tunefleet/tunefleet/services/lease/memlease"
-	"github.com/tunefleet/tunefleet/services/queue/memq"
 	"github.com/tunefleet/tunefleet/services/store/memstore"
 )
 
@@ -30,7 +29,7 @@ type fleet struct {
 	t       *testing.T
 	objects *memstore.Store
 	leases  *memlease.Store
-	work    *memq.Queue
+	work    *testQueue
 	heads   *checkpoint.Heads
 	front   *control.Front
 	logger  *slog.Logger
@@ -42,7 +41,7 @@ func newFleet(t *testing.T) *fleet {
 	if testing.Verbose() {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}
-	f := &fleet{t: t, objects: memstore.New(), leases: memlease.New(), work: memq.New(), logger: logger}
+	f := &fleet{t: t, objects: memstore.New(), leases: memlease.New(), work: newTestQueue(), logger: logger}
 	f.heads = checkpoint.NewHeads(f.objects, checkpoint.Config{})
 	f.front = control.NewFront(f.objects, f.work, f.logger)
 	ctl, err := control.New(f.objects, f.work, f.leases, control.Config{Interval: 20 * time.Millisecond, LedgerTTL: time.Second, EnsureEvery: time.Second,
@@ -136,11 +135,7 @@ func (f *fleet) finish(spec *schemas.RunSpec, want schemas.RunState) *schemas.He
 // lineage verifies the run's train stage and returns what is known of it.
 func (f *fleet) lineage(spec *schemas.RunSpec, h *schemas.Head) chaostest.Lineage {
 	f.t.Helper()
-	st := h.StageByName("tune")
-	if st == nil || st.Manifest == nil {
-		f.t.Fatalf("HEAD has no final commit of the train stage: %+v", h)
-	}
-	l, err := chaostest.ReadLineage(f.t.Context(), f.objects, *st.Manifest)
+	l, err := chaostest.ReadLineage(f.t.Context(), f.objects, h, "tune")
 	if err != nil {
 		f.t.Fatal(err)
 	}

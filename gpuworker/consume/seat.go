@@ -169,6 +169,9 @@ func (s *seat) offer(ctx context.Context, c *child, addr string, head *schemas.H
 	}()
 	var offered time.Time
 	for {
+		if me := memberOf(head, s.m, s.a.cfg.Incarnation); me != nil && me.Addr == addr && head.Generation > a.After {
+			return s.join(c, head, me)
+		}
 		if time.Since(offered) > s.a.cfg.LeaseTTL/2 || a.After < head.Generation {
 			// A generation that this rank is not in came and went: the rank may join any later one.
 			a.After = max(a.After, head.Generation)
@@ -183,12 +186,10 @@ func (s *seat) offer(ctx context.Context, c *child, addr string, head *schemas.H
 		if lead(head) == s.m.Seat {
 			if formed := s.form(ctx, head); formed != nil {
 				head = formed
+				continue
 			}
 		}
 		c.beat(PhaseWaiting, time.Now().UnixNano()) // waiting advances as long as the agent itself does
-		if me := memberOf(head, s.m, s.a.cfg.Incarnation); me != nil && me.Addr == addr && head.Generation > a.After {
-			return s.join(c, head, me)
-		}
 		select {
 		case d := <-c.done:
 			s.ended(ctx, d, nil)

@@ -61,7 +61,7 @@ func (s *seat) work(ctx context.Context, c *child, own *schemas.Head) {
 		case <-drainLimit:
 			s.log.Warn("the gang did not commit in time, leaving at the last commit")
 			c.stop(0)
-			s.ended(ctx, doneNotice{Outcome: outcomeInterrupted}, own)
+			s.endGeneration(ctx, own.Generation, schemas.CausePreempted, nil)
 			return
 		case <-ctx.Done():
 			return
@@ -138,10 +138,14 @@ func (s *seat) ended(ctx context.Context, d doneNotice, own *schemas.Head) {
 		return
 	case outcomeInterrupted:
 		log.Info("rank stopped")
+		// Rank 0 may still be committing the step at which all stopped: its agent ends the generation.
+		if (me == nil || me.Rank != 0) && s.overBy(ctx, generation, s.a.cfg.DrainTimeout) {
+			return
+		}
 	case outcomePeerLost:
 		log.Warn("rank lost a peer")
 		s.a.event(s.m, schemas.Event{Type: schemas.EventMemberLost, Generation: generation, Step: own.Step})
-		if s.blamed(ctx, generation) {
+		if s.overBy(ctx, generation, s.a.cfg.BlameGrace) { // the agent of the lost rank knows why
 			return
 		}
 	default:
@@ -152,11 +156,7 @@ func (s *seat) ended(ctx context.Context, d doneNotice, own *schemas.Head) {
 	if d.Outcome == outcomePeerLost || d.Outcome == outcomeInterrupted {
 		d.Error = nil // not a failure of this run; the event and the log say what happened
 	}
-	_, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, generation, cause, d.Error)
-	if err != nil && !schemas.IsCode(err, schemas.CodeFenced) {
-		log.Warn("cannot record the end of the generation", "cause", cause, "error", err)
-	}
-	s.a.poke(ctx, s.m)
+	s.endGeneration(ctx, generation, cause, d.Error)
 	if d.Outcome == outcomeFailed && d.Error != nil {
 		s.a.event(s.m, schemas.Event{Type: schemas.EventWarning, Generation: generation, Step: own.Step, Message: "rank failed: " + d.Error.Error(), Error: d.Error})
 		if d.Error.Permanent {
@@ -174,18 +174,27 @@ func (s *seat) backoff(ctx context.Context) {
 	pause(ctx, min(30*time.Second, s.a.cfg.FormPoll<<min(s.failed, 10)))
 }
 
-// blamed waits for the agent of the lost rank to record why it ended; true when HEAD says that the generation is over.
-func (s *seat) blamed(ctx context.Context, generation uint64) bool {
-	deadline := time.Now().Add(s.a.cfg.BlameGrace)
+// endGeneration records the end; that HEAD has moved on meanwhile is fine.
+func (s *seat) endGeneration(ctx context.Context, generation uint64, cause schemas.Cause, info *schemas.ErrorInfo) {
+	_, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, generation, cause, info)
+	if err != nil && !schemas.IsCode(err, schemas.CodeFenced) {
+		s.log.Warn("cannot record the end of the generation", "generation", generation, "cause", cause, "error", err)
+	}
+	s.a.poke(ctx, s.m)
+}
+
+// overBy waits for HEAD to say that the generation is over; false when it does not within limit.
+func (s *seat) overBy(ctx context.Context, generation uint64, limit time.Duration) bool {
+	deadline := time.Now().Add(limit)
 	for {
 		head, err := s.a.readHead(ctx, s.m.Tenant, s.m.Run)
-		if err == nil && head != nil && (head.Generation > generation || len(head.Members) == 0) {
+		if err == nil && head != nil && (head.Generation > generation || len(head.Members) == 0 || !head.WantsSeat(s.m.Stage, s.m.Seat, s.m.Issue)) {
 			return true
 		}
-		if ctx.Err() != nil || time.Now().After(deadline) {
+		if ctx.Err() != nil || time.Now().After(deadline) || s.h.isLost() {
 			return false
 		}
-		s.wait(ctx, min(s.a.cfg.FormPoll, s.a.cfg.BlameGrace/4+time.Millisecond))
+		pause(ctx, min(s.a.cfg.FormPoll, limit/4+time.Millisecond))
 	}
 }
 
@@ -206,9 +215,7 @@ func (s *seat) awaitFinal(ctx context.Context, own *schemas.Head, committer bool
 		case committer:
 			info := schemas.Errorf(schemas.CodeInternal, "", "the train handler ended without a final commit")
 			s.failed++
-			if _, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, own.Generation, schemas.CauseApplication, info); err != nil {
-				s.log.Warn("cannot record the end of the generation", "error", err)
-			}
+			s.endGeneration(ctx, own.Generation, schemas.CauseApplication, info)
 			s.backoff(ctx)
 			return
 		}
@@ -217,9 +224,7 @@ func (s *seat) awaitFinal(ctx context.Context, own *schemas.Head, committer bool
 		}
 		if time.Now().After(deadline) {
 			s.log.Warn("no final commit of rank 0 in time")
-			if _, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, own.Generation, schemas.CauseInfrastructure, nil); err != nil {
-				s.log.Warn("cannot record the end of the generation", "error", err)
-			}
+			s.endGeneration(ctx, own.Generation, schemas.CauseInfrastructure, nil)
 			return
 		}
 		s.wait(ctx, s.a.cfg.FormPoll)
@@ -237,9 +242,7 @@ func (s *seat) yield(ctx context.Context) {
 		if s.failed >= maxFailed {
 			cause = schemas.CauseInfrastructure
 		}
-		if _, err := s.a.heads.EndGeneration(yctx, s.m.Tenant, s.m.Run, head.Generation, cause, nil); err != nil {
-			s.log.Warn("cannot record the end of the generation", "error", err)
-		}
+		s.endGeneration(yctx, head.Generation, cause, nil)
 	}
 	_, err = s.a.heads.Swap(yctx, s.m.Tenant, s.m.Run, func(head *schemas.Head) error {
 		if !head.WantsSeat(s.m.Stage, s.m.Seat, s.m.Issue) {

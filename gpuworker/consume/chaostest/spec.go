@@ -15,8 +15,9 @@ type Options struct {
 	Steps, CommitEvery int64
 	StepDelayMS        int
 	// World is the number of seats (default 2).
-	World      int
-	Seed       uint64
+	World int
+	Seed  uint64
+	// PrepParts is at least 1: every run needs data.
 	PrepParts  int
 	EvalSlices int
 	Export     bool
@@ -35,13 +36,11 @@ func Spec(o Options) *schemas.RunSpec {
 		s.Stages = append(s.Stages, st)
 	}
 	file := schemas.Ref{Files: []schemas.File{{Path: "none.jsonl", SHA256: hex.EncodeToString(make([]byte, 32)), Bytes: 1}}}
-	if o.PrepParts > 0 {
-		add(schemas.Stage{Name: "prep", Kind: schemas.KindPrep, Prep: &schemas.PrepStage{Parts: o.PrepParts, Data: file, Tokenizer: file,
-			Outputs: []schemas.PrepOutput{{Name: "train", Form: "pt", Split: "train", CutoffLen: 16, Rows: true}}}})
-	}
+	add(schemas.Stage{Name: "prep", Kind: schemas.KindPrep, Prep: &schemas.PrepStage{Parts: max(1, o.PrepParts), Data: file, Tokenizer: file,
+		Outputs: []schemas.PrepOutput{{Name: "train", Form: "pt", Split: "train", CutoffLen: 16, Rows: true}}}})
 	if o.Steps > 0 {
 		add(schemas.Stage{Name: "tune", Kind: schemas.KindTrain, Train: &schemas.TrainStage{Objective: "pt", Data: "prep/train", Method: "full",
-			Model: schemas.ModelSpec{Config: json.RawMessage(`{}`)}, MicroBatch: 1, Leaves: 1, DType: "fp32", Sharding: "none", Reduction: "canonical",
+			Model: schemas.ModelSpec{Config: json.RawMessage(`{}`)}, MicroBatch: 1, Leaves: o.World, DType: "fp32", Sharding: "none", Reduction: "canonical",
 			Optim: schemas.OptimSpec{Name: "adamw", LR: 1e-3, Schedule: "constant"},
 			Steps: o.Steps, CommitEvery: o.CommitEvery, StepDelayMS: o.StepDelayMS, World: schemas.World{Min: o.World, Max: o.World}}})
 	}
