@@ -206,7 +206,7 @@ static const tf_backend table = {
     .workspace = workspace,
     .set_workspace = set_workspace,
 #define TF_X(name) .name = cpu_##name,
-    TF_CPU_HAS(TF_X)
+    TF_OPS(TF_X)
 #undef TF_X
 };
 

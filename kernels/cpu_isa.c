@@ -1,7 +1,7 @@
 /* Choice of the instruction set by what the processor says. */
 #include "cpu_isa.h"
 
-#include <stddef.h>
+#include "cpu_kern.h"
 
 static int has(int isa) {
   switch (isa) {
@@ -38,6 +38,14 @@ const char *tf_isa_name(int isa) {
 }
 
 const tf_kern *tf_isa_table(int isa) {
-  (void)isa;
-  return NULL;
+  switch (isa) {
+#if defined(__x86_64__)
+    case TF_ISA_AVX2:
+      return &tf_kern_avx2;
+    case TF_ISA_AVX512:
+      return &tf_kern_avx512;
+#endif
+    default:
+      return &tf_kern_scalar;
+  }
 }

@@ -1,0 +1,130 @@
+/* What an instruction set provides: task functions, each with the struct it takes. Tasks are cut by shape only; every output element
+ * has one writer. */
+#ifndef TUNEFLEET_CPU_KERN_H
+#define TUNEFLEET_CPU_KERN_H
+
+#include "cpu.h"
+
+/* c [m,n] (+)= alpha * a b, see cpu_t_gemm.h. Strides in elements. */
+typedef struct {
+  const float *a, *b, *bias;
+  float *c, *packed_b;
+  int64_t ars, acs, brs, bcs, ldc;
+  int64_t m, n, k;
+  float alpha;
+  int accumulate;
+  int64_t n0, nn;     /* columns of this pass */
+  int64_t mc, nc;     /* rows and columns of a task */
+  int64_t mt, nt;     /* tasks: mt * nt */
+  tf_device *dev;
+} tf_gemm_job;
+
+enum { TF_PACK_COLS = 64, TF_KC = 256 };
+
+typedef struct {
+  tf_rows a, b, c, y, z; /* by operation */
+  const float *w;
+  float *u, *v;
+  float alpha, beta, eps, off;
+  int64_t block, n; /* rows of a task */
+  int act, acc, acc2, mode;
+} tf_row_job;
+
+typedef struct {
+  const tf_rope *p;
+  const int32_t *pos;
+  const float *cos, *sin;
+  const float *x;
+  float *y;
+  int64_t n, block;
+} tf_rope_job;
+
+typedef struct {
+  float *p, *m, *v;
+  const float *g;
+  int64_t n, block;
+  float decay, beta1c, beta2, beta2c, eps, step_size, bc2_sqrt, gscale;
+} tf_adamw_job;
+
+typedef struct {
+  const float *x;
+  float *y;
+  double *partial;
+  int32_t *flags;
+  int64_t n, s, ld, block;
+  int dtype, acc;
+} tf_flat_job;
+
+typedef struct {
+  float *y;
+  int64_t n, block;
+  uint64_t offset;
+  uint32_t k0, k1;
+  float a, b;
+  int kind;
+} tf_random_job;
+
+typedef struct {
+  tf_rows x, y;
+  const int64_t *row_ids;
+  uint32_t k0, k1;
+  float scale;
+  uint32_t threshold;
+  int acc;
+  int64_t block;
+} tf_dropout_job;
+
+/* Rows of logits in z: probabilities, losses and dz. */
+typedef struct {
+  float *z;
+  int64_t ld, rows, v, block;
+  const float *bias;
+  const int32_t *targets;
+  const float *weights; /* xent: token weights; logprob_bwd: dlogp */
+  float *logp, *lse, *entropy, *zsum;
+  const float *lse_in;
+  float logit_scale, softcap, scale, smooth, z_loss;
+  int grad; /* 0: statistics only; 1: xent; 2: dlogp */
+} tf_loss_job;
+
+/* Attention: everything resolved to pointers. Packed operands by what they hold: ka, va, qa, oa panels of rows of K, V, Q, dO; kt, vt, qt,
+ * ot panels of columns. One head of a packed operand has (rows + TF_ATTN_PAD) * d floats, of columns (rows + PAD) * (d + PAD). */
+typedef struct {
+  const tf_attn_fwd *p;
+  const tf_attn_bwd *g;
+  tf_device *dev;
+  int64_t b, tq, tk, hq, hk, dk, dv, group;
+  const int32_t *q_start;
+  const uint8_t *key_mask;
+  const float *alibi, *sinks;
+  int32_t *lo, *hi; /* per (b, query): the visible keys are lo <= j < hi */
+  float *lse, *delta, *sink_part;
+  float *ka, *va, *kt, *vt, *qa, *oa, *qt, *ot;
+  int64_t qblocks, kblocks;
+} tf_attn_job;
+
+#define TF_ATTN_BLOCK 84 /* keys of one softmax block: a multiple of every panel height */
+#define TF_ATTN_PAD 16   /* at least every panel height */
+#define TF_ATTN_LANES 32 /* queries or keys of one task */
+
+static inline int64_t tf_attn_pos(const tf_attn_job *j, int64_t b) { return j->q_start ? j->q_start[b] : j->p->q_start0; }
+
+struct tf_kern {
+  int mr, nr;
+  tf_task_fn gemm_pack_b, gemm_run;
+  tf_task_fn add, mul, act_fwd, act_bwd, glu_fwd, glu_bwd, dropout;
+  tf_task_fn rmsnorm_fwd, rmsnorm_bwd, layernorm_fwd, layernorm_bwd, colsum, colsum_join;
+  tf_task_fn rope, random, adamw, sqnorm, nonfinite, slice_add, loss;
+  tf_task_fn attn_pack, attn_fwd, attn_bwd_prep, attn_bwd_kv, attn_bwd_q;
+};
+
+extern const tf_kern tf_kern_scalar;
+#if defined(__x86_64__)
+extern const tf_kern tf_kern_avx2, tf_kern_avx512;
+#endif
+
+/* Runs a product with the device locked; packed_b has tf_gemm_pack_bytes. */
+void tf_gemm_exec(tf_device *d, tf_gemm_job *j);
+int64_t tf_gemm_pack_bytes(int64_t n, int64_t k);
+
+#endif
