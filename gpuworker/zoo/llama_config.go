@@ -83,7 +83,10 @@ func (c LlamaConfig) Validate() error {
 	bad := func(code schemas.Code, key, format string, args ...any) {
 		errs = append(errs, schemas.Errorf(code, "config.json:"+key, format, args...))
 	}
-	const limit = 1 << 24
+	const limit, mostLayers = 1 << 24, 4096
+	if c.Layers > mostLayers {
+		bad(schemas.CodeModel, "num_hidden_layers", "%d exceeds %d", c.Layers, mostLayers)
+	}
 	for _, d := range []struct {
 		key string
 		v   int
