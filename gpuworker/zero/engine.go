@@ -141,9 +141,11 @@ func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) 
 		return e, err
 	}
 	for _, b := range p.buckets {
-		q.Fill(kernels.Fill{Y: b.mem.p})
-		q.Fill(kernels.Fill{Y: b.mem.m})
-		q.Fill(kernels.Fill{Y: b.mem.v})
+		for _, y := range []kernels.Tensor{b.mem.p, b.mem.m, b.mem.v} {
+			if y.Present() {
+				q.Fill(kernels.Fill{Y: y})
+			}
+		}
 	}
 	if !e.sharded() {
 		err = e.bindAll()

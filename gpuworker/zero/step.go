@@ -100,7 +100,7 @@ func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float3
 			}
 			grads = b.mem.reduced
 		}
-		if clip == 0 {
+		if clip == 0 && grads.Present() {
 			e.q.Fill(kernels.Fill{Y: grads}) // a scale of 0 means 1 to the kernel
 		}
 		for _, r := range b.runs {

@@ -32,6 +32,7 @@ func (p *pool) take(n int64) (*slot, error) {
 		}
 	}
 	if best == nil {
+		n = (n + 63) / 64 * 64 // arenas hand out multiples of 256 bytes
 		arena, err := p.dev.NewArena("gather window", 4*n)
 		if err != nil {
 			return nil, fmt.Errorf("cannot allocate a gather window: %w", err)
