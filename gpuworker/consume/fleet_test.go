@@ -19,6 +19,7 @@ import (
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/control"
 	"github.com/tunefleet/tunefleet/services/lease/memlease"
+	"github.com/tunefleet/tunefleet/services/queue/memq"
 	"github.com/tunefleet/tunefleet/services/store/memstore"
 )
 
@@ -29,7 +30,7 @@ type fleet struct {
 	t       *testing.T
 	objects *memstore.Store
 	leases  *memlease.Store
-	work    *testQueue
+	work    *memq.Queue
 	heads   *checkpoint.Heads
 	front   *control.Front
 	logger  *slog.Logger
@@ -41,7 +42,7 @@ func newFleet(t *testing.T) *fleet {
 	if testing.Verbose() {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}
-	f := &fleet{t: t, objects: memstore.New(), leases: memlease.New(), work: newTestQueue(), logger: logger}
+	f := &fleet{t: t, objects: memstore.New(), leases: memlease.New(), work: memq.New(2 * time.Second), logger: logger}
 	f.heads = checkpoint.NewHeads(f.objects, checkpoint.Config{})
 	f.front = control.NewFront(f.objects, f.work, f.logger)
 	ctl, err := control.New(f.objects, f.work, f.leases, control.Config{Interval: 20 * time.Millisecond, LedgerTTL: time.Second, EnsureEvery: time.Second,
