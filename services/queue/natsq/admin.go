@@ -129,7 +129,7 @@ func (q *Queue) ensureConsumer(ctx context.Context, stream string, cfg jetstream
 func (q *Queue) SyncAlways(ctx context.Context) (bool, error) {
 	if q.cfg.Monitor == "" {
 		return false, schemas.Errorf(schemas.CodeUnavailable, "nats monitor", "cannot tell whether the queue syncs every write: no monitoring URL is configured").
-			WithHint("set TUNEFLEET_NATS_MONITOR_URL to http://host:8222")
+			WithHint("set TUNEFLEET_NATS_MONITOR to http://host:8222")
 	}
 	for u := range strings.SplitSeq(q.cfg.Monitor, ",") {
 		always, err := q.syncAlways(ctx, strings.TrimRight(strings.TrimSpace(u), "/"))
