@@ -13,6 +13,7 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/lease/redislease"
 	"github.com/tunefleet/tunefleet/services/queue/natsq"
+	"github.com/tunefleet/tunefleet/services/store"
 	"github.com/tunefleet/tunefleet/services/store/s3store"
 	"github.com/tunefleet/tunefleet/services/telemetry"
 )
@@ -72,9 +73,13 @@ func FromEnv() (c Config, ok bool, err error) {
 
 // Env is the configuration as environment variables, for a child process.
 func (c Config) Env() []string {
+	replicas := ""
+	if c.NATS.Replicas > 0 {
+		replicas = strconv.Itoa(c.NATS.Replicas)
+	}
 	return []string{
 		EnvNATSURL + "=" + c.NATS.URL, EnvNATSToken + "=" + c.NATS.Token.Reveal(), EnvNATSCreds + "=" + c.NATS.Creds,
-		EnvNATSMonitor + "=" + c.NATS.Monitor, EnvRedisURL + "=" + c.Redis.Reveal(), EnvS3Endpoint + "=" + c.S3.Endpoint,
+		EnvNATSMonitor + "=" + c.NATS.Monitor, EnvReplicas + "=" + replicas, EnvRedisURL + "=" + c.Redis.Reveal(), EnvS3Endpoint + "=" + c.S3.Endpoint,
 		EnvS3Bucket + "=" + c.S3.Bucket, EnvS3Region + "=" + c.S3.Region, EnvS3Secure + "=" + strconv.FormatBool(c.S3.Secure),
 		EnvS3AccessKey + "=" + c.S3.AccessKey, EnvS3SecretKey + "=" + c.S3.SecretKey.Reveal(),
 	}
@@ -141,6 +146,13 @@ func (s *Services) Close() {
 
 // Probe checks what DESIGN demands of the servers: conditional writes of the store (ErrUnsafe otherwise) and synced writes of the broker.
 func (s *Services) Probe(ctx context.Context) error {
+	if err := store.Probe(ctx, s.Objects); err != nil {
+		if errors.Is(err, store.ErrUnsafe) {
+			return schemas.Errorf(schemas.CodeStoreUnsafe, s.Config.S3.Endpoint, "%v", err).
+				WithHint("use a store with correct If-Match and If-None-Match on PUT: AWS S3, MinIO, versitygw")
+		}
+		return unavailable("object store", s.Config.S3.Endpoint, EnvS3Endpoint, err)
+	}
 	always, err := s.Queue.SyncAlways(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot check the broker: %w", err)

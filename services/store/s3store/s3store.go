@@ -187,6 +187,8 @@ func conditionalError(err error) error {
 	case r.StatusCode >= 400 && r.StatusCode < 500 && r.StatusCode != http.StatusConflict && r.StatusCode != http.StatusRequestTimeout &&
 		r.StatusCode != http.StatusTooManyRequests:
 		return mapError(err)
+	case r.StatusCode == http.StatusInsufficientStorage:
+		return mapError(err)
 	case isDialError(err):
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}

@@ -160,7 +160,9 @@ func (f *Faulty) Stat(ctx context.Context, key string) (info store.Info, err err
 // List implements store.Objects.
 func (f *Faulty) List(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
 	if r := f.rule("list", prefix); r != nil {
-		return func(yield func(store.Info, error) bool) { yield(store.Info{}, fmt.Errorf("cannot list %s: %w", prefix, r.Err)) }
+		return func(yield func(store.Info, error) bool) {
+			yield(store.Info{}, fmt.Errorf("cannot list %s: %w", prefix, r.Err))
+		}
 	}
 	return f.Objects.List(ctx, prefix)
 }

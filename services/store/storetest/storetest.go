@@ -242,4 +242,3 @@ func oddKeys(t *testing.T, o store.Objects) {
 		}
 	}
 }
-
