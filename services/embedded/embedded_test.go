@@ -22,12 +22,19 @@ import (
 	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
-// childDir makes this test binary serve a data directory until it is killed.
-const childDir = "EMBEDDED_TEST_DIR"
+// childDir makes this test binary serve a data directory until it is killed, childParts only one part of it.
+const (
+	childDir   = "EMBEDDED_TEST_DIR"
+	childParts = "EMBEDDED_TEST_PARTS"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
-		if _, err := embedded.Start(context.Background(), embedded.Options{Dir: dir}); err != nil {
+		var parts []embedded.Part
+		if p := os.Getenv(childParts); p != "" {
+			parts = []embedded.Part{embedded.Part(p)}
+		}
+		if _, err := embedded.Start(context.Background(), embedded.Options{Dir: dir, Parts: parts}); err != nil {
 			_, _ = os.Stderr.WriteString(err.Error())
 			os.Exit(1)
 		}
