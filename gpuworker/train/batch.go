@@ -1,30 +1,10 @@
 package train
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 )
-
-// Sequence is one row of token data. Labels are not shifted; nn.IgnoreLabel is not trained on. Docs, when not nil, are the boundaries of
-// packed documents that must not see each other: 0, ..., len(IDs).
-type Sequence struct {
-	IDs, Labels, Docs []int32
-}
-
-// Dataset is token data that rows are read from by index.
-type Dataset interface {
-	// Len is the number of sequences.
-	Len() int
-	// LabelTokens counts the labels of a sequence that are not ignored, position 0 included.
-	LabelTokens(i int) int64
-	// Sequence reads one row.
-	Sequence(ctx context.Context, i int) (Sequence, error)
-	// Fingerprint identifies the content.
-	Fingerprint() string
-	Close() error
-}
 
 // makeBatch joins sequences to one leaf. Sequences of one length without documents become rows; others are laid end to end in one row as
 // documents, so that no padding is computed. The shape depends on the sequences only.
