@@ -133,7 +133,7 @@ func loadGuide(ctx context.Context, root *node, p *problems, c *collector, f Gui
 		fmt.Sprintf("batch: %d sequences a step = %d leaves of %d (fixed; dealt over whatever number of workers there is)", micro*leaves, leaves, micro),
 		fmt.Sprintf("data: %s form, template %s, at most %d tokens a sequence", b.form, g.Data.Template, g.Data.CutoffLen),
 	}
-	return &Resolved{Form: FormGuide, Spec: spec, Inputs: c.inputs, Output: g.OutputDir, Logs: g.LogDir, Workers: g.NumWorkers, Notes: notes}, nil
+	return &Resolved{Form: FormGuide, Spec: spec, Inputs: c.inputs, Output: g.OutputDir, Logs: g.LogDir, Workers: g.NumWorkers, ReportTo: g.ReportTo, Notes: notes}, nil
 }
 
 func (g *guideFile) apply(f GuideFlags) {

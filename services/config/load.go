@@ -40,6 +40,8 @@ type Resolved struct {
 	Output, Logs string
 	// Workers is the number of worker processes that the simpler form asks for when everything runs embedded.
 	Workers int
+	// ReportTo is none or otlp.
+	ReportTo string
 	// Notes tell what was decided, for people.
 	Notes []string
 }

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/api/client"
+	"github.com/tunefleet/tunefleet/services/embedded"
+)
+
+// dir is the data directory of the embedded servers.
+func (a *app) dir() (string, error) {
+	if a.dataDir != "" {
+		return filepath.Abs(a.dataDir)
+	}
+	base := os.Getenv("XDG_DATA_HOME")
+	if base == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", schemas.Errorf(schemas.CodeUsage, "--dir", "there is no home folder to put the data under").WithHint("set --dir")
+		}
+		base = filepath.Join(home, ".local", "share")
+	}
+	return filepath.Join(base, "tunefleet"), nil
+}
+
+// configured reports whether a server was named.
+func (a *app) configured() bool { return a.server != "" }
+
+// client connects to the configured server, or to the embedded one of the data directory.
+func (a *app) client(ctx context.Context) (*client.Client, error) {
+	if a.configured() {
+		if a.token == "" {
+			return nil, schemas.Errorf(schemas.CodeAuth, "TUNEFLEET_TOKEN", "the token of %s is not set", a.server)
+		}
+		return client.New(a.server, a.token)
+	}
+	dir, err := a.dir()
+	if err != nil {
+		return nil, err
+	}
+	c, err := embeddedClient(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Healthy(ctx); err != nil {
+		return nil, schemas.Errorf(schemas.CodeUnavailable, dir, "the embedded server of this data directory does not answer: %v", err).WithHint("start it with: tunefleet up")
+	}
+	return c, nil
+}
+
+// embeddedClient is a client of the API that the record of a data directory names; whether it answers is another question.
+func embeddedClient(dir string) (*client.Client, error) {
+	r, err := embedded.Load(dir)
+	if schemas.IsCode(err, schemas.CodeNotFound) {
+		return nil, schemas.Errorf(schemas.CodeUnavailable, dir, "no server is configured and none was started over this data directory").
+			WithHint("start one with: tunefleet up, or name one with --server and TUNEFLEET_TOKEN")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return client.New(r.APIURL(), r.APIToken)
+}
+
+// findRun resolves what the user typed: an id, tenant/id, the beginning of an id, or a name that one run has.
+func (a *app) findRun(ctx context.Context, c *client.Client, arg string) (tenant, run string, err error) {
+	tenant, run = a.tenant, arg
+	if t, r, ok := strings.Cut(arg, "/"); ok {
+		tenant, run = t, r
+	}
+	if schemas.ValidName(run) && len(run) >= 26 {
+		return tenant, run, nil
+	}
+	var found []string
+	after := ""
+	for {
+		list, err := c.List(ctx, schemas.RunFilter{Tenant: tenant, Limit: 1000, After: after})
+		if err != nil {
+			return "", "", err
+		}
+		for _, r := range list.Runs {
+			if r.Run == run {
+				return tenant, run, nil
+			}
+			if r.Name == run || strings.HasPrefix(r.Run, run) {
+				found = append(found, r.Run)
+			}
+		}
+		if after = list.Next; after == "" {
+			break
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", "", schemas.Errorf(schemas.CodeNotFound, arg, "no run of tenant %s has this id, beginning of an id, or name", tenant).WithHint("tunefleet list shows the runs")
+	case 1:
+		return tenant, found[0], nil
+	}
+	return "", "", schemas.Errorf(schemas.CodeUsage, arg, "%d runs match: %s", len(found), strings.Join(found, ", ")).WithHint("give more of the id")
+}

@@ -1,0 +1,16 @@
+package main
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// diskError gives a failed write the code that its exit status comes from.
+func diskError(place string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return schemas.Errorf(schemas.CodeDiskFull, place, "cannot write: %v", err).WithHint("make room and try again")
+	}
+	return schemas.Errorf(schemas.CodeInvalid, place, "cannot write: %v", err)
+}

@@ -1,0 +1,515 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/api/client"
+	"github.com/tunefleet/tunefleet/services/config"
+)
+
+func (a *app) submitCommand() *cobra.Command {
+	var key string
+	var follow, dry bool
+	c := &cobra.Command{
+		Use: "submit FILE [key=value ...]", Short: "Submit a run from a YAML file",
+		Long: "Submit reads a run spec (stages:) or the simpler form (model:, training:, data:), uploads the files it names, and hands the run in.\n" +
+			"Overrides reach into the file: training.learning_rate=1e-4, stages.lora.train.optim.lr=1e-3.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return schemas.Errorf(schemas.CodeUsage, "", "%s needs a file", cmd.CommandPath()).WithHint("%s run.yaml", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := config.Load(cmd.Context(), args[0], config.Options{Overrides: args[1:]})
+			if err != nil {
+				return err
+			}
+			a.applyTenant(cmd, r.Spec)
+			if key != "" {
+				r.Spec.Key = key
+			}
+			for _, n := range r.Notes {
+				a.say("%s", n)
+			}
+			if dry {
+				return a.print(r.Spec)
+			}
+			cl, err := a.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			reply, err := a.submit(cmd.Context(), cl, r)
+			if err != nil {
+				return err
+			}
+			if !follow {
+				a.sayNext(reply.Run)
+				if a.json {
+					return a.print(reply)
+				}
+				_, err = fmt.Fprintln(a.out, reply.Run)
+				return err
+			}
+			return a.follow(cmd.Context(), cl, reply.Tenant, reply.Run)
+		},
+	}
+	c.Flags().StringVar(&key, "key", "", "idempotency key: submitting again with the same key meets the same run")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "follow the run to its end")
+	c.Flags().BoolVar(&dry, "dry-run", false, "print the resolved spec and submit nothing")
+	return c
+}
+
+// applyTenant lets --tenant win over the file only when it was given.
+func (a *app) applyTenant(cmd *cobra.Command, s *schemas.RunSpec) {
+	if cmd.Flags().Changed("tenant") || os.Getenv("TUNEFLEET_TENANT") != "" {
+		s.Tenant = a.tenant
+	}
+}
+
+// submit uploads the inputs that the server does not have and hands the spec in.
+func (a *app) submit(ctx context.Context, cl *client.Client, r *config.Resolved) (*schemas.SubmitReply, error) {
+	for _, in := range r.Inputs {
+		if err := cl.Upload(ctx, r.Spec.Tenant, in.File, in.Open); err != nil {
+			return nil, fmt.Errorf("cannot upload %s: %w", in.Local, err)
+		}
+	}
+	reply, err := cl.Submit(ctx, r.Spec)
+	if err != nil {
+		return nil, err
+	}
+	word := "submitted"
+	if reply.Duplicate {
+		word = "met again (same key)"
+	}
+	a.say("run %s %s", reply.Run, word)
+	return reply, nil
+}
+
+func (a *app) sayNext(run string) {
+	a.say("next: tunefleet watch %s | get %s | cancel %s", run, run, run)
+}
+
+func (a *app) watchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "watch RUN", Aliases: []string{"follow"}, Short: "Follow a run to its end; Ctrl-C detaches",
+		Args: exactArgs("RUN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withRun(cmd.Context(), args[0], func(cl *client.Client, tenant, run string) error {
+				return a.follow(cmd.Context(), cl, tenant, run)
+			})
+		},
+	}
+}
+
+func (a *app) withRun(ctx context.Context, arg string, fn func(cl *client.Client, tenant, run string) error) error {
+	cl, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	tenant, run, err := a.findRun(ctx, cl, arg)
+	if err != nil {
+		return err
+	}
+	return fn(cl, tenant, run)
+}
+
+// follow shows a run's progress until it is over; its end is the exit code. With --json the events go to standard output, one a line.
+func (a *app) follow(ctx context.Context, cl *client.Client, tenant, run string) error {
+	var show *progress
+	if !a.json && !a.quiet {
+		show = newProgress(a.err, a.terminal())
+	}
+	var final schemas.Event
+	err := cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
+		if id == "" {
+			final = e
+			return nil
+		}
+		if a.json {
+			return a.print(e)
+		}
+		if show != nil {
+			show.event(e)
+		}
+		return nil
+	})
+	if show != nil {
+		show.close()
+	}
+	if errors.Is(err, context.Canceled) {
+		a.say("detached; the run goes on. Cancel it with: tunefleet cancel %s", run)
+		return &silentError{code: schemas.ExitCodes()[schemas.CodeInterrupted]}
+	}
+	if err != nil {
+		return err
+	}
+	if a.json {
+		if err := a.print(final); err != nil {
+			return err
+		}
+	}
+	return ended(run, final)
+}
+
+// ended turns the final state of a run into nil or the error that the process exits with.
+func ended(run string, final schemas.Event) error {
+	switch schemas.RunState(final.Message) {
+	case schemas.RunSucceeded:
+		return nil
+	case schemas.RunCancelled, schemas.RunSkipped:
+		return schemas.Errorf(schemas.CodeRunCancelled, run, "the run was %s", final.Message)
+	}
+	if final.Error != nil {
+		// The class of what went wrong (bad data, NaN loss, full disk) is the exit code; the rest says where.
+		return final.Error
+	}
+	return schemas.Errorf(schemas.CodeRunFailed, run, "the run %s", final.Message)
+}
+
+func (a *app) logsCommand() *cobra.Command {
+	var follow bool
+	c := &cobra.Command{
+		Use: "logs RUN", Short: "Print a run's events; -f goes on with new ones", Args: exactArgs("RUN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withRun(cmd.Context(), args[0], func(cl *client.Client, tenant, run string) error {
+				ctx, cancel := context.WithCancel(cmd.Context())
+				defer cancel()
+				idle := time.AfterFunc(time.Hour, cancel)
+				defer idle.Stop()
+				if !follow {
+					// What is there comes at once: a second of silence means that it was all.
+					idle.Reset(time.Second)
+				}
+				err := cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
+					if !follow {
+						idle.Reset(time.Second)
+					} else {
+						idle.Reset(time.Hour)
+					}
+					if a.json {
+						return a.print(e)
+					}
+					_, err := fmt.Fprintln(a.out, eventLine(e))
+					return err
+				})
+				if errors.Is(err, context.Canceled) && cmd.Context().Err() == nil {
+					return nil
+				}
+				return err
+			})
+		},
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new events until the run is over")
+	return c
+}
+
+func eventLine(e schemas.Event) string {
+	parts := []string{e.At.Format("15:04:05.000"), e.Type}
+	if e.Stage != "" {
+		parts = append(parts, e.Stage)
+	}
+	if e.Step > 0 {
+		parts = append(parts, "step "+strconv.FormatInt(e.Step, 10))
+	}
+	keys := make([]string, 0, len(e.Values))
+	for k := range e.Values {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		parts = append(parts, fmt.Sprintf("%s=%.6g", k, e.Values[k]))
+	}
+	if e.Worker != "" {
+		parts = append(parts, "worker="+e.Worker)
+	}
+	if e.Message != "" {
+		parts = append(parts, e.Message)
+	}
+	if e.Error != nil {
+		parts = append(parts, e.Error.Error())
+	}
+	return strings.Join(parts, "  ")
+}
+
+func (a *app) listCommand() *cobra.Command {
+	var state string
+	var all bool
+	var limit int
+	c := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List runs", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f := schemas.RunFilter{Tenant: a.tenant, State: schemas.RunState(state), Limit: min(limit, 1000)}
+			if all {
+				f.Tenant = ""
+			}
+			if state != "" && !slices.Contains(schemas.RunStates(), f.State) {
+				return schemas.Errorf(schemas.CodeUsage, "--state", "%q is no state of a run", state)
+			}
+			if limit < 1 {
+				return schemas.Errorf(schemas.CodeUsage, "--limit", "%d is not positive", limit)
+			}
+			cl, err := a.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			var runs []schemas.RunView
+			for {
+				list, err := cl.List(cmd.Context(), f)
+				if err != nil {
+					return err
+				}
+				runs = append(runs, list.Runs...)
+				if f.After = list.Next; f.After == "" || len(runs) >= limit {
+					break
+				}
+			}
+			runs = runs[:min(limit, len(runs))]
+			if a.json {
+				for _, r := range runs {
+					if err := a.print(r); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			if len(runs) == 0 {
+				a.say("no runs. Submit one with: tunefleet submit run.yaml")
+				return nil
+			}
+			t := newTable("RUN", "NAME", "STATE", "STAGE", "STEP", "UPDATED", "REASON")
+			for _, r := range runs {
+				id := r.Run
+				if all {
+					id = r.Tenant + "/" + id
+				}
+				t.row(id, r.Name, string(r.State), runningStages(r), strconv.FormatInt(r.Step, 10), ago(r.Updated), r.Reason)
+			}
+			return t.write(a.out)
+		},
+	}
+	c.Flags().StringVar(&state, "state", "", "only runs in this state")
+	c.Flags().BoolVarP(&all, "all-tenants", "A", false, "runs of every tenant")
+	c.Flags().IntVar(&limit, "limit", 1000, "at most so many runs")
+	return c
+}
+
+func runningStages(r schemas.RunView) string {
+	var names []string
+	for _, s := range r.Stages {
+		if s.State == schemas.StageRunning {
+			names = append(names, s.Name)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	d := time.Since(t)
+	switch {
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds ago", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
+}
+
+func (a *app) getCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "get RUN", Short: "Show one run", Args: exactArgs("RUN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withRun(cmd.Context(), args[0], func(cl *client.Client, tenant, run string) error {
+				v, err := cl.Get(cmd.Context(), tenant, run)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.print(v)
+				}
+				return a.showRun(v)
+			})
+		},
+	}
+}
+
+func (a *app) showRun(v *schemas.RunView) error {
+	fmt.Fprintf(a.out, "run      %s/%s\nname     %s\nstate    %s %s\npool     %s\n", v.Tenant, v.Run, v.Name, v.State, v.Reason, v.Pool)
+	if v.Error != nil {
+		fmt.Fprintf(a.out, "error    %s: %s\n", v.Error.Code, v.Error.Error())
+	}
+	if v.Generation > 0 {
+		fmt.Fprintf(a.out, "gang     generation %d, committed step %d, %d member(s)\n", v.Generation, v.Step, len(v.Members))
+	}
+	t := newTable("STAGE", "KIND", "STATE", "TOOK")
+	for _, s := range v.Stages {
+		took := ""
+		if !s.Started.IsZero() && !s.Ended.IsZero() {
+			took = s.Ended.Sub(s.Started).Round(100 * time.Millisecond).String()
+		}
+		t.row(s.Name, string(s.Kind), string(s.State), took)
+	}
+	return t.write(a.out)
+}
+
+func (a *app) actCommand(e schemas.RunEvent) *cobra.Command {
+	short := map[schemas.RunEvent]string{
+		schemas.RunCancel: "Cancel a run, for good", schemas.RunPause: "Pause a run at its next boundary", schemas.RunResume: "Resume a paused run"}
+	return &cobra.Command{
+		Use: string(e) + " RUN", Short: short[e], Args: exactArgs("RUN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withRun(cmd.Context(), args[0], func(cl *client.Client, tenant, run string) error {
+				v, err := cl.Act(cmd.Context(), tenant, run, e)
+				if err != nil {
+					return err
+				}
+				if a.json {
+					return a.print(v)
+				}
+				a.say("run %s is %s", run, v.State)
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) outputsCommand() *cobra.Command {
+	var to string
+	c := &cobra.Command{
+		Use: "outputs RUN", Short: "List a run's output files, or fetch them with --to", Args: exactArgs("RUN"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withRun(cmd.Context(), args[0], func(cl *client.Client, tenant, run string) error {
+				list, err := cl.Outputs(cmd.Context(), tenant, run)
+				if err != nil {
+					return err
+				}
+				if to != "" {
+					return a.fetchOutputs(cmd.Context(), cl, tenant, run, "", to)
+				}
+				if a.json {
+					return a.print(list)
+				}
+				t := newTable("FILE", "BYTES")
+				for _, o := range list.Outputs {
+					t.row(o.Name, strconv.FormatInt(o.Bytes, 10))
+				}
+				return t.write(a.out)
+			})
+		},
+	}
+	c.Flags().StringVar(&to, "to", "", "folder to fetch the files into")
+	return c
+}
+
+// fetchOutputs copies the outputs below prefix ("" for all) into a folder; a file appears only when it is whole.
+func (a *app) fetchOutputs(ctx context.Context, cl *client.Client, tenant, run, prefix, to string) error {
+	list, err := cl.Outputs(ctx, tenant, run)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return diskError(to, err)
+	}
+	root, err := os.OpenRoot(to)
+	if err != nil {
+		return diskError(to, err)
+	}
+	defer root.Close()
+	n := 0
+	for _, o := range list.Outputs {
+		name, ok := strings.CutPrefix(o.Name, prefix)
+		if !ok || !schemas.ValidPath(name) {
+			continue
+		}
+		if err := fetchOne(ctx, cl, tenant, run, o.Name, root, name); err != nil {
+			return err
+		}
+		n++
+	}
+	a.say("%d file(s) written to %s", n, to)
+	return nil
+}
+
+func fetchOne(ctx context.Context, cl *client.Client, tenant, run, from string, root *os.Root, name string) error {
+	body, err := cl.Output(ctx, tenant, run, from)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	local := filepath.FromSlash(name)
+	if err := root.MkdirAll(filepath.Dir(local), 0o755); err != nil {
+		return diskError(local, err)
+	}
+	f, err := root.Create(local + ".part")
+	if err != nil {
+		return diskError(local, err)
+	}
+	_, err = io.Copy(f, body)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = root.Rename(local+".part", local)
+	}
+	if err != nil {
+		return errors.Join(diskError(local, err), root.Remove(local+".part"))
+	}
+	return nil
+}
+
+func (a *app) workersCommand() *cobra.Command {
+	var pool string
+	c := &cobra.Command{
+		Use: "workers", Short: "List live workers", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := a.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			list, err := cl.Workers(cmd.Context(), pool)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				for _, w := range list.Workers {
+					if err := a.print(w); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			if len(list.Workers) == 0 {
+				a.say("no workers. Start one with: tunefleet worker --pool cpu")
+				return nil
+			}
+			t := newTable("WORKER", "POOL", "BUSY WITH", "DEVICES", "HOST", "PID", "STARTED")
+			for _, w := range list.Workers {
+				t.row(w.Name, w.Pool, nonEmpty(w.Busy, "idle"), fmt.Sprintf("%d x %s", w.Devices, w.Device), w.Host, strconv.Itoa(w.PID), ago(w.Started))
+			}
+			return t.write(a.out)
+		},
+	}
+	c.Flags().StringVar(&pool, "pool", "", "only this pool")
+	return c
+}

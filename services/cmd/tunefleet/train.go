@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/api/client"
+	"github.com/tunefleet/tunefleet/services/config"
+)
+
+func (a *app) trainCommand() *cobra.Command {
+	var file string
+	var flags config.GuideFlags
+	var dry bool
+	c := &cobra.Command{
+		Use: "train [FILE] [key=value ...]", Short: "Fine-tune from a configuration and wait for the result",
+		Long: "Train resolves a configuration (model:, training:, data:; or a run spec), hands it to the queue, follows it, and puts the result into\n" +
+			"output_dir and the logs into log_dir. Without a configured server everything runs embedded on this machine.",
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if file == "" {
+				if len(args) == 0 {
+					return schemas.Errorf(schemas.CodeUsage, "", "train needs a configuration").WithHint("tunefleet train --config finetune.yaml")
+				}
+				file, args = args[0], args[1:]
+			}
+			r, err := config.Load(cmd.Context(), file, config.Options{Overrides: args, Guide: flags})
+			if err != nil {
+				return err
+			}
+			a.applyTenant(cmd, r.Spec)
+			if r.Form == config.FormSpec {
+				r.Output, r.Logs = nonEmpty(flags.OutputDir, "output"), nonEmpty(flags.LogDir, "logs")
+				r.Workers = max(1, flags.NumWorkers)
+			}
+			for _, n := range r.Notes {
+				a.say("%s", n)
+			}
+			if dry {
+				return a.print(r.Spec)
+			}
+			return a.train(cmd.Context(), r)
+		},
+	}
+	f := c.Flags()
+	f.StringVarP(&file, "config", "c", "", "the configuration file")
+	f.StringVar(&flags.OutputDir, "output_dir", "", "folder for the result")
+	f.StringVar(&flags.LogDir, "log_dir", "", "folder for trainer_log.jsonl")
+	f.StringVar(&flags.DeviceMap, "device_map", "", "auto or cpu")
+	f.BoolVar(&flags.FP16, "fp16", false, "train in fp16 (not built yet)")
+	f.BoolVar(&flags.BF16, "bf16", false, "train in bf16 (not built yet)")
+	f.IntVar(&flags.GradientAccumulation, "gradient_accumulation_steps", 0, "micro-batches a step and worker")
+	f.IntVar(&flags.NumWorkers, "num_workers", 0, "worker processes when everything runs embedded")
+	f.StringVar(&flags.ReportTo, "report_to", "", "none or otlp")
+	f.BoolVar(&dry, "dry-run", false, "print the resolved spec and train nothing")
+	return c
+}
+
+// train runs a resolved configuration to its end and fetches what it made.
+func (a *app) train(ctx context.Context, r *config.Resolved) error {
+	if r.ReportTo == "otlp" && os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
+		return schemas.Errorf(schemas.CodeUsage, "report_to", "otlp needs a collector").WithHint("set OTEL_EXPORTER_OTLP_ENDPOINT, e.g. http://localhost:4318")
+	}
+	// What cannot be written is found out before the training, not after it.
+	for _, dir := range []string{r.Output, r.Logs} {
+		if err := writable(dir); err != nil {
+			return err
+		}
+	}
+	cl, stop, err := a.somewhere(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	defer cl.Close()
+	reply, err := a.submit(ctx, cl, r)
+	if err != nil {
+		return err
+	}
+	if err := a.followTraining(ctx, cl, reply.Tenant, reply.Run, r); err != nil {
+		return err
+	}
+	return a.collect(context.WithoutCancel(ctx), cl, reply.Tenant, reply.Run, r)
+}
+
+func writable(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return diskError(dir, err)
+	}
+	f, err := os.CreateTemp(dir, ".writable-*")
+	if err != nil {
+		return diskError(dir, err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// somewhere finds the server to run on: the configured one, the embedded one that is up, or one that is started for this call.
+func (a *app) somewhere(ctx context.Context, r *config.Resolved) (cl *client.Client, stop func(), err error) {
+	if a.configured() {
+		cl, err = a.client(ctx)
+		return cl, func() {}, err
+	}
+	dir, err := a.dir()
+	if err != nil {
+		return nil, nil, err
+	}
+	workers := newFleet(dir, a.logLevel)
+	stop = func() { workers.stop(20 * time.Second) }
+	if cl, err = a.client(ctx); err == nil {
+		a.say("using the embedded server that is up over %s", dir)
+	} else {
+		log, err := a.logger()
+		if err != nil {
+			return nil, nil, err
+		}
+		s, err := startStack(ctx, dir, upParts, []string{r.Spec.Pool}, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		stop = func() { workers.stop(20 * time.Second); s.close() }
+		if cl, err = client.New(s.record.APIURL(), s.record.APIToken); err != nil {
+			stop()
+			return nil, nil, err
+		}
+		a.say("embedded servers are up over %s", dir)
+	}
+	live, err := cl.Workers(ctx, r.Spec.Pool)
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	need := max(r.Workers, worldMin(r.Spec)) - len(live.Workers)
+	for range need {
+		if _, err := workers.startIn(r.Spec.Pool, threadsFor(need)); err != nil {
+			stop()
+			return nil, nil, err
+		}
+	}
+	if need > 0 {
+		a.say("%d worker process(es) of pool %s started, logs in %s", need, r.Spec.Pool, workers.logs)
+	}
+	return cl, stop, nil
+}
+
+// worldMin is the largest number of seats that a stage of the run cannot do without.
+func worldMin(s *schemas.RunSpec) int {
+	n := 1
+	for _, st := range s.Stages {
+		if st.Train != nil {
+			n = max(n, st.Train.World.Min)
+		}
+	}
+	return n
+}
+
+// followTraining follows the run and writes trainer_log.jsonl as it goes. Ctrl-C cancels: nothing would be left to do the work.
+func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run string, r *config.Resolved) error {
+	log, err := newTrainerLog(r.Logs, r.Output, trainStage(r.Spec))
+	if err != nil {
+		return err
+	}
+	var show *progress
+	if !a.json && !a.quiet {
+		show = newProgress(a.err, a.terminal())
+	}
+	var final schemas.Event
+	err = cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
+		if id == "" {
+			final = e
+			return nil
+		}
+		if err := log.event(e); err != nil {
+			return err
+		}
+		if a.json {
+			return a.print(e)
+		}
+		if show != nil {
+			show.event(e)
+		}
+		return nil
+	})
+	if show != nil {
+		show.close()
+	}
+	err = errors.Join(err, log.close())
+	if errors.Is(err, context.Canceled) {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if _, cerr := cl.Act(cctx, tenant, run, schemas.RunCancel); cerr != nil {
+			a.say("run %s could not be cancelled: %v", run, cerr)
+		}
+		return schemas.Errorf(schemas.CodeInterrupted, run, "interrupted; the run was cancelled")
+	}
+	if err != nil {
+		return err
+	}
+	return ended(run, final)
+}
+
+// trainStage is the last train stage of a spec.
+func trainStage(s *schemas.RunSpec) *schemas.Stage {
+	for _, st := range slices.Backward(s.Stages) {
+		if st.Kind == schemas.KindTrain {
+			return &st
+		}
+	}
+	return nil
+}
+
+// collect fetches the exports: the PEFT adapter into output_dir itself, as users' tools expect it, merged weights beside it.
+func (a *app) collect(ctx context.Context, cl *client.Client, tenant, run string, r *config.Resolved) error {
+	for _, st := range r.Spec.Stages {
+		if st.Export == nil {
+			continue
+		}
+		adapter := slices.Contains(st.Export.Formats, "peft")
+		for _, f := range st.Export.Formats {
+			to := r.Output
+			if f == "merged" && adapter {
+				to = filepath.Join(r.Output, "merged")
+			}
+			if err := a.fetchOutputs(ctx, cl, tenant, run, st.Name+"/"+f+"/", to); err != nil {
+				return err
+			}
+		}
+	}
+	a.say("result in %s, log in %s", r.Output, filepath.Join(r.Logs, trainerLogName))
+	if a.json {
+		return nil
+	}
+	_, err := fmt.Fprintln(a.out, run)
+	return err
+}
