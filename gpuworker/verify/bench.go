@@ -47,7 +47,10 @@ type BenchResult struct {
 	TokensPerSecond float64   `json:"tokens_per_second"`
 	PeakRSSBytes    int64     `json:"peak_rss_bytes"`
 	DevicePeakBytes int64     `json:"device_peak_bytes"`
-	Losses          []float64 `json:"losses,omitempty"`
+	// TapePeakBytes is the most that activations, their gradients and scratch took at once; WorkspaceBytes what kernels asked for beside.
+	TapePeakBytes  int64     `json:"tape_peak_bytes"`
+	WorkspaceBytes int64     `json:"workspace_bytes"`
+	Losses         []float64 `json:"losses,omitempty"`
 }
 
 // BenchConfig is the configuration of the bench model: 512 hidden, 8 layers, 8 heads, intermediate 1408, vocabulary 8192.
@@ -151,6 +154,7 @@ func Bench(ctx context.Context, o BenchOptions) (*BenchResult, error) {
 	res.TokensPerSecond = float64(o.Rows*o.Seq) / mid
 	res.DevicePeakBytes = dev.Peak()
 	res.PeakRSSBytes = peakRSS()
+	res.TapePeakBytes, res.WorkspaceBytes = mem.Peak(), q.Workspace()
 	return res, nil
 }
 

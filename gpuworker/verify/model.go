@@ -2,8 +2,6 @@ package verify
 
 import (
 	"context"
-	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -107,7 +105,7 @@ func computeModel(ctx context.Context, s *session, f *safetensors.File, o Option
 		return nil, err
 	}
 	o.progress("generation", 2, 3)
-	if r.gen, err = greedy(ctx, s, f); err != nil {
+	if r.gen, err = greedy(ctx, s, f, "gen.prompt_ids"); err != nil {
 		return nil, err
 	}
 	o.progress("generation", 3, 3)
@@ -146,9 +144,8 @@ func (s *session) gradNorm() (float64, error) {
 	return n.Value(s.queue)
 }
 
-// greedy continues gen.prompt_ids, when the file has them.
-func greedy(ctx context.Context, s *session, f *safetensors.File) ([]int64, error) {
-	const name = "gen.prompt_ids"
+// greedy continues the prompt of that name, when the file has it.
+func greedy(ctx context.Context, s *session, f *safetensors.File, name string) ([]int64, error) {
 	if _, ok := f.Info(name); !ok {
 		return nil, nil
 	}
@@ -287,19 +284,7 @@ func compareGen(rep *Report, s *session, f *safetensors.File, r *modelResult, mi
 	if err != nil {
 		return err
 	}
-	row := Row{Place: name, OK: len(want) == len(r.gen), Note: "greedy ids"}
-	if !row.OK {
-		row.Note = fmt.Sprintf("%d ids, expected %d", len(r.gen), len(want))
-	}
-	for i := range min(len(want), len(r.gen)) {
-		if want[i] != r.gen[i] {
-			row.Error = math.Max(1, row.Error+1)
-			if row.OK {
-				row.Note = fmt.Sprintf("id %d is %d, expected %d", i, r.gen[i], want[i])
-			}
-			row.OK = false
-		}
-	}
+	row := sameIDs(name, r.gen, want)
 	if !row.OK && len(want) == len(r.gen) && lengthDependent(s) {
 		row.OK, row.Note = true, row.Note+" (not required: rotary frequencies depend on the length)"
 	}

@@ -107,6 +107,14 @@ func VerifyTrain(ctx context.Context, dir string, o Options) (*Report, error) {
 		}
 	}
 	o.progress("runs", len(runs), len(runs))
+	if len(o.Runs) == 0 {
+		if err := t.accumulation(ctx); err != nil {
+			return nil, fmt.Errorf("cannot verify %s: %w", accumName, err)
+		}
+		if err := t.generation(ctx); err != nil {
+			return nil, fmt.Errorf("cannot verify %s: %w", generateName, err)
+		}
+	}
 	t.rep.finish()
 	if len(runs) == 0 || t.rep.Compared == 0 && o.Emit == "" {
 		t.rep.Pass = false
