@@ -1,0 +1,176 @@
+package data
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// EncodeText encodes a row for pretraining: its text and the end of a document, every token trained.
+func EncodeText(tok Tokenizer, t Template, r *Row) Sequence {
+	ids := slices.Clone(tok.Encode(r.Plain()))
+	if id := t.textEnd(tok); id >= 0 {
+		ids = append(ids, id)
+	}
+	return Sequence{IDs: ids, Labels: slices.Clone(ids)}
+}
+
+// EncodeChat encodes a row for supervised fine-tuning: the prompt is not trained, the answer is. Longer pairs are cut to cutoff tokens,
+// shared between prompt and answer as LLaMA-Factory's infer_seqlen does.
+func EncodeChat(tok Tokenizer, t Template, r *Row, cutoff int) Sequence {
+	src, dst := t.EncodePrompt(tok, r.System, r.User()), t.EncodeResponse(tok, r.Answer())
+	ns, nd := cutLengths(len(src), len(dst), cutoff)
+	s := Sequence{IDs: slices.Concat(src[:ns], dst[:nd]), Labels: make([]int32, 0, ns+nd)}
+	for range ns {
+		s.Labels = append(s.Labels, IgnoreLabel)
+	}
+	s.Labels = append(s.Labels, dst[:nd]...)
+	return s
+}
+
+// cutLengths is LLaMA-Factory's infer_seqlen: how many source and target tokens are kept within cutoff.
+func cutLengths(source, target, cutoff int) (int, int) {
+	var most int
+	switch {
+	case target*2 < cutoff:
+		most = cutoff
+	case source*2 < cutoff:
+		most = cutoff - source
+	default:
+		most = int(float64(cutoff) * (float64(target) / float64(source+target)))
+	}
+	t := min(most, target)
+	return min(max(cutoff-t, 0), source), t
+}
+
+// Pack joins sequences to longer ones of at most cutoff tokens. Text ("pt") runs on: everything is laid end to end and cut into blocks of
+// exactly cutoff tokens, the rest is dropped; less than one block becomes one short sequence. Chat samples ("sft") stay whole: greedy
+// knapsack, the longest that still fits goes in next, as LLaMA-Factory packs; samples over cutoff are left out. With neat the documents of
+// a sequence are kept apart by Docs, else they see each other.
+func Pack(seqs []Sequence, form string, cutoff int, neat bool) []Sequence {
+	if form == "pt" {
+		return packText(seqs, cutoff, neat)
+	}
+	lengths := make([]int, len(seqs))
+	for i, s := range seqs {
+		lengths[i] = len(s.IDs)
+	}
+	var out []Sequence
+	for _, sack := range knapsack(lengths, cutoff) {
+		var p Sequence
+		bounds := []int32{0}
+		for _, i := range sack {
+			p.IDs, p.Labels = append(p.IDs, seqs[i].IDs...), append(p.Labels, seqs[i].Labels...)
+			bounds = append(bounds, int32(len(p.IDs)))
+		}
+		if neat {
+			p.Docs = bounds
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func packText(seqs []Sequence, cutoff int, neat bool) []Sequence {
+	var ids, labels []int32
+	var ends []int
+	for _, s := range seqs {
+		ids, labels = append(ids, s.IDs...), append(labels, s.Labels...)
+		ends = append(ends, len(ids))
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	block := min(cutoff, len(ids))
+	var out []Sequence
+	next := 0
+	for from := 0; from+block <= len(ids); from += block {
+		to := from + block
+		s := Sequence{IDs: slices.Clone(ids[from:to]), Labels: slices.Clone(labels[from:to])}
+		bounds := []int32{0}
+		for next < len(ends) && ends[next] <= from {
+			next++
+		}
+		for k := next; k < len(ends) && ends[k] < to; k++ {
+			bounds = append(bounds, int32(ends[k]-from))
+		}
+		if neat {
+			s.Docs = append(bounds, int32(block))
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// knapsack packs items greedily: the longest that still fits goes in next, of equal ones the last first. Items over capacity are left out.
+// It returns indices.
+func knapsack(lengths []int, capacity int) [][]int {
+	order := make([]int, 0, len(lengths))
+	for i, n := range lengths {
+		if n > 0 && n <= capacity {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(lengths[a], lengths[b]) })
+	var out [][]int
+	for len(order) > 0 {
+		var sack []int
+		room := capacity
+		for {
+			k := sort.Search(len(order), func(j int) bool { return lengths[order[j]] > room }) - 1
+			if k < 0 {
+				break
+			}
+			sack = append(sack, order[k])
+			room -= lengths[order[k]]
+			order = slices.Delete(order, k, k+1)
+		}
+		out = append(out, sack)
+	}
+	return out
+}
+
+// OutputTemplate is the template of an output; "" means default for chat samples and plain text for pretraining.
+func OutputTemplate(o *schemas.PrepOutput) (Template, error) {
+	name := o.Template
+	if name == "" {
+		name = map[bool]string{true: "default", false: "empty"}[o.Form == "sft"]
+	}
+	return TemplateByName(name)
+}
+
+// Encode makes the sequences of an output from rows: encoded, cut and packed as the output says. progress, when not nil, hears how many rows
+// are done and may stop the work with an error. CodeInvalid for an unknown template, CodeData for a chat sample without an answer.
+func Encode(tok Tokenizer, o *schemas.PrepOutput, rows []Row, progress func(done int) error) ([]Sequence, error) {
+	t, err := OutputTemplate(o)
+	if err != nil {
+		return nil, err
+	}
+	seqs := make([]Sequence, 0, len(rows))
+	for i := range rows {
+		if progress != nil {
+			if err := progress(i); err != nil {
+				return nil, err
+			}
+		}
+		var s Sequence
+		if o.Form == "sft" {
+			if rows[i].Answer() == "" {
+				return nil, schemas.Errorf(schemas.CodeData, "", "row %d kept by cleaning has no response, label or explanation to train on", i+1).
+					WithHint("columns maps response, or label, to a column")
+			}
+			s = EncodeChat(tok, t, &rows[i], o.CutoffLen)
+		} else if s = EncodeText(tok, t, &rows[i]); !o.Packing && len(s.IDs) > o.CutoffLen {
+			s = Sequence{IDs: s.IDs[:o.CutoffLen], Labels: s.Labels[:o.CutoffLen]}
+		}
+		if len(s.IDs) > 0 {
+			seqs = append(seqs, s)
+		}
+	}
+	if o.Packing {
+		seqs = Pack(seqs, o.Form, o.CutoffLen, o.Neat)
+	}
+	return seqs, nil
+}

@@ -1,0 +1,149 @@
+package data
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// Template is a chat template in LLaMA-Factory's terms: each slot is a list of elements that are encoded one by one. An element is text with
+// {{content}} in it, or one of bos and eos, which stand for an id and are skipped when the tokenizer has none.
+type Template struct {
+	Name string
+	// Prefix begins the first turn.
+	Prefix                  []string
+	System, User, Assistant []string
+	DefaultSystem           string
+	// Stop is the token that replaces the tokenizer's end-of-sequence token ("": keep it).
+	Stop string
+	// TextEnd ends a document in pretraining ("": the end-of-sequence token).
+	TextEnd string
+	// SystemInUser prepends the system text to the user's content, encoded as one string (Llama2Template).
+	SystemInUser bool
+}
+
+const (
+	slot = "{{content}}"
+	bos  = "\x00bos"
+	eos  = "\x00eos"
+)
+
+// templates are the built-in ones, by name, as LLaMA-Factory (v0.9.6.dev0) defines them, and "tunefleet", which our example uses.
+func templates() []Template {
+	chatml := Template{System: []string{"<|im_start|>system\n" + slot + "<|im_end|>\n"},
+		User:      []string{"<|im_start|>user\n" + slot + "<|im_end|>\n<|im_start|>assistant\n"},
+		Assistant: []string{slot + "<|im_end|>\n"}, Stop: "<|im_end|>"}
+	named := func(t Template, name, system string) Template { t.Name, t.DefaultSystem = name, system; return t }
+	return []Template{
+		{Name: "empty", System: []string{slot}, User: []string{slot}, Assistant: []string{slot}},
+		{Name: "default", System: []string{"System: " + slot, eos, "\n"}, User: []string{"Human: " + slot, eos, "\nAssistant:"},
+			Assistant: []string{slot, eos, "\n"}},
+		{Name: "alpaca", System: []string{slot}, User: []string{"### Instruction:\n" + slot + "\n\n### Response:\n"},
+			Assistant:     []string{slot, eos, "\n\n"},
+			DefaultSystem: "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"},
+		named(chatml, "chatml", ""),
+		named(chatml, "qwen3_nothink", ""),
+		named(chatml, "qwen", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+		{Name: "llama3", Prefix: []string{bos}, System: []string{"<|start_header_id|>system<|end_header_id|>\n\n" + slot + "<|eot_id|>"},
+			User:      []string{"<|start_header_id|>user<|end_header_id|>\n\n" + slot + "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
+			Assistant: []string{slot + "<|eot_id|>"}, Stop: "<|eot_id|>", TextEnd: "<|end_of_text|>"},
+		{Name: "llama2", System: []string{"<<SYS>>\n" + slot + "\n<</SYS>>\n\n"}, User: []string{bos, "[INST] " + slot + " [/INST]"},
+			Assistant: []string{slot, eos}, SystemInUser: true},
+		{Name: "mistral", Prefix: []string{bos}, System: []string{slot + "\n\n"}, User: []string{"[INST] " + slot + "[/INST]"},
+			Assistant: []string{" " + slot, eos}, SystemInUser: true},
+		{Name: "vicuna", System: []string{slot}, User: []string{"USER: " + slot + " ASSISTANT:"}, Assistant: []string{slot, eos},
+			DefaultSystem: "A chat between a curious user and an artificial intelligence assistant. " +
+				"The assistant gives helpful, detailed, and polite answers to the user's questions."},
+		{Name: "tunefleet", Prefix: []string{bos}, System: []string{"<|system|>\n" + slot + "\n"},
+			User: []string{"<|user|>\n" + slot + "\n<|assistant|>\n"}, Assistant: []string{slot, eos}},
+	}
+}
+
+// TemplateByName finds a built-in template; CodeInvalid with the nearest name otherwise.
+func TemplateByName(name string) (Template, error) {
+	var names []string
+	for _, t := range templates() {
+		if t.Name == name {
+			return t, nil
+		}
+		names = append(names, t.Name)
+	}
+	e := schemas.Errorf(schemas.CodeInvalid, "template", "unknown chat template %q", name)
+	if near := schemas.Nearest(name, names); near != "" {
+		return Template{}, e.WithHint("did you mean %q?", near)
+	}
+	slices.Sort(names)
+	return Template{}, e.WithHint("known templates: %s", strings.Join(names, ", "))
+}
+
+// EncodePrompt returns the ids of everything before the assistant's answer.
+func (t Template) EncodePrompt(tok Tokenizer, system, user string) []int32 {
+	if system == "" {
+		system = t.DefaultSystem
+	}
+	ids := t.encode(tok, nil, t.Prefix, "")
+	switch {
+	case system == "":
+	case t.SystemInUser:
+		user = strings.ReplaceAll(t.System[0], slot, system) + user
+	default:
+		ids = t.encode(tok, ids, t.System, system)
+	}
+	return t.encode(tok, ids, t.User, user)
+}
+
+// EncodeResponse returns the ids of the assistant's answer with its end.
+func (t Template) EncodeResponse(tok Tokenizer, response string) []int32 {
+	return t.encode(tok, nil, t.Assistant, response)
+}
+
+func (t Template) encode(tok Tokenizer, ids []int32, elements []string, content string) []int32 {
+	for _, e := range elements {
+		id := int32(-1)
+		switch e {
+		case bos:
+			id = BOS(tok)
+		case eos:
+			id = t.EOS(tok)
+		default:
+			ids = append(ids, tok.Encode(strings.ReplaceAll(e, slot, content))...)
+			continue
+		}
+		if id >= 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// EOS is the end-of-sequence id under the template, -1 for none.
+func (t Template) EOS(tok Tokenizer) int32 {
+	if t.Stop != "" {
+		if id, ok := tok.TokenID(t.Stop); ok {
+			return id
+		}
+	}
+	return EOS(tok)
+}
+
+// textEnd is the id that ends a document in pretraining, -1 for none.
+func (t Template) textEnd(tok Tokenizer) int32 {
+	if t.TextEnd != "" {
+		if id, ok := tok.TokenID(t.TextEnd); ok {
+			return id
+		}
+	}
+	return t.EOS(tok)
+}
+
+// StopIDs are the ids that end a generated answer.
+func (t Template) StopIDs(tok Tokenizer) []int32 {
+	var out []int32
+	for _, id := range []int32{t.EOS(tok), EOS(tok)} {
+		if id >= 0 && !slices.Contains(out, id) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
