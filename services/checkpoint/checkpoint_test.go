@@ -505,8 +505,15 @@ func TestPruneKeepsWhatIsNeeded(t *testing.T) {
 			t.Errorf("pruned %s", key)
 		}
 	}
-	if len(dropped) != 4 {
+	if len(dropped) != 2 {
 		t.Errorf("pruned %v", dropped)
+	}
+	over := *head
+	over.State = schemas.RunSucceeded
+	over.Stages = []schemas.StageState{{Name: stage, Manifest: head.Manifest}}
+	over.Manifest, over.Previous, over.Generation = nil, nil, 1
+	if dropped, err := checkpoint.Prune(t.Context(), faulty, &over); err != nil || len(dropped) != 1 || !strings.Contains(dropped[0], "000000000004-") {
+		t.Errorf("pruned %v of a run that is over: %v", dropped, err)
 	}
 	if m, err := checkpoint.ReadManifest(t.Context(), faulty, *head.Manifest); err != nil || m.Parent == nil {
 		t.Fatalf("manifest %+v: %v", m, err)

@@ -13,8 +13,9 @@ import (
 // PinPrefix lists what a run's users asked to keep: the object PinPrefix + "<step>-<generation>" (of any content) pins that checkpoint.
 func PinPrefix(tenant, run string) string { return "pins/" + tenant + "/" + run + "/" }
 
-// Prune deletes the checkpoints of a run that nothing needs any more and returns the keys deleted. It keeps the last two commits of HEAD,
-// the final commit of every train stage, everything of generation >= HEAD's, and what the run's pins name.
+// Prune deletes the parts of checkpoints that nothing needs any more and returns the keys deleted. It keeps the last two commits of HEAD,
+// the final commit of every train stage, what the run's pins name, and, while the run may still go on, everything of generation >= HEAD's.
+// Manifests stay: they name the logs of their segments and so hold the run's history.
 func Prune(ctx context.Context, objects store.Objects, head *schemas.Head) ([]string, error) {
 	keep := map[string]bool{}
 	ref := func(m *schemas.ManifestRef) {
@@ -43,7 +44,7 @@ func Prune(ctx context.Context, objects store.Objects, head *schemas.Head) ([]st
 		name, _, ok := strings.Cut(strings.TrimPrefix(info.Key, base), "/")
 		_, gen, dash := strings.Cut(name, "-")
 		generation, err := strconv.ParseUint(gen, 10, 64)
-		if !ok || !dash || err != nil || keep[base+name+"/"] || generation >= head.Generation {
+		if !ok || !dash || err != nil || keep[base+name+"/"] || generation >= head.Generation && !head.State.Terminal() || strings.HasSuffix(info.Key, "/manifest.json") {
 			continue
 		}
 		drop = append(drop, info.Key)

@@ -14,6 +14,7 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/queue"
+	"github.com/tunefleet/tunefleet/services/registry"
 	"github.com/tunefleet/tunefleet/services/store"
 	"github.com/tunefleet/tunefleet/services/telemetry"
 )
@@ -71,13 +72,14 @@ func (p *pool) moved(ctx context.Context, r *openRun, head *schemas.Head, a Acti
 	old := r.head
 	r.head, r.readAt = head, max(p.c.clock(), 1)
 	p.c.log.Info("run moved", "tenant", head.Tenant, "run", head.Run, "action", a.Kind, "stage", a.Stage, "state", head.State, "generation", head.Generation, "reason", a.Reason)
-	events := transitions(old, head, a)
-	if len(events) > 0 {
+	ctx, cancel := p.brief(ctx)
+	defer cancel()
+	if events := transitions(old, head, a); len(events) > 0 && p.bootSince > 0 {
 		if err := p.c.leases.Append(ctx, head.Tenant, head.Run, events...); err != nil {
 			p.c.log.Debug("cannot append events", "run", head.Run, "error", err)
 		}
 	}
-	if head.State == schemas.RunPaused {
+	if head.State == schemas.RunPaused && p.bootSince > 0 {
 		_ = p.c.leases.SetControl(ctx, head.Tenant, head.Run, schemas.ControlNone) // a hint: HEAD says the same
 	}
 	if err := p.c.work.Poke(ctx, head.Tenant, head.Run); err != nil {
@@ -184,7 +186,8 @@ func (p *pool) send(ctx context.Context, r *openRun, m schemas.Message) (err err
 	return err
 }
 
-// merge writes the result of a stage from the results of its parts; the reduce step's result is the stage's, where there is one.
+// merge writes the result of a stage from the results of its parts; the reduce step's result is the stage's, where there is one. What an
+// export wrote is registered as a model version.
 func (p *pool) merge(ctx context.Context, r *openRun, stage string) error {
 	spec, err := r.spec.StageOf(stage)
 	if err != nil {
@@ -215,6 +218,13 @@ func (p *pool) merge(ctx context.Context, r *openRun, stage string) error {
 	key := schemas.StageResultKey(r.spec.Tenant, r.spec.ID, stage)
 	if _, err := p.c.objects.Put(ctx, key, data, store.Condition{Absent: true}); err != nil && !errors.Is(err, store.ErrPrecondition) {
 		return fmt.Errorf("cannot write %s: %w", key, err)
+	}
+	if spec.Kind == schemas.KindExport {
+		v, err := registry.New(p.c.objects).Register(ctx, r.spec, r.head, &out)
+		if err != nil {
+			return err
+		}
+		p.c.log.Info("model version registered", "tenant", v.Tenant, "name", v.Name, "number", v.Number, "run", v.Run)
 	}
 	return nil
 }

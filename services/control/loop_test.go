@@ -20,6 +20,7 @@ import (
 	"github.com/tunefleet/tunefleet/services/lease"
 	"github.com/tunefleet/tunefleet/services/lease/memlease"
 	"github.com/tunefleet/tunefleet/services/queue/memq"
+	"github.com/tunefleet/tunefleet/services/registry"
 	"github.com/tunefleet/tunefleet/services/store"
 	"github.com/tunefleet/tunefleet/services/store/memstore"
 )
@@ -319,6 +320,10 @@ func TestRunGoesThroughItsStages(t *testing.T) {
 	pools, err := w.service.Pools(t.Context())
 	if err != nil || len(pools.Pools) != 1 || pools.Pools[0].Owner != "c1" {
 		t.Errorf("pools %+v: %v", pools, err)
+	}
+	versions, err := registry.New(w.objects).List(t.Context(), "acme", run)
+	if err != nil || len(versions) != 1 || versions[0].Number != 1 || len(versions[0].Lineage.Train) != 1 || len(versions[0].Objects) != 1 {
+		t.Errorf("versions %+v: %v", versions, err)
 	}
 	events, err := w.leases.Tail(t.Context(), "acme", run, "", 100, 0)
 	if err != nil {

@@ -19,8 +19,13 @@ import (
 // maxResultBytes bounds a part's result or failure record.
 const maxResultBytes = 16 << 20
 
-// maxReads bounds the unknown and queued runs read in one tick (at most 500 GET/s with the default interval).
-const maxReads = 150
+// Bounds of one tick: runs read for the first time (500 GET/s with the default interval), queued and paused runs looked at again, and
+// queued runs that a decision considers.
+const (
+	maxReads    = 150
+	maxRechecks = 20
+	maxQueued   = 2000
+)
 
 // openRun is what a pool remembers of one open run. All of it can be rebuilt from the object store.
 type openRun struct {
@@ -59,8 +64,9 @@ type pool struct {
 	idle      map[string]time.Duration
 	usage     map[string]float64
 	usageAt   time.Duration
-	reason    string
+	last      schemas.PoolView
 	shown     string
+	shownAt   time.Duration
 }
 
 func newPool(c *Control, name string) *pool {
@@ -152,24 +158,31 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 	}
 	keys := slices.Sorted(maps.Keys(p.runs))
 	var read []*openRun
-	budget := maxReads
+	first, again := maxReads, maxRechecks
+	pause := 2 * time.Second
+	if poked {
+		pause = 50 * time.Millisecond
+	}
 	for i := range keys {
-		r := p.runs[keys[(i+p.cursor)%len(keys)]]
-		active := r.head != nil && r.head.State != schemas.RunPaused
-		if !active {
-			idle := 2 * time.Second
-			if poked || r.readAt == 0 {
-				idle = 0
-			}
-			if budget <= 0 || now-r.readAt < idle {
+		n := (i + p.cursor) % len(keys)
+		r := p.runs[keys[n]]
+		switch {
+		case r.readAt == 0:
+			if first--; first < 0 {
 				continue
 			}
-			budget--
+		case r.head != nil && r.head.State != schemas.RunPaused:
+		case now-r.readAt < pause:
+			continue
+		default:
+			if again--; again < 0 {
+				continue
+			}
+			if again == 0 {
+				p.cursor = n
+			}
 		}
 		read = append(read, r)
-	}
-	if len(keys) > maxReads {
-		p.cursor = (p.cursor + maxReads) % len(keys)
 	}
 	return parallel(ctx, 8, read, func(ctx context.Context, r *openRun) error { return p.read(ctx, r, now) })
 }
@@ -215,11 +228,17 @@ func (p *pool) view(ctx context.Context) (*View, error) {
 	v := &View{Pool: p.name, Limits: p.c.cfg.Limits, Ledger: p.keeper.cur, Workers: map[string]Workers{}}
 	v.Contact = p.contact(ctx, now)
 	pools := map[string]bool{p.name: true}
+	queued := 0
 	var runs []*openRun
 	for _, key := range slices.Sorted(maps.Keys(p.runs)) {
 		r := p.runs[key]
 		if r.spec == nil || r.readAt == 0 || r.broken {
 			continue
+		}
+		if r.head == nil {
+			if queued++; queued > maxQueued {
+				continue
+			}
 		}
 		pools[auxPool(r.spec)] = true
 		runs = append(runs, r)
@@ -228,7 +247,6 @@ func (p *pool) view(ctx context.Context) (*View, error) {
 		w, err := p.countWorkers(ctx, name)
 		if err != nil {
 			v.Contact, p.bootSince = 0, 0
-			w = Workers{}
 		}
 		if p.idle[name] = since(p.idle[name], w.Live > w.Busy, now); p.idle[name] > 0 {
 			w.Idle = now - p.idle[name]
@@ -272,7 +290,7 @@ func since(at time.Duration, holds bool, now time.Duration) time.Duration {
 
 // contact says how long the lease server has been in reach with the same boot id.
 func (p *pool) contact(ctx context.Context, now time.Duration) time.Duration {
-	ctx, cancel := context.WithTimeout(ctx, p.c.cfg.Limits.LeaseTTL/2)
+	ctx, cancel := p.brief(ctx)
 	defer cancel()
 	boot, err := p.c.leases.Boot(ctx)
 	if err != nil {
@@ -281,11 +299,25 @@ func (p *pool) contact(ctx context.Context, now time.Duration) time.Duration {
 	}
 	if boot != p.boot || p.bootSince == 0 {
 		p.boot, p.bootSince = boot, max(now, 1)
+		p.shown = "" // what was shown is gone
+		for _, r := range p.runs {
+			r.reason = ""
+		}
 	}
 	return now - p.bootSince + 1
 }
 
+// brief bounds a call to the lease server, which must never cost the ownership of the ledger.
+func (p *pool) brief(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, min(p.c.cfg.LedgerTTL/6, time.Second))
+}
+
 func (p *pool) countWorkers(ctx context.Context, name string) (Workers, error) {
+	if p.bootSince == 0 {
+		return Workers{}, lease.ErrUnavailable
+	}
+	ctx, cancel := p.brief(ctx)
+	defer cancel()
 	list, err := p.c.leases.Workers(ctx, name)
 	if err != nil {
 		return Workers{}, fmt.Errorf("cannot list workers of pool %s: %w", name, err)
@@ -337,6 +369,11 @@ func (p *pool) holders(ctx context.Context, runs []*openRun) (map[string]lease.O
 	if len(keys) == 0 {
 		return nil, nil
 	}
+	if p.bootSince == 0 {
+		return nil, lease.ErrUnavailable
+	}
+	ctx, cancel := p.brief(ctx)
+	defer cancel()
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
 	h, err := p.c.leases.Holders(ctx, keys)
@@ -436,9 +473,11 @@ func (p *pool) account(v *View) {
 
 // publish shows people and autoscalers what was decided, best effort and only when it changed.
 func (p *pool) publish(ctx context.Context, v *View, d Decision) {
-	p.reason = d.Reason
+	defer func() { p.c.record(ctx, p.last) }()
+	ctx, cancel := p.brief(ctx)
+	defer cancel()
 	for _, r := range p.runs {
-		if r.spec == nil {
+		if r.spec == nil || p.bootSince == 0 {
 			continue
 		}
 		if why := d.Reasons[r.spec.Tenant+"/"+r.spec.ID]; why != "" && why != r.reason {
@@ -455,14 +494,14 @@ func (p *pool) publish(ctx context.Context, v *View, d Decision) {
 			view.Running++
 		}
 	}
+	p.last = view
 	data, err := json.Marshal(view)
-	if err != nil || string(data) == p.shown {
+	if err != nil || p.bootSince == 0 || string(data) == p.shown && p.c.clock()-p.shownAt < 10*time.Second {
 		return
 	}
 	if p.c.leases.SetProgress(ctx, poolTenant, p.name, map[string]string{"view": string(data)}) == nil {
-		p.shown = string(data)
+		p.shown, p.shownAt = string(data), p.c.clock()
 	}
-	p.c.record(ctx, view)
 }
 
 // poolTenant is where the views of pools lie among the progress hashes; it is no valid tenant.
