@@ -28,6 +28,9 @@ type Recipe struct {
 	Layers []Layer
 }
 
+// Uploaded reports whether the weights before the last stage are just the files that a user uploaded.
+func (r *Recipe) Uploaded() bool { return r.Base != nil && len(r.Layers) == 1 }
+
 // Layer is what one finished train stage changed.
 type Layer struct {
 	Stage    *schemas.Stage

@@ -259,6 +259,21 @@ func fetchFiles(ctx context.Context, objects store.Objects, tenant string, files
 	return root, nil
 }
 
+// InputFile reads a small uploaded file whole and verifies it.
+func InputFile(ctx context.Context, objects store.Objects, tenant string, f schemas.File, limit int64) ([]byte, error) {
+	raw, _, err := objects.Get(ctx, schemas.InputKey(tenant, f.SHA256), limit)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, schemas.Errorf(schemas.CodeNotFound, f.Path, "the file was not uploaded")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read input file %s: %w", f.Path, err)
+	}
+	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != f.SHA256 {
+		return nil, schemas.Errorf(schemas.CodeVerify, f.Path, "the stored file does not have the SHA-256 %s that the spec names", f.SHA256)
+	}
+	return raw, nil
+}
+
 func fetchFile(ctx context.Context, objects store.Objects, tenant string, f schemas.File, root *os.Root, progress func(int64)) (err error) {
 	if d := path.Dir(f.Path); d != "." {
 		if err := root.MkdirAll(d, 0o755); err != nil {

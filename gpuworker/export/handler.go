@@ -1,0 +1,182 @@
+package export
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/partresult"
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
+	"github.com/tunefleet/tunefleet/gpuworker/train"
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// Names of formats, and of the folders below the stage's output.
+const (
+	PEFT   = "peft"
+	Merged = "merged"
+	// Base is the folder of the base model that an adapter belongs to, written where the base is no uploaded folder of the user's.
+	Base = "base"
+)
+
+// Handle runs an export stage. It returns as consume.Handler says.
+func Handle(ctx context.Context, t *consume.Task) (err error) {
+	e := t.Stage.Export
+	if e == nil {
+		return schemas.Errorf(schemas.CodeInternal, t.Message.Stage, "an export message came without an export stage")
+	}
+	dev, err := kernels.Open(kernels.Options{Threads: t.Threads})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	q, err := dev.NewQueue(kernels.Compute)
+	if err != nil {
+		return err
+	}
+	t.Phase(consume.PhaseLoad, 0, 0)
+	loaded, err := train.LoadModel(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, e.From, q, t.Dir)
+	if err != nil {
+		return err
+	}
+	defer loaded.Close()
+	tok, err := openTokenizer(ctx, t, e.Tokenizer, loaded.Recipe)
+	if err != nil {
+		return err
+	}
+	x := &exporter{t: t, queue: q, loaded: loaded, tokenizer: tok, out: partresult.New(t)}
+	// The adapter is written before it is merged away.
+	formats := slices.Clone(e.Formats)
+	slices.SortFunc(formats, func(a, b string) int { return rank(a) - rank(b) })
+	for i, f := range slices.Compact(formats) {
+		t.Phase("export", int64(i), int64(len(formats)))
+		if err := x.write(ctx, f); err != nil {
+			return fmt.Errorf("cannot export %s as %s: %w", e.From, f, err)
+		}
+	}
+	t.Phase("export", int64(len(formats)), int64(len(formats)))
+	return x.out.Commit(ctx)
+}
+
+func rank(format string) int { return slices.Index([]string{PEFT, Merged}, format) }
+
+type exporter struct {
+	t         *consume.Task
+	queue     *kernels.Queue
+	loaded    *train.Loaded
+	tokenizer *tokenizer
+	out       *partresult.Writer
+}
+
+func (x *exporter) write(ctx context.Context, format string) error {
+	switch format {
+	case PEFT:
+		return x.peft(ctx)
+	case Merged:
+		if err := x.loaded.Merge(x.queue); err != nil {
+			return err
+		}
+		return x.model(ctx, Merged)
+	}
+	return schemas.Errorf(schemas.CodeUnsupported, "formats", "%q is unknown (peft, merged)", format)
+}
+
+// peft writes the adapter's folder, and the base's where only this run has it.
+func (x *exporter) peft(ctx context.Context) error {
+	if x.loaded.Adapters == nil {
+		return schemas.Errorf(schemas.CodeInvalid, "formats", "the stage trained no adapters").WithHint(`export it as "merged"`)
+	}
+	base := ""
+	if !x.loaded.Recipe.Uploaded() {
+		base = "../" + Base
+		if err := x.model(ctx, Base); err != nil {
+			return err
+		}
+	}
+	return x.folder(ctx, PEFT, func(root *os.Root) error { return x.loaded.Adapters.Save(x.queue, root, base) })
+}
+
+// model writes a Hugging Face folder of the base parameters as they are now.
+func (x *exporter) model(ctx context.Context, name string) error {
+	return x.folder(ctx, name, func(root *os.Root) error {
+		params := nn.Params(x.loaded.Model.Root())
+		if err := safetensors.WriteFile(root, "model.safetensors", nn.Entries(x.queue, params), map[string]string{"format": "pt"}); err != nil {
+			return err
+		}
+		config, generation, err := configs(x.loaded.Recipe.Config, x.loaded.Model.Info().Architecture, x.tokenizer)
+		if err != nil {
+			return err
+		}
+		files := map[string][]byte{"config.json": config, "generation_config.json": generation}
+		for name, raw := range x.tokenizer.files {
+			files[name] = raw
+		}
+		for name, raw := range files {
+			if err := root.WriteFile(name, raw, 0o644); err != nil {
+				return fmt.Errorf("cannot write %s: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// folder lets fill write into a scratch folder and stores what it wrote under name.
+func (x *exporter) folder(ctx context.Context, name string, fill func(root *os.Root) error) (err error) {
+	dir, err := os.MkdirTemp(x.t.Dir, "export-*")
+	if err != nil {
+		return fmt.Errorf("cannot create a scratch folder: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot open the scratch folder: %w", err), os.RemoveAll(dir))
+	}
+	defer func() { err = errors.Join(err, root.Close(), os.RemoveAll(dir)) }()
+	if err := fill(root); err != nil {
+		return err
+	}
+	return x.out.Folder(ctx, root, name)
+}
+
+// configs makes config.json and generation_config.json: the base's own keys, with what transformers needs to load them.
+func configs(raw []byte, architecture string, tok *tokenizer) (config, generation []byte, err error) {
+	doc := map[string]any{}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, nil, schemas.Errorf(schemas.CodeModel, "config.json", "cannot parse: %v", err)
+	}
+	missing := func(key string, v any) {
+		if old, ok := doc[key]; !ok || old == nil {
+			doc[key] = v
+		}
+	}
+	missing("architectures", []string{architecture})
+	if architecture == "LlamaForCausalLM" {
+		missing("model_type", "llama")
+	}
+	delete(doc, "dtype")
+	doc["torch_dtype"] = "float32"
+	gen := map[string]any{"_from_model_config": true}
+	for _, s := range []struct {
+		key string
+		id  int32
+	}{{"bos_token_id", tok.bos}, {"eos_token_id", tok.eos}, {"pad_token_id", tok.pad}} {
+		if s.id >= 0 {
+			missing(s.key, s.id)
+		}
+		if v, ok := doc[s.key]; ok && v != nil {
+			gen[s.key] = v
+		}
+	}
+	if config, err = json.MarshalIndent(doc, "", "  "); err != nil {
+		return nil, nil, fmt.Errorf("cannot encode config.json: %w", err)
+	}
+	if generation, err = json.MarshalIndent(gen, "", "  "); err != nil {
+		return nil, nil, fmt.Errorf("cannot encode generation_config.json: %w", err)
+	}
+	return append(config, '\n'), append(generation, '\n'), nil
+}
