@@ -58,7 +58,7 @@ func Clean(rows []Row, spec schemas.CleanSpec) ([]Row, Cleaned) {
 			c.PIIMasked += n
 		}
 		if spec.Dedup {
-			h := sha256.Sum256([]byte(strings.ToLower(Normalize(r.Text)+"\x00"+Normalize(r.Prompt)+"\x00"+Normalize(r.Response))))
+			h := sha256.Sum256([]byte(strings.ToLower(Normalize(r.Text) + "\x00" + Normalize(r.Prompt) + "\x00" + Normalize(r.Response))))
 			if seen[h] {
 				c.Duplicates++
 				continue

@@ -2,6 +2,7 @@ package data
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -243,6 +244,19 @@ func (d *Dataset) Rows(ctx context.Context) ([]Row, error) {
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Index < out[j].Index })
 	return out, nil
+}
+
+// EncodeRows is the form that rows are stored in: one JSON object a line.
+func EncodeRows(rows []Row) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	for i := range rows {
+		if err := e.Encode(&rows[i]); err != nil {
+			return nil, fmt.Errorf("cannot encode a row: %w", err)
+		}
+	}
+	return b.Bytes(), nil
 }
 
 // Close removes the scratch files.

@@ -121,7 +121,11 @@ func SpecialID(t Tokenizer, candidates ...string) int32 {
 }
 
 // EOS is the end-of-sequence id by the usual names, -1 for none.
-func EOS(t Tokenizer) int32 { return SpecialID(t, "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>", "<｜end▁of▁sentence｜>") }
+func EOS(t Tokenizer) int32 {
+	return SpecialID(t, "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>", "<｜end▁of▁sentence｜>")
+}
 
 // BOS is the begin-of-sequence id by the usual names, -1 for none.
-func BOS(t Tokenizer) int32 { return SpecialID(t, "<s>", "<|begin_of_text|>", "<bos>", "<｜begin▁of▁sentence｜>") }
+func BOS(t Tokenizer) int32 {
+	return SpecialID(t, "<s>", "<|begin_of_text|>", "<bos>", "<｜begin▁of▁sentence｜>")
+}

@@ -169,7 +169,7 @@ func (p *part) encode(ctx context.Context, o *schemas.PrepOutput, rows []data.Ro
 		last = time.Now()
 		p.task.Phase(consume.PhaseStep, int64(done), int64(len(rows)))
 		p.task.Report(schemas.Event{At: last.UTC(), Type: schemas.EventProgress, Tenant: p.task.Message.Tenant, Run: p.task.Message.Run,
-			Stage: p.task.Message.Stage, Worker: p.task.Worker, Message: o.Name,
+			Stage: p.task.Message.Stage, Worker: p.task.Worker, Message: "rows",
 			Values: map[string]float64{"part": float64(p.index), "rows": float64(p.plan.before(o) + done), "total": float64(p.plan.total())}})
 		return nil
 	}

@@ -1,0 +1,65 @@
+package data
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/store"
+)
+
+// MaxInputBytes bounds a data file that prep reads whole.
+const MaxInputBytes = 4 << 30
+
+// ReadInput returns an uploaded input file, verified by its SHA-256. CodeNotFound when it was never uploaded or is gone.
+func ReadInput(ctx context.Context, objects store.Objects, tenant string, f schemas.File, limit int64) ([]byte, error) {
+	b, _, err := objects.Get(ctx, schemas.InputKey(tenant, f.SHA256), limit)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, schemas.Errorf(schemas.CodeNotFound, f.Path, "the file was not uploaded").WithHint("submit the run again: tunefleet uploads its files")
+	case errors.Is(err, store.ErrTooLarge):
+		return nil, schemas.Errorf(schemas.CodeData, f.Path, "the file is larger than %d bytes", limit)
+	case err != nil:
+		return nil, fmt.Errorf("cannot read %s: %w", f.Path, err)
+	}
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != f.SHA256 {
+		return nil, schemas.Errorf(schemas.CodeData, f.Path, "the stored file is damaged (SHA-256 differs)")
+	}
+	return b, nil
+}
+
+// ReadRefRecords reads the rows of every file of a data reference, in order.
+func ReadRefRecords(ctx context.Context, objects store.Objects, tenant string, ref schemas.Ref, format string) ([]Record, error) {
+	var out []Record
+	for _, f := range ref.Files {
+		b, err := ReadInput(ctx, objects, tenant, f, MaxInputBytes)
+		if err != nil {
+			return nil, err
+		}
+		recs, err := ReadRecords(f.Path, format, bytes.NewReader(b))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, recs...)
+	}
+	return out, nil
+}
+
+// LoadTokenizer loads tokenizer.json of a reference (a single file of any name, or a folder that holds one).
+func LoadTokenizer(ctx context.Context, objects store.Objects, tenant string, ref schemas.Ref) (*HFTokenizer, error) {
+	for _, f := range ref.Files {
+		if f.Path != "tokenizer.json" && len(ref.Files) > 1 {
+			continue
+		}
+		b, err := ReadInput(ctx, objects, tenant, f, MaxTokenizerBytes)
+		if err != nil {
+			return nil, err
+		}
+		return NewTokenizer(f.Path, b)
+	}
+	return nil, schemas.Errorf(schemas.CodeModel, "tokenizer", "there is no tokenizer.json").WithHint("give the file, or a folder that holds it")
+}
