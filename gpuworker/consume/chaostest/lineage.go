@@ -66,6 +66,9 @@ func (l *Lineage) add(ctx context.Context, objects store.Objects, m *schemas.Man
 	slices.SortFunc(m.Parts, func(a, b schemas.Part) int { return a.Rank - b.Rank })
 	for _, p := range m.Parts {
 		data, err := readPart(ctx, objects, p)
+		if errors.Is(err, store.ErrNotFound) && l.Commits > 0 {
+			continue // pruned: the manifest stays and names the log
+		}
 		if err != nil {
 			return err
 		}
