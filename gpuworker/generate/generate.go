@@ -75,7 +75,11 @@ func Generate(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts [][]in
 	if err != nil {
 		return nil, err
 	}
-	defer cache.Close()
+	defer func() {
+		// After a failure operations may still be on their way; the error has been reported already.
+		_ = mem.Queue().Sync()
+		cache.Close()
+	}()
 	pad := make([]int32, rows)
 	ids, pos := make([]int32, 0, rows*longest), make([]int32, 0, rows*longest)
 	for r, p := range prompts {

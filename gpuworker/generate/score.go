@@ -31,6 +31,8 @@ func NewScorer(t *autograd.Tape, m zoo.Model) *Scorer { return &Scorer{tape: t, 
 // Close frees the cache.
 func (s *Scorer) Close() {
 	if s.cache != nil {
+		// After a failure operations may still be on their way; the error has been reported already.
+		_ = s.tape.Memory().Queue().Sync()
 		s.cache.Close()
 		s.cache = nil
 	}
@@ -100,9 +102,6 @@ func (s *Scorer) reserve(rows, n int) error {
 		return nil
 	}
 	if s.cache != nil {
-		if err := s.tape.Memory().Queue().Sync(); err != nil {
-			return err
-		}
 		n = max(n, s.cache.Cap)
 		s.Close()
 	}

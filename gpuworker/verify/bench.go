@@ -97,7 +97,7 @@ func Bench(ctx context.Context, o BenchOptions) (*BenchResult, error) {
 		return nil, err
 	}
 	mem := autograd.NewMemory(dev, q, 0)
-	defer mem.Close()
+	defer mem.Close() //nolint:errcheck // the first error is returned where it appears
 	store, err := nn.NewStorage(dev, q, m.Units(), true)
 	if err != nil {
 		return nil, err
@@ -117,6 +117,7 @@ func Bench(ctx context.Context, o BenchOptions) (*BenchResult, error) {
 		return nil, err
 	}
 	defer norm.Close()
+	defer q.Sync() //nolint:errcheck // the first error is returned where it appears
 	info, err := dev.Info()
 	if err != nil {
 		return nil, err

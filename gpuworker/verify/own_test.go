@@ -14,6 +14,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/hostile"
 )
 
 var update = flag.Bool("update", false, "write testdata anew from the float64 reference")
@@ -258,6 +259,28 @@ func TestOwnFixture(t *testing.T) {
 		mustPass(t, rep, err)
 		rep, err = VerifyTrain(context.Background(), train, o)
 		mustPass(t, rep, err)
+	}
+}
+
+// TestOwnFixtureOnHostileBackend: the same on a backend whose memory Go cannot touch and whose queues run behind the caller; what it
+// emits is equal byte for byte.
+func TestOwnFixtureOnHostileBackend(t *testing.T) {
+	so, err := hostile.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, train := filepath.Join("testdata", "models", "tiny"), filepath.Join("testdata", "train", "tiny")
+	for _, ckpt := range []bool{false, true} {
+		cpu, bad := t.TempDir(), t.TempDir()
+		for _, o := range []Options{{Emit: cpu, Checkpoint: ckpt}, {Emit: bad, Checkpoint: ckpt, Backend: so, Threads: 2}} {
+			rep, err := VerifyModel(context.Background(), model, o)
+			mustPass(t, rep, err)
+			rep, err = VerifyTrain(context.Background(), train, o)
+			mustPass(t, rep, err)
+		}
+		for _, f := range []string{goldenName, "full_adamw/final.safetensors", "lora/final/adapter_model.safetensors"} {
+			sameFile(t, cpu, bad, f)
+		}
 	}
 }
 

@@ -109,6 +109,7 @@ func (t *train) train(ctx context.Context, s *session, m method, ratio float64, 
 		return nil, err
 	}
 	defer norm.Close()
+	defer s.queue.Sync() //nolint:errcheck // the first error is returned where it appears
 	out := &outcome{grads: map[string][]float32{}}
 	for _, p := range s.trainable() {
 		out.traj.Trainable += p.Len()
