@@ -150,36 +150,55 @@ func (a *Agent) pullLoop(ctx, wctx context.Context) {
 	}
 }
 
+// takePatience is how long a delivery is kept while the object store or the lease server is away: well under queue.AckWait.
+const takePatience = 30 * time.Second
+
+// claim reads whether the message is obsolete (then it is acked) and takes its lease. h is nil when there is nothing to be done: what is
+// left unacked comes back after AckWait, or is replaced by a higher issue.
+func (a *Agent) claim(ctx context.Context, d queue.Delivery, log *slog.Logger) (h *hold, spec *schemas.RunSpec) {
+	m := d.Message()
+	deadline := time.Now().Add(takePatience)
+	for {
+		obsolete, err := a.obsolete(ctx, m)
+		if err == nil && obsolete {
+			log.Debug("message is obsolete")
+			a.metrics.Redeliveries.Add(ctx, 1)
+			(&hold{delivery: d, logger: log, lost: make(chan struct{})}).ack(ctx)
+			return nil, nil
+		}
+		if err == nil {
+			spec, err = a.spec(ctx, m)
+		}
+		if err == nil {
+			h, err = a.acquire(ctx, d)
+		}
+		switch {
+		case err == nil:
+			return h, spec
+		case errors.Is(err, lease.ErrHeld):
+			log.Debug("somebody else works on the message")
+			pause(ctx, a.cfg.LeaseTTL/10)
+			return nil, nil
+		case ctx.Err() != nil, a.isDraining(), time.Now().After(deadline):
+			log.Warn("cannot take a message, leaving it", "error", err)
+			return nil, nil
+		}
+		log.Debug("cannot take a message yet", "error", err)
+		pause(ctx, a.cfg.FormPoll)
+	}
+}
+
 // take works on one delivery until it is done, given back or lost.
 func (a *Agent) take(ctx context.Context, d queue.Delivery) {
 	m := d.Message()
 	name := fmt.Sprintf("%s/%s/%s/%d", m.Tenant, m.Run, m.Stage, m.Index())
 	log := a.logger.With("run", m.Run, "stage", m.Stage, "index", m.Index(), "issue", m.Issue)
-	obsolete, err := a.obsolete(ctx, m)
-	if err != nil {
-		log.Warn("cannot tell whether the message is obsolete, leaving it", "error", err)
-		pause(ctx, time.Second)
+	h, spec := a.claim(ctx, d, log)
+	if h == nil {
 		return
 	}
-	if obsolete {
-		log.Debug("message is obsolete")
-		a.metrics.Redeliveries.Add(ctx, 1)
-		(&hold{delivery: d, logger: log, lost: make(chan struct{})}).ack(ctx)
-		return
-	}
-	spec, err := a.spec(ctx, m)
-	if err != nil {
-		log.Warn("cannot read the spec of a message, leaving it", "error", err)
-		pause(ctx, time.Second)
-		return
-	}
-	h, err := a.acquire(ctx, d)
-	if err != nil {
-		// Somebody else works on it, or leases cannot be had: the message comes back after AckWait, or is replaced by a higher issue.
-		log.Debug("no lease for a message, leaving it", "error", err)
-		pause(ctx, a.cfg.LeaseTTL/10)
-		return
-	}
+	var err error
+	unfit := false
 	a.busy.Store(name)
 	defer a.busy.Store("")
 	ctx, span := telemetry.StartProcess(ctx, m, spec.TraceParent, d.Header())
@@ -193,9 +212,12 @@ func (a *Agent) take(ctx context.Context, d queue.Delivery) {
 		a.metrics.ProcessDuration.Record(ctx, time.Since(began).Seconds(), metric.WithAttributes(attribute.String(telemetry.AttrKind, string(m.Kind)),
 			attribute.String(telemetry.AttrPool, m.Pool)))
 		telemetry.End(span, err)
+		if unfit {
+			pause(ctx, a.cfg.LeaseTTL) // the seat just given back is for another host first
+		}
 	}()
 	if m.Kind == schemas.KindTrain {
-		a.holdSeat(ctx, h, d, spec)
+		unfit = !a.holdSeat(ctx, h, d, spec)
 	} else {
 		err = a.workPart(ctx, h, d, spec)
 	}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -200,6 +201,7 @@ type child struct {
 	committed chan schemas.ManifestRef
 	done      chan doneNotice // exactly one value
 	gone      chan struct{}   // closed when the process has ended
+	reported  atomic.Bool     // done came from the rank itself
 
 	pulse
 }
@@ -266,6 +268,7 @@ func startChild(l launcher, logger *slog.Logger, o *startOrder, onEvent func(sch
 				c.beat(n.Phase.Name, n.Phase.Done)
 			case n.Done != nil && report == nil:
 				report = n.Done
+				c.reported.Store(true)
 				c.done <- *report
 			}
 			return nil
@@ -298,15 +301,24 @@ func offer[T any](ch chan T, v T) {
 // control passes a control word on.
 func (c *child) control(w schemas.Control) { c.orders.write(order{Control: &w}) }
 
-// stop asks the rank to end, kills it after grace, and returns when it is gone.
+// reportGrace is how long a rank that has reported may take to end: it flushes its telemetry.
+const reportGrace = 5 * time.Second
+
+// stop asks the rank to end, kills it after grace, and returns when it is gone. A rank that has reported ends by itself.
 func (c *child) stop(grace time.Duration) {
 	select {
 	case <-c.gone:
 		return
 	default:
 	}
+	if c.reported.Load() {
+		grace = max(grace, reportGrace)
+	} else if grace > 0 {
+		if err := c.orders.write(order{Stop: true}); err != nil {
+			grace = 0
+		}
+	}
 	if grace > 0 {
-		c.orders.write(order{Stop: true})
 		select {
 		case <-c.gone:
 			return

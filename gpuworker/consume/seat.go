@@ -36,7 +36,8 @@ type seat struct {
 // maxFailed is the number of stalled or stillborn attempts in a row after which the host is taken as the culprit and gives the seat back.
 const maxFailed = 5
 
-func (a *Agent) holdSeat(ctx context.Context, h *hold, d queue.Delivery, spec *schemas.RunSpec) {
+// holdSeat returns false when the host could not do the seat's work and gave it back.
+func (a *Agent) holdSeat(ctx context.Context, h *hold, d queue.Delivery, spec *schemas.RunSpec) bool {
 	m := d.Message()
 	s := &seat{a: a, m: m, h: h, d: d, spec: spec, log: h.logger, poke: make(chan struct{}, 1)}
 	stop, err := a.work.Poked(m.Tenant, m.Run, func() { offer(s.poke, struct{}{}) })
@@ -46,31 +47,40 @@ func (a *Agent) holdSeat(ctx context.Context, h *hold, d queue.Delivery, spec *s
 		defer stop()
 	}
 	s.log.Info("holding seat")
+	absent := time.Now()
 	for {
 		head, err := a.readHead(ctx, m.Tenant, m.Run)
+		if head != nil {
+			absent = time.Now()
+		}
 		switch {
 		case h.isLost():
 			s.log.Warn("seat lost to another holder")
-			return
+			return true
 		case err != nil:
 			s.log.Warn("cannot read HEAD, trying on", "error", err)
 			if a.isDraining() {
-				return // nothing to be written either: the lease lapses
+				return true // nothing can be written either: the lease lapses
 			}
 			s.wait(ctx, a.cfg.FormPoll)
-			continue
+		case head == nil:
+			if a.isDraining() || time.Since(absent) > takePatience {
+				s.log.Warn("the run of this seat has no HEAD, leaving the message")
+				return true
+			}
+			s.wait(ctx, a.cfg.FormPoll)
 		case !head.WantsSeat(m.Stage, m.Seat, m.Issue):
 			s.log.Info("seat is obsolete")
 			h.ack(ctx)
-			return
+			return true
 		case a.isDraining(), s.failed >= maxFailed:
 			s.yield(ctx)
-			return
-		case head == nil || s.held(head):
+			return s.failed < maxFailed
+		case s.held(head):
 			s.wait(ctx, a.cfg.WatchPoll)
-			continue
+		default:
+			s.attempt(ctx, head)
 		}
-		s.attempt(ctx, head)
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/connect"
 	"github.com/tunefleet/tunefleet/services/embedded"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 const (
@@ -44,7 +45,11 @@ func TestMain(m *testing.M) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	var err error
+	shutdown, err := telemetry.Setup(ctx, strings.TrimRight(role, "-0123456789"), "test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	if role == "rank" {
 		err = consume.RunRank(ctx, chaostest.Handlers(), consume.OpenStore)
 	} else {
@@ -54,6 +59,9 @@ func TestMain(m *testing.M) {
 				Logger: chaostest.Logger(role)}.Run(ctx)
 		}
 	}
+	if serr := shutdown(ctx); serr != nil {
+		fmt.Fprintln(os.Stderr, serr)
+	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -61,7 +69,7 @@ func TestMain(m *testing.M) {
 }
 
 // cell starts all processes of a fresh data directory and connects to its servers.
-func cell(t *testing.T, workers ...string) (*chaostest.Cell, *connect.Services) {
+func cell(t *testing.T, env []string, workers ...string) (*chaostest.Cell, *connect.Services) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -70,7 +78,7 @@ func cell(t *testing.T, workers ...string) (*chaostest.Cell, *connect.Services) 
 	c := &chaostest.Cell{Dir: t.TempDir()}
 	c.Command = func(name string) *exec.Cmd {
 		cmd := exec.Command(exe)
-		cmd.Env = append(os.Environ(), envRole+"="+name, envDir+"="+c.Dir)
+		cmd.Env = append(append(os.Environ(), env...), envRole+"="+name, envDir+"="+c.Dir)
 		return cmd
 	}
 	t.Cleanup(c.Close)
@@ -166,7 +174,7 @@ func TestKill9(t *testing.T) {
 		s = rand.Uint64N(1 << 32)
 	}
 	t.Logf("seed %d (repeat with -chaos.seed=%d -chaos.kills=%d)", s, s, n)
-	c, services := cell(t, "worker-1", "worker-2")
+	c, services := cell(t, nil, "worker-1", "worker-2")
 	steps := int64(60 * (n + 1))
 	spec := chaostest.Spec(chaostest.Options{Steps: steps, CommitEvery: 10, StepDelayMS: 10, Seed: s, PrepParts: 2, EvalSlices: 2, Export: true})
 	spec.Key = fmt.Sprint(s)
@@ -178,10 +186,17 @@ func TestKill9(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if rep.Head.State != schemas.RunSucceeded {
-		t.Fatalf("the run is %s: %s %v", rep.Head.State, rep.Head.Reason, rep.Head.Error)
+	l := sameAsUndisturbed(t, services, spec, rep.Head)
+	t.Logf("%d kills in %s: %d commits of %d generations, hash as undisturbed", len(rep.Kills), rep.Took.Round(time.Millisecond), l.Commits, l.Generations)
+}
+
+// sameAsUndisturbed verifies the run's lineage and that it ended with what an undisturbed run ends with.
+func sameAsUndisturbed(t *testing.T, s *connect.Services, spec *schemas.RunSpec, head *schemas.Head) chaostest.Lineage {
+	t.Helper()
+	if head.State != schemas.RunSucceeded {
+		t.Fatalf("the run is %s: %s %v", head.State, head.Reason, head.Error)
 	}
-	l, err := chaostest.ReadLineage(t.Context(), services.Objects, rep.Head, "tune")
+	l, err := chaostest.ReadLineage(t.Context(), s.Objects, head, "tune")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,10 +204,10 @@ func TestKill9(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.Hash != want || l.Steps != steps {
+	if steps := spec.Stages[1].Train.Steps; l.Hash != want || l.Steps != steps {
 		t.Fatalf("the run ended with %s after %d steps, an undisturbed one with %s after %d", l.Hash, l.Steps, want, steps)
 	}
-	t.Logf("%d kills in %s: %d commits of %d generations, hash as undisturbed", len(rep.Kills), rep.Took.Round(time.Millisecond), l.Commits, l.Generations)
+	return l
 }
 
 type testWriter struct{ t *testing.T }
