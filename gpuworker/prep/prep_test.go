@@ -7,7 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
@@ -16,217 +19,264 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
 	"github.com/tunefleet/tunefleet/services/store/memstore"
-	"github.com/tunefleet/tunefleet/services/store/storetest"
 )
 
-// tinyTokenizer is a whole-word tokenizer.json, small enough to read.
-const tinyTokenizer = `{"version":"1.0","truncation":null,"padding":null,"normalizer":null,"post_processor":null,"decoder":null,
-"added_tokens":[{"id":0,"content":"<unk>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},
-{"id":1,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
-"pre_tokenizer":{"type":"Whitespace"},
-"model":{"type":"WordLevel","unk_token":"<unk>","vocab":{"<unk>":0,"</s>":1,"pay":2,"rent":3,"keep":4,"secret":5,"money":6,"trust":7,"Human":8,":":9,"Assistant":10}}}`
+const example = "../../producer/examples/contract-review/"
 
-func put(t *testing.T, o store.Objects, path, content string) schemas.File {
+// fixture is a run with a prep stage over an in-memory store.
+type fixture struct {
+	t       *testing.T
+	objects store.Objects
+	spec    *schemas.RunSpec
+	mu      sync.Mutex
+	events  []schemas.Event
+}
+
+func newFixture(t *testing.T, name string, body []byte, stage schemas.PrepStage) *fixture {
 	t.Helper()
-	sum := sha256.Sum256([]byte(content))
-	f := schemas.File{Path: path, SHA256: hex.EncodeToString(sum[:]), Bytes: int64(len(content))}
-	if _, err := o.Put(t.Context(), schemas.InputKey("acme", f.SHA256), []byte(content), store.Condition{}); err != nil {
+	f := &fixture{t: t, objects: memstore.New()}
+	tok, err := os.ReadFile(example + "tokenizer/tokenizer.json")
+	if err != nil {
 		t.Fatal(err)
 	}
+	if len(stage.Data.Files) == 0 {
+		stage.Data = f.upload(name, body)
+	}
+	if len(stage.Tokenizer.Files) == 0 {
+		stage.Tokenizer = f.upload("tokenizer.json", tok)
+	}
+	if stage.Parts == 0 {
+		stage.Parts = 1
+	}
+	f.spec = &schemas.RunSpec{Version: 1, ID: "r1", Tenant: "acme", Seed: 7, Stages: []schemas.Stage{{Name: "prep", Kind: schemas.KindPrep, Prep: &stage}}}
 	return f
 }
 
-func rows(n int) string {
+func (f *fixture) upload(name string, body []byte) schemas.Ref {
+	f.t.Helper()
+	sum := sha256.Sum256(body)
+	sha := hex.EncodeToString(sum[:])
+	if _, err := f.objects.Put(f.t.Context(), schemas.InputKey("acme", sha), body, store.Condition{}); err != nil {
+		f.t.Fatal(err)
+	}
+	return schemas.Ref{Files: []schemas.File{{Path: name, SHA256: sha, Bytes: int64(len(body))}}}
+}
+
+func (f *fixture) handle(ctx context.Context, part int) error {
+	return prep.Handle(ctx, &consume.Task{Spec: f.spec, Stage: &f.spec.Stages[0], Objects: f.objects, Logger: slog.New(slog.DiscardHandler), Worker: "w",
+		Message: schemas.Message{Kind: schemas.KindPrep, Tenant: "acme", Run: f.spec.ID, Stage: "prep", Part: part, Parts: f.spec.Stages[0].Prep.Parts},
+		Dir:     f.t.TempDir(), Phase: func(string, int64, int64) {}, Report: func(e schemas.Event) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.events = append(f.events, e)
+		}})
+}
+
+func (f *fixture) result(part int) schemas.StageResult {
+	f.t.Helper()
+	raw, _, err := f.objects.Get(f.t.Context(), schemas.ResultKey("acme", f.spec.ID, "prep", part), 1<<20)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var r schemas.StageResult
+	if err := json.Unmarshal(raw, &r); err != nil {
+		f.t.Fatal(err)
+	}
+	return r
+}
+
+// clauses makes rows of two labels in groups of ten.
+func clauses(n int) []byte {
 	var b strings.Builder
 	for i := range n {
-		label, text := "money", "pay rent"
-		if i%2 == 1 {
-			label, text = "trust", "keep secret"
-		}
-		fmt.Fprintf(&b, `{"text":"%s %s","label":"%s","group":"g%d"}`+"\n", text, strings.Repeat(" rent", i%7), label, i)
+		label := []string{"payment", "audit"}[i%2]
+		fmt.Fprintf(&b, `{"text":"the %d. clause on section %d shall hold","label":%q,"explanation":"because of %d","group":"g%d-%d"}`+"\n", i, i*7, label, i, i%2, i/20)
 	}
-	return b.String()
+	return []byte(b.String())
 }
 
-func spec(dataFile, tokenizer schemas.File, parts int) *schemas.RunSpec {
-	return (&schemas.RunSpec{ID: "r1", Tenant: "acme", Seed: 7, Stages: []schemas.Stage{{Name: "prep", Kind: schemas.KindPrep, Prep: &schemas.PrepStage{
-		Data: schemas.Ref{Files: []schemas.File{dataFile}}, Tokenizer: schemas.Ref{Files: []schemas.File{tokenizer}}, Parts: parts,
-		Clean: schemas.CleanSpec{Normalize: true}, Split: schemas.SplitSpec{Test: 0.25},
-		Outputs: []schemas.PrepOutput{
-			{Name: "text", Form: "pt", Split: "train", CutoffLen: 16, Packing: true},
-			{Name: "chat", Form: "sft", Split: "train", CutoffLen: 32, Template: "default"},
-			{Name: "held", Form: "sft", Split: "test", CutoffLen: 32, Template: "default", Rows: true},
-		}}}}}).WithDefaults()
-}
-
-// run handles one part and returns its error.
-func run(t *testing.T, o store.Objects, s *schemas.RunSpec, part int) error {
-	t.Helper()
-	stage := &s.Stages[0]
-	return prep.Handle(t.Context(), &consume.Task{
-		Message: schemas.Message{Kind: schemas.KindPrep, Tenant: s.Tenant, Run: s.ID, Stage: stage.Name, Part: part, Parts: stage.Prep.Parts},
-		Spec:    s, Stage: stage, Objects: o, Logger: slog.New(slog.DiscardHandler), Worker: "w", Dir: t.TempDir(), Threads: 1,
-		Report: func(schemas.Event) {}, Phase: func(string, int64, int64) {},
-	})
-}
-
-func open(t *testing.T, o store.Objects, s *schemas.RunSpec, ref string) *data.Dataset {
-	t.Helper()
-	d, err := data.OpenDataset(t.Context(), o, s, ref, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
+func outputs() []schemas.PrepOutput {
+	return []schemas.PrepOutput{
+		{Name: "text", Form: "pt", Split: "train", CutoffLen: 64, Packing: true},
+		{Name: "chat", Form: "sft", Split: "train", Template: "tunefleet", CutoffLen: 128},
+		{Name: "held", Form: "sft", Split: "test", Template: "tunefleet", CutoffLen: 128, Rows: true},
 	}
-	t.Cleanup(func() { _ = d.Close() })
-	return d
 }
 
-func TestPartsTogetherHoldEveryRow(t *testing.T) {
-	t.Parallel()
-	o := memstore.New()
-	s := spec(put(t, o, "clauses.jsonl", rows(40)), put(t, o, "tokenizer.json", tinyTokenizer), 3)
+func TestPartsTogetherAreTheDataSet(t *testing.T) {
+	const n = 400
+	f := newFixture(t, "c.jsonl", clauses(n), schemas.PrepStage{Split: schemas.SplitSpec{Test: 0.2}, Outputs: outputs(), Parts: 3})
 	for part := range 3 {
-		if err := run(t, o, s, part); err != nil {
+		if err := f.handle(t.Context(), part); err != nil {
 			t.Fatal(err)
 		}
 	}
-	held, chat := open(t, o, s, "prep/held"), open(t, o, s, "prep/chat")
-	got, err := held.Rows(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(got) != 10 || held.Len() != 10 || chat.Len() != 30 {
-		t.Fatalf("%d rows and %d sequences held out, %d to train; want 10, 10, 30", len(got), held.Len(), chat.Len())
-	}
-	for _, r := range got {
-		if r.Split != "test" || r.Group == "" {
-			t.Errorf("held-out row %+v", r)
-		}
-	}
-	for i := range chat.Len() {
-		q, err := chat.Sequence(t.Context(), i)
+	ctx := t.Context()
+	open := func(name string) *data.Dataset {
+		d, err := data.OpenDataset(ctx, f.objects, f.spec, "prep/"+name, t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if q.Labels[0] != data.IgnoreLabel || q.Labels[len(q.Labels)-1] != 1 || chat.LabelTokens(i) != 2 {
-			t.Errorf("sequence %d: ids %v, labels %v, %d trained; want the label word and </s> trained", i, q.IDs, q.Labels, chat.LabelTokens(i))
-		}
+		t.Cleanup(func() { _ = d.Close() })
+		return d
 	}
-	text := open(t, o, s, "prep/text")
-	for i := range text.Len() {
-		if text.Length(i) != 16 {
-			t.Errorf("packed sequence %d has %d tokens, want 16", i, text.Length(i))
-		}
+	chat, held, text := open("chat"), open("held"), open("text")
+	if chat.Len()+held.Len() != n || held.Len() != n/5 {
+		t.Fatalf("chat has %d sequences and held %d, want %d and %d", chat.Len(), held.Len(), n-n/5, n/5)
 	}
-}
-
-func TestSecondRunIsACacheHitWithTheSameBytes(t *testing.T) {
-	t.Parallel()
-	o := storetest.NewFaulty(memstore.New())
-	s := spec(put(t, o, "clauses.jsonl", rows(20)), put(t, o, "tokenizer.json", tinyTokenizer), 1)
-	if err := run(t, o, s, 0); err != nil {
-		t.Fatal(err)
+	rows, err := held.Rows(ctx)
+	if err != nil || len(rows) != held.Len() {
+		t.Fatalf("%d rows, %v", len(rows), err)
 	}
-	first, uploads := open(t, o, s, "prep/chat").Fingerprint(), o.Calls("upload")
-	other := *s
-	other.ID = "r2"
-	if err := run(t, o, &other, 0); err != nil {
-		t.Fatal(err)
-	}
-	if o.Calls("upload") != uploads {
-		t.Errorf("the second run uploaded %d shards again", o.Calls("upload")-uploads)
-	}
-	if got := open(t, o, &other, "prep/chat").Fingerprint(); got != first {
-		t.Errorf("fingerprints differ: %s, %s", first, got)
-	}
-	// A shard that is gone is made again.
-	third := *s
-	third.ID = "r3"
-	for i := range o.List(t.Context(), "cache/acme/") {
-		if strings.HasSuffix(i.Key, "chat.tokens") {
-			if err := o.Delete(context.WithoutCancel(t.Context()), i.Key); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := run(t, o, &third, 0); err != nil {
-		t.Fatal(err)
-	}
-	if got := open(t, o, &third, "prep/chat").Fingerprint(); got != first {
-		t.Errorf("the shard made again differs: %s, %s", first, got)
-	}
-}
-
-func TestAmbiguousResultWriteIsOneResult(t *testing.T) {
-	t.Parallel()
-	o := storetest.NewFaulty(memstore.New())
-	s := spec(put(t, o, "clauses.jsonl", rows(20)), put(t, o, "tokenizer.json", tinyTokenizer), 1)
-	o.Inject(storetest.Rule{Op: "put", Key: "part-00000", Fault: storetest.FailAfter, Err: store.ErrAmbiguous})
-	if err := run(t, o, s, 0); err != nil {
-		t.Fatal(err)
-	}
-	b, _, err := o.Get(t.Context(), schemas.ResultKey("acme", "r1", "prep", 0), 1<<20)
+	tok, err := prep.OpenTokenizer(ctx, f.objects, "acme", f.spec.Stages[0].Prep.Tokenizer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r schemas.StageResult
-	if err := json.Unmarshal(b, &r); err != nil || r.Counters["rows_read"] != 20 || len(r.Objects) != 4 {
-		t.Errorf("%+v, %v", r, err)
+	defer tok.Close()
+	seen := map[string]bool{}
+	for i := range chat.Len() {
+		s, err := chat.Sequence(ctx, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if int64(s.Trained()) != chat.LabelTokens(i) || chat.LabelTokens(i) == 0 || chat.LabelTokens(i) >= int64(len(s.IDs)) {
+			t.Fatalf("sequence %d trains %d of %d tokens, the index says %d", i, s.Trained(), len(s.IDs), chat.LabelTokens(i))
+		}
+		text := tok.Decode(s.IDs)
+		if seen[text] {
+			t.Fatalf("sequence %d was there before: %s", i, text)
+		}
+		seen[text] = true
+		if i == 0 && (!strings.Contains(text, "shall hold") || !strings.HasSuffix(text, s2(tok, s))) {
+			t.Fatalf("sequence is %q, its labels %q", text, s2(tok, s))
+		}
+	}
+	for _, r := range rows {
+		if seen[r.Text] || r.Split != "test" {
+			t.Fatalf("row %+v is not only in the test split", r)
+		}
+	}
+	for i := range text.Len() {
+		if text.Length(i) != 64 || text.LabelTokens(i) != 64 {
+			t.Fatalf("block %d has %d tokens and %d labels", i, text.Length(i), text.LabelTokens(i))
+		}
+	}
+	if got := f.result(0).Counters["rows_read"] + f.result(1).Counters["rows_read"]; got != n {
+		t.Fatalf("rows_read adds up to %d", got)
+	}
+	last := f.events[len(f.events)-1]
+	if last.Values["rows"] != last.Values["total"] || last.Type != schemas.EventProgress {
+		t.Fatalf("the last event is %+v", last)
 	}
 }
 
-func TestBadInput(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		data, file, tokenizer string
-		mutate                func(*schemas.RunSpec)
-		code                  schemas.Code
-		want                  string
+// s2 is the text of what a sequence trains.
+func s2(tok data.Tokenizer, s data.Sequence) string {
+	var ids []int32
+	for _, l := range s.Labels {
+		if l != data.IgnoreLabel {
+			ids = append(ids, l)
+		}
+	}
+	return tok.Decode(ids)
+}
+
+func TestTheSameWorkIsFoundInTheCache(t *testing.T) {
+	f := newFixture(t, "c.jsonl", clauses(60), schemas.PrepStage{Outputs: outputs()[:2]})
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	first := f.result(0)
+	f.events = nil
+	f.spec.ID = "r2"
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	second := f.result(0)
+	if fmt.Sprint(first.Objects) != fmt.Sprint(second.Objects) || fmt.Sprint(first.Counters) != fmt.Sprint(second.Counters) {
+		t.Fatalf("the second run has %v %v, the first %v %v", second.Objects, second.Counters, first.Objects, first.Counters)
+	}
+	if len(f.events) != 0 {
+		t.Fatalf("rows were encoded again: %+v", f.events)
+	}
+	f.spec.ID, f.spec.Seed = "r3", 8
+	f.spec.Stages[0].Prep.Outputs[1].CutoffLen--
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if third := f.result(0); third.Objects[1].Key == first.Objects[1].Key {
+		t.Fatal("other settings have the same key")
+	}
+}
+
+func TestBadInputIsNamedAndNothingIsStored(t *testing.T) {
+	good := clauses(20)
+	broken := append(append([]byte{}, good...), []byte("{\"text\": \"x\n")...)
+	for _, c := range []struct {
+		name, file string
+		body       []byte
+		change     func(*fixture)
+		code       schemas.Code
+		want       string
 	}{
-		"broken JSON":      {data: rows(3) + `{"text": "x"` + "\n" + rows(1), code: schemas.CodeData, want: "clauses.jsonl:4"},
-		"empty data set":   {data: "\n\n", code: schemas.CodeData, want: "empty"},
-		"not an object":    {data: "[1]\n", code: schemas.CodeData, want: "clauses.jsonl:1"},
-		"wrong tokenizer":  {tokenizer: `{"model":{}}`, code: schemas.CodeModel, want: "tokenizer.json"},
-		"broken tokenizer": {tokenizer: `{"model":{"vocab":{"a":0},"type":"Nonsense"}}`, code: schemas.CodeModel, want: "cannot load"},
-		"unknown column": {mutate: func(s *schemas.RunSpec) { s.Stages[0].Prep.Columns = map[string]string{"text": "txet"} }, code: schemas.CodeData,
-			want: `did you mean "text"?`},
-		"missing file": {mutate: func(s *schemas.RunSpec) { s.Stages[0].Prep.Data.Files[0].SHA256 = strings.Repeat("0", 64) }, code: schemas.CodeNotFound,
-			want: "clauses.jsonl"},
-		"unknown template": {mutate: func(s *schemas.RunSpec) { s.Stages[0].Prep.Outputs[1].Template = "lama3" }, code: schemas.CodeInvalid, want: "llama3"},
-		"unknown format":   {file: "clauses.docx", code: schemas.CodeData, want: "clauses.docx"},
+		{"broken JSON", "c.jsonl", broken, nil, schemas.CodeData, "c.jsonl:21"},
+		{"empty file", "c.jsonl", nil, nil, schemas.CodeData, "empty"},
+		{"only blanks", "c.jsonl", []byte(" \n\n"), nil, schemas.CodeData, "c.jsonl: the data set is empty"},
+		{"all dropped", "c.jsonl", good, func(f *fixture) { f.spec.Stages[0].Prep.Clean.Labels = []string{"nosuch"} }, schemas.CodeData, "dropped all 20 rows"},
+		{"empty split", "c.jsonl", good, func(f *fixture) { f.spec.Stages[0].Prep.Outputs[1].Split = "eval" }, schemas.CodeData, "prep/chat"},
+		{"missing column", "c.jsonl", good, func(f *fixture) { f.spec.Stages[0].Prep.Columns = map[string]string{"text": "txt"} }, schemas.CodeData, "did you mean \"text\""},
+		{"missing file", "c.jsonl", good, func(f *fixture) { f.spec.Stages[0].Prep.Data.Files[0].SHA256 = strings.Repeat("0", 64) }, schemas.CodeNotFound, "c.jsonl"},
+		{"no tokenizer", "c.jsonl", good, func(f *fixture) { f.spec.Stages[0].Prep.Tokenizer = f.upload("tokenizer.json", []byte("{}")) }, schemas.CodeModel, "tokenizer.json"},
+		{"tokenizer of another kind", "c.jsonl", good, func(f *fixture) { f.spec.Stages[0].Prep.Tokenizer = f.upload("vocab.txt", []byte("a")) }, schemas.CodeModel, "no tokenizer.json"},
+		{"tokenizer of another model", "c.jsonl", good, func(f *fixture) {
+			f.spec.Stages = append(f.spec.Stages, schemas.Stage{Name: "base", Kind: schemas.KindTrain, Train: &schemas.TrainStage{Data: "prep/text",
+				Model: schemas.ModelSpec{Config: json.RawMessage(`{"vocab_size":1000}`)}}})
+		}, schemas.CodeModel, "vocabulary of 1000"},
+		{"unknown template", "c.jsonl", good, func(f *fixture) { f.spec.Stages[0].Prep.Outputs[1].Template = "chatmll" }, schemas.CodeInvalid, "chatml"},
+		{"wrong format", "c.csv", []byte("a,b\n1\n"), nil, schemas.CodeData, "c.csv"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			if c.data == "" {
-				c.data = rows(20)
+		t.Run(c.name, func(t *testing.T) {
+			f := newFixture(t, c.file, c.body, schemas.PrepStage{Outputs: outputs()[:2]})
+			if c.change != nil {
+				c.change(f)
 			}
-			if c.file == "" {
-				c.file = "clauses.jsonl"
+			err := f.handle(t.Context(), 0)
+			info := schemas.AsErrorInfo(err)
+			if err == nil || info.Code != c.code || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error is %v (%+v), want %s and %q", err, info, c.code, c.want)
 			}
-			if c.tokenizer == "" {
-				c.tokenizer = tinyTokenizer
+			if c.code != schemas.CodeNotFound && !info.Permanent {
+				t.Fatal("the error is not permanent")
 			}
-			o := memstore.New()
-			s := spec(put(t, o, c.file, c.data), put(t, o, "tokenizer.json", c.tokenizer), 1)
-			if c.mutate != nil {
-				c.mutate(s)
-			}
-			err := run(t, o, s, 0)
-			if !schemas.IsCode(err, c.code) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v, want %s with %q", err, c.code, c.want)
-			}
-			if _, err := o.Stat(t.Context(), schemas.ResultKey("acme", "r1", "prep", 0)); err == nil {
-				t.Error("a result was written")
+			if _, err := f.objects.Stat(t.Context(), schemas.ResultKey("acme", "r1", "prep", 0)); err == nil {
+				t.Fatal("there is a result")
 			}
 		})
 	}
 }
 
-func TestFullStore(t *testing.T) {
-	t.Parallel()
-	o := storetest.NewFaulty(memstore.New())
-	s := spec(put(t, o, "clauses.jsonl", rows(20)), put(t, o, "tokenizer.json", tinyTokenizer), 1)
-	o.Inject(storetest.Rule{Op: "upload", Count: 9, Err: store.ErrFull})
-	if err := run(t, o, s, 0); !schemas.IsCode(err, schemas.CodeDiskFull) {
-		t.Errorf("got %v, want CodeDiskFull", err)
+func TestAStoppedPartEndsWithTheContextsError(t *testing.T) {
+	f := newFixture(t, "c.jsonl", clauses(200), schemas.PrepStage{Outputs: outputs()[:1]})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.handle(ctx, 0); err == nil || ctx.Err() == nil {
+		t.Fatalf("error is %v", err)
 	}
+}
+
+func TestTheExampleIsPreparedAsItsFilesSay(t *testing.T) {
+	body, err := os.ReadFile(filepath.Join(example, "clauses.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, "clauses.jsonl", body, schemas.PrepStage{Split: schemas.SplitSpec{Eval: 0.05, Test: 0.15}, Outputs: outputs(),
+		Clean: schemas.CleanSpec{Normalize: true, Dedup: true, PII: "mask", Mislabelled: "drop"}})
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	r := f.result(0)
+	if r.Counters["dropped_duplicates"] < 150 || r.Counters["dropped_mislabelled"] < 100 || r.Counters["masked_pii"] < 200 {
+		t.Fatalf("counters are %v", r.Counters)
+	}
+	t.Log(r.Counters)
 }
