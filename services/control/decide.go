@@ -17,17 +17,19 @@ type decider struct {
 	v   *View
 	now time.Duration
 	d   Decision
-	// idle counts, per pool, workers that nothing claims; outstanding the unfinished parts of running stages.
-	idle        map[string]int
+	// outstanding counts, per pool, the unfinished parts of running stages; leased those of them, by priority, that somebody works on.
 	outstanding map[string]int
-	// held is the priority of the best gang waiting for workers of the pool (4: none waits).
+	leased      [4]int
+	// seats counts the wanted seats of the pool, held those with a holder.
+	seats, seated int
+	// held is the priority of the best gang that waits for workers and could have them (4: none).
 	held int
 }
 
 // Decide says what to do next about the runs of one pool. It is pure: the same view and time give the same decision. No run gets two
 // actions that swap HEAD in one decision.
 func Decide(v *View, now time.Duration) Decision {
-	d := &decider{v: v, now: now, idle: map[string]int{}, outstanding: map[string]int{}, held: 4}
+	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4}
 	d.d.Reasons = map[string]string{}
 	order := d.order()
 	d.count(order)
@@ -67,14 +69,23 @@ func (d *decider) order() []*Run {
 
 // count adds up what claims workers.
 func (d *decider) count(runs []*Run) {
-	claims := map[string]int{}
 	for _, r := range runs {
 		h := r.Head
 		if h == nil || h.State != schemas.RunRunning {
 			continue
 		}
-		claims[d.v.Pool] += len(h.Seats)
+		d.seats += len(h.Seats)
 		d.d.Demand += len(h.Seats)
+		for k, c := range r.Claims {
+			st := h.StageByName(k.Stage)
+			switch {
+			case c.Holder == nil || st == nil:
+			case st.Kind == schemas.KindTrain:
+				d.seated++
+			case auxPool(r.Spec) == d.v.Pool:
+				d.leased[min(max(r.Spec.Priority, 0), 3)]++
+			}
+		}
 		for i := range h.Stages {
 			st := &h.Stages[i]
 			if st.State != schemas.StageRunning || st.Kind == schemas.KindTrain {
@@ -86,15 +97,26 @@ func (d *decider) count(runs []*Run) {
 			}
 			n := len(unfinished(r, spec))
 			d.outstanding[auxPool(r.Spec)] += n
-			claims[auxPool(r.Spec)] += n
 			if auxPool(r.Spec) == d.v.Pool {
 				d.d.Demand += n
 			}
 		}
 	}
-	for pool, w := range d.v.Workers {
-		d.idle[pool] = max(0, w.Live-max(w.Busy, claims[pool]))
+}
+
+// available is how many workers a gang of that priority can count on: all but those that hold or are wanted for seats, work for other pools'
+// runs, or work on parts of equal or higher priority. Workers on other parts come when the part ends, and then take seats before parts.
+func (d *decider) available(priority int) int {
+	w := d.v.Workers[d.v.Pool]
+	parts, above := 0, 0
+	for p, n := range d.leased {
+		parts += n
+		if p <= priority {
+			above += n
+		}
 	}
+	foreign := max(0, w.Busy-d.seated-parts)
+	return max(0, w.Live-d.seats-foreign-above)
 }
 
 // act adds an action about a run.
@@ -198,7 +220,7 @@ func (d *decider) aux(r *Run) {
 		return
 	}
 	if d.held <= r.Spec.Priority && pool == d.v.Pool && !running {
-		d.why(r, "waiting: a gang of priority %d waits for workers of pool %s", d.held, pool)
+		d.why(r, "waiting: a gang of priority %d comes first in pool %s", d.held, pool)
 		return
 	}
 	d.outstanding[pool] += parts(next)

@@ -47,6 +47,18 @@ func gangRun(spec *schemas.RunSpec, formed bool, issues ...uint64) Run {
 	return r
 }
 
+// partsRun is a run with one leased part of two.
+func partsRun(id string, priority int, now time.Duration) Run {
+	s := prepSpec(id, 2)
+	s.Priority = priority
+	h := NewHead(s)
+	h.Stages[0].State = schemas.StageRunning
+	return Run{Spec: s, Head: &h, Claims: map[ClaimKey]Claim{
+		{"prep", 0, 1}: {Holder: &lease.Owner{Issue: 1}, Known: now, Seen: now, Ever: true, WasPublished: true, Published: now},
+		{"prep", 1, 1}: {Known: now, WasPublished: true, Published: now},
+	}}
+}
+
 func lose(r *Run, seat int, seen time.Duration) {
 	for k, c := range r.Claims {
 		if k.Index == seat {
@@ -200,6 +212,19 @@ func TestDecide(t *testing.T) {
 		{"but not in its place", func() *View {
 			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)}, gangRun(trainSpec("cccccccc", 1, 1, 1), true, 1))
 		}, nil, nil, ""},
+		{"a gang larger than the pool keeps nobody waiting", func() *View {
+			return viewOf(1, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: prepSpec("bbbbbbbb", 1)}, Run{Spec: trainSpec("cccccccc", 3, 1, 1)})
+		}, []Kind{ActTurn, ActStart}, func(d Decision) bool { return d.Actions[0].Run == "cccccccc" && d.Actions[1].Run == "bbbbbbbb" }, "needs 2 idle"},
+		{"a gang that the pool can serve holds new stages back", func() *View {
+			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: prepSpec("bbbbbbbb", 1)}, gangRun(trainSpec("cccccccc", 1, 1, 1), true, 1))
+		}, nil, nil, "needs 2 idle"},
+		{"a gang does not count on workers at parts of its own priority", func() *View { return viewOf(2, partsRun("bbbbbbbb", 1, now), Run{Spec: spec}) }, nil, nil, "1 of 2 are idle"},
+		{"but on those at parts of lower priority", func() *View { return viewOf(2, partsRun("bbbbbbbb", 2, now), Run{Spec: spec}) }, []Kind{ActTurn}, nil, ""},
+		{"nor on workers busy for others", func() *View {
+			v := viewOf(2, Run{Spec: spec})
+			v.Workers["cpu"] = Workers{Live: 2, Busy: 1}
+			return v
+		}, nil, nil, "1 of 2 are idle"},
 		{"priority before age", func() *View {
 			return viewOf(1, Run{Spec: trainSpec("aaaaaaaa", 1, 1, 1)}, Run{Spec: trainSpec("bbbbbbbb", 0, 1, 1), Submitted: time.Now()})
 		}, []Kind{ActTurn}, func(d Decision) bool { return d.Actions[0].Run == "bbbbbbbb" }, ""},

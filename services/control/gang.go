@@ -28,7 +28,7 @@ func (d *decider) gang(r *Run) bool {
 	again := Action{Stage: h.Stage}
 	publish := Action{Stage: h.Stage}
 	retire := Action{Stage: h.Stage}
-	spare := d.idle[d.v.Pool]
+	spare := d.available(r.Spec.Priority)
 	left := len(h.Seats)
 	for _, s := range h.Seats {
 		c := r.Claims[ClaimKey{h.Stage, s.Seat, s.Issue}]
@@ -129,6 +129,7 @@ func (d *decider) turn(order []*Run, busy map[string]bool) {
 	var first *Run
 	var firstMin int
 	var chosen *Action
+	var why string
 	for _, reforming := range []bool{true, false} {
 		for _, r := range order {
 			if busy[name(r)] || t != nil && sameRun(t, r) {
@@ -152,9 +153,9 @@ func (d *decider) turn(order []*Run, busy map[string]bool) {
 			}
 			busy[name(r)] = true
 			d.d.Demand += w.Max
-			idle := d.idle[d.v.Pool]
+			idle, live := d.available(r.Spec.Priority), d.v.Workers[d.v.Pool].Live
 			fits := idle >= w.Min
-			beside := first == nil || d.v.Workers[d.v.Pool].Live-w.Min >= firstMin
+			beside := first == nil || live-w.Min >= firstMin
 			switch {
 			case t == nil && chosen == nil && fits && beside:
 				n := min(w.Max, idle)
@@ -163,11 +164,18 @@ func (d *decider) turn(order []*Run, busy map[string]bool) {
 				}
 				chosen = d.turnAction(r, stage, n, false)
 			case !fits:
-				d.why(r, "waiting: %s needs %d idle workers of pool %s, %d of %d are idle", stage.Name, w.Min, d.v.Pool, idle, d.v.Workers[d.v.Pool].Live)
+				d.why(r, "waiting: %s needs %d idle workers of pool %s, %d of %d are idle", stage.Name, w.Min, d.v.Pool, idle, live)
 			default:
 				d.why(r, "waiting: %s is next in line", stage.Name)
 			}
-			if first == nil && (chosen == nil || chosen.Run != r.Spec.ID) {
+			if chosen != nil && chosen.Run == r.Spec.ID {
+				continue
+			}
+			if why == "" {
+				why = fmt.Sprintf("%s waits for %d workers", name(r), w.Min)
+			}
+			if first == nil && live >= w.Min {
+				// The first that the pool could serve is a reservation; one that is larger than the pool keeps nobody waiting.
 				first, firstMin = r, w.Min
 				d.held = min(d.held, r.Spec.Priority)
 			}
@@ -178,8 +186,8 @@ func (d *decider) turn(order []*Run, busy map[string]bool) {
 	}
 	if t != nil {
 		d.d.Reason = fmt.Sprintf("forming %s of %s/%s", t.Stage, t.Tenant, t.Run)
-	} else if first != nil {
-		d.d.Reason = fmt.Sprintf("%s waits for %d workers", name(first), firstMin)
+	} else {
+		d.d.Reason = why
 	}
 }
 
@@ -226,9 +234,10 @@ func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[string]bool) i
 		return w.Max
 	}
 	if len(r.Head.Seats) == 0 {
-		n := min(w.Max, d.idle[d.v.Pool], max(t.Seats, w.Min))
+		idle := d.available(r.Spec.Priority)
+		n := min(w.Max, idle, max(t.Seats, w.Min))
 		if n < w.Min {
-			end(fmt.Sprintf("%d workers are idle, %d are needed", d.idle[d.v.Pool], w.Min))
+			end(fmt.Sprintf("%d workers are idle, %d are needed", idle, w.Min))
 			return w.Max
 		}
 		a := Action{Stage: t.Stage, Reason: fmt.Sprintf("%s: forming a gang of %d", t.Stage, n)}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -29,6 +30,8 @@ type keeper struct {
 	etag string
 	// until is when the ownership ends on the own clock unless renewed; 0 = not the owner.
 	until time.Duration
+	// decayed is when usage last decayed.
+	decayed time.Duration
 	// seen is the last foreign state and since when it has not changed.
 	seen  string
 	since time.Duration
@@ -42,7 +45,10 @@ func (k *keeper) own(ctx context.Context, usage map[string]float64) (owned, used
 		return true, false, nil
 	}
 	if k.until > 0 {
-		err := k.update(ctx, func(l *schemas.Ledger) { addUsage(l, usage) })
+		err := k.update(ctx, func(l *schemas.Ledger) { addUsage(l, usage, now-k.decayed) })
+		if err == nil {
+			k.decayed = now
+		}
 		return k.until > k.clock(), err == nil, err
 	}
 	data, info, err := k.objects.Get(ctx, schemas.LedgerKey(k.pool), maxLedgerBytes)
@@ -112,6 +118,9 @@ func (k *keeper) update(ctx context.Context, mutate func(*schemas.Ledger)) error
 		}
 	}
 	k.cur, k.etag, k.seen = next, etag, ""
+	if k.until == 0 {
+		k.decayed = start
+	}
 	k.until = start + k.ttl
 	if next.Owner == "" {
 		k.until = 0
@@ -130,7 +139,17 @@ func (k *keeper) release(ctx context.Context) error {
 	return k.update(ctx, func(l *schemas.Ledger) { l.Owner = releasedOwner })
 }
 
-func addUsage(l *schemas.Ledger, usage map[string]float64) {
+// usageHalfLife is how fast old usage is forgotten, so that a tenant that comes late is not served before all others for ever.
+const usageHalfLife = 24 * time.Hour
+
+// addUsage lets old usage decay over elapsed and adds the new.
+func addUsage(l *schemas.Ledger, usage map[string]float64, elapsed time.Duration) {
+	keep := math.Exp2(-elapsed.Hours() / usageHalfLife.Hours())
+	for tenant, v := range l.Usage {
+		if l.Usage[tenant] = v * keep; v < 1 {
+			delete(l.Usage, tenant)
+		}
+	}
 	for tenant, v := range usage {
 		if l.Usage == nil {
 			l.Usage = map[string]float64{}

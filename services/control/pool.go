@@ -198,7 +198,10 @@ func (p *pool) read(ctx context.Context, r *openRun, now time.Duration) error {
 		}
 		spec, err := schemas.DecodeSpec(data)
 		if err != nil {
-			p.c.log.Error("an open object is no spec", "key", r.key, "error", err)
+			if !r.broken {
+				p.c.log.Error("an open object is no spec", "key", r.key, "error", err)
+			}
+			r.broken, r.readAt = true, max(now, 1)
 			return nil
 		}
 		r.spec = spec
