@@ -233,3 +233,19 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte(`{"metadata":{"total_size":1},"weight_map":{"a":"model-1.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":"../x"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := parseIndex(b)
+		if err != nil {
+			return
+		}
+		for k, v := range m {
+			if v == "" || v != filepath.Base(v) {
+				t.Fatalf("accepted shard name %q of %q", v, k)
+			}
+		}
+	})
+}

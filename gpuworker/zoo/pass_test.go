@@ -367,3 +367,21 @@ func TestMergedAdapterEqualsAdapter(t *testing.T) {
 		t.Fatal("all logits are zero")
 	}
 }
+
+// TestMeasureIsExact: what the counting device says is what training takes.
+func TestMeasureIsExact(t *testing.T) {
+	for _, cfg := range []autograd.Config{{}, {Checkpoint: true}} {
+		f, err := objective.Measure(context.Background(), "", config(false), 3, 40, cfg, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, false, cfg, nil)
+		r.step(t, leaf(1, 3, 40))
+		if got := r.tape.Memory().Peak(); got != f.Activations {
+			t.Errorf("%+v: activations take %d bytes, measured %d", cfg, got, f.Activations)
+		}
+		if got := r.queue.Workspace(); got != f.Workspace {
+			t.Errorf("%+v: workspace takes %d bytes, measured %d", cfg, got, f.Workspace)
+		}
+	}
+}
