@@ -132,7 +132,7 @@ func (m *former) accept(ctx context.Context, ln net.Listener) {
 			continue
 		}
 		wg.Go(func() {
-			stop := context.AfterFunc(ctx, func() { tc.SetDeadline(time.Unix(1, 0)) })
+			stop := context.AfterFunc(ctx, func() { unblock(tc) })
 			rank, err := m.welcome(tc)
 			// Once stopped the deadline is not touched again, so that it cannot hit the calls that follow.
 			clean := stop()
@@ -147,6 +147,11 @@ func (m *former) accept(ctx context.Context, ln net.Listener) {
 	}
 }
 
+// unblock ends whatever waits for the connection.
+func unblock(c *net.TCPConn) {
+	_ = c.SetDeadline(time.Unix(1, 0)) // a closed connection blocks nobody
+}
+
 // settle readies an authenticated connection for frames.
 func settle(c *net.TCPConn) error {
 	return errors.Join(c.SetDeadline(time.Time{}), c.SetNoDelay(true),
@@ -155,7 +160,9 @@ func settle(c *net.TCPConn) error {
 
 // welcome is the accepting side of the handshake; it returns the rank of the other side.
 func (m *former) welcome(c *net.TCPConn) (int, error) {
-	c.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := c.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return 0, err
+	}
 	raw := make([]byte, helloBytes)
 	if _, err := io.ReadFull(c, raw); err != nil {
 		return 0, fmt.Errorf("cannot read a hello: %w", err)
@@ -191,7 +198,7 @@ func (m *former) dial(ctx context.Context, rank int) {
 		c, err := d.DialContext(ctx, "tcp", m.cfg.Addrs[rank])
 		if err == nil {
 			tc := c.(*net.TCPConn)
-			stop := context.AfterFunc(ctx, func() { tc.SetDeadline(time.Unix(1, 0)) })
+			stop := context.AfterFunc(ctx, func() { unblock(tc) })
 			err = m.greet(tc, rank)
 			clean := stop()
 			if err == nil && clean && settle(tc) == nil && m.add(rank, tc) {
@@ -211,7 +218,9 @@ func (m *former) dial(ctx context.Context, rank int) {
 
 // greet is the dialing side of the handshake.
 func (m *former) greet(c *net.TCPConn, rank int) error {
-	c.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := c.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return err
+	}
 	h := hello{generation: m.cfg.Generation, from: uint32(m.cfg.Rank), to: uint32(rank), world: uint32(len(m.cfg.Addrs)), run: m.run}
 	rand.Read(h.nonce[:])
 	raw := h.bytes()

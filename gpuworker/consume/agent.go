@@ -102,8 +102,10 @@ func (a *Agent) probe(ctx context.Context) error {
 	for told := false; ; told = true {
 		err := store.Probe(ctx, a.objects)
 		switch {
-		case err == nil, ctx.Err() != nil:
+		case err == nil:
 			return nil
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // asked to stop, which is no failure
 		case errors.Is(err, store.ErrUnsafe):
 			return schemas.Errorf(schemas.CodeStoreUnsafe, "", "cannot start the worker: %v", err).
 				WithHint("use a store with If-Match and If-None-Match on PUT, see tunefleet doctor")

@@ -2,6 +2,7 @@ package consume
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -79,7 +80,7 @@ func (p *processes) launch(logger *slog.Logger, trace string, ended func(doneNot
 		orderW.Close()
 		return nil, fmt.Errorf("cannot make a pipe: %w", err)
 	}
-	cmd := exec.Command(p.command[0], p.command[1:]...)
+	cmd := exec.CommandContext(context.Background(), p.command[0], p.command[1:]...) // ended by kill, which outlives the caller
 	cmd.Env = p.env
 	if trace != "" {
 		cmd.Env = append(cmd.Env[:len(cmd.Env):len(cmd.Env)], "TRACEPARENT="+trace)
@@ -299,7 +300,9 @@ func offer[T any](ch chan T, v T) {
 }
 
 // control passes a control word on.
-func (c *child) control(w schemas.Control) { c.orders.write(order{Control: &w}) }
+func (c *child) control(w schemas.Control) {
+	_ = c.orders.write(order{Control: &w}) // a rank that has ended obeys nothing; done tells why
+}
 
 // reportGrace is how long a rank that has reported may take to end: it flushes its telemetry.
 const reportGrace = 5 * time.Second

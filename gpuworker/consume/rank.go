@@ -115,6 +115,13 @@ func (r *rank) obey(o order) error {
 	return nil
 }
 
+// tell sends a notice that nothing depends on: when the agent is gone, the rank ends anyway.
+func (r *rank) tell(n notice) {
+	if err := r.out.write(n); err != nil {
+		r.logger.Debug("notice lost", "error", err)
+	}
+}
+
 // work runs the handler; closeGang ends the connections to the other ranks and is never nil.
 func (r *rank) work(ctx context.Context, o *startOrder) (done doneNotice, closeGang func()) {
 	closeGang = func() {}
@@ -141,11 +148,11 @@ func (r *rank) work(ctx context.Context, o *startOrder) (done doneNotice, closeG
 		if e.Generation == 0 {
 			e.Generation = generation
 		}
-		r.out.write(notice{Event: &e})
+		r.tell(notice{Event: &e})
 	}
 	t.Phase = func(name string, done, total int64) {
 		if r.phases.allow(name, done == total) {
-			r.out.write(notice{Phase: &phaseNotice{Name: name, Done: done, Total: total}})
+			r.tell(notice{Phase: &phaseNotice{Name: name, Done: done, Total: total}})
 		}
 	}
 	if o.Message.Kind == schemas.KindTrain {
@@ -210,7 +217,7 @@ func (r *rank) guard(ctx context.Context, h Handler, t *Task) (err error) {
 
 // join listens, waits for a generation and forms its mesh.
 func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (*Gang, *collective.TCP, error) {
-	ln, err := net.Listen("tcp", o.Bind)
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Bind)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot listen for the other ranks: %w", err)
 	}
@@ -254,7 +261,7 @@ func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (
 				return err
 			}
 			if now.Manifest != nil {
-				r.out.write(notice{Committed: now.Manifest})
+				r.tell(notice{Committed: now.Manifest})
 			}
 			return nil
 		},

@@ -144,24 +144,21 @@ func (s *seat) attempt(ctx context.Context, head *schemas.Head) {
 
 // awaitReady returns the address that the rank listens on.
 func (s *seat) awaitReady(ctx context.Context, c *child) (string, bool) {
-	for {
-		limit := time.NewTimer(s.a.cfg.FormTimeout)
-		select {
-		case addr := <-c.ready:
-			limit.Stop()
-			return addr, true
-		case d := <-c.done:
-			s.ended(ctx, d, nil)
-		case <-s.h.lost:
-		case <-s.a.draining:
-		case <-ctx.Done():
-		case <-limit.C:
-			s.log.Error("the rank process does not come up")
-			s.failed++
-		}
-		limit.Stop()
-		return "", false
+	limit := time.NewTimer(s.a.cfg.FormTimeout)
+	defer limit.Stop()
+	select {
+	case addr := <-c.ready:
+		return addr, true
+	case d := <-c.done:
+		s.ended(ctx, d, nil)
+	case <-s.h.lost:
+	case <-s.a.draining:
+	case <-ctx.Done():
+	case <-limit.C:
+		s.log.Error("the rank process does not come up")
+		s.failed++
 	}
+	return "", false
 }
 
 // offer registers the rank for the next generation, lets it form when this seat leads, and returns the HEAD whose generation the rank is a

@@ -151,7 +151,7 @@ func (l *lines) write(v any) error {
 	defer l.mu.Unlock()
 	if l.err == nil {
 		if d, ok := l.w.(interface{ SetWriteDeadline(time.Time) error }); ok && l.patience > 0 {
-			d.SetWriteDeadline(time.Now().Add(l.patience)) // a pipe without deadlines just blocks longer
+			_ = d.SetWriteDeadline(time.Now().Add(l.patience)) // a pipe without deadlines just blocks longer
 		}
 		_, l.err = l.w.Write(append(raw, '\n'))
 	}

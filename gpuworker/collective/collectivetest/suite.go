@@ -225,7 +225,7 @@ func lostPeer(t *testing.T, mk Make) {
 			if err := c.Barrier(ctx); err != nil {
 				for range 3 {
 					if again := c.AllGather(ctx, nil, make([][]byte, 3)); !errors.Is(again, collective.ErrPeerLost) {
-						return fmt.Errorf("a later call returned %v", again)
+						return fmt.Errorf("a later call did not return ErrPeerLost: %w", errors.Join(again))
 					}
 				}
 				return err
