@@ -143,16 +143,14 @@ var pii = []struct {
 	{"[IBAN]", regexp.MustCompile(`\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b`), validIBAN},
 	{"[CARD]", regexp.MustCompile(`\b\d(?:[ -]?\d){12,18}\b`), validLuhn},
 	{"[IP]", regexp.MustCompile(`\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b`), nil},
+	{"[NAME]", regexp.MustCompile(`\b(?:Mr|Mrs|Ms|Dr|Prof)\.? \p{Lu}\p{L}+(?: \p{Lu}\p{L}+)?`), nil},
 	{"[PHONE]", regexp.MustCompile(`(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?|\b\d{2,4}[ .-])\d{3,4}[ .-]\d{3,4}\b`), nil},
 }
 
-// MaskPII replaces e-mail addresses, IBANs and card numbers (with valid checksums), IP addresses and phone numbers by their kind, and counts
-// them.
+// MaskPII replaces e-mail addresses, IBANs and card numbers (with valid checksums), IP addresses, names after a title and phone numbers by
+// their kind, and counts them.
 func MaskPII(s string) (string, int) {
 	n := 0
-	if !strings.ContainsAny(s, "@0123456789") {
-		return s, 0
-	}
 	for _, p := range pii {
 		s = p.re.ReplaceAllStringFunc(s, func(m string) string {
 			if p.check != nil && !p.check(m) {

@@ -1,0 +1,127 @@
+package data
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+func sampleShard(t testing.TB, seqs []Sequence) []byte {
+	t.Helper()
+	w := NewShardWriter()
+	for _, s := range seqs {
+		if err := w.Add(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := w.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestShardKeepsSequences(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var seqs []Sequence
+		for range rapid.IntRange(0, 6).Draw(rt, "n") {
+			ids := rapid.SliceOfN(rapid.Int32Range(0, 70000), 1, 30).Draw(rt, "ids")
+			s := Sequence{IDs: ids, Labels: slices.Clone(ids)}
+			for i := range s.Labels {
+				if rapid.Bool().Draw(rt, "ignore") {
+					s.Labels[i] = IgnoreLabel
+				}
+			}
+			if k := len(ids); k > 1 && rapid.Bool().Draw(rt, "docs") {
+				s.Docs = []int32{0, int32(rapid.IntRange(1, k-1).Draw(rt, "cut")), int32(k)}
+			}
+			seqs = append(seqs, s)
+		}
+		b := sampleShard(t, seqs)
+		if again := sampleShard(t, seqs); !bytes.Equal(b, again) {
+			rt.Fatal("the same sequences gave other bytes")
+		}
+		s, err := OpenShard(bytes.NewReader(b), int64(len(b)), "s")
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if err := s.Verify(); err != nil {
+			rt.Fatal(err)
+		}
+		if s.Len() != len(seqs) {
+			rt.Fatalf("%d sequences, want %d", s.Len(), len(seqs))
+		}
+		for i, want := range seqs {
+			got, err := s.Sequence(i)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			if !slices.Equal(got.IDs, want.IDs) || !slices.Equal(got.Labels, want.Labels) || !slices.Equal(got.Docs, want.Docs) {
+				rt.Fatalf("sequence %d is %v, want %v", i, got, want)
+			}
+			if s.LabelTokens(i) != int64(want.Trained()) || s.Length(i) != len(want.IDs) {
+				rt.Fatalf("index of %d says %d labels of %d", i, s.LabelTokens(i), s.Length(i))
+			}
+		}
+	})
+}
+
+func TestShardRefusesDamage(t *testing.T) {
+	ids := []int32{5, 6, 7, 8}
+	b := sampleShard(t, []Sequence{{IDs: ids, Labels: ids}, {IDs: ids[:2], Labels: ids[:2], Docs: []int32{0, 1, 2}}})
+	open := func(b []byte) error {
+		s, err := OpenShard(bytes.NewReader(b), int64(len(b)), "x.shard")
+		if err != nil {
+			return err
+		}
+		return s.Verify()
+	}
+	if err := open(b); err != nil {
+		t.Fatal(err)
+	}
+	for i := range b {
+		c := slices.Clone(b)
+		c[i] ^= 0x41
+		if err := open(c); err == nil && c[i] != ' ' && b[i] != ' ' {
+			t.Errorf("damage of byte %d was not seen", i)
+		}
+	}
+	for _, n := range []int{0, 4, 12, len(b) - 1} {
+		if err := open(b[:n]); !schemas.IsCode(err, schemas.CodeData) {
+			t.Errorf("cut to %d bytes: %v", n, err)
+		}
+	}
+	w := NewShardWriter()
+	for _, s := range []Sequence{{}, {IDs: ids, Labels: ids[:1]}, {IDs: ids, Labels: ids, Docs: []int32{0, 3}}, {IDs: ids, Labels: ids, Docs: []int32{0, 2, 2, 4}}} {
+		if err := w.Add(s); err == nil {
+			t.Errorf("sequence %v was taken", s)
+		}
+	}
+}
+
+func FuzzOpenShard(f *testing.F) {
+	ids := []int32{1, 2, 3}
+	good := sampleShard(f, []Sequence{{IDs: ids, Labels: ids}, {IDs: ids, Labels: ids, Docs: []int32{0, 1, 3}}})
+	f.Add(good)
+	f.Add(good[:20])
+	f.Add([]byte(shardMagic + "\x02\x00\x00\x00{}"))
+	huge := slices.Clone(good)
+	binary.LittleEndian.PutUint32(huge[8:], 1<<31)
+	f.Add(huge)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := OpenShard(bytes.NewReader(b), int64(len(b)), "f")
+		if err != nil {
+			return
+		}
+		for i := range s.Len() {
+			if q, err := s.Sequence(i); err == nil && len(q.IDs) != s.Length(i) {
+				t.Fatalf("sequence %d has %d ids, its index says %d", i, len(q.IDs), s.Length(i))
+			}
+		}
+	})
+}
