@@ -42,6 +42,7 @@ func ended(h *schemas.Head) bool { return h.State.Terminal() }
 
 // TestLosingTheStreamLosesNoRun wipes the broker's data under a running gang and under a stage whose messages are queued.
 func TestLosingTheStreamLosesNoRun(t *testing.T) {
+	t.Parallel()
 	c, s := cell(t, nil, "worker-1", "worker-2")
 	spec := chaostest.Spec(chaostest.Options{Steps: 150, CommitEvery: 10, StepDelayMS: 10, EvalSlices: 2})
 	submit(t, s, spec)
@@ -63,6 +64,7 @@ func TestLosingTheStreamLosesNoRun(t *testing.T) {
 
 // TestSigtermCommitsAndGivesTheSeatBack drains a worker process midway between two far commits: no step is repeated.
 func TestSigtermCommitsAndGivesTheSeatBack(t *testing.T) {
+	t.Parallel()
 	c, s := cell(t, nil, "worker-1", "worker-2")
 	spec := chaostest.Spec(chaostest.Options{Steps: 200, CommitEvery: 100_000, StepDelayMS: 10})
 	submit(t, s, spec)
@@ -84,6 +86,7 @@ func TestSigtermCommitsAndGivesTheSeatBack(t *testing.T) {
 // TestFrozenWorkerIsReplacedAndFenced freezes an agent (SIGSTOP), as a hanging host does, while its rank trains on: the gang goes on with
 // another, and the frozen one, woken up, touches nothing.
 func TestFrozenWorkerIsReplacedAndFenced(t *testing.T) {
+	t.Parallel()
 	c, s := cell(t, nil, "worker-1", "worker-2")
 	spec := chaostest.Spec(chaostest.Options{Steps: 150, CommitEvery: 10, StepDelayMS: 10})
 	submit(t, s, spec)
@@ -124,6 +127,7 @@ func awaitStep(t *testing.T, s *connect.Services, spec *schemas.RunSpec, step in
 
 // TestOneTraceFollowsTheRun exports the spans of all processes to one collector: submitter, control, agents and ranks share a trace.
 func TestOneTraceFollowsTheRun(t *testing.T) {
+	t.Parallel()
 	sink := otlptest.Start(t)
 	_, s := cell(t, sink.Env(), "worker-1", "worker-2")
 	spec := chaostest.Spec(chaostest.Options{Steps: 20, CommitEvery: 10, EvalSlices: 1})

@@ -165,6 +165,7 @@ func submit(t *testing.T, s *connect.Services, spec *schemas.RunSpec) {
 // TestKill9 kills processes with SIGKILL at random moments of a two-seat run: it ends, every step counts once in the final lineage, and
 // the result is that of an undisturbed run.
 func TestKill9(t *testing.T) {
+	t.Parallel()
 	n := *kills
 	if os.Getenv("TUNEFLEET_TEST_FULL") != "" {
 		n = max(n, 20)
