@@ -51,6 +51,8 @@ type pool struct {
 	keeper *keeper
 
 	runs map[string]*openRun
+	// keys are the keys of runs in order, as of the last listing.
+	keys []string
 	// listedAt and listCost pace the listing of open objects.
 	listedAt time.Duration
 	listCost time.Duration
@@ -76,7 +78,7 @@ func newPool(c *Control, name string) *pool {
 
 // forget drops what was remembered: another replica may have changed everything.
 func (p *pool) forget() {
-	p.runs = map[string]*openRun{}
+	p.runs, p.keys = map[string]*openRun{}, nil
 	p.dirty, p.listedAt, p.boot, p.bootSince = true, 0, "", 0
 }
 
@@ -143,6 +145,7 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 			delete(p.runs, key)
 		}
 	}
+	p.keys = slices.Sorted(maps.Keys(p.runs))
 	p.listedAt, p.listCost, p.dirty = p.c.clock(), p.c.clock()-now, false
 	return nil
 }
@@ -156,17 +159,17 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 			r.readAt = 0
 		}
 	}
-	keys := slices.Sorted(maps.Keys(p.runs))
 	var read []*openRun
 	first, again := maxReads, maxRechecks
 	pause := 2 * time.Second
 	if poked {
 		pause = 50 * time.Millisecond
 	}
-	for i := range keys {
-		n := (i + p.cursor) % len(keys)
-		r := p.runs[keys[n]]
+	for i := range p.keys {
+		n := (i + p.cursor) % len(p.keys)
+		r := p.runs[p.keys[n]]
 		switch {
+		case r == nil: // closed since the listing
 		case r.readAt == 0:
 			if first--; first < 0 {
 				continue
@@ -233,9 +236,9 @@ func (p *pool) view(ctx context.Context) (*View, error) {
 	pools := map[string]bool{p.name: true}
 	queued := 0
 	var runs []*openRun
-	for _, key := range slices.Sorted(maps.Keys(p.runs)) {
+	for _, key := range p.keys {
 		r := p.runs[key]
-		if r.spec == nil || r.readAt == 0 || r.broken {
+		if r == nil || r.spec == nil || r.readAt == 0 || r.broken {
 			continue
 		}
 		if r.head == nil {

@@ -1,0 +1,100 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/lease"
+	"github.com/tunefleet/tunefleet/services/lease/memlease"
+	"github.com/tunefleet/tunefleet/services/queue/memq"
+	"github.com/tunefleet/tunefleet/services/store"
+	"github.com/tunefleet/tunefleet/services/store/memstore"
+)
+
+// backlog stores n open runs with one train stage each.
+func backlog(tb testing.TB, objects store.Objects, n int) {
+	tb.Helper()
+	for i := range n {
+		s := trainSpec(fmt.Sprintf("run%07d", i), 1+i%3, 1, 1)
+		s.Tenant = fmt.Sprintf("tenant%d", i%7)
+		data, err := json.Marshal(s)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if _, err := objects.Put(context.Background(), schemas.OpenKey("cpu", s.Priority, s.Tenant, s.ID), data, store.Condition{}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+func newTestPool(tb testing.TB, objects store.Objects, workers int) *pool {
+	tb.Helper()
+	leases, work := memlease.New(), memq.New(0)
+	for i := range workers {
+		name := fmt.Sprint("w", i)
+		if err := leases.Register(context.Background(), lease.Worker{Name: name, Incarnation: name, Pool: "cpu"}, time.Hour); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if err := work.Ensure(context.Background(), map[string]int{"cpu": workers}); err != nil {
+		tb.Fatal(err)
+	}
+	c, err := New(objects, work, leases, Config{Name: "c"})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return newPool(c, "cpu")
+}
+
+// TestBacklogIsReadInSteps: a long backlog is taken up at a bounded pace, and the first runs start before all of it is known.
+func TestBacklogIsReadInSteps(t *testing.T) {
+	objects := memstore.New()
+	backlog(t, objects, 1000)
+	p := newTestPool(t, objects, 2)
+	known := func() (n int) {
+		for _, r := range p.runs {
+			if r.spec != nil {
+				n++
+			}
+		}
+		return n
+	}
+	started := 0
+	for i := range 7 {
+		before := known()
+		if _, err := p.tick(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if n := known() - before; n > maxReads {
+			t.Fatalf("%d runs were read in one tick", n)
+		}
+		for _, r := range p.runs {
+			if r.head != nil && len(r.head.Seats) > 0 && started == 0 {
+				started = i + 1
+			}
+		}
+	}
+	if known() != 1000 || started == 0 || started > 4 {
+		t.Fatalf("%d runs are known, the first started in tick %d", known(), started)
+	}
+}
+
+func BenchmarkTick(b *testing.B) {
+	objects := memstore.New()
+	backlog(b, objects, 20000)
+	p := newTestPool(b, objects, 0)
+	for range 140 {
+		if _, err := p.tick(b.Context(), false); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		if _, err := p.tick(b.Context(), false); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
