@@ -1,0 +1,48 @@
+package train
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/collective"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/hostile"
+)
+
+// TestOnTheHostileBackend: training, commits and resuming with two ZeRO-3 ranks on a backend whose memory Go cannot touch and whose
+// queues run behind the caller, interrupted after a step, gives the bits of one rank on the CPU, whichever backend goes on.
+func TestOnTheHostileBackend(t *testing.T) {
+	so, err := hostile.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range []string{"full", "lora"} {
+		stage := toyStage("train", method)
+		stage.Train.Epochs, stage.Train.Steps = 0, 5
+		undisturbed := newFleet(t, stage)
+		want := undisturbed.complete("train", 1).StateHash
+		losses := undisturbed.losses()
+		for name, backends := range map[string][2]string{"hostile": {so, so}, "hostile, then CPU": {so, ""}, "CPU, then hostile": {"", so}} {
+			t.Run(method+"/"+name, func(t *testing.T) {
+				f := newFleet(t, stage)
+				for r, err := range f.generation("train", plan{world: 2, killAt: 3, kill: 1, opts: Options{Backend: backends[0]}}) {
+					if !errors.Is(err, collective.ErrPeerLost) {
+						t.Fatalf("rank %d: %v, want a lost peer", r, err)
+					}
+				}
+				for r, err := range f.generation("train", plan{world: 2, opts: Options{Backend: backends[1]}}) {
+					if err != nil {
+						t.Fatalf("rank %d: %v", r, err)
+					}
+				}
+				if m := f.manifest(); !m.Final || m.StateHash != want {
+					t.Error("weights differ from those of one rank on the CPU")
+				}
+				for i, l := range f.losses() {
+					if l != losses[i] {
+						t.Errorf("step %d has loss %v, on the CPU %v", i+1, l, losses[i])
+					}
+				}
+			})
+		}
+	}
+}
