@@ -86,9 +86,13 @@ func Parse(ctx context.Context, file string, data []byte, opt Options) (*Resolve
 			return nil, err
 		}
 	}
-	c := &collector{dir: filepath.Dir(file), seen: map[string]schemas.File{}}
-	if file == "-" {
-		c.dir = "."
+	c := &collector{dir: ".", seen: map[string]schemas.File{}}
+	if file != "-" {
+		c.dir = filepath.Dir(file)
+	}
+	// Absolute, because the embedded object store changes the process's working folder.
+	if c.dir, err = filepath.Abs(c.dir); err != nil {
+		return nil, schemas.Errorf(schemas.CodeInvalid, file, "cannot find the configuration's folder: %v", err)
 	}
 	p := &problems{file: file}
 	switch form := formOf(root); form {

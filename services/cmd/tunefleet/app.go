@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -101,6 +102,14 @@ func (a *app) root() *cobra.Command {
 			}
 			return unknownCommand(cmd, args[0])
 		},
+	}
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		// The embedded object store changes the process's working folder: paths are made absolute before it starts.
+		var err error
+		if a.dataDir != "" {
+			a.dataDir, err = filepath.Abs(a.dataDir)
+		}
+		return err
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.server, "server", os.Getenv("TUNEFLEET_SERVER"), "address of the API server (or TUNEFLEET_SERVER); default: the embedded one of --dir")
@@ -234,6 +243,9 @@ func version() string {
 		return "unknown"
 	}
 	v := info.Main.Version
+	if v == "" || v == "(devel)" {
+		v = "devel"
+	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" && len(s.Value) >= 12 && !strings.Contains(v, s.Value[:12]) {
 			v += " " + s.Value[:12]

@@ -17,6 +17,7 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/api/client"
 	"github.com/tunefleet/tunefleet/services/config"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 func (a *app) submitCommand() *cobra.Command {
@@ -81,14 +82,26 @@ func (a *app) applyTenant(cmd *cobra.Command, s *schemas.RunSpec) {
 }
 
 // submit uploads the inputs that the server does not have and hands the spec in.
-func (a *app) submit(ctx context.Context, cl *client.Client, r *config.Resolved) (*schemas.SubmitReply, error) {
+func (a *app) submit(ctx context.Context, cl *client.Client, r *config.Resolved) (reply *schemas.SubmitReply, err error) {
+	shutdown, err := telemetry.Setup(ctx, "producer", version())
+	if err != nil {
+		return nil, err
+	}
+	ctx, span := telemetry.Tracer().Start(ctx, telemetry.SpanSubmit)
+	defer func() {
+		telemetry.End(span, err)
+		if serr := shutdown(context.WithoutCancel(ctx)); serr != nil {
+			a.say("telemetry was not flushed: %v", serr)
+		}
+	}()
+	// The run's trace begins here: control and workers go on with it.
+	r.Spec.TraceParent = telemetry.TraceParent(ctx)
 	for _, in := range r.Inputs {
 		if err := cl.Upload(ctx, r.Spec.Tenant, in.File, in.Open); err != nil {
 			return nil, fmt.Errorf("cannot upload %s: %w", in.Local, err)
 		}
 	}
-	reply, err := cl.Submit(ctx, r.Spec)
-	if err != nil {
+	if reply, err = cl.Submit(ctx, r.Spec); err != nil {
 		return nil, err
 	}
 	word := "submitted"

@@ -70,8 +70,12 @@ func (a *app) train(ctx context.Context, r *config.Resolved) error {
 		return schemas.Errorf(schemas.CodeUsage, "report_to", "otlp needs a collector").WithHint("set OTEL_EXPORTER_OTLP_ENDPOINT, e.g. http://localhost:4318")
 	}
 	// What cannot be written is found out before the training, not after it.
-	for _, dir := range []string{r.Output, r.Logs} {
-		if err := writable(dir); err != nil {
+	for _, dir := range []*string{&r.Output, &r.Logs} {
+		var err error
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return diskError(*dir, err)
+		}
+		if err := writable(*dir); err != nil {
 			return err
 		}
 	}
@@ -161,7 +165,8 @@ func worldMin(s *schemas.RunSpec) int {
 	return n
 }
 
-// followTraining follows the run and writes trainer_log.jsonl as it goes. Ctrl-C cancels: nothing would be left to do the work.
+// followTraining follows the run and writes trainer_log.jsonl as it goes. Ctrl-C, or a log that cannot
+// be written, cancels the run: nothing would be left to do the work.
 func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run string, r *config.Resolved) error {
 	log, err := newTrainerLog(r.Logs, r.Output, trainStage(r.Spec))
 	if err != nil {
@@ -192,15 +197,15 @@ func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run
 		show.close()
 	}
 	err = errors.Join(err, log.close())
-	if errors.Is(err, context.Canceled) {
+	if err != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		if _, cerr := cl.Act(cctx, tenant, run, schemas.RunCancel); cerr != nil {
+		if _, cerr := cl.Act(cctx, tenant, run, schemas.RunCancel); cerr != nil && !schemas.IsCode(cerr, schemas.CodeConflict) {
 			a.say("run %s could not be cancelled: %v", run, cerr)
 		}
-		return schemas.Errorf(schemas.CodeInterrupted, run, "interrupted; the run was cancelled")
-	}
-	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			return schemas.Errorf(schemas.CodeInterrupted, run, "interrupted; the run was cancelled")
+		}
 		return err
 	}
 	return ended(run, final)

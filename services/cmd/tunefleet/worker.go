@@ -22,6 +22,7 @@ import (
 
 func (a *app) workerCommand() *cobra.Command {
 	cfg := consume.Config{Devices: 1}
+	var wait time.Duration
 	c := &cobra.Command{
 		Use: "worker", Short: "Run a worker: pull work of a pool and do it",
 		Long: "Worker pulls messages of its pool until it is told to stop (SIGTERM drains: the gang commits first). It talks to the servers of\n" +
@@ -49,7 +50,7 @@ func (a *app) workerCommand() *cobra.Command {
 					log.Debug("telemetry was not flushed", "error", err)
 				}
 			}()
-			back, err := openBackends(ctx, where, "tunefleet-worker", time.Minute, log)
+			back, err := openBackends(ctx, where, "tunefleet-worker", wait, log)
 			if err != nil {
 				return err
 			}
@@ -70,6 +71,7 @@ func (a *app) workerCommand() *cobra.Command {
 	f.IntVar(&cfg.Threads, "threads", 0, "CPU threads of the rank process (0: all)")
 	f.StringVar(&cfg.Bind, "bind", "127.0.0.1:0", "address that ranks listen on for their gang")
 	f.StringVar(&cfg.Advertise, "advertise", "", "host that other ranks reach this one under (default: that of --bind)")
+	f.DurationVar(&wait, "wait", time.Minute, "how long to wait for the servers at the start")
 	f.StringVar(&cfg.Dir, "scratch", "", "scratch folder (default: in the system's temporary folder)")
 	return c
 }
