@@ -38,10 +38,12 @@ type BenchOptions struct {
 
 // BenchResult is what the bench driver reads.
 type BenchResult struct {
-	Name            string    `json:"name"`
-	Version         string    `json:"version,omitempty"`
-	Threads         int       `json:"threads"`
-	Parameters      int64     `json:"parameters"`
+	Name       string `json:"name"`
+	Version    string `json:"version,omitempty"`
+	Threads    int    `json:"threads"`
+	Parameters int64  `json:"parameters"`
+	// ReadyS is the time until the first step began, FirstStepS until it ended.
+	ReadyS          float64   `json:"ready_s"`
 	FirstStepS      float64   `json:"first_step_s"`
 	StepS           []float64 `json:"step_s"`
 	TokensPerSecond float64   `json:"tokens_per_second"`
@@ -130,6 +132,9 @@ func Bench(ctx context.Context, o BenchOptions) (*BenchResult, error) {
 	cfg := optim.Config{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1}
 	for step := range o.Steps + 1 {
 		start := time.Now()
+		if step == 0 {
+			res.ReadyS = time.Since(o.ProcessStart).Seconds()
+		}
 		b := randomBatch(o, m.Info().Vocab, uint64(step))
 		r, err := objective.Backward(ctx, tape, m, b, b.LabelTokens())
 		if err != nil {

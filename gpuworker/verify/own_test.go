@@ -11,6 +11,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
@@ -24,14 +26,17 @@ const ownConfig = `{"architectures":["LlamaForCausalLM"],"model_type":"llama","h
 "rope_theta":10000.0,"tie_word_embeddings":false}`
 
 // ownReference makes the reference model of this package's own fixture.
-func ownReference(t *testing.T) *refModel {
+func ownReference(t *testing.T) *refModel { return reference(t, ownConfig) }
+
+// reference draws the weights of a configuration.
+func reference(t *testing.T, config string) *refModel {
 	t.Helper()
 	m := &refModel{w: map[string][]float64{}}
-	if err := json.Unmarshal([]byte(ownConfig), &m.c); err != nil {
+	if err := json.Unmarshal([]byte(config), &m.c); err != nil {
 		t.Fatal(err)
 	}
 	m.c = m.c.WithDefaults()
-	model, err := zoo.New([]byte(ownConfig))
+	model, err := zoo.New([]byte(config))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,6 +285,70 @@ func TestOwnFixtureOnHostileBackend(t *testing.T) {
 		}
 		for _, f := range []string{goldenName, "full_adamw/final.safetensors", "lora/final/adapter_model.safetensors"} {
 			sameFile(t, cpu, bad, f)
+		}
+	}
+}
+
+// TestOddShapes: sizes that are multiples of nothing, against the float64 reference; gradients at single elements of every tensor.
+func TestOddShapes(t *testing.T) {
+	const config = `{"architectures":["LlamaForCausalLM"],"hidden_size":42,"intermediate_size":74,"num_hidden_layers":3,"num_attention_heads":6,
+"num_key_value_heads":3,"head_dim":10,"vocab_size":307,"max_position_embeddings":64,"rms_norm_eps":1e-6}`
+	m := reference(t, config)
+	model, err := zoo.New([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var es []safetensors.Entry
+	for _, p := range nn.Params(model.Root()) {
+		es = append(es, safetensors.Entry{Name: p.Name, Shape: p.Shape, Float32: f32(m.w[p.Name])})
+	}
+	writeOwn(t, dir, "model.safetensors", es)
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	s, err := openSession(context.Background(), root, Options{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	b := refBatch(rand.New(rand.NewPCG(1, 2)), 2, 37, 307)
+	_, _, logits := m.loss(b)
+	got, err := s.logits(context.Background(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row := l2("logits", got, f32(slices.Concat(logits...)), func(i int) bool { return b.mask[i/307] == 1 }, 1e-5, 0); !row.OK {
+		t.Errorf("logits: %g of %g", row.Error, row.Limit)
+	}
+	if _, err := objective.Backward(context.Background(), s.tape, s.model, b.leaf(), int64(b.shiftedTokens())); err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(4, 4))
+	for _, p := range s.trainable() {
+		g, err := nn.Read(s.queue, p.Grad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		norm := 0.0
+		for _, v := range g {
+			norm = max(norm, math.Abs(float64(v)))
+		}
+		w, i := m.w[p.Name], rng.IntN(len(g))
+		const eps = 1e-4
+		v := w[i]
+		w[i] = v + eps
+		up, _, _ := m.loss(b)
+		w[i] = v - eps
+		down, _, _ := m.loss(b)
+		w[i] = v
+		if want := (up - down) / (2 * eps); math.Abs(want-float64(g[i])) > 1e-4*norm+1e-8 {
+			t.Errorf("%s[%d]: gradient %g, central difference %g", p.Name, i, g[i], want)
 		}
 	}
 }
