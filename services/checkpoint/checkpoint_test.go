@@ -213,6 +213,10 @@ func TestCommitIsIdempotentAndChecksParts(t *testing.T) {
 	if err != nil || again.Rev != first.Rev {
 		t.Fatalf("a second commit of the same manifest gave revision %d after %d: %v", again.Rev, first.Rev, err)
 	}
+	m.Final = true
+	if _, err := heads.Commit(t.Context(), m); !schemas.IsCode(err, schemas.CodeConflict) {
+		t.Fatalf("a commit became final after the fact: %v", err)
+	}
 	m = storeParts(t, faulty, 6, 1, 1)
 	m.Parts[0].Bytes += 4
 	if _, err := heads.Commit(t.Context(), m); err == nil || !strings.Contains(err.Error(), m.Parts[0].Key) {
@@ -402,7 +406,9 @@ func TestCorruptPartWalksBack(t *testing.T) {
 			if !errors.As(err, &bad) || bad.Key != key || !schemas.IsCode(err, schemas.CodeVerify) {
 				t.Fatalf("got %v", err)
 			}
-			head, err = heads.EndGeneration(t.Context(), tenant, run, 1, schemas.CauseApplication, bad.Info())
+			// The error reaches the agent wrapped, and loses its place.
+			info := schemas.AsErrorInfo(fmt.Errorf("cannot resume: %w", err))
+			head, err = heads.EndGeneration(t.Context(), tenant, run, 1, schemas.CauseApplication, info)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -35,6 +35,9 @@ func (h *Heads) Commit(ctx context.Context, m *schemas.Manifest) (*schemas.Head,
 		return nil, err
 	}
 	if head.Manifest != nil && head.Manifest.Key == key {
+		if head.Manifest.Final != m.Final {
+			return nil, schemas.Errorf(schemas.CodeConflict, key, "step %d is committed already, with final: %v", m.Step, head.Manifest.Final)
+		}
 		return head, nil
 	}
 	m.Version, m.Parent, m.Created = 1, head.Manifest, h.cfg.Now()

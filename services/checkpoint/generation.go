@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -68,7 +69,7 @@ func endedGeneration(head *schemas.Head, generation uint64) bool {
 
 // EndGeneration records why a generation ended and takes its members out of HEAD. It is idempotent. CodeFenced when HEAD has moved on.
 //
-// When cause names a corrupt checkpoint (CodeVerify with the manifest's key as its place, see CorruptError), HEAD goes back to the
+// When info names the checkpoint of HEAD as corrupt (CodeVerify with the manifest's key, see CorruptError), HEAD goes back to the
 // parent commit, mints a generation and records the end as infrastructure.
 func (h *Heads) EndGeneration(ctx context.Context, tenant, run string, generation uint64, cause schemas.Cause, info *schemas.ErrorInfo) (*schemas.Head, error) {
 	if info != nil && info.Code == schemas.CodeVerify {
@@ -95,7 +96,8 @@ func (h *Heads) walkBack(ctx context.Context, tenant, run string, generation uin
 	if err != nil {
 		return nil, err
 	}
-	if head.Manifest == nil || head.Manifest.Key != info.Place {
+	// An error that was wrapped on its way keeps its text only.
+	if head.Manifest == nil || head.Manifest.Key != info.Place && !strings.Contains(info.Message, head.Manifest.Key) {
 		return nil, errNotCorrupt
 	}
 	bad := *head.Manifest
