@@ -3,6 +3,8 @@
 
 /* Floats of b packed at once. */
 #define PACK_FLOATS (4 << 20)
+/* Up to so many rows, packing all of b first does not pay. */
+#define FEW_ROWS 48
 
 static int64_t pass_cols(int64_t n, int64_t k) {
   int64_t cols = PACK_FLOATS / tf_max(k, 1) / TF_PACK_COLS * TF_PACK_COLS;
@@ -15,6 +17,17 @@ int64_t tf_gemm_pack_bytes(int64_t n, int64_t k) { return pass_cols(n, k) * tf_m
 void tf_gemm_exec(tf_device *d, tf_gemm_job *j) {
   if (j->m == 0 || j->n == 0) return;
   j->dev = d;
+  if (j->m <= FEW_ROWS) {
+    j->n0 = 0;
+    j->nn = j->n;
+    int64_t tasks = tf_ceil_div(j->n, TF_PACK_COLS);
+    if (d->threads > 1 && tasks > 1 && j->n * j->k > 1 << 15) {
+      tf_pool_run(d->pool, tasks, d->k->gemm_run_few, j);
+    } else {
+      for (int64_t t = 0; t < tasks; t++) d->k->gemm_run_few(j, t, 0);
+    }
+    return;
+  }
   int64_t cols = pass_cols(j->n, j->k), mr = d->k->mr;
   for (j->n0 = 0; j->n0 < j->n; j->n0 += cols) {
     j->nn = tf_min(cols, j->n - j->n0);
@@ -43,7 +56,8 @@ void tf_gemm_exec(tf_device *d, tf_gemm_job *j) {
 
 int64_t cpu_gemm_ws(const tf_gemm *p) {
   int r = p->b.rank;
-  return r < 2 || r > 3 ? 0 : tf_gemm_pack_bytes(p->b.dim[r - 1], p->b.dim[r - 2]);
+  if (r < 2 || r > 3 || (p->c.rank == r && p->c.dim[r - 2] <= FEW_ROWS)) return 0;
+  return tf_gemm_pack_bytes(p->b.dim[r - 1], p->b.dim[r - 2]);
 }
 
 static tf_status operand(tf_queue *q, const tf_tensor *t, const char *name, int rank) {

@@ -14,7 +14,7 @@ static void attn_pack_block(const float *x, int64_t ld, int64_t rows, int64_t r0
   if (rowp) pack_a(x + r0 * ld, ld, 1, n, d, rowp + r0 * d);
   if (colp)
     for (int64_t c = 0; c < d; c += TF_MR)
-      pack_panel(x + r0 * ld + c, 1, ld, tf_min(TF_MR, d - c), n, colp + c * len + r0 * TF_MR, TF_MR);
+      pack_rows(x + r0 * ld + c, 1, ld, tf_min(TF_MR, d - c), n, colp + c * len + r0 * TF_MR);
 }
 
 static inline const float *head_of(const tf_tensor *t, int64_t b, int64_t h) {
@@ -63,19 +63,30 @@ static void write_rows(const float *t, int64_t d, int64_t lanes, const float *sc
   }
 }
 
+/* How products become scores, for one head. */
+typedef struct {
+  v16 scale, slope, cap, inv_cap;
+  int capped, alibi;
+} scoring;
+
+V1 scoring scoring_of(const tf_attn_job *j, int64_t h) {
+  float cap = j->p->softcap;
+  return (scoring){v_set1(j->p->scale), v_set1(j->alibi ? j->alibi[h] : 0), v_set1(cap), v_set1(cap > 0 ? 1.0f / cap : 0), cap > 0, j->alibi != NULL};
+}
+
 /* From a product q.k to the score; rel is key minus query position. */
-V1 v16 score(const tf_attn_job *j, v16 x, v16 scale, v16 slope, v16 rel) {
-  x = v_mul(x, scale);
-  if (j->p->softcap > 0) x = v_mul(v_set1(j->p->softcap), v_tanh(v_mul(x, v_set1(1.0f / j->p->softcap))));
-  if (j->alibi) x = v_fma(slope, rel, x);
+V1 v16 score(const scoring *c, v16 x, v16 rel) {
+  x = v_mul(x, c->scale);
+  if (c->capped) x = v_mul(c->cap, v_tanh(v_mul(x, c->inv_cap)));
+  if (c->alibi) x = v_fma(c->slope, rel, x);
   return x;
 }
 
 /* The derivative of softcap at the score (ALiBi taken off again). */
-V1 v16 cap_grad(const tf_attn_job *j, v16 ds, v16 s, v16 slope, v16 rel) {
-  if (j->p->softcap <= 0) return ds;
-  if (j->alibi) s = v_fma(v_neg(slope), rel, s);
-  v16 u = v_mul(s, v_set1(1.0f / j->p->softcap));
+V1 v16 cap_grad(const scoring *c, v16 ds, v16 s, v16 rel) {
+  if (!c->capped) return ds;
+  if (c->alibi) s = v_fma(v_neg(c->slope), rel, s);
+  v16 u = v_mul(s, c->inv_cap);
   return v_mul(ds, v_fma(v_neg(u), u, v_set1(1.0f)));
 }
 
@@ -123,13 +134,13 @@ static void k_attn_fwd(void *arg, int64_t task, int thread) {
   int64_t len = j->tk + TF_ATTN_PAD, dk = j->dk, dv = j->dv;
   const float *ka = j->ka + kv * len * dk, *vt = j->vt + kv * len * (dv + TF_ATTN_PAD);
   float *qp = tf_scratch(j->dev, thread), *s = qp + dk * NR, *o = s + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
-  v16 scale = v_set1(j->p->scale), slope = v_set1(j->alibi ? j->alibi[h] : 0);
+  const scoring sc = scoring_of(j, h);
   int64_t end = tf_min(j->tq, (task % qt + 1) * TF_ATTN_LANES);
   for (int64_t q0 = task % qt * TF_ATTN_LANES; q0 < end; q0 += NR) {
     int64_t n = tf_min(NR, end - q0), qs = j->p->q.stride[1];
     lanes_q w;
     query_lanes(j, b, q0, n, &w);
-    pack_panel(head_of(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp, NR);
+    pack_cols(head_of(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp);
     v16 m[NG], l[NG];
     for (int g = 0; g < NG; g++) {
       m[g] = v_set1(j->sinks ? j->sinks[h] : LOW);
@@ -144,7 +155,7 @@ static void k_attn_fwd(void *arg, int64_t task, int thread) {
         v16 pos = v_ld(w.pos + 16 * g), mx = m[g];
         for (int64_t i = 0; i < kn; i++) {
           float *si = s + i * NR + 16 * g;
-          v16 x = score(j, v_ld(si), scale, slope, v_sub(v_set1((float)(j0 + i)), pos));
+          v16 x = score(&sc, v_ld(si), v_sub(v_set1((float)(j0 + i)), pos));
           if (partial) x = masked(x, &w, g, j0 + i, j->key_mask && !j->key_mask[b * j->tk + j0 + i]);
           v_st(si, x);
           mx = v_max(mx, x);
@@ -211,7 +222,6 @@ static void k_attn_bwd_kv(void *arg, int64_t task, int thread) {
   int64_t dk = j->dk, dv = j->dv, len = j->tq + TF_ATTN_PAD;
   float *kp = tf_scratch(j->dev, thread), *vp = kp + dk * NR, *s = vp + dv * NR, *e = s + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
   float *gk = e + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR, *gv = gk + (dk + TF_ATTN_PAD) * NR;
-  v16 scale = v_set1(j->p->scale);
   int64_t end = tf_min(j->tk, (task % kt + 1) * TF_ATTN_LANES);
   for (int64_t k0 = task % kt * TF_ATTN_LANES; k0 < end; k0 += NR) {
     int64_t n = tf_min(NR, end - k0), ks = j->p->k.stride[1], vs = j->p->v.stride[1];
@@ -220,8 +230,8 @@ static void k_attn_bwd_kv(void *arg, int64_t task, int thread) {
       key[i] = (float)(k0 + i);
       see[i] = i < n && !(j->key_mask && !j->key_mask[b * j->tk + k0 + i]) ? 1.0f : 0.0f;
     }
-    pack_panel(head_of(&j->p->k, b, hk) + k0 * ks, ks, 1, n, dk, kp, NR);
-    pack_panel(head_of(&j->p->v, b, hk) + k0 * vs, vs, 1, n, dv, vp, NR);
+    pack_cols(head_of(&j->p->k, b, hk) + k0 * ks, ks, 1, n, dk, kp);
+    pack_cols(head_of(&j->p->v, b, hk) + k0 * vs, vs, 1, n, dv, vp);
     int load = 0;
     for (int64_t h = hk * j->group; h < (hk + 1) * j->group; h++) {
       int64_t bh = b * j->hq + h;
@@ -229,7 +239,7 @@ static void k_attn_bwd_kv(void *arg, int64_t task, int thread) {
       const float *qt = j->qt + bh * len * (dk + TF_ATTN_PAD), *ot = j->ot + bh * len * (dv + TF_ATTN_PAD);
       const float *lse = j->lse + bh * j->tq, *delta = j->delta + bh * j->tq;
       const int32_t *lo = j->lo + b * j->tq, *hi = j->hi + b * j->tq;
-      v16 slope = v_set1(j->alibi ? j->alibi[h] : 0);
+      const scoring sc = scoring_of(j, h);
       for (int64_t q0 = 0; q0 < j->tq; q0 += TF_ATTN_BLOCK) {
         /* Queries of the block that see any of the keys. */
         int64_t first = tf_min(q0 + TF_ATTN_BLOCK, j->tq), last = q0;
@@ -250,13 +260,13 @@ static void k_attn_bwd_kv(void *arg, int64_t task, int thread) {
           for (int g = 0; g < NG; g++) {
             float *si = s + i * NR + 16 * g, *ei = e + i * NR + 16 * g;
             v16 kv = v_ld(key + 16 * g), rel = v_sub(kv, pos);
-            v16 x = score(j, v_ld(si), scale, slope, rel), p = v_exp(v_sub(x, ls));
+            v16 x = score(&sc, v_ld(si), rel), p = v_exp(v_sub(x, ls));
             if (!whole || j->key_mask) {
               m16 vis = v_and(v_lt(v_set1((float)lo[q] - 0.5f), kv), v_lt(kv, v_set1((float)hi[q] - 0.5f)));
               p = v_sel(v_and(vis, v_lt(v_zero(), v_ld(see + 16 * g))), p, v_zero());
             }
             v_st(si, p);
-            v_st(ei, v_mul(v_mul(p, cap_grad(j, v_sub(v_ld(ei), de), x, slope, rel)), scale));
+            v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(v_ld(ei), de), x, rel)), sc.scale));
           }
         }
         panel_accumulate(ot, len, first, rows, dv, s, gv, load);
@@ -282,14 +292,14 @@ static void k_attn_bwd_q(void *arg, int64_t task, int thread) {
   const float *ka = j->ka + kv * len * dk, *va = j->va + kv * len * dv, *kt = j->kt + kv * len * (dk + TF_ATTN_PAD);
   float *qp = tf_scratch(j->dev, thread), *op = qp + dk * NR, *s = op + dv * NR, *e = s + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
   float *gq = e + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
-  v16 scale = v_set1(j->p->scale), slope = v_set1(j->alibi ? j->alibi[h] : 0);
+  const scoring sc = scoring_of(j, h);
   int64_t end = tf_min(j->tq, (task % qt + 1) * TF_ATTN_LANES);
   for (int64_t q0 = task % qt * TF_ATTN_LANES; q0 < end; q0 += NR) {
     int64_t n = tf_min(NR, end - q0), qs = j->p->q.stride[1], os = j->g->d_o.stride[1];
     lanes_q w;
     query_lanes(j, b, q0, n, &w);
-    pack_panel(head_of(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp, NR);
-    pack_panel(head_of(&j->g->d_o, b, h) + q0 * os, os, 1, n, dv, op, NR);
+    pack_cols(head_of(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp);
+    pack_cols(head_of(&j->g->d_o, b, h) + q0 * os, os, 1, n, dv, op);
     int load = 0;
     for (int64_t j0 = w.first / TF_ATTN_BLOCK * TF_ATTN_BLOCK; j0 < w.last; j0 += TF_ATTN_BLOCK) {
       int64_t kn = tf_min(TF_ATTN_BLOCK, w.last - j0);
@@ -302,12 +312,12 @@ static void k_attn_bwd_q(void *arg, int64_t task, int thread) {
         for (int64_t i = 0; i < kn; i++) {
           float *si = s + i * NR + 16 * g, *ei = e + i * NR + 16 * g;
           v16 rel = v_sub(v_set1((float)(j0 + i)), pos);
-          v16 x = score(j, v_ld(si), scale, slope, rel), p = v_exp(v_sub(x, ls));
+          v16 x = score(&sc, v_ld(si), rel), p = v_exp(v_sub(x, ls));
           if (partial) {
             v16 y = masked(x, &w, g, j0 + i, j->key_mask && !j->key_mask[b * j->tk + j0 + i]);
             p = v_sel(v_lt(y, v_set1(0.5f * LOW)), v_zero(), p);
           }
-          v_st(ei, v_mul(v_mul(p, cap_grad(j, v_sub(v_ld(ei), de), x, slope, rel)), scale));
+          v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(v_ld(ei), de), x, rel)), sc.scale));
         }
       }
       panel_accumulate(kt, len, j0, kn, dk, e, gq, load);

@@ -57,125 +57,152 @@ V1 void micro(int64_t mr, int64_t kc, const float *a, const float *b, float *c, 
 }
 
 #ifdef TF_TRANSPOSE8
-/* dst[i * dld + j] = src[j * sld + i], 8 x 8. */
-V1 void transpose8(const float *src, int64_t sld, float *dst, int64_t dld) {
-  __m256 r0 = _mm256_loadu_ps(src), r1 = _mm256_loadu_ps(src + sld), r2 = _mm256_loadu_ps(src + 2 * sld), r3 = _mm256_loadu_ps(src + 3 * sld);
-  __m256 r4 = _mm256_loadu_ps(src + 4 * sld), r5 = _mm256_loadu_ps(src + 5 * sld), r6 = _mm256_loadu_ps(src + 6 * sld),
-         r7 = _mm256_loadu_ps(src + 7 * sld);
-  __m256 t0 = _mm256_unpacklo_ps(r0, r1), t1 = _mm256_unpackhi_ps(r0, r1), t2 = _mm256_unpacklo_ps(r2, r3), t3 = _mm256_unpackhi_ps(r2, r3);
-  __m256 t4 = _mm256_unpacklo_ps(r4, r5), t5 = _mm256_unpackhi_ps(r4, r5), t6 = _mm256_unpacklo_ps(r6, r7), t7 = _mm256_unpackhi_ps(r6, r7);
-  r0 = _mm256_shuffle_ps(t0, t2, 0x44);
-  r1 = _mm256_shuffle_ps(t0, t2, 0xee);
-  r2 = _mm256_shuffle_ps(t1, t3, 0x44);
-  r3 = _mm256_shuffle_ps(t1, t3, 0xee);
-  r4 = _mm256_shuffle_ps(t4, t6, 0x44);
-  r5 = _mm256_shuffle_ps(t4, t6, 0xee);
-  r6 = _mm256_shuffle_ps(t5, t7, 0x44);
-  r7 = _mm256_shuffle_ps(t5, t7, 0xee);
-  _mm256_storeu_ps(dst, _mm256_permute2f128_ps(r0, r4, 0x20));
-  _mm256_storeu_ps(dst + dld, _mm256_permute2f128_ps(r1, r5, 0x20));
-  _mm256_storeu_ps(dst + 2 * dld, _mm256_permute2f128_ps(r2, r6, 0x20));
-  _mm256_storeu_ps(dst + 3 * dld, _mm256_permute2f128_ps(r3, r7, 0x20));
-  _mm256_storeu_ps(dst + 4 * dld, _mm256_permute2f128_ps(r0, r4, 0x31));
-  _mm256_storeu_ps(dst + 5 * dld, _mm256_permute2f128_ps(r1, r5, 0x31));
-  _mm256_storeu_ps(dst + 6 * dld, _mm256_permute2f128_ps(r2, r6, 0x31));
-  _mm256_storeu_ps(dst + 7 * dld, _mm256_permute2f128_ps(r3, r7, 0x31));
+/* dst[i * dld + j] = src[j * sld + i], 8 x 8; of fewer rows n the last is repeated. */
+V1 void transpose8(const float *src, int64_t sld, int64_t n, float *dst, int64_t dld) {
+  __m256 r[8], t[8];
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(src + (i < n ? i : n - 1) * sld);
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) _mm256_storeu_ps(dst + i * dld, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) _mm256_storeu_ps(dst + (i + 4) * dld, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
 }
 #endif
 
-/* dst[k * w + i] = src(i, k) for i < n, 0 for n <= i < w; src(i, k) = src[i * is + k * ks]. With transposes of 8 x 8 where k is contiguous:
- * they may write up to 8 floats past a row of dst, which the next row overwrites; the last rows go one by one. */
-static void pack_panel(const float *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *dst, int64_t w) {
+/* dst[k * w + i] = src(i, k) for i < n, 0 for n <= i < w; src(i, k) = src[i * is + k * ks]. The transposes for contiguous k may write past a
+ * row of dst, which the next row overwrites; the last rows go one by one. */
+V1 void pack_panel(const float *restrict src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *restrict dst, const int64_t w) {
   int64_t k0 = 0;
 #ifdef TF_TRANSPOSE8
   if (ks == 1 && n == w) {
     for (; k0 + 16 <= kc; k0 += 8) {
-      int64_t i = 0;
-      for (; i + 8 <= w; i += 8) transpose8(src + i * is + k0, is, dst + k0 * w + i, w);
-      if (i < w) {
-        /* The rest: rows from w-8 on again when there are so many, else padded by repeating the last row. */
-        if (w >= 8) {
-          transpose8(src + (w - 8) * is + k0, is, dst + k0 * w + w - 8, w);
-        } else {
-          float t[64];
-          const float *s = src + k0;
-          float *d = dst + k0 * w;
-          __m256 r[8];
-          for (int x = 0; x < 8; x++) r[x] = _mm256_loadu_ps(s + (x < w ? x : w - 1) * is);
-          for (int x = 0; x < 8; x++) _mm256_storeu_ps(t + 8 * x, r[x]);
-          float u[64];
-          transpose8(t, 8, u, 8);
-          for (int x = 0; x < 8; x++) _mm256_storeu_ps(d + x * w, _mm256_loadu_ps(u + 8 * x));
-        }
+      const float *s = src + k0;
+      float *d = dst + k0 * w;
+      for (int64_t i = 0; i + 8 <= w; i += 8) transpose8(s + i * is, is, 8, d + i, w);
+      if (w % 8 && w > 8) transpose8(s + (w - 8) * is, is, 8, d + w - 8, w);
+      if (w < 8) transpose8(s, is, w, d, w);
+    }
+  }
+  if (is == 1 && n == w) {
+    for (; k0 + 2 <= kc; k0++) {
+      /* Overlapping copies of 8; a width below 8 writes into the next row. */
+      const float *s = src + k0 * ks;
+      float *d = dst + k0 * w;
+      if (w >= 8) {
+        for (int64_t i = 0; i + 8 <= w; i += 8) _mm256_storeu_ps(d + i, _mm256_loadu_ps(s + i));
+        if (w % 8) _mm256_storeu_ps(d + w - 8, _mm256_loadu_ps(s + w - 8));
+      } else {
+        _mm_storeu_ps(d, _mm_loadu_ps(s));
+        _mm_storeu_ps(d + w - 4, _mm_loadu_ps(s + w - 4));
       }
     }
   }
 #endif
-  if (is == 1 && n == w) {
-    for (int64_t k = k0; k < kc; k++)
-      for (int64_t i = 0; i < w; i++) dst[k * w + i] = src[k * ks + i];
-    return;
-  }
   for (int64_t k = k0; k < kc; k++) {
     for (int64_t i = 0; i < n; i++) dst[k * w + i] = src[i * is + k * ks];
     for (int64_t i = n; i < w; i++) dst[k * w + i] = 0;
   }
 }
 
+static __attribute__((noinline)) void pack_rows(const float *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *dst) {
+  pack_panel(src, is, ks, n, kc, dst, TF_MR);
+}
+
+static __attribute__((noinline)) void pack_cols(const float *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *dst) {
+  pack_panel(src, is, ks, n, kc, dst, NR);
+}
+
 /* Packs m rows (i) of kc steps into panels of TF_MR: panel p at dst + p * TF_MR * kc. The last panel is padded with zeros. */
 static void pack_a(const float *src, int64_t is, int64_t ks, int64_t m, int64_t kc, float *dst) {
-  for (int64_t i = 0; i < m; i += TF_MR) pack_panel(src + i * is, is, ks, tf_min(TF_MR, m - i), kc, dst + i * kc, TF_MR);
+  for (int64_t i = 0; i < m; i += TF_MR) pack_rows(src + i * is, is, ks, tf_min(TF_MR, m - i), kc, dst + i * kc);
 }
 
 static void gemm_pack_b(void *arg, int64_t task, int thread) {
   (void)thread;
   const tf_gemm_job *j = arg;
   int64_t lo = task * TF_PACK_COLS, hi = tf_min(lo + TF_PACK_COLS, j->nn);
-  for (int64_t n = lo; n < hi; n += NR)
-    pack_panel(j->b + (j->n0 + n) * j->bcs, j->bcs, j->brs, tf_min(NR, hi - n), j->k, j->packed_b + n * j->k, NR);
+  /* Few steps at a time, so that lines of b that several panels share are still in the first-level cache. */
+  for (int64_t k0 = 0; k0 < j->k; k0 += 64)
+    for (int64_t n = lo; n < hi; n += NR)
+      pack_cols(j->b + (j->n0 + n) * j->bcs + k0 * j->brs, j->bcs, j->brs, tf_min(NR, hi - n), tf_min(64, j->k - k0),
+                j->packed_b + n * j->k + k0 * NR);
 }
 
+/* Rows m0..m1 and columns c0..c1 (within the pass) of c over steps k0..k0+kc. pa: the packed rows; panel n of b at pb + n * pitch. */
+V1 void gemm_block(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int64_t c1, int64_t k0, int64_t kc, float *pa, const float *pb0,
+                   int64_t pitch) {
+  int load = k0 > 0 || j->accumulate || j->bias;
+  pack_a(j->a + m0 * j->ars + k0 * j->acs, j->ars, j->acs, m1 - m0, kc, pa);
+  if (j->alpha != 1) {
+    int64_t n = (m1 - m0 + TF_MR - 1) / TF_MR * TF_MR * kc;
+    for (int64_t i = 0; i < n; i++) pa[i] *= j->alpha;
+  }
+  if (k0 == 0 && j->bias) {
+    for (int64_t i = m0; i < m1; i++) {
+      float *c = j->c + i * j->ldc + j->n0;
+      for (int64_t n = c0; n < c1; n += 16) {
+        v16 bv = v_ldn(j->bias + j->n0 + n, c1 - n);
+        v_stn(c + n, j->accumulate ? v_add(v_ldn(c + n, c1 - n), bv) : bv, c1 - n);
+      }
+    }
+  }
+  for (int64_t n = c0; n < c1; n += NR) {
+    const float *pb = pb0 + (n - c0) * pitch;
+    /* While a panel is used, the next one comes nearer bit by bit, and so do the lines of c of the next tile. */
+    const char *next = (const char *)(pb + NR * pitch);
+    int64_t ahead = n + NR < c1 ? kc * NR * 4 : 0, part = (ahead * TF_MR / tf_max(m1 - m0, 1) + 63) / 64 * 64;
+    for (int64_t i = m0; i < m1; i += TF_MR) {
+      int64_t mr = tf_min(TF_MR, m1 - i);
+      float *c = j->c + i * j->ldc + j->n0 + n;
+      const float *ap = pa + (i - m0) * kc;
+      for (int64_t x = 0; x < part && ahead > 0; x += 64, ahead -= 64, next += 64) __builtin_prefetch(next, 0, 2);
+      if (n + NR <= c1) {
+        for (int64_t x = 0; x < TF_MR && i + TF_MR + x < m1; x++) __builtin_prefetch(c + (TF_MR + x) * j->ldc, 1, 3);
+        micro(mr, kc, ap, pb, c, j->ldc, load);
+        continue;
+      }
+      float t[TF_MR * NR];
+      if (load)
+        for (int64_t r = 0; r < mr; r++)
+          for (int64_t x = 0; x < NR; x++) t[r * NR + x] = n + x < c1 ? c[r * j->ldc + x] : 0;
+      micro(mr, kc, ap, pb, t, NR, load);
+      for (int64_t r = 0; r < mr; r++)
+        for (int64_t x = 0; n + x < c1; x++) c[r * j->ldc + x] = t[r * NR + x];
+    }
+  }
+}
+
+/* A task of a product whose b is packed for all tasks. */
 static void gemm_run(void *arg, int64_t task, int thread) {
   const tf_gemm_job *j = arg;
   int64_t m0 = task / j->nt * j->mc, m1 = tf_min(m0 + j->mc, j->m);
   int64_t c0 = task % j->nt * j->nc, c1 = tf_min(c0 + j->nc, j->nn);
   float *pa = tf_scratch(j->dev, thread);
+  for (int64_t k0 = 0; k0 < j->k || k0 == 0; k0 += TF_KC)
+    gemm_block(j, m0, m1, c0, c1, k0, tf_min(TF_KC, j->k - k0), pa, j->packed_b + c0 * j->k + k0 * NR, j->k);
+}
+
+/* A task of a product with few rows: each panel of b is used by one task only, which packs it where it stays in the cache. */
+static void gemm_run_few(void *arg, int64_t task, int thread) {
+  const tf_gemm_job *j = arg;
+  int64_t c0 = task * TF_PACK_COLS, c1 = tf_min(c0 + TF_PACK_COLS, j->nn);
+  float *pb = tf_scratch(j->dev, thread), *pa = pb + TF_PACK_COLS * TF_KC;
   for (int64_t k0 = 0; k0 < j->k || k0 == 0; k0 += TF_KC) {
     int64_t kc = tf_min(TF_KC, j->k - k0);
-    int load = k0 > 0 || j->accumulate;
-    pack_a(j->a + m0 * j->ars + k0 * j->acs, j->ars, j->acs, m1 - m0, kc, pa);
-    if (j->alpha != 1) {
-      int64_t n = (m1 - m0 + TF_MR - 1) / TF_MR * TF_MR * kc;
-      for (int64_t i = 0; i < n; i++) pa[i] *= j->alpha;
-    }
-    if (k0 == 0 && j->bias) {
-      for (int64_t i = m0; i < m1; i++) {
-        float *c = j->c + i * j->ldc + j->n0;
-        for (int64_t n = c0; n < c1; n += 16) {
-          v16 bv = v_ldn(j->bias + j->n0 + n, c1 - n);
-          v_stn(c + n, j->accumulate ? v_add(v_ldn(c + n, c1 - n), bv) : bv, c1 - n);
-        }
-      }
-    }
-    load |= j->bias != NULL;
-    for (int64_t n = c0; n < c1; n += NR) {
-      const float *pb = j->packed_b + n * j->k + k0 * NR;
-      for (int64_t i = m0; i < m1; i += TF_MR) {
-        int64_t mr = tf_min(TF_MR, m1 - i);
-        float *c = j->c + i * j->ldc + j->n0 + n;
-        const float *ap = pa + (i - m0) * kc;
-        if (n + NR <= c1) {
-          micro(mr, kc, ap, pb, c, j->ldc, load);
-          continue;
-        }
-        float t[TF_MR * NR];
-        if (load)
-          for (int64_t r = 0; r < mr; r++)
-            for (int64_t x = 0; x < NR; x++) t[r * NR + x] = n + x < c1 ? c[r * j->ldc + x] : 0;
-        micro(mr, kc, ap, pb, t, NR, load);
-        for (int64_t r = 0; r < mr; r++)
-          for (int64_t x = 0; n + x < c1; x++) c[r * j->ldc + x] = t[r * NR + x];
-      }
-    }
+    for (int64_t n = c0; n < c1; n += NR)
+      pack_cols(j->b + (j->n0 + n) * j->bcs + k0 * j->brs, j->bcs, j->brs, tf_min(NR, c1 - n), kc, pb + (n - c0) * kc);
+    gemm_block(j, 0, j->m, c0, c1, k0, kc, pa, pb, kc);
   }
 }

@@ -10,6 +10,7 @@ const tf_kern TF_TABLE = {
     .nr = NR,
     .gemm_pack_b = gemm_pack_b,
     .gemm_run = gemm_run,
+    .gemm_run_few = gemm_run_few,
     .add = k_add,
     .mul = k_mul,
     .act_fwd = k_act_fwd,

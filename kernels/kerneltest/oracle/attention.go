@@ -15,6 +15,18 @@ type Attn struct {
 	KVLen []int32
 	// Docs, when set, holds the document number of each token [batch, tk]: attention stays within a document (TQ == TK).
 	Docs []int32
+	// Band, when set, holds how far a query sees to the left and right; negative is no limit.
+	Band *[2]int
+	// KVFirst, when set, is the first valid key of each batch row.
+	KVFirst []int32
+	// Mask, when set, hides a key where it is 0 [batch, tk].
+	Mask []uint8
+	// Softcap, when positive, bounds scores: softcap * tanh(score / softcap).
+	Softcap float64
+	// ALiBi, when set, adds slope[h] * (j - position) to each score.
+	ALiBi []float64
+	// Sinks, when set, is one more logit of each head in the denominator.
+	Sinks []float64
 }
 
 // visible reports whether query i may attend to key j in batch row b.
@@ -26,15 +38,18 @@ func (a Attn) visible(b, i, j int) bool {
 	if a.Window > 0 && (p-j >= a.Window || j > p) {
 		return false
 	}
-	if a.KVLen != nil && j >= int(a.KVLen[b]) {
+	if a.Band != nil && (a.Band[0] >= 0 && j < p-a.Band[0] || a.Band[1] >= 0 && j > p+a.Band[1]) {
+		return false
+	}
+	if a.KVLen != nil && j >= int(a.KVLen[b]) || a.KVFirst != nil && j < int(a.KVFirst[b]) || a.Mask != nil && a.Mask[b*a.TK+j] == 0 {
 		return false
 	}
 	return a.Docs == nil || a.Docs[b*a.TK+i] == a.Docs[b*a.TK+j]
 }
 
-// probs returns the softmax row of (b, h, i), zeros where nothing is visible, and its log-sum-exp.
-func (a Attn) probs(q, k []float64, b, h, i int) ([]float64, float64) {
-	p := make([]float64, a.TK)
+// probs returns the softmax row of (b, h, i), zeros where nothing is visible, its log-sum-exp, and how fast each score grows with q.k.
+func (a Attn) probs(q, k []float64, b, h, i int) (p []float64, lse float64, slope []float64) {
+	p, slope = make([]float64, a.TK), make([]float64, a.TK)
 	kh := h / (a.Heads / a.KVHeads)
 	top := math.Inf(-1)
 	for j := range a.TK {
@@ -46,13 +61,24 @@ func (a Attn) probs(q, k []float64, b, h, i int) ([]float64, float64) {
 		for d := range a.DQK {
 			s += q[((b*a.TQ+i)*a.Heads+h)*a.DQK+d] * k[((b*a.TK+j)*a.KVHeads+kh)*a.DQK+d]
 		}
-		p[j] = s * a.Scale
+		p[j], slope[j] = s*a.Scale, a.Scale
+		if a.Softcap > 0 {
+			t := math.Tanh(p[j] / a.Softcap)
+			p[j], slope[j] = a.Softcap*t, a.Scale*(1-t*t)
+		}
+		if a.ALiBi != nil {
+			p[j] += a.ALiBi[h] * float64(j-i-a.QOffset)
+		}
 		top = max(top, p[j])
 	}
 	if math.IsInf(top, -1) {
-		return make([]float64, a.TK), top
+		return make([]float64, a.TK), top, slope
 	}
 	sum := 0.0
+	if a.Sinks != nil {
+		top = max(top, a.Sinks[h])
+		sum = math.Exp(a.Sinks[h] - top)
+	}
 	for j := range p {
 		p[j] = math.Exp(p[j] - top)
 		sum += p[j]
@@ -60,7 +86,7 @@ func (a Attn) probs(q, k []float64, b, h, i int) ([]float64, float64) {
 	for j := range p {
 		p[j] /= sum
 	}
-	return p, top + math.Log(sum)
+	return p, top + math.Log(sum), slope
 }
 
 // Attention returns o [batch, tq, heads, dv] and lse [batch, heads, tq] (Dao et al. 2022 save only lse for the backward pass).
@@ -70,7 +96,7 @@ func Attention(a Attn, q, k, v []float64) (o, lse []float64) {
 		for h := range a.Heads {
 			kh := h / (a.Heads / a.KVHeads)
 			for i := range a.TQ {
-				p, l := a.probs(q, k, b, h, i)
+				p, l, _ := a.probs(q, k, b, h, i)
 				lse[(b*a.Heads+h)*a.TQ+i] = l
 				for j := range a.TK {
 					for d := range a.DV {
@@ -90,7 +116,7 @@ func AttentionBackward(a Attn, q, k, v, do []float64) (dq, dk, dv []float64) {
 		for h := range a.Heads {
 			kh := h / (a.Heads / a.KVHeads)
 			for i := range a.TQ {
-				p, _ := a.probs(q, k, b, h, i)
+				p, _, slope := a.probs(q, k, b, h, i)
 				g := do[((b*a.TQ+i)*a.Heads+h)*a.DV:][:a.DV]
 				dp, dot := make([]float64, a.TK), 0.0
 				for j := range a.TK {
@@ -102,7 +128,7 @@ func AttentionBackward(a Attn, q, k, v, do []float64) (dq, dk, dv []float64) {
 					dot += p[j] * dp[j]
 				}
 				for j := range a.TK {
-					ds := p[j] * (dp[j] - dot) * a.Scale
+					ds := p[j] * (dp[j] - dot) * slope[j]
 					for d := range a.DQK {
 						qa, ka := ((b*a.TQ+i)*a.Heads+h)*a.DQK+d, ((b*a.TK+j)*a.KVHeads+kh)*a.DQK+d
 						dq[qa] += ds * k[ka]

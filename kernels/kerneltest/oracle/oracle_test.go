@@ -52,6 +52,18 @@ func TestGradients(t *testing.T) {
 		check(t, "rmsnorm dw", ndw, func(v []float64) float64 { return dot(RMSNorm(nx, v, 3, 6, 1e-3, offset), nd) }, nw)
 	}
 
+	for _, act := range []string{SiLU, GELUTanh, GELUErf, ReLU, ReLU2, Tanh} {
+		dg, du := GLUBackward(act, g, u, dz)
+		check(t, act+" dgate", dg, func(v []float64) float64 { return dot(GLU(act, v, u), dz) }, g)
+		check(t, act+" dup", du, func(v []float64) float64 { return dot(GLU(act, g, v), dz) }, u)
+	}
+	lx, lw, lb, ld := random(r, 3*6), random(r, 6), random(r, 6), random(r, 3*6)
+	forward := func(x, w, b []float64) float64 { y, _, _ := LayerNorm(x, w, b, 3, 6, 1e-3, 1); return dot(y, ld) }
+	ldx, ldw, ldb := LayerNormBackward(lx, lw, ld, 3, 6, 1e-3, 1)
+	check(t, "layernorm dx", ldx, func(v []float64) float64 { return forward(v, lw, lb) }, lx)
+	check(t, "layernorm dw", ldw, func(v []float64) float64 { return forward(lx, v, lb) }, lw)
+	check(t, "layernorm db", ldb, func(v []float64) float64 { return forward(lx, lw, v) }, lb)
+
 	ids := []int32{2, 0, 2}
 	table, ed := random(r, 4*3), random(r, 3*3)
 	check(t, "embedding", EmbeddingBackward(ed, ids, 4, 3), func(v []float64) float64 { return dot(Embedding(v, ids, 3), ed) }, table)
@@ -85,6 +97,9 @@ func TestAttentionGradients(t *testing.T) {
 		"window":        with(func(a *Attn) { a.Causal, a.Window = true, 2 }),
 		"lengths":       with(func(a *Attn) { a.KVLen = []int32{5, 3} }),
 		"documents":     with(func(a *Attn) { a.Causal, a.Docs = true, []int32{0, 0, 1, 1, 1, 0, 1, 1, 2, 2} }),
+		"band":          with(func(a *Attn) { a.Band, a.Mask = &[2]int{2, 1}, []uint8{1, 1, 0, 1, 1, 0, 1, 1, 1, 1} }),
+		"softcap":       with(func(a *Attn) { a.Softcap, a.ALiBi = 1.5, []float64{-0.1, -0.2, -0.4, 0.3} }),
+		"sinks":         with(func(a *Attn) { a.Causal, a.Sinks, a.KVFirst = true, []float64{0.5, -1, 2, 0}, []int32{0, 1} }),
 		"decode":        with(func(a *Attn) { a.Causal, a.TQ, a.QOffset = true, 2, 3 }),
 	} {
 		r := rand.New(rand.NewPCG(3, 4))
