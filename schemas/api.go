@@ -10,6 +10,7 @@ import "time"
 //	POST /v1/runs/{tenant}/{id}/cancel|pause|resume RunView
 //	GET  /v1/runs/{tenant}/{id}/events              SSE: id = stream id, event = Event.Type, data = Event; Last-Event-ID resumes
 //	PUT  /v1/inputs/{tenant}/{sha256}               the file's bytes -> File (without Path)
+//	GET  /v1/runs/{tenant}/{id}/stages/{stage}      StageView
 //	GET  /v1/runs/{tenant}/{id}/outputs             OutputList
 //	GET  /v1/runs/{tenant}/{id}/outputs/{path...}   the file's bytes
 //	GET  /v1/workers?pool=                          WorkerList
@@ -58,6 +59,14 @@ type RunView struct {
 	Spec    *RunSpec  `json:"spec,omitempty"`
 	Created time.Time `json:"created,omitzero"`
 	Updated time.Time `json:"updated,omitzero"`
+}
+
+// StageView is one stage with what it has made: the result of a prep, eval or export stage, the newest commit of a train stage (without the
+// ranges of its parts).
+type StageView struct {
+	Stage    StageState   `json:"stage"`
+	Result   *StageResult `json:"result,omitempty"`
+	Manifest *Manifest    `json:"manifest,omitempty"`
 }
 
 // RunList is one page of runs, ordered by (tenant, run); Next is the "after" of the next page, empty at the end.

@@ -25,6 +25,7 @@ func routes() []route {
 		{"post", "/v1/runs/{tenant}/{id}/pause", "Pause at the next boundary", nil, "", "RunView"},
 		{"post", "/v1/runs/{tenant}/{id}/resume", "Resume a paused run", nil, "", "RunView"},
 		{"get", "/v1/runs/{tenant}/{id}/events", "Live events (SSE); Last-Event-ID resumes", []string{"after"}, "", "Event"},
+		{"get", "/v1/runs/{tenant}/{id}/stages/{stage}", "One stage with its result or newest commit", nil, "", "StageView"},
 		{"get", "/v1/runs/{tenant}/{id}/outputs", "Files of the run's outputs", nil, "", "OutputList"},
 		{"get", "/v1/runs/{tenant}/{id}/outputs/{path}", "One output file", nil, "", ""},
 		{"put", "/v1/inputs/{tenant}/{sha256}", "Upload an input file under its SHA-256", nil, "", "File"},
@@ -37,7 +38,7 @@ func routes() []route {
 func Description(version string) map[string]any {
 	reflector := jsonschema.Reflector{Anonymous: true, ExpandedStruct: false}
 	defs := map[string]any{}
-	for _, v := range []any{&schemas.RunSpec{}, &schemas.SubmitReply{}, &schemas.RunView{}, &schemas.RunList{}, &schemas.Event{}, &schemas.OutputList{},
+	for _, v := range []any{&schemas.RunSpec{}, &schemas.SubmitReply{}, &schemas.RunView{}, &schemas.RunList{}, &schemas.Event{}, &schemas.OutputList{}, &schemas.StageView{},
 		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.APIError{}} {
 		for name, d := range reflector.Reflect(v).Definitions {
 			defs[name] = d

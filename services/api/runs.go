@@ -1,12 +1,14 @@
 package api
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"slices"
 	"strconv"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
@@ -112,6 +114,54 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.reply(w, r, http.StatusOK, view)
+}
+
+// maxResult bounds a stage's result object.
+const maxResult = 64 << 20
+
+// stage shows a stage with what it has made.
+func (s *Server) stage(w http.ResponseWriter, r *http.Request) {
+	tenant, run, err := pathNames(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	view, err := s.runs.Get(r.Context(), tenant, run)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	at := slices.IndexFunc(view.Stages, func(x schemas.StageState) bool { return x.Name == r.PathValue("stage") })
+	if at < 0 {
+		s.fail(w, r, schemas.Errorf(schemas.CodeNotFound, r.PathValue("stage"), "the run has no such stage, or has not begun"))
+		return
+	}
+	out := schemas.StageView{Stage: view.Stages[at]}
+	manifest := out.Stage.Manifest
+	if manifest == nil && view.Stage == out.Stage.Name {
+		manifest = view.Manifest
+	}
+	if manifest != nil {
+		if out.Manifest, err = checkpoint.ReadManifest(r.Context(), s.objects, *manifest); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		for i := range out.Manifest.Parts {
+			out.Manifest.Parts[i].Ranges = nil
+		}
+	}
+	if out.Stage.Result != "" {
+		data, _, err := s.objects.Get(r.Context(), out.Stage.Result, maxResult)
+		if err == nil {
+			out.Result = &schemas.StageResult{}
+			err = json.Unmarshal(data, out.Result)
+		}
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+	}
+	s.reply(w, r, http.StatusOK, out)
 }
 
 func (s *Server) workers(w http.ResponseWriter, r *http.Request) {

@@ -132,6 +132,7 @@ func New(cfg Config, sv Services) (*Server, error) {
 	v1.HandleFunc("GET /v1/runs/{tenant}/{id}", s.get)
 	v1.HandleFunc("POST /v1/runs/{tenant}/{id}/{action}", s.act)
 	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/events", s.events)
+	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/stages/{stage}", s.stage)
 	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/outputs", s.outputs)
 	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/outputs/{path...}", s.output)
 	v1.HandleFunc("PUT /v1/inputs/{tenant}/{sha256}", s.putInput)

@@ -139,6 +139,11 @@ func (c *Client) Get(ctx context.Context, tenant, run string) (*schemas.RunView,
 	return get[schemas.RunView](ctx, c, http.MethodGet, runPath(tenant, run), nil)
 }
 
+// Stage returns one stage with what it has made.
+func (c *Client) Stage(ctx context.Context, tenant, run, stage string) (*schemas.StageView, error) {
+	return get[schemas.StageView](ctx, c, http.MethodGet, runPath(tenant, run)+"/stages/"+url.PathEscape(stage), nil)
+}
+
 // Act cancels, pauses or resumes a run.
 func (c *Client) Act(ctx context.Context, tenant, run string, e schemas.RunEvent) (*schemas.RunView, error) {
 	return get[schemas.RunView](ctx, c, http.MethodPost, runPath(tenant, run)+"/"+string(e), nil)
