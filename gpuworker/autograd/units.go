@@ -74,7 +74,7 @@ func (t *Tape) Block(u *Unit, x Value, fn func(Value) Value) Value {
 		t.err = err
 		return Value{}
 	}
-	if !t.cfg.Checkpoint || !t.record || !(t.Needs(x) || u.Trainable()) {
+	if !t.cfg.Checkpoint || !t.record || !t.Needs(x) && !u.Trainable() {
 		t.Enter(u)
 		first := int32(len(t.slots))
 		y := fn(x)

@@ -16,16 +16,19 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// Param, Unit and Hooks are the tape's; see package autograd.
+// The tape's own types under the names that modules use; see package autograd.
 type (
+	// Param is one parameter tensor.
 	Param = autograd.Param
-	Unit  = autograd.Unit
+	// Unit is a group of parameters that is gathered and reduced together.
+	Unit = autograd.Unit
+	// Hooks are called around the uses of a unit.
 	Hooks = autograd.Hooks
+	// Value is a tensor on the tape.
 	Value = autograd.Value
-	Tape  = autograd.Tape
+	// Tape records operations.
+	Tape = autograd.Tape
 )
-
-var paramType = reflect.TypeFor[*Param]()
 
 // Walk calls visit for every parameter below module (a pointer to a struct) in order of definition, with its checkpoint key. Nil
 // parameters (no bias) are left out. Fields without an hf tag are not part of the model.

@@ -134,7 +134,7 @@ func Load(ctx context.Context, q *kernels.Queue, params []*Param, set *safetenso
 // Stream is the random stream of a parameter: it depends on the name alone, so that values do not depend on what else the model has.
 func Stream(name string) uint64 {
 	h := fnv.New64a()
-	io.WriteString(h, name)
+	_, _ = io.WriteString(h, name) // a hash takes everything
 	return h.Sum64()
 }
 

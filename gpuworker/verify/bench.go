@@ -99,7 +99,7 @@ func Bench(ctx context.Context, o BenchOptions) (*BenchResult, error) {
 		return nil, err
 	}
 	mem := autograd.NewMemory(dev, q, 0)
-	defer mem.Close() //nolint:errcheck // the first error is returned where it appears
+	defer mem.Close()
 	store, err := nn.NewStorage(dev, q, m.Units(), true)
 	if err != nil {
 		return nil, err

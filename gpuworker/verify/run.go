@@ -308,7 +308,7 @@ func (t *train) compareGolden(ctx context.Context, name string, m method, s *ses
 	}
 	vocab := s.model.Info().Vocab
 	attended := func(i int) bool { return b.mask[i/vocab] == 1 }
-	compare := func(tensor string, got []float32, keep func(int) bool, rel, floor float64) error {
+	compare := func(tensor string, got []float32, keep func(int) bool) error {
 		if _, ok := f.Info(tensor); !ok {
 			return nil
 		}
@@ -316,16 +316,16 @@ func (t *train) compareGolden(ctx context.Context, name string, m method, s *ses
 		if err != nil {
 			return err
 		}
-		t.rep.add(l2(file+":"+tensor, got, want, keep, rel, floor))
+		t.rep.add(l2(file+":"+tensor, got, want, keep, tensorRel, tensorFloor))
 		return nil
 	}
 	errs := []error{
-		compare("logits_init_batch0", out.initLogits, attended, tensorRel, tensorFloor),
-		compare("logits_final_batch0", out.logits, attended, logitLimit, tensorFloor),
-		compare("merged_logits_batch0", merged, attended, logitLimit, tensorFloor),
+		compare("logits_init_batch0", out.initLogits, attended),
+		compare("logits_final_batch0", out.logits, attended),
+		compare("merged_logits_batch0", merged, attended),
 	}
 	for _, p := range params {
-		errs = append(errs, compare("grad_init."+p.Name, out.grads[p.Name], nil, tensorRel, tensorFloor))
+		errs = append(errs, compare("grad_init."+p.Name, out.grads[p.Name], nil))
 	}
 	for _, p := range nn.Params(s.model.Root()) {
 		if _, ok := f.Info("merged." + p.Name); !ok {
@@ -335,7 +335,7 @@ func (t *train) compareGolden(ctx context.Context, name string, m method, s *ses
 		if err != nil {
 			return err
 		}
-		errs = append(errs, compare("merged."+p.Name, got, nil, logitLimit, tensorFloor))
+		errs = append(errs, compare("merged."+p.Name, got, nil))
 	}
 	return errors.Join(errs...)
 }

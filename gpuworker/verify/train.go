@@ -21,7 +21,6 @@ import (
 const (
 	finalLimit = 1e-5 // 99.9 % of all elements of the final weights
 	finalMost  = 5e-4 // every element
-	logitLimit = 1e-4
 )
 
 // method is how a run folder trains.
