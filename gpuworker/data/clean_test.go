@@ -18,7 +18,7 @@ func TestMaskPII(t *testing.T) {
 		n        int
 	}{
 		{"mail anna.keller+x@mail.example.co.uk now", "mail [EMAIL] now", 1},
-		{"card 4000 0012 3456 7890.", "card 4000 0012 3456 7890.", 0},
+		{"card 4000001234567890.", "card 4000001234567890.", 0},
 		{"card 4111 1111 1111 1111.", "card [CARD].", 1},
 		{"card 4111-1111-1111-1111", "card [CARD]", 1},
 		{"IBAN DE89 3704 0044 0532 0130 00 here", "IBAN [IBAN] here", 1},

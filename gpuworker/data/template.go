@@ -90,7 +90,8 @@ func (t Template) EncodePrompt(tok Tokenizer, system, user string) []int32 {
 	default:
 		ids = t.encode(tok, ids, t.System, system)
 	}
-	return t.encode(tok, ids, t.User, user)
+	// LLaMA-Factory fills the number of the turn into users' texts too, since it replaces placeholders after the content.
+	return t.encode(tok, ids, t.User, strings.ReplaceAll(user, "{{idx}}", "0"))
 }
 
 // EncodeResponse returns the ids of the assistant's answer with its end.
