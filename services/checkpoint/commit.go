@@ -213,7 +213,7 @@ func readManifest(ctx context.Context, objects store.Objects, ref schemas.Manife
 	return &m, nil
 }
 
-// CorruptError: a manifest or part is missing or does not match its SHA-256. It unwraps to a *schemas.ErrorInfo with CodeVerify whose
+// CorruptError says that a manifest or part is missing or does not match its SHA-256. It unwraps to a *schemas.ErrorInfo with CodeVerify whose
 // place is the manifest's key; EndGeneration with that error walks HEAD back to the parent.
 type CorruptError struct {
 	Manifest schemas.ManifestRef

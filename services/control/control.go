@@ -288,8 +288,8 @@ func (c *Control) runPool(ctx context.Context, name string, r *runner) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	failing := ""
+	poked, last := false, time.Time{}
 	for {
-		poked := false
 		select {
 		case <-ctx.Done():
 			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -301,8 +301,13 @@ func (c *Control) runPool(ctx context.Context, name string, r *runner) {
 		case <-timer.C:
 		case <-r.poke:
 			poked = true
+			if rest := c.cfg.Interval/10 - time.Since(last); rest > 0 {
+				timer.Reset(rest) // pokes may come in storms
+				continue
+			}
 		}
 		again, err := p.tick(ctx, poked)
+		poked, last = false, time.Now()
 		if err != nil && ctx.Err() == nil {
 			if err.Error() != failing {
 				c.log.Warn("pool is not scheduled as it should", "pool", name, "error", err)

@@ -242,13 +242,18 @@ func (d *decider) parts(r *Run, spec *schemas.Stage, st *schemas.StageState) boo
 		if view.Results[f.Part] {
 			continue
 		}
-		n := 0
+		n, lost := 0, 0
 		for _, g := range view.Failures {
-			if g.Part == f.Part && g.Cause == schemas.CauseApplication {
+			switch {
+			case g.Part != f.Part || g.Cause == schemas.CausePreempted:
+			case g.Cause == schemas.CauseApplication:
 				n++
+				lost++
+			default:
+				lost++
 			}
 		}
-		if f.Error.Permanent || f.Cause == schemas.CausePoison || n >= d.v.Limits.Attempts {
+		if f.Error.Permanent || f.Cause == schemas.CausePoison || n >= d.v.Limits.Attempts || lost >= d.v.Limits.Losses {
 			info := f.Error
 			d.act(r, ActFail, Action{Stage: spec.Name, Error: &info, Delete: d.messages(r), Reason: fmt.Sprintf("part %d of %s failed: %s", f.Part, spec.Name, f.Error.Message)})
 			return true

@@ -303,6 +303,9 @@ func TestBudgets(t *testing.T) {
 		ended []schemas.GenerationEnd
 		fails bool
 	}{
+		{"lost for ever", slices.Repeat([]schemas.GenerationEnd{infra}, 30), true},
+		{"preempted for ever", slices.Repeat([]schemas.GenerationEnd{preempted}, 99), false},
+		{"lost often", slices.Repeat([]schemas.GenerationEnd{infra, preempted}, 29), false},
 		{"none", nil, false},
 		{"two failures", []schemas.GenerationEnd{app(20, false), app(20, false)}, false},
 		{"three failures", []schemas.GenerationEnd{app(20, false), app(20, false), app(20, false)}, true},

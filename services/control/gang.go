@@ -68,13 +68,19 @@ func (d *decider) gang(r *Run) bool {
 }
 
 // exhausted reports whether the gang may not be formed again, and the error to fail with: a permanent error or poison at once, otherwise
-// Limits.Attempts application errors in a row without a step of progress.
+// Limits.Attempts application errors, or Limits.Losses ends of any kind but preemption, in a row without a step of progress.
 func (d *decider) exhausted(h *schemas.Head) (*schemas.ErrorInfo, bool) {
-	n := 0
+	n, lost := 0, 0
 	for i := len(h.Ended) - 1; i >= 0; i-- {
 		e := h.Ended[i]
 		if e.Cause == schemas.CauseDone || e.Step != h.Step {
 			break
+		}
+		if e.Cause == schemas.CauseInfrastructure {
+			if lost++; lost >= d.v.Limits.Losses {
+				return schemas.Errorf(schemas.CodeRunFailed, h.Stage, "%d generations were lost without a step of progress", lost).
+					WithHint("see the workers' logs: memory, devices and network of the hosts"), true
+			}
 		}
 		if e.Cause != schemas.CauseApplication && e.Cause != schemas.CausePoison {
 			continue

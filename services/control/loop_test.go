@@ -394,9 +394,9 @@ func TestDeadWorkerLosesItsSeat(t *testing.T) {
 	kill := w.worker("w1")
 	w.worker("w2")
 	run := w.submit(spec(t, "k", "prep", "long"))
-	v := w.until(run, "commit of two", func(v *schemas.RunView) bool { return v.Step > 3 && len(v.Members) == 2 })
+	w.until(run, "commit of two", func(v *schemas.RunView) bool { return v.Step > 3 && len(v.Members) == 2 })
 	kill()
-	v = w.until(run, "new generation", func(v *schemas.RunView) bool { return v.Generation > 1 && v.Step > 10 && len(v.Members) > 0 })
+	v := w.until(run, "new generation", func(v *schemas.RunView) bool { return v.Generation > 1 && v.Step > 10 && len(v.Members) > 0 })
 	if len(v.Members) != 1 || v.Members[0].Worker != "w2" || v.Ended[0].Cause != schemas.CauseInfrastructure {
 		t.Fatalf("run %+v", v)
 	}

@@ -23,6 +23,9 @@ type Limits struct {
 	PauseGrace time.Duration
 	// Attempts is the number of application failures of a part, or of a gang without a step of progress, that fails the run (default 3).
 	Attempts int
+	// Losses is the number of attempts of a part, or of generations in a row without a step of progress, lost for whatever reason but
+	// preemption, that fails the run (default 30): what kills every host it touches must end some time.
+	Losses int
 }
 
 // WithDefaults fills what is unset.
@@ -40,6 +43,9 @@ func (l Limits) WithDefaults() Limits {
 	def(&l.PauseGrace, 20*time.Second)
 	if l.Attempts <= 0 {
 		l.Attempts = 3
+	}
+	if l.Losses <= 0 {
+		l.Losses = 30
 	}
 	return l
 }
