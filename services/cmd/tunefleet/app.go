@@ -28,12 +28,13 @@ type app struct {
 	out, err io.Writer
 
 	server, token string
-	dataDir       string
-	tenant        string
-	json          bool
-	quiet         bool
-	noColor       bool
-	logLevel      string
+	// dataDir is absolute; cwd is where the process began.
+	dataDir, cwd string
+	tenant       string
+	json         bool
+	quiet        bool
+	noColor      bool
+	logLevel     string
 }
 
 // run executes one command line and returns the exit code.
@@ -106,7 +107,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		// The embedded object store changes the process's working folder: paths are made absolute before it starts.
 		var err error
-		if a.dataDir != "" {
+		if a.cwd, err = os.Getwd(); err == nil && a.dataDir != "" {
 			a.dataDir, err = filepath.Abs(a.dataDir)
 		}
 		return err

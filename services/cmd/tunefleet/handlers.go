@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/evaluate"
 	"github.com/tunefleet/tunefleet/gpuworker/export"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
@@ -13,6 +14,7 @@ func handlers() map[schemas.StageKind]consume.Handler {
 	return map[schemas.StageKind]consume.Handler{
 		schemas.KindPrep:   prep.Handle,
 		schemas.KindTrain:  train.Handle,
+		schemas.KindEval:   evaluate.Handle,
 		schemas.KindExport: export.Handle,
 	}
 }
