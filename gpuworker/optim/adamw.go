@@ -50,13 +50,19 @@ type Range struct {
 	P, G, M, V kernels.Tensor
 }
 
-// decay is the weight decay of a parameter, scale the factor on its learning rate.
+// Decays reports whether weight decay applies to a parameter.
+func (c Config) Decays(p *autograd.Param) bool {
+	return !c.SkipDecay || p.Role != autograd.RoleBias && p.Role != autograd.RoleNorm
+}
+
 func (c Config) decay(p *autograd.Param) float64 {
-	if c.SkipDecay && (p.Role == autograd.RoleBias || p.Role == autograd.RoleNorm) {
+	if !c.Decays(p) {
 		return 0
 	}
 	return c.WeightDecay
 }
+
+// scale is the factor on a parameter's learning rate.
 
 func (c Config) scale(p *autograd.Param) float64 {
 	if p.Role == autograd.RoleLoRAB && c.LoRAPlusRatio > 0 {

@@ -57,27 +57,12 @@ func (n *Norm) Close() {
 	}
 }
 
-// First is the global index of a parameter's first chunk.
-func (n *Norm) First(p *autograd.Param) int64 { return n.first[p] }
-
-// Measure computes the partial sums of the ranges that this rank owns. On one rank they are all; otherwise ranks exchange theirs (see
-// Partials and SetPartials) before Finish.
+// Measure computes the partial sums of ranges; together they must cover every trainable parameter before Finish.
 func (n *Norm) Measure(q *kernels.Queue, ranges []Range) {
 	for _, r := range ranges {
 		at := n.first[r.Param] + r.Start/autograd.ChunkLen
 		q.SqNorm(kernels.SqNorm{X: r.G, Partials: n.partials.Slice(0, at, at+(r.Len+autograd.ChunkLen-1)/autograd.ChunkLen)})
 	}
-}
-
-// Partials downloads the partial sums [lo, hi); SetPartials uploads those of another rank.
-func (n *Norm) Partials(q *kernels.Queue, lo, hi int64) ([]float64, error) {
-	out := make([]float64, hi-lo)
-	return out, kernels.Download(q, out, n.partials.Slice(0, lo, hi))
-}
-
-// SetPartials uploads partial sums beginning at chunk lo.
-func (n *Norm) SetPartials(q *kernels.Queue, lo int64, v []float64) error {
-	return kernels.Upload(q, n.partials.Slice(0, lo, lo+int64(len(v))), v)
 }
 
 // Finish adds the partial sums in order and computes the clip factor min(1, maxNorm/(norm+1e-6)) of torch.nn.utils.clip_grad_norm_

@@ -14,7 +14,6 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
-	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/kernels"
@@ -100,50 +99,35 @@ func Bench(ctx context.Context, o BenchOptions) (*BenchResult, error) {
 	}
 	mem := autograd.NewMemory(dev, q, 0)
 	defer mem.Close()
-	store, err := nn.NewStorage(dev, q, m.Units(), true)
+	cfg := optim.Config{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1}
+	st, err := newSharded(ctx, q, mem, m, cfg, 1, o.Checkpoint, func(_ context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
+		nn.InitRange(q, p, dst, start, 1)
+		return q.Err()
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer store.Close()
-	params := nn.Params(m.Root())
-	if err := nn.InitRandom(q, params, 1); err != nil {
-		return nil, err
-	}
-	state, err := optim.NewState(dev, q, m.Units())
-	if err != nil {
-		return nil, err
-	}
-	defer state.Close()
-	norm, err := optim.NewNorm(dev, m.Units())
-	if err != nil {
-		return nil, err
-	}
-	defer norm.Close()
-	defer q.Sync() //nolint:errcheck // the first error is returned where it appears
+	defer st.close() //nolint:errcheck // the first error is returned where it appears
 	info, err := dev.Info()
 	if err != nil {
 		return nil, err
 	}
 	res := &BenchResult{Name: "tunefleet", Version: info.Backend + " " + info.ISA, Threads: info.Threads}
-	for _, p := range params {
+	for _, p := range nn.Params(m.Root()) {
 		res.Parameters += p.Len()
 	}
-	tape := autograd.New(mem, autograd.Config{Checkpoint: o.Checkpoint})
-	cfg := optim.Config{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1}
 	for step := range o.Steps + 1 {
 		start := time.Now()
 		if step == 0 {
 			res.ReadyS = time.Since(o.ProcessStart).Seconds()
 		}
 		b := randomBatch(o, m.Info().Vocab, uint64(step))
-		r, err := objective.Backward(ctx, tape, m, b, b.LabelTokens())
+		r, _, err := st.backward(ctx, b, b.LabelTokens())
 		if err != nil {
 			return nil, fmt.Errorf("step %d: %w", step, err)
 		}
-		norm.Measure(q, state.Ranges)
-		norm.Finish(q, 1)
-		if err := cfg.Step(q, state.Ranges, 1e-4, int64(step+1), norm.Clip, norm.Skip); err != nil {
-			return nil, err
+		if err := st.update(ctx, 1e-4, int64(step+1)); err != nil {
+			return nil, fmt.Errorf("step %d: %w", step, err)
 		}
 		if err := q.Sync(); err != nil {
 			return nil, err

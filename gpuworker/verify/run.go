@@ -99,49 +99,30 @@ func (t *train) train(ctx context.Context, s *session, m method, ratio float64, 
 	if m.lora {
 		lr = h.LoRALR
 	}
-	state, err := optim.NewState(s.dev, s.queue, s.model.Units())
-	if err != nil {
-		return nil, err
-	}
-	defer state.Close()
-	norm, err := optim.NewNorm(s.dev, s.model.Units())
-	if err != nil {
-		return nil, err
-	}
-	defer norm.Close()
-	defer s.queue.Sync() //nolint:errcheck // the first error is returned where it appears
 	out := &outcome{grads: map[string][]float32{}}
 	for _, p := range s.trainable() {
 		out.traj.Trainable += p.Len()
 		out.traj.Tensors++
 	}
 	if m.lora {
-		if out.initLogits, err = s.logits(ctx, bs[0]); err != nil {
+		if err := out.before(ctx, s, bs[0]); err != nil {
 			return nil, err
 		}
 	}
+	st, err := s.stepper(ctx, cfg, h.Clip, t.o)
+	if err != nil {
+		return nil, err
+	}
+	s.step = st
 	for k, b := range bs {
 		tokens := b.tokens()
-		res, err := objective.Backward(ctx, s.tape, s.model, b.leaf(), int64(tokens))
+		res, gn, err := st.backward(ctx, b.leaf(), int64(tokens))
 		if err != nil {
 			return nil, fmt.Errorf("step %d: %w", k, err)
 		}
-		if k == 0 && m.lora {
-			for _, p := range s.trainable() {
-				if out.grads[p.Name], err = nn.Read(s.queue, p.Grad); err != nil {
-					return nil, err
-				}
-			}
-		}
-		norm.Measure(s.queue, state.Ranges)
-		norm.Finish(s.queue, h.Clip)
-		gn, err := norm.Value(s.queue)
-		if err != nil {
-			return nil, err
-		}
 		at := lr * sched.Factor(int64(k))
-		if err := cfg.Step(s.queue, state.Ranges, at, int64(k+1), norm.Clip, norm.Skip); err != nil {
-			return nil, err
+		if err := st.update(ctx, at, int64(k+1)); err != nil {
+			return nil, fmt.Errorf("step %d: %w", k, err)
 		}
 		out.traj.Log = append(out.traj.Log, stepLog{Step: k, Loss: res.Sum / float64(tokens), GradNorm: gn, LR: at, Tokens: tokens})
 	}
@@ -156,6 +137,23 @@ func (t *train) train(ctx context.Context, s *session, m method, ratio float64, 
 	}
 	out.logits, err = s.logits(ctx, bs[0])
 	return out, err
+}
+
+// before notes logits and gradients on the first batch.
+func (out *outcome) before(ctx context.Context, s *session, b batch) error {
+	var err error
+	if out.initLogits, err = s.logits(ctx, b); err != nil {
+		return err
+	}
+	if _, err = objective.Backward(ctx, s.tape, s.model, b.leaf(), int64(b.tokens())); err != nil {
+		return err
+	}
+	for _, p := range s.trainable() {
+		if out.grads[p.Name], err = nn.Read(s.queue, p.Grad); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *train) emitRun(name string, s *session, out *outcome) error {

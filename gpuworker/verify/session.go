@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -47,6 +48,7 @@ type session struct {
 	model   zoo.Model
 	storage *nn.Storage
 	lora    *adapter.Adapters
+	step    stepper
 }
 
 // openSession loads the model of a folder. prepare, when not nil, changes the module tree (adapters, freezing) before storage exists.
@@ -94,8 +96,11 @@ func (s *session) close() error {
 		return nil
 	}
 	var err error
+	if s.step != nil {
+		err = s.step.close()
+	}
 	if s.mem != nil {
-		err = s.mem.Close()
+		err = errors.Join(err, s.mem.Close())
 	}
 	s.storage.Close()
 	if cerr := s.dev.Close(); err == nil {
