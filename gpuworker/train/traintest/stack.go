@@ -1,0 +1,174 @@
+// Package traintest runs the stages of a run in one process, over a store in memory and gangs of goroutines, for tests of the handlers.
+package traintest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/collective"
+	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/checkpoint"
+	"github.com/tunefleet/tunefleet/services/store"
+	"github.com/tunefleet/tunefleet/services/store/memstore"
+)
+
+// Stack is one run.
+type Stack struct {
+	T       testing.TB
+	Objects store.Objects
+	Heads   *checkpoint.Heads
+	Spec    *schemas.RunSpec
+	Threads int
+
+	mu     sync.Mutex
+	events []schemas.Event
+	issue  uint64
+}
+
+// New makes a run of tenant acme; add its stages with Start.
+func New(t testing.TB) *Stack {
+	objects := memstore.New()
+	return &Stack{T: t, Objects: objects, Heads: checkpoint.NewHeads(objects, checkpoint.Config{}), Threads: 1,
+		Spec: &schemas.RunSpec{Version: 1, ID: "r1", Tenant: "acme", Pool: "cpu", Seed: 7}}
+}
+
+// Upload stores an input file.
+func (s *Stack) Upload(path string, raw []byte) schemas.File {
+	s.T.Helper()
+	sum := sha256.Sum256(raw)
+	f := schemas.File{Path: path, SHA256: hex.EncodeToString(sum[:]), Bytes: int64(len(raw))}
+	if _, err := s.Objects.Put(s.T.Context(), schemas.InputKey(s.Spec.Tenant, f.SHA256), raw, store.Condition{}); err != nil {
+		s.T.Fatal(err)
+	}
+	return f
+}
+
+// Start creates HEAD for the stages and stores the spec beside it.
+func (s *Stack) Start(stages ...schemas.Stage) {
+	s.T.Helper()
+	s.Spec.Stages = stages
+	head := schemas.Head{Tenant: s.Spec.Tenant, Run: s.Spec.ID, State: schemas.RunRunning}
+	for _, st := range stages {
+		head.Stages = append(head.Stages, schemas.StageState{Name: st.Name, Kind: st.Kind, State: schemas.StagePending})
+	}
+	if _, err := s.Heads.Create(s.T.Context(), head); err != nil {
+		s.T.Fatal(err)
+	}
+	raw, err := json.Marshal(s.Spec)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	if _, err := s.Objects.Put(s.T.Context(), schemas.SpecKey(s.Spec.Tenant, s.Spec.ID), raw, store.Condition{}); err != nil {
+		s.T.Fatal(err)
+	}
+}
+
+// Events are what handlers reported so far.
+func (s *Stack) Events() []schemas.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]schemas.Event(nil), s.events...)
+}
+
+// Task is a task of a stage without a gang.
+func (s *Stack) Task(stage string, part, parts int) *consume.Task {
+	s.T.Helper()
+	st, err := s.Spec.StageOf(stage)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	return &consume.Task{Message: schemas.Message{Version: 1, Kind: st.Kind, Pool: s.Spec.Pool, Tenant: s.Spec.Tenant, Run: s.Spec.ID, Stage: stage, Part: part, Parts: parts},
+		Spec: s.Spec, Stage: st, Objects: s.Objects, Logger: slog.New(slog.DiscardHandler), Worker: "w", Dir: s.T.TempDir(), Threads: s.Threads,
+		Phase: func(string, int64, int64) {}, Report: func(e schemas.Event) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.events = append(s.events, e)
+		}}
+}
+
+// Part runs one part of a stage and returns its result.
+func (s *Stack) Part(h consume.Handler, stage string, part, parts int) *schemas.StageResult {
+	s.T.Helper()
+	if err := h(s.T.Context(), s.Task(stage, part, parts)); err != nil {
+		s.T.Fatalf("part %d of stage %s: %v", part, stage, err)
+	}
+	raw, _, err := s.Objects.Get(s.T.Context(), schemas.ResultKey(s.Spec.Tenant, s.Spec.ID, stage, part), 16<<20)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	var r schemas.StageResult
+	if err := json.Unmarshal(raw, &r); err != nil {
+		s.T.Fatal(err)
+	}
+	return &r
+}
+
+// Train runs a whole train stage on a gang of goroutines and returns its final manifest.
+func (s *Stack) Train(h consume.Handler, stage string, world int) *schemas.Manifest {
+	s.T.Helper()
+	ctx := s.T.Context()
+	var members []schemas.Member
+	head, err := s.Heads.Swap(ctx, s.Spec.Tenant, s.Spec.ID, func(h *schemas.Head) error {
+		if h.Stage != stage {
+			h.Stage, h.Manifest, h.Previous, h.Step = stage, nil, nil, 0
+		}
+		h.Seats, h.Members, members = nil, nil, nil
+		for i := range world {
+			s.issue++
+			h.Seats = append(h.Seats, schemas.Seat{Seat: i, Issue: s.issue})
+			members = append(members, schemas.Member{Rank: i, Seat: i, Issue: s.issue, Worker: fmt.Sprint("w", i)})
+		}
+		return nil
+	})
+	if err == nil {
+		head, err = s.Heads.FormGeneration(ctx, s.Spec.Tenant, s.Spec.ID, stage, checkpoint.Forming{Expect: head.Generation, Members: members})
+	}
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	errs := make([]error, world)
+	var wg sync.WaitGroup
+	for r, c := range collective.NewLocal(world) {
+		t := s.Task(stage, 0, 0)
+		t.Message.Seat = r
+		t.Gang = &consume.Gang{Generation: head.Generation, Rank: r, World: world, Members: members, Collective: c, Head: head,
+			Control: func() schemas.Control { return schemas.ControlNone },
+			Commit: func(ctx context.Context, m *schemas.Manifest) error {
+				m.Tenant, m.Run, m.Stage, m.Generation, m.World = head.Tenant, head.Run, head.Stage, head.Generation, world
+				_, err := s.Heads.Commit(ctx, m)
+				return err
+			}}
+		wg.Go(func() {
+			errs[r] = h(ctx, t)
+			c.Close()
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		s.T.Fatalf("stage %s: %v", stage, err)
+	}
+	head, err = s.Heads.Swap(ctx, s.Spec.Tenant, s.Spec.ID, func(h *schemas.Head) error {
+		ref := *h.Manifest
+		st := h.StageByName(stage)
+		st.Manifest, st.State = &ref, schemas.StageSucceeded
+		h.Members = nil
+		h.Ended = append(h.Ended, schemas.GenerationEnd{Generation: h.Generation, Cause: schemas.CauseDone, Step: h.Step})
+		return nil
+	})
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	m, err := checkpoint.ReadManifest(ctx, s.Objects, *head.Manifest)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	return m
+}
