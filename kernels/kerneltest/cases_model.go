@@ -1,0 +1,580 @@
+package kerneltest
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/oracle"
+)
+
+func normCases() []Case {
+	const rows, n = 7, 45
+	const eps = 1e-5
+	var cases []Case
+	for _, o := range []struct {
+		name             string
+		weight, residual bool
+		offset           float64
+		acc              bool
+	}{{"weight", true, false, 0, false}, {"residual", true, true, 0, true}, {"1 + weight", true, true, 1, false}, {"no weight", false, false, 0, true}} {
+		ones := slices.Repeat([]float64{1}, n)
+		weights := func(e *Env) (kernels.Tensor, []float64) {
+			if !o.weight {
+				return kernels.Tensor{}, ones
+			}
+			w := e.In(n)
+			return w.T, w.V
+		}
+		offset := o.offset
+		cases = append(cases, Case{Op: "rmsnorm_fwd", Name: o.name, Run: func(e *Env) {
+			x, y, rstd := e.Wide(3, rows, n), e.Out(rows, n), e.Out32(rows)
+			w, wv := weights(e)
+			p := kernels.RMSNormFwd{X: x.T, W: w, Y: y.T, RStd: rstd.T, Eps: eps, WOffset: float32(offset)}
+			s := x.V
+			if o.residual {
+				res, sum := e.In(rows, n), e.Out(rows, n)
+				p.Res, p.Sum, s = res.T, sum.T, add(x.V, res.V)
+				e.Want("sum", sum, func() []float64 { return s })
+			}
+			e.Do(func(q *kernels.Queue) { q.RMSNormFwd(p) })
+			e.Want("y", y, func() []float64 { return oracle.RMSNorm(s, wv, rows, n, eps, offset) })
+			e.Want("rstd", rstd, func() []float64 { return oracle.RStd(s, rows, n, eps) })
+		}}, Case{Op: "rmsnorm_bwd", Name: o.name, Run: func(e *Env) {
+			x, dy := e.In(rows, n), e.In(rows, n)
+			rstd := e.Vals32(oracle.RStd(x.V, rows, n, eps), rows)
+			w, wv := weights(e)
+			dx, old := e.before(o.acc, rows, n)
+			p := kernels.RMSNormBwd{X: x.T, W: w, RStd: rstd.T, DY: dy.T, DX: dx.T, WOffset: float32(offset), DXAccumulate: flag(o.acc), DWAccumulate: flag(o.acc)}
+			if o.residual {
+				ds := e.In(rows, n)
+				p.DSum, old = ds.T, add(ds.V, old)
+			}
+			if o.weight {
+				dw, oldW := e.before(o.acc, n)
+				p.DW = dw.T
+				e.Want("dw", dw, func() []float64 {
+					_, g := oracle.RMSNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
+					return add(g, oldW)
+				})
+				e.Grad("dw", dw, wv, oldW, func(v []float64) float64 { return dot(oracle.RMSNorm(x.V, v, rows, n, eps, offset), dy.V) })
+			}
+			e.Do(func(q *kernels.Queue) { q.RMSNormBwd(p) })
+			e.Want("dx", dx, func() []float64 {
+				g, _ := oracle.RMSNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
+				return add(g, old)
+			})
+			e.Grad("dx", dx, x.V, old, func(v []float64) float64 { return dot(oracle.RMSNorm(v, wv, rows, n, eps, offset), dy.V) })
+		}}, Case{Op: "layernorm_fwd", Name: o.name, Run: func(e *Env) {
+			x, y, mean, rstd := e.Wide(3, rows, n), e.Out(rows, n), e.Out32(rows), e.Out32(rows)
+			p := kernels.LayerNormFwd{X: x.T, Y: y.T, Mean: mean.T, RStd: rstd.T, Eps: eps, WOffset: float32(offset)}
+			s := x.V
+			var wv, bv []float64
+			if o.weight {
+				w, b := e.In(n), e.In(n)
+				p.W, p.B, wv, bv = w.T, b.T, w.V, b.V
+			}
+			if o.residual {
+				res, sum := e.In(rows, n), e.Out(rows, n)
+				p.Res, p.Sum, s = res.T, sum.T, add(x.V, res.V)
+			}
+			e.Do(func(q *kernels.Queue) { q.LayerNormFwd(p) })
+			e.Want("y", y, func() []float64 { v, _, _ := oracle.LayerNorm(s, wv, bv, rows, n, eps, offset); return v })
+			e.Want("mean", mean, func() []float64 { _, v, _ := oracle.LayerNorm(s, wv, bv, rows, n, eps, offset); return v })
+			e.Want("rstd", rstd, func() []float64 { _, _, v := oracle.LayerNorm(s, wv, bv, rows, n, eps, offset); return v })
+		}}, Case{Op: "layernorm_bwd", Name: o.name, Run: func(e *Env) {
+			x, dy := e.In(rows, n), e.In(rows, n)
+			_, m, r := oracle.LayerNorm(x.V, nil, nil, rows, n, eps, 0)
+			mean, rstd := e.Vals32(m, rows), e.Vals32(r, rows)
+			dx, old := e.before(o.acc, rows, n)
+			p := kernels.LayerNormBwd{X: x.T, Mean: mean.T, RStd: rstd.T, DY: dy.T, DX: dx.T, WOffset: float32(offset), DXAccumulate: flag(o.acc),
+				DWAccumulate: flag(o.acc), DBAccumulate: flag(o.acc)}
+			var wv []float64
+			forward := func(x, w, b []float64) float64 {
+				y, _, _ := oracle.LayerNorm(x, w, b, rows, n, eps, offset)
+				return dot(y, dy.V)
+			}
+			if o.weight {
+				w := e.In(n)
+				dw, oldW := e.before(o.acc, n)
+				db, oldB := e.before(o.acc, n)
+				p.W, p.DW, p.DB, wv = w.T, dw.T, db.T, w.V
+				e.Want("dw", dw, func() []float64 {
+					_, g, _ := oracle.LayerNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
+					return add(g, oldW)
+				})
+				e.Want("db", db, func() []float64 {
+					_, _, g := oracle.LayerNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
+					return add(g, oldB)
+				})
+				e.Grad("dw", dw, wv, oldW, func(v []float64) float64 { return forward(x.V, v, nil) })
+				e.Grad("db", db, make([]float64, n), oldB, func(v []float64) float64 { return forward(x.V, wv, v) })
+			}
+			if o.residual {
+				ds := e.In(rows, n)
+				p.DSum, old = ds.T, add(ds.V, old)
+			}
+			e.Do(func(q *kernels.Queue) { q.LayerNormBwd(p) })
+			e.Want("dx", dx, func() []float64 {
+				g, _, _ := oracle.LayerNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
+				return add(g, old)
+			})
+			e.Grad("dx", dx, x.V, old, func(v []float64) float64 { return forward(v, wv, nil) })
+		}})
+	}
+	return cases
+}
+
+func transpose(v []float64, m, n int) []float64 {
+	out := make([]float64, len(v))
+	for i := range m {
+		for j := range n {
+			out[j*m+i] = v[i*n+j]
+		}
+	}
+	return out
+}
+
+func gemmCases() []Case {
+	var cases []Case
+	for _, s := range [][3]int{{1, 1, 1}, {1, 33, 70}, {5, 1, 9}, {13, 65, 129}, {64, 48, 32}, {70, 31, 270}} {
+		m, n, k := s[0], s[1], s[2]
+		M, N, K := int64(m), int64(n), int64(k)
+		for _, v := range []struct {
+			name   string
+			ta, tb bool
+			bias   bool
+			acc    bool
+			alpha  float64
+		}{{"nn", false, false, false, false, 1}, {"nt bias", false, true, true, false, 0.5}, {"tn accumulate", true, false, false, true, 1},
+			{"tt all", true, true, true, true, -2}} {
+			cases = append(cases, Case{Op: "gemm", Name: fmt.Sprintf("%dx%dx%d %s", m, n, k, v.name), Run: func(e *Env) {
+				var a, b Operand
+				var av, bv []float64
+				if v.ta {
+					a = e.In(K, M)
+					av, a.T = transpose(a.V, k, m), a.T.T()
+				} else {
+					a = e.Wide(3, M, K)
+					av = a.V
+				}
+				if v.tb {
+					b = e.Wide(5, N, K)
+					bv, b.T = transpose(b.V, n, k), b.T.T()
+				} else {
+					b = e.In(K, N)
+					bv = b.V
+				}
+				c, old := e.before(v.acc, M, N)
+				p := kernels.Gemm{A: a.T, B: b.T, C: c.T, Alpha: float32(v.alpha), Accumulate: flag(v.acc)}
+				var bias []float64
+				if v.bias {
+					o := e.In(N)
+					p.Bias, bias = o.T, o.V
+				}
+				e.Do(func(q *kernels.Queue) { q.Gemm(p) })
+				e.Want("c", c, func() []float64 {
+					out := add(oracle.Gemm(scaled(av, v.alpha), bv, nil, 0, m, n, k), old)
+					for i := range out {
+						if bias != nil {
+							out[i] += bias[i%n]
+						}
+					}
+					return out
+				})
+			}})
+		}
+	}
+	return append(cases, Case{Op: "gemm", Name: "batch, one operand repeated", Run: func(e *Env) {
+		a, b, c := e.In(3, 5, 7), e.In(7, 9), e.Out(3, 5, 9)
+		rep := b.T.Unsqueeze(0)
+		rep.Dim[0], rep.Stride[0] = 3, 0
+		e.Do(func(q *kernels.Queue) { q.Gemm(kernels.Gemm{A: a.T, B: rep, C: c.T, Alpha: 1}) })
+		e.Want("c", c, func() []float64 { return oracle.Gemm(a.V, b.V, nil, 0, 15, 9, 7) })
+	}}, Case{Op: "gemm", Name: "inner dimensions differ", Fails: true, Run: func(e *Env) {
+		a, b, c := e.In(3, 5), e.In(4, 2), e.Out(3, 2)
+		e.Do(func(q *kernels.Queue) { q.Gemm(kernels.Gemm{A: a.T, B: b.T, C: c.T, Alpha: 1}) })
+	}})
+}
+
+func ropeCases() []Case {
+	const b, t, h, d = 2, 5, 3, 16
+	var cases []Case
+	for _, o := range []struct {
+		name               string
+		rot                int
+		interleaved, inv   bool
+		positions, inPlace bool
+		acc                bool
+		pos0               int64
+	}{{"half", 16, false, false, false, false, false, 0}, {"half, positions, inverse", 16, false, true, true, false, false, 0},
+		{"partial, from 3", 8, false, false, false, true, false, 3}, {"interleaved, accumulate", 16, true, false, true, false, true, 0},
+		{"interleaved partial inverse", 6, true, true, false, false, false, 0}} {
+		cases = append(cases, Case{Op: "rope", Name: o.name, Run: func(e *Env) {
+			half := int64(o.rot / 2)
+			x, cos, sin := e.In(b, t, h, d), e.In32(11, half), e.In32(11, half)
+			pos := make([]int32, b*t)
+			for i := range pos {
+				pos[i] = int32(int64(i%t) + o.pos0)
+				if o.positions {
+					pos[i] = int32(i * 7 % 11)
+				}
+			}
+			y, old := e.before(o.acc, b, t, h, d)
+			if o.inPlace {
+				y = x
+			}
+			p := kernels.Rope{X: x.T, Cos: cos.T, Sin: sin.T, Y: y.T, RotDim: int32(o.rot), Interleaved: flag(o.interleaved), Inverse: flag(o.inv),
+				Accumulate: flag(o.acc), Pos0: o.pos0}
+			if o.positions {
+				p.Pos = e.I32(pos, b, t)
+			}
+			e.Do(func(q *kernels.Queue) { q.Rope(p) })
+			e.Want("y", y, func() []float64 {
+				f := oracle.Rope
+				if o.inv {
+					f = oracle.RopeBackward
+				}
+				return add(f(x.V, cos.V, sin.V, pos, h, d, o.rot, o.interleaved), old)
+			})
+		}})
+	}
+	return cases
+}
+
+// attn is an attention case: the oracle's description and what the backend gets.
+type attn struct {
+	name string
+	a    oracle.Attn
+	acc  bool
+	// qstart gives positions by tensor, not by number.
+	qstart bool
+}
+
+func attnCases() []attn {
+	base := oracle.Attn{Batch: 2, TQ: 9, TK: 9, Heads: 4, KVHeads: 2, DQK: 16, DV: 16, Scale: 0.25}
+	with := func(name string, f func(*attn)) attn { c := attn{name: name, a: base}; f(&c); return c }
+	return []attn{
+		with("bidirectional", func(*attn) {}),
+		with("causal", func(c *attn) { c.a.Causal, c.acc = true, true }),
+		with("window", func(c *attn) { c.a.Causal, c.a.Band = true, &[2]int{3, -1} }),
+		with("band", func(c *attn) { c.a.Band = &[2]int{2, 1} }),
+		with("key range and mask", func(c *attn) {
+			c.a.KVFirst, c.a.KVLen = []int32{0, 2}, []int32{9, 7}
+			c.a.Mask = []uint8{1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1}
+		}),
+		with("documents", func(c *attn) { c.a.Batch, c.a.Causal, c.a.Docs = 1, true, []int32{0, 0, 0, 1, 1, 2, 2, 2, 2} }),
+		with("softcap and ALiBi", func(c *attn) { c.a.Causal, c.a.Softcap, c.a.ALiBi = true, 1.5, []float64{-0.5, -0.25, -0.125, -0.0625} }),
+		with("sinks", func(c *attn) { c.a.Causal, c.a.Sinks, c.acc = true, []float64{0.5, -1, 2, 0}, true }),
+		with("decode", func(c *attn) { c.a.Causal, c.a.TQ, c.a.QOffset = true, 1, 8 }),
+		with("decode by tensor", func(c *attn) { c.a.Causal, c.a.TQ, c.a.QOffset, c.qstart = true, 3, 6, true }),
+		with("odd sizes", func(c *attn) {
+			c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV = true, 37, 37, 3, 1, 20, 12
+		}),
+	}
+}
+
+// operands makes q, k, v as views of one fused projection, and the parameters.
+func (c attn) operands(e *Env) (p kernels.AttnFwd, q, k, v []float64, sinks []float64) {
+	a := c.a
+	b, tq, tk, hq, hk, dk, dv := int64(a.Batch), int64(a.TQ), int64(a.TK), int64(a.Heads), int64(a.KVHeads), int64(a.DQK), int64(a.DV)
+	Q, K, V := e.Wide(5, b, tq, hq, dk), e.Wide(3, b, tk, hk, dk), e.In(b, tk, hk, dv)
+	p = kernels.AttnFwd{Q: Q.T, K: K.T, V: V.T, QStart0: int64(a.QOffset), Scale: float32(a.Scale), Softcap: float32(a.Softcap), Causal: flag(a.Causal),
+		WindowLeft: -1, WindowRight: -1}
+	if a.Band != nil {
+		p.WindowLeft, p.WindowRight = int32(a.Band[0]), int32(a.Band[1])
+	}
+	if a.KVFirst != nil {
+		p.KVFirst, p.KVLast = e.I32(a.KVFirst, b), e.I32(a.KVLen, b)
+	}
+	if a.Mask != nil {
+		p.KeyMask = e.U8(a.Mask, b, tk)
+	}
+	if a.Docs != nil {
+		cu := []int32{0}
+		for i := 1; i <= len(a.Docs); i++ {
+			if i == len(a.Docs) || a.Docs[i] != a.Docs[i-1] {
+				cu = append(cu, int32(i))
+			}
+		}
+		p.CuSeqlens = e.I32(cu, int64(len(cu)))
+	}
+	if a.ALiBi != nil {
+		p.ALiBi = e.Vals32(a.ALiBi, hq).T
+	}
+	if a.Sinks != nil {
+		s := e.Vals32(a.Sinks, hq)
+		p.Sinks, sinks = s.T, s.V
+	}
+	if c.qstart {
+		p.QStart, p.QStart0 = e.I32(slices.Repeat([]int32{int32(a.QOffset)}, a.Batch), b), 0
+	}
+	return p, Q.V, K.V, V.V, sinks
+}
+
+func attentionCases() []Case {
+	var cases []Case
+	for _, c := range attnCases() {
+		a := c.a
+		b, tq, hq, dv := int64(a.Batch), int64(a.TQ), int64(a.Heads), int64(a.DV)
+		cases = append(cases, Case{Op: "attn_fwd", Name: c.name, Run: func(e *Env) {
+			p, q, k, v, _ := c.operands(e)
+			o, lse := e.Out(b, tq, hq, dv), e.Out32(b, hq, tq)
+			p.O, p.LSE = o.T, lse.T
+			e.Do(func(queue *kernels.Queue) { queue.AttnFwd(p) })
+			e.Want("o", o, func() []float64 { w, _ := oracle.Attention(a, q, k, v); return w })
+			e.Want("lse", lse, func() []float64 { _, w := oracle.Attention(a, q, k, v); return w })
+		}}, Case{Op: "attn_bwd", Name: c.name, Run: func(e *Env) { c.backward(e) }})
+	}
+	return cases
+}
+
+func (c attn) backward(e *Env) {
+	a := c.a
+	b, tq, tk, hq, hk, dk, dv := int64(a.Batch), int64(a.TQ), int64(a.TK), int64(a.Heads), int64(a.KVHeads), int64(a.DQK), int64(a.DV)
+	p, q, k, v, sinks := c.operands(e)
+	ov, lv := oracle.Attention(a, q, k, v)
+	p.O, p.LSE = e.Vals(ov, b, tq, hq, dv).T, e.Vals32(lv, b, hq, tq).T
+	do := e.In(b, tq, hq, dv)
+	dq, oldQ := e.before(c.acc, b, tq, hq, dk)
+	dK, oldK := e.before(c.acc, b, tk, hk, dk)
+	dV, oldV := e.before(c.acc, b, tk, hk, dv)
+	bp := kernels.AttnBwd{AttnFwd: p, DO: do.T, DQ: dq.T, DK: dK.T, DV: dV.T, DQAccumulate: flag(c.acc), DKAccumulate: flag(c.acc), DVAccumulate: flag(c.acc)}
+	loss := func(q, k, v []float64) float64 { o, _ := oracle.Attention(a, q, k, v); return dot(o, do.V) }
+	if sinks != nil {
+		ds := e.Out32(hq)
+		bp.DSinks = ds.T
+		e.Grad("dsinks", ds, sinks, nil, func(x []float64) float64 {
+			s := a
+			s.Sinks = x
+			o, _ := oracle.Attention(s, q, k, v)
+			return dot(o, do.V)
+		})
+	}
+	e.Do(func(queue *kernels.Queue) { queue.AttnBwd(bp) })
+	e.WantTol("dq", dq, 2, func() []float64 { g, _, _ := oracle.AttentionBackward(a, q, k, v, do.V); return add(g, oldQ) })
+	e.WantTol("dk", dK, 2, func() []float64 { _, g, _ := oracle.AttentionBackward(a, q, k, v, do.V); return add(g, oldK) })
+	e.WantTol("dv", dV, 2, func() []float64 { _, _, g := oracle.AttentionBackward(a, q, k, v, do.V); return add(g, oldV) })
+	if a.TQ > 9 { // central differences of long sequences take minutes
+		return
+	}
+	e.Grad("dq", dq, q, oldQ, func(x []float64) float64 { return loss(x, k, v) })
+	e.Grad("dk", dK, k, oldK, func(x []float64) float64 { return loss(q, x, v) })
+	e.Grad("dv", dV, v, oldV, func(x []float64) float64 { return loss(q, k, x) })
+}
+
+func vocabCases() []Case {
+	var cases []Case
+	for _, o := range []struct {
+		name                     string
+		n, v, k                  int
+		bias, acc                bool
+		scale, softcap           float64
+		smoothing, zloss, scaler float64
+	}{{"plain", 9, 67, 12, false, false, 0, 0, 0, 0, 0}, {"bias, accumulate, device scale", 9, 67, 12, true, true, 0, 0, 0, 0, 0.25},
+		{"logit scale and softcap", 5, 40, 8, true, false, 0.5, 3, 0, 0, 0}, {"smoothing and z-loss", 5, 40, 8, false, false, 0, 0, 0.1, 0.01, 2},
+		{"large vocabulary", 3, 4097, 4, false, false, 0, 0, 0, 0, 0}} {
+		n, v, k := int64(o.n), int64(o.v), int64(o.k)
+		voc := oracle.Vocab{M: o.n, V: o.v, K: o.k, Scale: o.scale, Softcap: o.softcap}
+		common := func(e *Env) (x, w Operand, bias Operand, targets []int32, t kernels.Tensor) {
+			x, w = e.In(n, k), e.In(v, k)
+			if o.bias {
+				bias = e.In(v)
+			}
+			for i := range o.n {
+				targets = append(targets, int32(i*31%o.v))
+			}
+			targets[1] = oracle.IgnoreIndex
+			return x, w, bias, targets, e.I32(targets, n)
+		}
+		cases = append(cases, Case{Op: "linear_logprob_fwd", Name: o.name, Run: func(e *Env) {
+			x, w, bias, targets, t := common(e)
+			logp, lse, entropy, zsum := e.Out32(n), e.Out32(n), e.Out32(n), e.Out32(n)
+			e.Do(func(q *kernels.Queue) {
+				q.LinearLogprobFwd(kernels.LinearLogprobFwd{X: x.T, W: w.T, Bias: bias.T, Targets: t, LogP: logp.T, LSE: lse.T, Entropy: entropy.T, ZSum: zsum.T,
+					LogitScale: float32(o.scale), Softcap: float32(o.softcap)})
+			})
+			stats := func() oracle.Stats { return voc.Forward(x.V, w.V, bias.V, targets) }
+			e.Want("logp", logp, func() []float64 { return stats().LogP })
+			e.Want("lse", lse, func() []float64 { return stats().LSE })
+			e.WantTol("entropy", entropy, 10, func() []float64 { return stats().Entropy })
+			e.WantTol("zsum", zsum, 10, func() []float64 { return stats().ZSum })
+		}}, Case{Op: "linear_logprob_bwd", Name: o.name, Run: func(e *Env) {
+			x, w, bias, targets, t := common(e)
+			lse, d := e.Vals32(voc.Forward(x.V, w.V, bias.V, targets).LSE, n), e.In32(n)
+			dx, oldX := e.before(o.acc, n, k)
+			dw, oldW := e.before(o.acc, v, k)
+			p := kernels.LinearLogprobBwd{X: x.T, W: w.T, Bias: bias.T, Targets: t, LSE: lse.T, DLogP: d.T, DX: dx.T, DW: dw.T, LogitScale: float32(o.scale),
+				Softcap: float32(o.softcap), DXAccumulate: flag(o.acc), DWAccumulate: flag(o.acc), DBiasAccumulate: flag(o.acc)}
+			loss := func(x, w, b []float64) float64 { return dot(voc.Forward(x, w, b, targets).LogP, d.V) }
+			if o.bias {
+				db, oldB := e.before(o.acc, v)
+				p.DBias = db.T
+				e.Grad("dbias", db, bias.V, oldB, func(b []float64) float64 { return loss(x.V, w.V, b) })
+			}
+			e.Do(func(q *kernels.Queue) { q.LinearLogprobBwd(p) })
+			if o.v > 1000 {
+				return
+			}
+			e.Grad("dx", dx, x.V, oldX, func(x []float64) float64 { return loss(x, w.V, bias.V) })
+			e.Grad("dw", dw, w.V, oldW, func(w []float64) float64 { return loss(x.V, w, bias.V) })
+		}}, Case{Op: "linear_xent", Name: o.name, Run: func(e *Env) {
+			x, w, bias, targets, t := common(e)
+			weights := make([]float64, o.n)
+			for i := range weights {
+				weights[i] = 0.5 + float64(i%3)
+			}
+			ws := e.Vals32(weights, n)
+			logp, lse := e.Out32(n), e.Out32(n)
+			dx, oldX := e.before(o.acc, n, k)
+			dw, oldW := e.before(o.acc, v, k)
+			factor := 0.125
+			p := kernels.LinearXent{X: x.T, W: w.T, Bias: bias.T, Targets: t, Weights: ws.T, LogP: logp.T, LSE: lse.T, DX: dx.T, DW: dw.T,
+				LogitScale: float32(o.scale), Softcap: float32(o.softcap), LossScale: 0.125, LabelSmoothing: float32(o.smoothing), ZLoss: float32(o.zloss),
+				DXAccumulate: flag(o.acc), DWAccumulate: flag(o.acc), DBiasAccumulate: flag(o.acc)}
+			if o.scaler != 0 {
+				p.LossScaleDev = e.Vals32([]float64{o.scaler}, 1).T.Data
+				factor *= o.scaler
+			}
+			smoothing, zloss := float64(p.LabelSmoothing), float64(p.ZLoss)
+			loss := func(x, w, b []float64) float64 { return factor * voc.Loss(x, w, b, targets, weights, smoothing, zloss) }
+			var oldB []float64
+			var db Operand
+			if o.bias {
+				db, oldB = e.before(o.acc, v)
+				p.DBias = db.T
+				e.Grad("dbias", db, bias.V, oldB, func(b []float64) float64 { return loss(x.V, w.V, b) })
+			}
+			e.Do(func(q *kernels.Queue) { q.LinearXent(p) })
+			e.Want("logp", logp, func() []float64 { return voc.Forward(x.V, w.V, bias.V, targets).LogP })
+			e.Want("lse", lse, func() []float64 { return voc.Forward(x.V, w.V, bias.V, targets).LSE })
+			if o.scale == 0 && o.softcap == 0 && o.smoothing == 0 && o.zloss == 0 {
+				grads := func() (_, dx, dw, db []float64) {
+					return oracle.LinearXent(x.V, w.V, bias.V, targets, scaled(weights, factor), o.n, o.v, o.k)
+				}
+				e.WantTol("dx", dx, 2, func() []float64 { _, g, _, _ := grads(); return add(g, oldX) })
+				e.WantTol("dw", dw, 2, func() []float64 { _, _, g, _ := grads(); return add(g, oldW) })
+				if o.bias {
+					e.WantTol("dbias", db, 2, func() []float64 { _, _, _, g := grads(); return add(g, oldB) })
+				}
+			}
+			if o.v > 1000 {
+				return
+			}
+			e.Grad("dx", dx, x.V, oldX, func(x []float64) float64 { return loss(x, w.V, bias.V) })
+			e.Grad("dw", dw, w.V, oldW, func(w []float64) float64 { return loss(x.V, w, bias.V) })
+		}})
+	}
+	return cases
+}
+
+func optimizerCases() []Case {
+	var cases []Case
+	for _, o := range []struct {
+		name         string
+		step         int64
+		devs, skip   bool
+		decay, scale float64
+	}{{"first step", 1, false, false, 0, 0}, {"decay and gradient scale", 7, false, false, 0.1, 0.5}, {"device scalars", 3, true, false, 0.1, 2}, {"skipped", 3, true, true, 0.1, 1}} {
+		cases = append(cases, Case{Op: "adamw", Name: o.name, Run: func(e *Env) {
+			const n = 4113
+			p, m, g := e.In32(n), e.In32(n), e.In32(n)
+			v := e.Vals32(convert(e.In32(n).V, func(x float64) float64 { return x * x }), n)
+			a := kernels.AdamW{P: p.T, M: m.T, V: v.T, G: g.T, LR: 0.01, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: o.decay, Step: o.step, GradScale: float32(o.scale)}
+			lr, clip := 0.01, o.scale
+			if clip == 0 {
+				clip = 1
+			}
+			if o.devs {
+				lrDev, clipDev := e.Vals32([]float64{0.5}, 1), e.Vals32([]float64{0.25}, 1)
+				a.LRDev, a.ClipDev = lrDev.T.Data, clipDev.T.Data
+				a.StepDev = e.I64([]int64{o.step}, 1).Data
+				a.SkipDev = e.I32([]int32{int32(flag(o.skip))}, 1).Data
+				a.Step = 1000
+				lr, clip = lr*0.5, clip*0.25
+			}
+			e.Do(func(q *kernels.Queue) { q.AdamW(a) })
+			after := func() (pv, mv, vv []float64) {
+				pv, mv, vv = slices.Clone(p.V), slices.Clone(m.V), slices.Clone(v.V)
+				if !o.skip {
+					oracle.AdamW(pv, g.V, mv, vv, lr, a.Beta1, a.Beta2, a.Eps, o.decay, clip, int(o.step))
+				}
+				return pv, mv, vv
+			}
+			e.Want("p", p, func() []float64 { w, _, _ := after(); return w })
+			e.Want("m", m, func() []float64 { _, w, _ := after(); return w })
+			e.Want("v", v, func() []float64 { _, _, w := after(); return w })
+		}})
+	}
+	cases = append(cases, Case{Op: "sqnorm", Name: "chunks", Run: func(e *Env) {
+		const n = 2*kernels.SqNormChunk + 77
+		x, y := e.In32(n), e.OutAs(kernels.F64, 3)
+		e.Do(func(q *kernels.Queue) { q.SqNorm(kernels.SqNorm{X: x.T, Partials: y.T}) })
+		e.WantTol("partials", y, 1e6, func() []float64 { return oracle.SquareNorms(x.V, kernels.SqNormChunk) })
+	}}, Case{Op: "sum_f64", Name: "in order", Run: func(e *Env) {
+		v := []float64{1, 1e100, 1, -1e100, 3}
+		x, y := e.put(kernels.F64, v, 0, 5), e.put(kernels.F64, []float64{0.5}, 0, 1)
+		e.Do(func(q *kernels.Queue) { q.SumF64(kernels.SumF64{X: x.T, Total: y.T, Accumulate: 1}) })
+		e.WantTol("total", y, 0, func() []float64 { return []float64{3} })
+	}})
+	cases = append(cases, clipCase("clipped", 16, 2, 4, 2/(4+1e-6)), clipCase("small", 0.25, 2, 0.5, 1), clipCase("no limit", 16, 0, 4, 1), Case{Op: "clip_factor", Name: "not finite", Run: func(e *Env) {
+		s, skip := e.put(kernels.F64, []float64{math.Inf(1)}, 0, 1), e.OutAs(kernels.I32, 1)
+		e.Do(func(q *kernels.Queue) { q.ClipFactor(kernels.ClipFactor{SumSq: s.T, Skip: skip.T, MaxNorm: 1}) })
+		e.WantTol("skip", skip, 0, func() []float64 { return []float64{1} })
+	}})
+	for _, bad := range []float64{0, math.NaN(), math.Inf(-1)} {
+		cases = append(cases, Case{Op: "nonfinite", Name: fmt.Sprintf("with %g", bad), Run: func(e *Env) {
+			v := slices.Repeat([]float64{1e38}, 9001)
+			v[8999] = bad
+			x, f, acc := e.Vals32(v, 9001), e.OutAs(kernels.I32, 1), e.put(kernels.I32, []float64{1}, 0, 1)
+			e.Do(func(q *kernels.Queue) {
+				q.NonFinite(kernels.NonFinite{X: x.T, Flag: f.T})
+				q.NonFinite(kernels.NonFinite{X: x.T.Slice(0, 0, 5), Flag: acc.T, Accumulate: 1})
+			})
+			e.WantTol("flag", f, 0, func() []float64 {
+				if bad == 0 {
+					return []float64{0}
+				}
+				return []float64{1}
+			})
+			e.WantTol("accumulated", acc, 0, func() []float64 { return []float64{1} })
+		}})
+	}
+	for _, dt := range []kernels.DType{kernels.F32, kernels.BF16} {
+		for _, acc := range []bool{false, true} {
+			cases = append(cases, Case{Op: "slice_add", Name: fmt.Sprintf("%s accumulate %v", dt, acc), Run: func(e *Env) {
+				const s, n = 3, 1037
+				x := e.in(dt, 0, s, n)
+				y, old := e.Out32(n), make([]float64, n)
+				if acc {
+					y = e.In32(n)
+					old = y.V
+				}
+				e.Do(func(q *kernels.Queue) { q.SliceAdd(kernels.SliceAdd{X: x.T, Y: y.T, Accumulate: flag(acc)}) })
+				e.WantTol("y, every addition rounded in order", y, 0, func() []float64 {
+					out := slices.Clone(old)
+					for i := range s {
+						for j := range n {
+							out[j] = float64(float32(out[j]) + float32(x.V[i*n+j]))
+						}
+					}
+					return out
+				})
+			}})
+		}
+	}
+	return cases
+}
+
+func clipCase(name string, sumsq, limit, norm, clip float64) Case {
+	return Case{Op: "clip_factor", Name: name, Run: func(e *Env) {
+		s, n, c, f := e.put(kernels.F64, []float64{sumsq * 16}, 0, 1), e.Out32(1), e.Out32(1), e.OutAs(kernels.I32, 1)
+		e.Do(func(q *kernels.Queue) {
+			q.ClipFactor(kernels.ClipFactor{SumSq: s.T, Norm: n.T, Clip: c.T, Skip: f.T, MaxNorm: float32(limit), InvScale: 0.25})
+		})
+		e.Want("norm", n, func() []float64 { return []float64{norm} })
+		e.Want("clip", c, func() []float64 { return []float64{clip} })
+		e.WantTol("skip", f, 0, func() []float64 { return []float64{0} })
+	}}
+}
