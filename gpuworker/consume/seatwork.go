@@ -34,9 +34,8 @@ func (s *seat) work(ctx context.Context, c *child, own *schemas.Head) {
 			return
 		case g := <-c.formed:
 			s.log.Info("gang is complete", "generation", g)
-		case ref := <-c.committed:
+		case <-c.committed:
 			s.failed = 0
-			s.a.event(s.m, schemas.Event{Type: schemas.EventCommit, Generation: ref.Generation, Step: ref.Step})
 			s.a.poke(ctx, s.m)
 		case <-s.poke:
 			look = true

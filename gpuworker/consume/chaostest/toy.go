@@ -207,6 +207,7 @@ func (w *toy) commit(ctx context.Context, final bool) error {
 	if err := w.g.Commit(ctx, manifest); err != nil {
 		return err
 	}
+	w.t.Report(schemas.Event{Type: schemas.EventCommit, Step: w.step})
 	w.log.Reset()
 	return nil
 }
