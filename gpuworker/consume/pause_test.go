@@ -22,7 +22,7 @@ func TestPauseCommitsAndResumeGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := f.until(spec, "pause", func(h *schemas.Head) bool { return h.State == schemas.RunPaused })
-	if last := h.Ended[len(h.Ended)-1]; last.Cause != schemas.CausePreempted || h.Step <= 50 {
+	if !preempted(h) || h.Step <= 50 {
 		t.Fatalf("the gang did not commit before it paused: step %d, ended %+v", h.Step, h.Ended)
 	}
 	other := chaostest.Spec(chaostest.Options{Steps: 10, CommitEvery: 10, Seed: 9})
@@ -33,7 +33,7 @@ func TestPauseCommitsAndResumeGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	h = f.finish(spec, schemas.RunSucceeded)
-	if l := f.lineage(spec, h); l.Hash != undisturbed(t, spec) || l.Steps != 120 || l.Generations != 2 {
+	if l := f.lineage(spec, h); l.Hash != undisturbed(t, spec) || l.Steps != 120 || l.Generations < 2 {
 		t.Fatalf("lineage %+v", l)
 	}
 }

@@ -1,6 +1,7 @@
 package consume_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume/chaostest"
@@ -23,11 +24,15 @@ func TestHigherPriorityPreemptsAtTheNextCommit(t *testing.T) {
 	f.submit(high)
 	f.finish(high, schemas.RunSucceeded)
 	h, _, err := f.heads.Read(t.Context(), low.Tenant, low.ID)
-	if err != nil || h.State != schemas.RunRunning || len(h.Ended) != 1 || h.Ended[0].Cause != schemas.CausePreempted || h.Step <= 50 || h.Step >= 600 {
+	if err != nil || h.State != schemas.RunRunning || !preempted(h) || h.Step <= 50 || h.Step >= 600 {
 		t.Fatalf("HEAD of the preempted run %+v: %v", h, err)
 	}
 	h = f.finish(low, schemas.RunSucceeded)
-	if l := f.lineage(low, h); l.Hash != undisturbed(t, low) || l.Steps != 600 || l.Generations != 2 {
+	if l := f.lineage(low, h); l.Hash != undisturbed(t, low) || l.Steps != 600 || l.Generations < 2 {
 		t.Fatalf("lineage %+v", l)
 	}
+}
+
+func preempted(h *schemas.Head) bool {
+	return slices.ContainsFunc(h.Ended, func(e schemas.GenerationEnd) bool { return e.Cause == schemas.CausePreempted })
 }

@@ -79,8 +79,11 @@ func (p *pool) moved(ctx context.Context, r *openRun, head *schemas.Head, a Acti
 			p.c.log.Debug("cannot append events", "run", head.Run, "error", err)
 		}
 	}
-	if head.State == schemas.RunPaused && p.bootSince > 0 {
-		_ = p.c.leases.SetControl(ctx, head.Tenant, head.Run, schemas.ControlNone) // a hint: HEAD says the same
+	if word := schemas.ControlNone; p.bootSince > 0 && (old == nil || old.Control != head.Control || head.State == schemas.RunPaused) {
+		if head.State == schemas.RunRunning {
+			word = head.Control
+		}
+		_ = p.c.leases.SetControl(ctx, head.Tenant, head.Run, word) // a hint: HEAD says the same
 	}
 	if err := p.c.work.Poke(ctx, head.Tenant, head.Run); err != nil {
 		p.c.log.Debug("cannot poke", "run", head.Run, "error", err)

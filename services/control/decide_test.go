@@ -210,13 +210,13 @@ func TestDecide(t *testing.T) {
 			return viewOf(3, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)}, gangRun(trainSpec("cccccccc", 1, 2, 2), true, 1, 1))
 		}, []Kind{ActTurn}, func(d Decision) bool { return d.Actions[0].Run == "bbbbbbbb" }, ""},
 		{"but not in its place", func() *View {
-			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)}, gangRun(trainSpec("cccccccc", 1, 1, 1), true, 1))
+			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)}, gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1))
 		}, nil, nil, ""},
 		{"a gang larger than the pool keeps nobody waiting", func() *View {
 			return viewOf(1, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: prepSpec("bbbbbbbb", 1)}, Run{Spec: trainSpec("cccccccc", 3, 1, 1)})
 		}, []Kind{ActTurn, ActStart}, func(d Decision) bool { return d.Actions[0].Run == "cccccccc" && d.Actions[1].Run == "bbbbbbbb" }, "needs 2 idle"},
 		{"a gang that the pool can serve holds new stages back", func() *View {
-			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: prepSpec("bbbbbbbb", 1)}, gangRun(trainSpec("cccccccc", 1, 1, 1), true, 1))
+			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: prepSpec("bbbbbbbb", 1)}, gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1))
 		}, nil, nil, "needs 2 idle"},
 		{"a gang does not count on workers at parts of its own priority", func() *View { return viewOf(2, partsRun("bbbbbbbb", 1, now), Run{Spec: spec}) }, nil, nil, "1 of 2 are idle"},
 		{"but on those at parts of lower priority", func() *View { return viewOf(2, partsRun("bbbbbbbb", 2, now), Run{Spec: spec}) }, []Kind{ActTurn}, nil, ""},
@@ -225,6 +225,31 @@ func TestDecide(t *testing.T) {
 			v.Workers["cpu"] = Workers{Live: 2, Busy: 1}
 			return v
 		}, nil, nil, "1 of 2 are idle"},
+		{"a gang of lower priority is asked to yield", func() *View {
+			low, lower := gangRun(trainSpec("bbbbbbbb", 2, 1, 1), true, 1), gangRun(trainSpec("cccccccc", 3, 2, 2), true, 1, 1)
+			return viewOf(3, Run{Spec: spec}, low, lower)
+		}, []Kind{ActPreempt}, func(d Decision) bool { return d.Actions[0].Run == "cccccccc" }, ""},
+		{"but not when that is not enough", func() *View {
+			return viewOf(3, Run{Spec: trainSpec("aaaaaaaa", 1, 3, 3)}, gangRun(trainSpec("bbbbbbbb", 1, 1, 1), true, 1), gangRun(trainSpec("cccccccc", 3, 2, 2), true, 1, 1))
+		}, nil, nil, ""},
+		{"nor one of equal priority", func() *View {
+			return viewOf(2, Run{Spec: spec}, gangRun(trainSpec("cccccccc", 1, 2, 2), true, 1, 1))
+		}, nil, nil, ""},
+		{"nor twice", func() *View {
+			r := gangRun(trainSpec("cccccccc", 3, 2, 2), true, 1, 1)
+			r.Head.Control = schemas.ControlPreempt
+			return viewOf(2, Run{Spec: spec}, r)
+		}, nil, nil, ""},
+		{"a gang that has committed gives back", func() *View {
+			r := gangRun(trainSpec("aaaaaaaa", 3, 2, 2), false, 1, 1)
+			r.Head.Control = schemas.ControlPreempt
+			return viewOf(2, r)
+		}, []Kind{ActGiveBack}, nil, "yields to a gang of higher"},
+		{"one that does not commit gives back after the grace", func() *View {
+			r := gangRun(trainSpec("aaaaaaaa", 3, 2, 2), true, 1, 1)
+			r.Head.Control, r.Asked = schemas.ControlPreempt, limits.PauseGrace
+			return viewOf(2, r)
+		}, []Kind{ActGiveBack}, nil, ""},
 		{"priority before age", func() *View {
 			return viewOf(1, Run{Spec: trainSpec("aaaaaaaa", 1, 1, 1)}, Run{Spec: trainSpec("bbbbbbbb", 0, 1, 1), Submitted: time.Now()})
 		}, []Kind{ActTurn}, func(d Decision) bool { return d.Actions[0].Run == "bbbbbbbb" }, ""},

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -21,6 +22,14 @@ func (d *decider) gang(r *Run) bool {
 	if err != nil || spec.Train == nil {
 		d.act(r, ActFail, Action{Stage: h.Stage, Error: schemas.Errorf(schemas.CodeInternal, h.Stage, "HEAD names a train stage that the spec does not have"), Delete: d.seatMessages(r)})
 		return true
+	}
+	if h.Control == schemas.ControlPreempt {
+		if len(h.Members) == 0 || r.Asked >= d.v.Limits.PauseGrace {
+			d.act(r, ActGiveBack, Action{Stage: h.Stage, Delete: d.seatMessages(r), Reason: h.Stage + ": yields to a gang of higher priority"})
+			return true
+		}
+		d.why(r, "%s: yields at its next commit to a gang of higher priority", h.Stage)
+		return false
 	}
 	if len(h.Seats) == 0 {
 		return false
@@ -189,11 +198,39 @@ func (d *decider) turn(order []*Run, busy map[string]bool) {
 	}
 	if chosen != nil {
 		d.d.Actions = append(d.d.Actions, *chosen)
+	} else if t == nil && first != nil {
+		d.preempt(first, firstMin, order, busy)
 	}
 	if t != nil {
 		d.d.Reason = fmt.Sprintf("forming %s of %s/%s", t.Stage, t.Tenant, t.Run)
 	} else {
 		d.d.Reason = why
+	}
+}
+
+// preempt asks gangs of lower priority to yield when that makes room for the gang that waits first; the lowest and latest go first.
+func (d *decider) preempt(first *Run, need int, order []*Run, busy map[string]bool) {
+	need -= d.available(first.Spec.Priority)
+	var victims []*Run
+	for _, r := range slices.Backward(order) {
+		h := r.Head
+		if need <= 0 || r.Spec.Priority <= first.Spec.Priority {
+			break
+		}
+		if h == nil || h.State != schemas.RunRunning || len(h.Seats) == 0 {
+			continue
+		}
+		need -= len(h.Seats) // those that yield already are counted, not asked again
+		if h.Control == schemas.ControlNone && !busy[name(r)] {
+			victims = append(victims, r)
+		}
+	}
+	if need > 0 {
+		return
+	}
+	for _, r := range victims {
+		busy[name(r)] = true
+		d.act(r, ActPreempt, Action{Stage: r.Head.Stage, Reason: fmt.Sprintf("%s: asked to yield to %s", r.Head.Stage, name(first))})
 	}
 }
 

@@ -353,6 +353,12 @@ func (s *sim) train(r *simRun, fail bool) {
 			return // a dead member: nothing advances
 		}
 	}
+	if h.Control != schemas.ControlNone {
+		h.Ended = append(h.Ended, schemas.GenerationEnd{Generation: h.Generation, Cause: schemas.CausePreempted, Step: h.Step})
+		h.Members = nil
+		r.head = h
+		return
+	}
 	if fail {
 		h.Ended = append(h.Ended, schemas.GenerationEnd{Generation: h.Generation, Cause: schemas.CauseApplication, Step: h.Step, Error: &schemas.ErrorInfo{Code: schemas.CodeInternal}})
 		h.Members = nil

@@ -76,10 +76,18 @@ func Transition(h *schemas.Head, a Action, now time.Time) error {
 	case ActGiveBack:
 		h.Seats = nil
 		endGeneration(h, schemas.CausePreempted, now)
+		if h.Control == schemas.ControlPreempt {
+			h.Control = schemas.ControlNone
+		}
+	case ActPreempt:
+		h.Control = schemas.ControlPreempt
 	case ActTrainDone:
 		st.State, st.Ended, st.Manifest = schemas.StageSucceeded, now, h.Manifest
 		endGeneration(h, schemas.CauseDone, now)
 		h.Stage, h.Seats, h.Manifest, h.Previous, h.Step = "", nil, nil, nil, 0
+		if h.Control == schemas.ControlPreempt {
+			h.Control = schemas.ControlNone
+		}
 		finish(h)
 	case ActPaused:
 		h.State, h.Control, h.Seats = schemas.RunPaused, schemas.ControlNone, nil

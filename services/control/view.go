@@ -19,7 +19,7 @@ type Limits struct {
 	ReformYield time.Duration
 	// Republish is how often the message of an unleased seat or part is published again in case the stream lost it (default 2 s).
 	Republish time.Duration
-	// PauseGrace is how long a gang may take to commit before a pause is enforced (default 20 s).
+	// PauseGrace is how long a gang may take to commit before a pause or preemption is enforced (default 20 s).
 	PauseGrace time.Duration
 	// Attempts is the number of application failures of a part, or of a gang without a step of progress, that fails the run (default 3).
 	Attempts int
@@ -149,6 +149,8 @@ const (
 	ActTrainDone Kind = "train-done"
 	// ActPaused ends the gang and moves the run to paused.
 	ActPaused Kind = "paused"
+	// ActPreempt asks a gang to commit and yield to one of higher priority; ActGiveBack follows.
+	ActPreempt Kind = "preempt"
 	// ActFail fails the run.
 	ActFail Kind = "fail"
 	// ActClose cleans up after a run that has ended: messages, then the open object.
