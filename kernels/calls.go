@@ -147,3 +147,6 @@ func OpNames() []string {
 	}
 	return names
 }
+
+// opSize is what C gives the params of an operation.
+func opSize(op int) int64 { return int64(C.tf_op_size(C.int32_t(op))) }
