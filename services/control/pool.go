@@ -170,6 +170,7 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		r := p.runs[p.keys[n]]
 		switch {
 		case r == nil: // closed since the listing
+			continue
 		case r.readAt == 0:
 			if first--; first < 0 {
 				continue

@@ -98,3 +98,33 @@ func BenchmarkTick(b *testing.B) {
 		}
 	}
 }
+
+// TestClosedRunsAreForgotten: runs that are closed between two listings are not looked at again.
+func TestClosedRunsAreForgotten(t *testing.T) {
+	objects := memstore.New()
+	backlog(t, objects, 5)
+	p := newTestPool(t, objects, 0)
+	if _, err := p.tick(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range p.runs {
+		h := NewHead(r.spec)
+		h.State = schemas.RunCancelled
+		if _, err := p.c.heads.Create(t.Context(), h); err != nil {
+			t.Fatal(err)
+		}
+		r.readAt = 0
+	}
+	for range 3 {
+		p.listedAt = p.c.clock() // no listing in between
+		if _, err := p.tick(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for info := range objects.List(t.Context(), "open/") {
+		t.Errorf("%s is still open", info.Key)
+	}
+	if len(p.runs) != 0 {
+		t.Errorf("%d runs are remembered", len(p.runs))
+	}
+}
