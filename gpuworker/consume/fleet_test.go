@@ -20,6 +20,7 @@ import (
 	"github.com/tunefleet/tunefleet/services/control"
 	"github.com/tunefleet/tunefleet/services/lease/memlease"
 	"github.com/tunefleet/tunefleet/services/queue/memq"
+	"github.com/tunefleet/tunefleet/services/store"
 	"github.com/tunefleet/tunefleet/services/store/memstore"
 )
 
@@ -412,5 +413,60 @@ func TestBadDataFailsThePartForGood(t *testing.T) {
 	h := f.finish(spec, schemas.RunFailed)
 	if h.Error == nil || h.Error.Code != schemas.CodeData || !strings.Contains(h.Error.Error(), "clauses.jsonl:17") {
 		t.Fatalf("error %+v", h.Error)
+	}
+}
+
+// careless is a store that ignores conditions, as some S3 servers do.
+type careless struct{ *memstore.Store }
+
+func (c careless) Put(ctx context.Context, key string, data []byte, _ store.Condition) (string, error) {
+	return c.Store.Put(ctx, key, data, store.Condition{})
+}
+
+// away is a store that cannot be reached.
+type away struct{ *memstore.Store }
+
+func (away) Put(context.Context, string, []byte, store.Condition) (string, error) {
+	return "", store.ErrUnavailable
+}
+
+func TestWorkerRefusesItsStore(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		objects store.Objects
+		code    schemas.Code
+	}{
+		{"without conditional writes", careless{memstore.New()}, schemas.CodeStoreUnsafe},
+		{"that cannot be reached", away{memstore.New()}, schemas.CodeUnavailable},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, err := consume.NewInProcess(consume.Config{Pool: "cpu", Dir: t.TempDir(), StartTimeout: 100 * time.Millisecond}, consume.Services{Work: memq.New(0),
+				Leases: memlease.New(), Objects: c.objects, Logger: slog.New(slog.DiscardHandler)}, &consume.Goroutines{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Run(t.Context()); !schemas.IsCode(err, c.code) || schemas.AsErrorInfo(err).Hint == "" {
+				t.Fatalf("got %v, want %s with a hint", err, c.code)
+			}
+		})
+	}
+}
+
+// TestBrokerAwayIsWaitedFor: a broker that is down at the start or in between costs time only.
+func TestBrokerAwayIsWaitedFor(t *testing.T) {
+	f := newFleet(t)
+	f.work.SetDown(true)
+	f.worker("a", nil, nil)
+	f.worker("b", nil, nil)
+	spec := chaostest.Spec(chaostest.Options{Steps: 100, CommitEvery: 10, StepDelayMS: 5})
+	f.submit(spec)
+	f.work.SetDown(false)
+	f.until(spec, "commit", func(h *schemas.Head) bool { return h.Step >= 20 })
+	f.work.SetDown(true)
+	f.until(spec, "last commit", func(h *schemas.Head) bool { return h.Step == 100 })
+	f.work.SetDown(false)
+	h := f.finish(spec, schemas.RunSucceeded)
+	if l := f.lineage(spec, h); l.Hash != undisturbed(t, spec) || l.Generations != 1 {
+		t.Fatalf("lineage %+v; ended %+v", l, h.Ended)
 	}
 }

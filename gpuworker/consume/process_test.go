@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
 	"github.com/tunefleet/tunefleet/services/store/memstore"
@@ -26,7 +28,7 @@ const (
 func TestMain(m *testing.M) {
 	switch os.Getenv(testRole) {
 	case "":
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	case "rank":
 		handlers := map[schemas.StageKind]Handler{
 			schemas.KindPrep: func(ctx context.Context, t *Task) error {

@@ -1,6 +1,7 @@
 package chaostest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,16 +62,12 @@ func (p Plan) Schedule() []Kill {
 		}
 		kills[i] = Kill{Target: round[0], Step: r.Int64N(max(1, p.Steps*9/10)), After: time.Duration(r.Int64N(int64(400 * time.Millisecond))),
 			Down: time.Duration(r.Int64N(int64(p.Down)))}
+		if r.IntN(5) == 0 { // before the stage's first commit: in the stages before it, or while its gang forms
+			kills[i].Step, kills[i].After = 0, time.Duration(r.Int64N(int64(1500*time.Millisecond)))
+		}
 		round = round[1:]
 	}
-	steps := make([]int64, len(kills))
-	for i := range kills {
-		steps[i] = kills[i].Step
-	}
-	slices.Sort(steps)
-	for i := range kills {
-		kills[i].Step = steps[i]
-	}
+	slices.SortStableFunc(kills, func(a, b Kill) int { return cmp.Compare(a.Step, b.Step) })
 	return kills
 }
 
