@@ -24,22 +24,22 @@ func perfCases() []Case {
 		e.Cost(2*t*h*f, 4*(t*h+t*f+2*f*h))
 		e.Do(func(q *kernels.Queue) { q.Gemm(kernels.Gemm{A: dy.T.T(), B: x.T, C: dw.T, Alpha: 1, Accumulate: 1}) })
 	}))
-	attention := func(e *Env) (kernels.AttnFwd, Operand) {
+	attention := func(e *Env) kernels.AttnFwd {
 		q, k, vv := e.In(4, t/4, heads, hd), e.In(4, t/4, heads, hd), e.In(4, t/4, heads, hd)
 		o, lse := e.Out(4, t/4, heads, hd), e.Out32(4, heads, t/4)
-		return kernels.AttnFwd{Q: q.T, K: k.T, V: vv.T, O: o.T, LSE: lse.T, Scale: 0.125, Causal: 1, WindowLeft: -1, WindowRight: -1}, o
+		return kernels.AttnFwd{Q: q.T, K: k.T, V: vv.T, O: o.T, LSE: lse.T, Scale: 0.125, Causal: 1, WindowLeft: -1, WindowRight: -1}
 	}
 	pairs := float64(4 * heads * (t / 4) * (t / 4) / 2)
 	cases = append(cases, perf("attn_fwd", "causal 4x512", func(e *Env) {
-		p, _ := attention(e)
+		p := attention(e)
 		e.Cost(4*pairs*hd, 4*4*t*h)
 		e.Do(func(q *kernels.Queue) { q.AttnFwd(p) })
 	}), perf("attn_bwd", "causal 4x512", func(e *Env) {
-		p, _ := attention(e)
+		p := attention(e)
 		d, dq, dk, dv := e.In(4, t/4, heads, hd), e.Out(4, t/4, heads, hd), e.Out(4, t/4, heads, hd), e.Out(4, t/4, heads, hd)
 		e.Cost(10*pairs*hd, 8*4*t*h)
+		e.q.AttnFwd(p)
 		e.Do(func(q *kernels.Queue) {
-			q.AttnFwd(p)
 			q.AttnBwd(kernels.AttnBwd{AttnFwd: p, DO: d.T, DQ: dq.T, DK: dk.T, DV: dv.T})
 		})
 	}), perf("linear_xent", "8192 words", func(e *Env) {

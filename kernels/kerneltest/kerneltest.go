@@ -366,7 +366,7 @@ func (e *Env) check(list []expectation, r *Result, fail func(error)) {
 			}
 			continue
 		}
-		err, worst := compare(got, x.want(), x.tol)
+		worst, err := compare(got, x.want(), x.tol)
 		if worst >= r.Worst {
 			r.Worst, r.Output = worst, x.name
 		}
@@ -377,23 +377,23 @@ func (e *Env) check(list []expectation, r *Result, fail func(error)) {
 }
 
 // compare wants equal infinities and a small relative L2 error of the rest.
-func compare(got, want []float64, tol float64) (error, float64) { //nolint:revive // the error is the verdict, the number its measure
+func compare(got, want []float64, tol float64) (worst float64, err error) {
 	if len(got) != len(want) {
-		return fmt.Errorf("%d elements, want %d", len(got), len(want)), math.Inf(1)
+		return math.Inf(1), fmt.Errorf("%d elements, want %d", len(got), len(want))
 	}
 	var g, w []float64
 	for i := range want {
 		if math.IsInf(want[i], 0) || math.IsNaN(want[i]) {
 			if got[i] != want[i] && !(math.IsNaN(got[i]) && math.IsNaN(want[i])) {
-				return fmt.Errorf("element %d is %g, want %g", i, got[i], want[i]), math.Inf(1)
+				return math.Inf(1), fmt.Errorf("element %d is %g, want %g", i, got[i], want[i])
 			}
 			continue
 		}
 		g, w = append(g, got[i]), append(w, want[i])
 	}
-	worst := oracle.RelativeL2(g, w)
+	worst = oracle.RelativeL2(g, w)
 	if worst <= tol {
-		return nil, worst
+		return worst, nil
 	}
 	at, most := 0, -1.0
 	for i := range w {
@@ -404,7 +404,7 @@ func compare(got, want []float64, tol float64) (error, float64) { //nolint:reviv
 			}
 		}
 	}
-	return fmt.Errorf("relative L2 error is %.3g, limit %.3g; finite element %d is %g, want %g", worst, tol, at, g[at], w[at]), worst
+	return worst, fmt.Errorf("relative L2 error is %.3g, limit %.3g; finite element %d is %g, want %g", worst, tol, at, g[at], w[at])
 }
 
 func add(a, b []float64) []float64 {

@@ -111,12 +111,16 @@ func ensure(dir string) (Record, error) {
 func freePorts(n int) ([]int, error) {
 	var out []int
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 		if err != nil {
 			return nil, fmt.Errorf("cannot find a free port: %w", err)
 		}
 		defer func() { _ = l.Close() }()
-		out = append(out, l.Addr().(*net.TCPAddr).Port) //nolint:errcheck // a TCP listener has a TCP address.
+		addr, ok := l.Addr().(*net.TCPAddr)
+		if !ok {
+			return nil, fmt.Errorf("cannot find a free port: the listener has address %s", l.Addr())
+		}
+		out = append(out, addr.Port)
 	}
 	return out, nil
 }

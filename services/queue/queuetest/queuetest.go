@@ -68,9 +68,10 @@ func publish(t *testing.T, q Fixture, m schemas.Message) {
 	}
 }
 
-func pull(t *testing.T, q Fixture, wait time.Duration) queue.Delivery {
+// pull waits long enough for a redelivery.
+func pull(t *testing.T, q Fixture) queue.Delivery {
 	t.Helper()
-	d, err := q.Pull(t.Context(), schemas.KindTrain, "cpu", wait)
+	d, err := q.Pull(t.Context(), schemas.KindTrain, "cpu", 5*AckWait)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func roundTrip(t *testing.T, q Fixture) {
 		t.Fatal(err)
 	}
 	queued(t, q, m, true)
-	d := pull(t, q, 5*time.Second)
+	d := pull(t, q)
 	if d.Message() != m {
 		t.Errorf("got %+v, want %+v", d.Message(), m)
 	}
@@ -141,7 +142,7 @@ func noStream(t *testing.T, q Fixture) {
 		t.Errorf("pull of a pool without consumer: %v, want ErrNoStream", err)
 	}
 	publish(t, q, m)
-	ack(t, pull(t, q, 5*time.Second))
+	ack(t, pull(t, q))
 }
 
 // unique: a second publication fails while the first is queued or in flight, and works right after the ack: no window, no id.
@@ -152,7 +153,7 @@ func unique(t *testing.T, q Fixture) {
 	if err := q.Publish(t.Context(), m, nil); !errors.Is(err, queue.ErrDuplicate) {
 		t.Errorf("while queued: %v, want ErrDuplicate", err)
 	}
-	d := pull(t, q, 5*time.Second)
+	d := pull(t, q)
 	if err := q.Publish(t.Context(), m, nil); !errors.Is(err, queue.ErrDuplicate) {
 		t.Errorf("in flight: %v, want ErrDuplicate", err)
 	}
@@ -167,7 +168,7 @@ func order(t *testing.T, q Fixture) {
 		publish(t, q, Message("r1", i, 1))
 	}
 	for i := range 5 {
-		d := pull(t, q, 5*time.Second)
+		d := pull(t, q)
 		if d.Message().Seat != i {
 			t.Errorf("pull %d: seat %d", i, d.Message().Seat)
 		}
@@ -198,9 +199,9 @@ func redelivery(t *testing.T, q Fixture) {
 	ensure(t, q)
 	m := Message("r1", 0, 1)
 	publish(t, q, m)
-	pull(t, q, 5*time.Second)
+	pull(t, q)
 	empty(t, q, AckWait/4)
-	again := pull(t, q, 5*AckWait)
+	again := pull(t, q)
 	if again.Message() != m {
 		t.Errorf("got %+v, want %+v", again.Message(), m)
 	}
@@ -211,7 +212,7 @@ func redelivery(t *testing.T, q Fixture) {
 func extend(t *testing.T, q Fixture) {
 	ensure(t, q)
 	publish(t, q, Message("r1", 0, 1))
-	d := pull(t, q, 5*time.Second)
+	d := pull(t, q)
 	for range 4 {
 		if err := d.Extend(t.Context()); err != nil {
 			t.Fatal(err)
@@ -227,8 +228,8 @@ func staleAck(t *testing.T, q Fixture) {
 	ensure(t, q)
 	m := Message("r1", 0, 1)
 	publish(t, q, m)
-	stale := pull(t, q, 5*time.Second)
-	holder := pull(t, q, 5*AckWait)
+	stale := pull(t, q)
+	holder := pull(t, q)
 	ack(t, stale)
 	queued(t, q, m, false)
 	ack(t, holder) // and the holder is not told
@@ -238,8 +239,8 @@ func staleAck(t *testing.T, q Fixture) {
 func staleExtend(t *testing.T, q Fixture) {
 	ensure(t, q)
 	publish(t, q, Message("r1", 0, 1))
-	stale := pull(t, q, 5*time.Second)
-	pull(t, q, 5*AckWait)
+	stale := pull(t, q)
+	pull(t, q)
 	for range 4 {
 		if err := stale.Extend(t.Context()); err != nil {
 			t.Fatal(err)
@@ -263,7 +264,7 @@ func deletion(t *testing.T, q Fixture) {
 	queued(t, q, m, false)
 	empty(t, q, 20*time.Millisecond)
 	publish(t, q, m)
-	d := pull(t, q, 5*time.Second)
+	d := pull(t, q)
 	if err := q.Delete(t.Context(), subject); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +275,7 @@ func deletion(t *testing.T, q Fixture) {
 	}
 	ack(t, d)
 	queued(t, q, m, true)
-	ack(t, pull(t, q, 5*time.Second))
+	ack(t, pull(t, q))
 }
 
 // wiped: the broker loses everything, the same message is published to the new stream and is in flight; the old holder's ack must not
@@ -286,7 +287,7 @@ func wiped(t *testing.T, q Fixture) {
 	}
 	var old []queue.Delivery
 	for range 3 {
-		old = append(old, pull(t, q, 5*time.Second))
+		old = append(old, pull(t, q))
 	}
 	q.Wipe(t)
 	if err := q.Publish(t.Context(), Message("r1", 0, 1), nil); !errors.Is(err, queue.ErrNoStream) {
@@ -297,7 +298,7 @@ func wiped(t *testing.T, q Fixture) {
 		publish(t, q, Message("r1", i, 1))
 	}
 	for range 2 {
-		pull(t, q, 5*time.Second)
+		pull(t, q)
 	}
 	for _, d := range old {
 		ctx, cancel := context.WithTimeout(t.Context(), AckWait/4)
@@ -356,7 +357,7 @@ func limits(t *testing.T, q Fixture) {
 	}
 	m.Spec = string(big)
 	publish(t, q, m)
-	ack(t, pull(t, q, 5*time.Second))
+	ack(t, pull(t, q))
 	m.Spec += m.Spec
 	if err := q.Publish(t.Context(), m, nil); err == nil {
 		t.Error("a message over 64 KiB was taken")
@@ -504,7 +505,7 @@ func cancelled(t *testing.T, q Fixture) {
 		wg.Go(func() {
 			if d, err := q.Pull(ctx, schemas.KindTrain, "cpu", AckWait); err == nil {
 				taken.Add(1)
-				_ = d.Ack(t.Context())
+				_ = d.Ack(context.WithoutCancel(ctx))
 			}
 		})
 	}
@@ -514,7 +515,7 @@ func cancelled(t *testing.T, q Fixture) {
 	}
 	wg.Wait()
 	for left := n - int(taken.Load()); left > 0; left-- {
-		ack(t, pull(t, q, 5*AckWait))
+		ack(t, pull(t, q))
 	}
 	empty(t, q, 20*time.Millisecond)
 }
@@ -522,7 +523,7 @@ func cancelled(t *testing.T, q Fixture) {
 func ensured(t *testing.T, q Fixture) {
 	ensure(t, q)
 	publish(t, q, Message("r1", 0, 1))
-	d := pull(t, q, 5*time.Second)
+	d := pull(t, q)
 	if err := q.Ensure(t.Context(), map[string]int{"cpu": 400, "gpu": 2, "new": 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -554,7 +555,7 @@ func quota(t *testing.T, q Fixture) {
 	}
 	empty(t, q, 20*time.Millisecond)
 	ack(t, first)
-	if seat := pull(t, q, 5*time.Second).Message().Seat; seat != limit {
+	if seat := pull(t, q).Message().Seat; seat != limit {
 		t.Errorf("after an ack seat %d came, want %d", seat, limit)
 	}
 }

@@ -106,7 +106,7 @@ func New(cfg Config) (*Store, error) {
 // Close drops idle connections.
 func (s *Store) Close() { s.tr.CloseIdleConnections() }
 
-// EnsureBucket creates the bucket when it does not exist, trying until ctx ends.
+// EnsureBucket creates the bucket when it does not exist, trying as often as Config.Attempts says.
 func (s *Store) EnsureBucket(ctx context.Context) error {
 	return s.retry(ctx, "create bucket", s.cfg.Bucket, func(ctx context.Context) error {
 		ok, err := s.c.BucketExists(ctx, s.cfg.Bucket)
@@ -259,21 +259,37 @@ func (s *Store) Stat(ctx context.Context, key string) (store.Info, error) {
 	return info, err
 }
 
-// List implements store.Objects.
+// List implements store.Objects. A page that fails is asked for again, from the last key on.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Info, error] {
 	return func(yield func(store.Info, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		for oi := range s.c.ListObjectsIter(ctx, s.cfg.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
-			if oi.Err != nil {
-				yield(store.Info{}, fmt.Errorf("cannot list %s: %w", prefix, mapError(oi.Err)))
+		last := ""
+		for attempt := 1; ; attempt++ {
+			more, err := s.listFrom(ctx, prefix, &last, yield)
+			if err == nil || !more {
 				return
 			}
-			if !yield(infoOf(oi), nil) {
+			if attempt >= s.cfg.Attempts || !transient(err) || !pause(ctx, attempt) {
+				yield(store.Info{}, fmt.Errorf("cannot list %s: %w", prefix, mapError(err)))
 				return
 			}
 		}
 	}
+}
+
+// listFrom yields what follows *last. more is false when the caller has had enough.
+func (s *Store) listFrom(ctx context.Context, prefix string, last *string, yield func(store.Info, error) bool) (more bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for oi := range s.c.ListObjectsIter(ctx, s.cfg.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true, StartAfter: *last}) {
+		if oi.Err != nil {
+			return true, oi.Err
+		}
+		*last = oi.Key
+		if !yield(infoOf(oi), nil) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // Delete implements store.Objects.

@@ -235,3 +235,39 @@ func TestConfig(t *testing.T) {
 		t.Error("configuration errors are not internal")
 	}
 }
+
+func page(truncated bool, keys ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/xml")
+		_, _ = fmt.Fprintf(w, `<ListBucketResult><IsTruncated>%v</IsTruncated><NextContinuationToken>t</NextContinuationToken>`, truncated)
+		for _, k := range keys {
+			_, _ = fmt.Fprintf(w, `<Contents><Key>%s</Key><Size>1</Size><ETag>"e"</ETag><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>`, k)
+		}
+		_, _ = io.WriteString(w, `</ListBucketResult>`)
+	}
+}
+
+// TestListGoesOn: a page that fails midway is asked for again, behind the last key that was seen.
+func TestListGoesOn(t *testing.T) {
+	t.Parallel()
+	o, s := open(t, page(true, "p/a", "p/b"), status(503, "SlowDown"), page(false, "p/c"))
+	var keys []string
+	for i, err := range o.List(t.Context(), "p/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, i.Key)
+	}
+	if strings.Join(keys, " ") != "p/a p/b p/c" {
+		t.Errorf("listed %v", keys)
+	}
+	if r := s.requests(); len(r) != 3 || r[2].URL.Query().Get("start-after") != "p/b" {
+		t.Errorf("%d requests, the last for %v", len(r), r[len(r)-1].URL)
+	}
+	o, _ = open(t, status(500, "InternalError"))
+	for _, err := range o.List(t.Context(), "p/") {
+		if !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("got %v, want ErrUnavailable", err)
+		}
+	}
+}
