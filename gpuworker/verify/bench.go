@@ -107,7 +107,7 @@ func Bench(ctx context.Context, o BenchOptions) (*BenchResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer st.close() //nolint:errcheck // the first error is returned where it appears
+	defer st.close()
 	info, err := dev.Info()
 	if err != nil {
 		return nil, err
