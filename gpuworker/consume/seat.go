@@ -179,6 +179,10 @@ func (s *seat) offer(ctx context.Context, c *child, addr string, head *schemas.H
 		if me := memberOf(head, s.m, s.a.cfg.Incarnation); me != nil && me.Addr == addr && head.Generation > a.After {
 			return s.join(c, head, me)
 		}
+		if me := memberOf(head, s.m, s.a.cfg.Incarnation); me != nil && me.Addr != addr {
+			// A rank of this seat that is gone is still a member: the others need not wait for it until they time out.
+			s.endGeneration(ctx, head.Generation, schemas.CauseInfrastructure, nil)
+		}
 		if time.Since(offered) > s.a.cfg.LeaseTTL/2 || a.After < head.Generation {
 			// A generation that this rank is not in came and went: the rank may join any later one.
 			a.After = max(a.After, head.Generation)
