@@ -216,6 +216,7 @@ func TestPretrainingTextAsUpstream(t *testing.T) {
 		rows = append(rows, Row{Text: firstContent(t, x)})
 	}
 	checked := 0
+	loaded := map[string]*HFTokenizer{}
 	for _, c := range lines[struct {
 		Template, Tokenizer string
 		Cutoff              int       `json:"cutoff_len"`
@@ -227,7 +228,10 @@ func TestPretrainingTextAsUpstream(t *testing.T) {
 		if c.AddBOS || !strings.HasPrefix(c.Tokenizer, "tiny_") {
 			continue
 		}
-		tok := tokenizer(t, dir, c.Tokenizer)
+		if loaded[c.Tokenizer] == nil {
+			loaded[c.Tokenizer] = tokenizer(t, dir, c.Tokenizer)
+		}
+		tok := loaded[c.Tokenizer]
 		id, ok := tok.TokenID(c.EOSText)
 		if !ok {
 			t.Fatalf("%s has no %s", c.Tokenizer, c.EOSText)
@@ -286,6 +290,7 @@ func TestChatSamplesAsUpstream(t *testing.T) {
 		examples[e.ID] = e.Aligned
 	}
 	checked := 0
+	loaded := map[string]*HFTokenizer{}
 	for _, c := range lines[struct {
 		Template, Tokenizer string
 		EOS                 int32 `json:"eos_token_id"`
@@ -303,7 +308,10 @@ func TestChatSamplesAsUpstream(t *testing.T) {
 		if err != nil || !strings.HasPrefix(c.Tokenizer, "tiny_") || c.Args.TrainOnPrompt {
 			continue
 		}
-		tok := upstream{tokenizer(t, dir, c.Tokenizer), c.EOS}
+		if loaded[c.Tokenizer] == nil {
+			loaded[c.Tokenizer] = tokenizer(t, dir, c.Tokenizer)
+		}
+		tok := upstream{loaded[c.Tokenizer], c.EOS}
 		for _, o := range c.Outputs {
 			e := examples[o.Example]
 			if len(e.Prompt) != 1 || len(e.Response) != 1 || e.Tools != "" || e.Prompt[0].Role != "user" || e.Response[0].Role != "assistant" || o.IDs == nil ||

@@ -90,8 +90,11 @@ func (t Template) EncodePrompt(tok Tokenizer, system, user string) []int32 {
 	default:
 		ids = t.encode(tok, ids, t.System, system)
 	}
-	// LLaMA-Factory fills the number of the turn into users' texts too, since it replaces placeholders after the content.
-	return t.encode(tok, ids, t.User, strings.ReplaceAll(user, "{{idx}}", "0"))
+	if !t.SystemInUser {
+		// LLaMA-Factory fills the number of the turn into users' texts too, since it replaces placeholders after the content.
+		user = strings.ReplaceAll(user, "{{idx}}", "0")
+	}
+	return t.encode(tok, ids, t.User, user)
 }
 
 // EncodeResponse returns the ids of the assistant's answer with its end.
