@@ -2,7 +2,6 @@ package natsq
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -75,7 +74,7 @@ func (q *Queue) serveBatch(ctx context.Context, do func(jetstream.Msg)) error {
 	if err != nil {
 		return q.mapError(err)
 	}
-	batch, err := c.Fetch(fronts, jetstream.FetchMaxWait(2*time.Second))
+	batch, cancel, err := q.fetch(ctx, c, fronts, 2*time.Second)
 	if err != nil {
 		return q.mapError(err)
 	}
@@ -83,18 +82,12 @@ func (q *Queue) serveBatch(ctx context.Context, do func(jetstream.Msg)) error {
 		select {
 		case msg, ok := <-batch.Messages():
 			if !ok {
-				if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
-					return q.mapError(err)
-				}
-				return nil
+				cancel()
+				return q.mapError(fetchError(batch))
 			}
 			do(msg)
 		case <-ctx.Done():
-			go func() {
-				for msg := range batch.Messages() {
-					_ = msg.Nak()
-				}
-			}()
+			q.giveBack(batch, cancel)
 			return nil
 		}
 	}

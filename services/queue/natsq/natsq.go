@@ -30,6 +30,8 @@ type Queue struct {
 	mu        sync.Mutex
 	consumers map[string]jetstream.Consumer
 	stream    jetstream.Stream
+	closed    bool
+	leaving   sync.WaitGroup
 }
 
 var (
@@ -96,8 +98,14 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	return q, nil
 }
 
-// Close drops the connection at once.
-func (q *Queue) Close() { q.nc.Close() }
+// Close gives back what is on its way to pullers that have left, and drops the connection.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.leaving.Wait()
+	q.nc.Close()
+}
 
 // Connected reports whether the connection is up now.
 func (q *Queue) Connected() bool { return q.nc.IsConnected() }
@@ -191,32 +199,67 @@ func (q *Queue) Pull(ctx context.Context, kind schemas.StageKind, pool string, w
 	if err != nil {
 		return nil, fmt.Errorf("cannot pull from %s: %w", durable, q.mapError(err))
 	}
-	batch, err := c.Fetch(1, jetstream.FetchMaxWait(max(wait, time.Millisecond)))
+	batch, cancel, err := q.fetch(ctx, c, 1, wait)
 	if err != nil {
 		return nil, fmt.Errorf("cannot pull from %s: %w", durable, q.mapError(err))
 	}
 	select {
 	case msg, ok := <-batch.Messages():
+		cancel()
 		if ok {
 			return q.delivery(msg)
 		}
 	case <-ctx.Done():
-		go func() {
-			for msg := range batch.Messages() {
-				if err := msg.Nak(); err != nil {
-					q.cfg.Logger.Debug("cannot give back a message", "error", err)
-				}
-			}
-		}()
+		q.giveBack(batch, cancel)
 		return nil, fmt.Errorf("cannot pull from %s: %w", durable, ctx.Err())
 	}
-	if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
+	if err := fetchError(batch); err != nil {
 		return nil, fmt.Errorf("cannot pull from %s: %w", durable, q.mapError(err))
 	}
 	if !q.nc.IsConnected() {
 		return nil, fmt.Errorf("cannot pull from %s: %w", durable, queue.ErrUnavailable)
 	}
 	return nil, queue.ErrEmpty
+}
+
+// fetch asks for up to n messages within wait. It does not end with ctx: see giveBack. cancel ends it at once.
+func (q *Queue) fetch(ctx context.Context, c jetstream.Consumer, n int, wait time.Duration) (jetstream.MessageBatch, context.CancelFunc, error) {
+	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(wait, 5*time.Millisecond))
+	batch, err := c.Fetch(n, jetstream.FetchContext(fctx))
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	return batch, cancel, nil
+}
+
+// fetchError is why a batch ended, nil when there was nothing more within the wait.
+func fetchError(b jetstream.MessageBatch) error {
+	err := b.Error()
+	if errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+// giveBack returns messages that are on their way to a puller who has left, so that they need not wait for AckWait. It takes half a second
+// in the background; Close waits for it.
+func (q *Queue) giveBack(batch jetstream.MessageBatch, cancel context.CancelFunc) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		cancel()
+		return
+	}
+	q.leaving.Go(func() {
+		t := time.AfterFunc(500*time.Millisecond, cancel)
+		defer func() { t.Stop(); cancel() }()
+		for msg := range batch.Messages() {
+			if err := msg.Nak(); err != nil {
+				q.cfg.Logger.Debug("cannot give back a message", "error", err)
+			}
+		}
+	})
 }
 
 // delivery decodes a pulled message; one that can never be read is removed.
