@@ -55,7 +55,8 @@ func newFleet(t *testing.T) *fleet {
 	return f
 }
 
-const leaseTTL = 300 * time.Millisecond
+// leaseTTL is never waited for here: long enough that a loaded machine renews in time.
+const leaseTTL = 1500 * time.Millisecond
 
 // background runs fn until the returned stop is called or the test ends.
 func (f *fleet) background(name string, fn func(ctx context.Context) error) (stop func()) {

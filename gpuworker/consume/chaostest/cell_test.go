@@ -43,7 +43,7 @@ func ended(h *schemas.Head) bool { return h.State.Terminal() }
 // TestLosingTheStreamLosesNoRun wipes the broker's data under a running gang and under a stage whose messages are queued.
 func TestLosingTheStreamLosesNoRun(t *testing.T) {
 	t.Parallel()
-	c, s := cell(t, nil, "worker-1", "worker-2")
+	c, s := cell(t, calm, "worker-1", "worker-2")
 	spec := chaostest.Spec(chaostest.Options{Steps: 150, CommitEvery: 10, StepDelayMS: 10, EvalSlices: 2})
 	submit(t, s, spec)
 	until(t, s, spec, "commit", func(h *schemas.Head) bool { return h.Step >= 20 })
@@ -65,7 +65,7 @@ func TestLosingTheStreamLosesNoRun(t *testing.T) {
 // TestSigtermCommitsAndGivesTheSeatBack drains a worker process midway between two far commits: no step is repeated.
 func TestSigtermCommitsAndGivesTheSeatBack(t *testing.T) {
 	t.Parallel()
-	c, s := cell(t, nil, "worker-1", "worker-2")
+	c, s := cell(t, calm, "worker-1", "worker-2")
 	spec := chaostest.Spec(chaostest.Options{Steps: 200, CommitEvery: 100_000, StepDelayMS: 10})
 	submit(t, s, spec)
 	until(t, s, spec, "generation", func(h *schemas.Head) bool { return len(h.Members) == 2 })
