@@ -19,6 +19,7 @@ import (
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 // autoNoneBytes is the replicated state (16 bytes a trainable parameter, 4 a frozen one) up to which "auto" does not shard.
@@ -48,6 +49,9 @@ func NewHandler(o Options) consume.Handler {
 			return nil
 		}
 		s := &session{t: t, stage: t.Stage.Train}
+		if s.metrics, err = telemetry.NewTrainMetrics(telemetry.Meter()); err != nil {
+			return fmt.Errorf("cannot create the instruments of training: %w", err)
+		}
 		defer func() { err = errors.Join(err, s.close()) }()
 		if err := s.open(ctx, o); err != nil {
 			return err
@@ -73,6 +77,7 @@ type session struct {
 	schedule optim.Schedule
 	commits  *committer
 	log      segmentLog
+	metrics  *telemetry.TrainMetrics
 
 	done int64 // finished steps
 	meta []byte
@@ -265,7 +270,7 @@ func (s *session) run(ctx context.Context) error {
 			return err
 		}
 		now := time.Now()
-		s.emit(s.done, r, now.Sub(last))
+		s.emit(ctx, s.done, r, now.Sub(last))
 		last = now
 		s.t.Phase(consume.PhaseStep, s.done, s.plan.Total())
 		if err := s.boundary(ctx, r); err != nil {

@@ -150,7 +150,16 @@ func (s *session) leaf(ctx context.Context, data Dataset, samples []int32) (*nn.
 		seqs = append(seqs, q)
 	}
 	s.seqs = seqs
-	return makeBatch(seqs)
+	b, err := makeBatch(seqs)
+	if err != nil {
+		return nil, err
+	}
+	// The data was prepared with another tokenizer than the model's: it stays so, however often it is tried.
+	if err := b.Validate(s.model.Info().Vocab); err != nil {
+		return nil, schemas.Errorf(schemas.CodeModel, s.t.Stage.Name, "the data does not fit the model: %v", err).
+			WithHint("prepare it with the model's own tokenizer")
+	}
+	return b, nil
 }
 
 // evalLoss is the mean loss over the labels of a data set. Batches are dealt over the ranks and added in their order.
@@ -217,7 +226,7 @@ func (s *session) pace(ctx context.Context) error {
 }
 
 // emit reports a finished step; step counts from 1.
-func (s *session) emit(step int64, r stepResult, took time.Duration) {
+func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.Duration) {
 	if s.t.Gang.Rank != 0 {
 		return
 	}
@@ -229,6 +238,12 @@ func (s *session) emit(step int64, r stepResult, took time.Duration) {
 		}}
 	s.log.add(e)
 	s.t.Report(e)
+	if m := s.metrics; m != nil {
+		m.StepDuration.Record(ctx, took.Seconds())
+		m.Tokens.Add(ctx, r.tokens)
+		m.Loss.Record(ctx, r.loss)
+		m.GradNorm.Record(ctx, r.norm)
+	}
 }
 
 var _ consume.Handler = Handle

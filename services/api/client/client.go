@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 const maxBody = 32 << 20
@@ -54,6 +55,9 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, si
 		req.Header[k] = v
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
+	for k, v := range telemetry.Inject(ctx) {
+		req.Header.Set(k, v)
+	}
 	if size >= 0 {
 		req.ContentLength = size
 	}

@@ -232,7 +232,7 @@ func (d *demonstration) follow(ctx context.Context, run *schemas.SubmitReply, ki
 		show.close()
 	}
 	if log != nil {
-		err = errors.Join(err, log.close())
+		err = errors.Join(err, log.close(err == nil))
 	}
 	if err != nil {
 		return err

@@ -95,7 +95,7 @@ func (p *progress) event(e schemas.Event) {
 		p.line("%s: generation %d, %s", e.Stage, e.Generation, nonEmpty(e.Message, fmt.Sprintf("%.0f worker(s)", e.Values["world"])))
 	case schemas.EventMemberLost:
 		p.line("%s: lost worker %s at step %d %s", e.Stage, e.Worker, e.Step, e.Message)
-	case schemas.EventFenced, schemas.EventPreempt, schemas.EventWarning:
+	case schemas.EventPreempt, schemas.EventWarning:
 		text := e.Message
 		if e.Error != nil {
 			text = e.Error.Error()

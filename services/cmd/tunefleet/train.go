@@ -196,7 +196,7 @@ func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run
 	if show != nil {
 		show.close()
 	}
-	err = errors.Join(err, log.close())
+	err = errors.Join(err, log.close(err == nil && final.Message == string(schemas.RunSucceeded)))
 	if err != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()

@@ -81,10 +81,10 @@ func (l *trainerLog) epoch(step int64) float64 {
 	return l.stage.Train.Epochs * float64(step) / float64(l.total)
 }
 
-// close writes trainer_state.json and all_results.json beside the result.
-func (l *trainerLog) close() error {
+// close ends the log and, when the run was followed to its end, writes trainer_state.json and all_results.json beside the result.
+func (l *trainerLog) close(whole bool) error {
 	err := l.file.Close()
-	if len(l.steps) == 0 {
+	if len(l.steps) == 0 || !whole {
 		return err
 	}
 	order := make([]int64, 0, len(l.steps))
