@@ -3,6 +3,17 @@
 
 #include "cpu_kern.h"
 
+#ifdef TF_EMULATE_AVX512
+
+/* A build for tests that has nothing but the emulated AVX-512. */
+static int has(int isa) { return isa == TF_ISA_AVX512; }
+const tf_kern *tf_isa_table(int isa) {
+  (void)isa;
+  return &tf_kern_avx512;
+}
+
+#else
+
 static int has(int isa) {
   switch (isa) {
     case TF_ISA_SCALAR:
@@ -17,6 +28,21 @@ static int has(int isa) {
   }
   return 0;
 }
+
+const tf_kern *tf_isa_table(int isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case TF_ISA_AVX2:
+      return &tf_kern_avx2;
+    case TF_ISA_AVX512:
+      return &tf_kern_avx512;
+#endif
+    default:
+      return &tf_kern_scalar;
+  }
+}
+
+#endif
 
 int tf_isa_pick(int wish) {
   if (wish != TF_ISA_AUTO) return has(wish) ? wish : 0;
@@ -35,17 +61,4 @@ const char *tf_isa_name(int isa) {
       return "avx512";
   }
   return "?";
-}
-
-const tf_kern *tf_isa_table(int isa) {
-  switch (isa) {
-#if defined(__x86_64__)
-    case TF_ISA_AVX2:
-      return &tf_kern_avx2;
-    case TF_ISA_AVX512:
-      return &tf_kern_avx512;
-#endif
-    default:
-      return &tf_kern_scalar;
-  }
 }

@@ -77,7 +77,7 @@ func TestErrorSticksToItsQueue(t *testing.T) {
 }
 
 func TestEventsOrderQueues(t *testing.T) {
-	e := newEnv(t, setup{ISAAuto, 2})
+	e := newEnv(t, setup{isa: ISAAuto, threads: 2})
 	defer e.close()
 	other, err := e.d.NewQueue(Comm)
 	if err != nil {
@@ -103,7 +103,7 @@ func TestEventsOrderQueues(t *testing.T) {
 }
 
 func TestArena(t *testing.T) {
-	e := newEnv(t, setup{ISAAuto, 1})
+	e := newEnv(t, setup{isa: ISAAuto, threads: 1})
 	defer e.close()
 	a, err := e.d.NewArena("small", 4096)
 	if err != nil {
@@ -250,7 +250,7 @@ func TestThread(t *testing.T) {
 }
 
 func TestNaNShows(t *testing.T) {
-	e := newEnv(t, setup{ISAAuto, 1})
+	e := newEnv(t, setup{isa: ISAAuto, threads: 1})
 	defer e.close()
 	x := e.f32([]float32{float32(math.NaN()), 1}, 1, 2)
 	y := e.empty(1, 2)

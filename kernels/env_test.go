@@ -4,7 +4,12 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 )
 
@@ -12,25 +17,81 @@ import (
 type setup struct {
 	isa     ISA
 	threads int
+	backend string // empty: the CPU backend linked in
 }
 
-func (s setup) String() string { return fmt.Sprintf("isa%d-threads%d", s.isa, s.threads) }
+func (s setup) String() string {
+	return fmt.Sprintf("isa%d-threads%d%s", s.isa, s.threads, filepath.Base(s.backend))
+}
 
 // setups are all ways that this machine has; the first is the reference of bit equality.
 func setups(t testing.TB) []setup {
 	t.Helper()
-	list := []setup{{ISAScalar, 1}, {ISAScalar, 3}}
+	list := []setup{{isa: ISAScalar, threads: 1}, {isa: ISAScalar, threads: 3}}
 	for _, isa := range []ISA{ISAAVX2, ISAAVX512} {
 		d, err := Open(Options{ISA: isa, Threads: 1})
 		if err != nil {
+			if isa == ISAAVX512 && runtime.GOARCH == "amd64" {
+				list = append(list, setup{isa, 2, emulated(t)})
+			}
 			continue
 		}
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, setup{isa, 1}, setup{isa, 2}, setup{isa, 5})
+		list = append(list, setup{isa: isa, threads: 1}, setup{isa: isa, threads: 2}, setup{isa: isa, threads: 5})
 	}
 	return list
+}
+
+var emulation struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// emulated builds the CPU backend with the AVX-512 kernels on an emulation of the instructions, for machines without them.
+func emulated(t testing.TB) string {
+	t.Helper()
+	e := &emulation
+	e.once.Do(func() {
+		dir, err := os.MkdirTemp("", "tunefleet-avx512")
+		if err != nil {
+			e.err = err
+			return
+		}
+		e.path = filepath.Join(dir, "avx512.so")
+		args := []string{"-std=gnu11", "-O1", "-mavx2", "-mfma", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-w", "-Itestdata/avx512",
+			"-I.", "-DTF_EMULATE_AVX512", "-o", e.path, "testdata/avx512/export.c"}
+		sources, err := filepath.Glob("cpu_*.c")
+		if err != nil {
+			e.err = err
+			return
+		}
+		for _, s := range sources {
+			if s != "cpu_isa_scalar.c" && s != "cpu_isa_avx2.c" {
+				args = append(args, s)
+			}
+		}
+		if out, err := exec.Command("gcc", append(args, "-lm")...).CombinedOutput(); err != nil {
+			e.err = fmt.Errorf("gcc: %w\n%s", err, out)
+		}
+	})
+	if e.err != nil {
+		t.Fatal(e.err)
+	}
+	return e.path
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if emulation.path != "" {
+		if err := os.RemoveAll(filepath.Dir(emulation.path)); err != nil && code == 0 {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // env is a device with a queue and an arena.
@@ -43,7 +104,7 @@ type env struct {
 
 func newEnv(t testing.TB, s setup) *env {
 	t.Helper()
-	d, err := Open(Options{ISA: s.isa, Threads: s.threads})
+	d, err := Open(Options{Backend: s.backend, ISA: s.isa, Threads: s.threads})
 	if err != nil {
 		t.Fatal(err)
 	}
