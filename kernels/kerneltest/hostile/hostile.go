@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tunefleet/tunefleet/kernels"
 )
 
@@ -68,6 +70,15 @@ func Build() (string, error) {
 	if _, err := os.Stat(out); err == nil {
 		return out, nil
 	}
+	// Packages are tested at the same time: one compiles, the others wait.
+	unlock, err := lock(out + ".lock")
+	if err != nil {
+		return "", fmt.Errorf("cannot build the hostile backend: %w", err)
+	}
+	defer unlock()
+	if _, err := os.Stat(out); err == nil {
+		return out, nil
+	}
 	tmp, err := os.CreateTemp(cache, "build-*.so")
 	if err != nil {
 		return "", fmt.Errorf("cannot build the hostile backend: %w", err)
@@ -83,6 +94,22 @@ func Build() (string, error) {
 		return "", fmt.Errorf("cannot build the hostile backend: %w", err)
 	}
 	return out, nil
+}
+
+// lock waits for the file's lock, which ends with the process, however it ends.
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 func compiler() string {
