@@ -46,7 +46,6 @@ func Models() []Model {
 		{"smollm2-360m", "HuggingFaceTB/SmolLM2-360M", "default"},
 		{"smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "chatml"},
 		{"tinyllama-1.1b", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", "default"},
-		{"tinyllama-1.1b-chat", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "zephyr"},
 		{"vicuna-7b", "lmsys/vicuna-7b-v1.5", "vicuna"},
 	}
 }
