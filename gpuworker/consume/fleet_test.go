@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -469,5 +470,25 @@ func TestBrokerAwayIsWaitedFor(t *testing.T) {
 	h := f.finish(spec, schemas.RunSucceeded)
 	if l := f.lineage(spec, h); l.Hash != undisturbed(t, spec) || l.Generations != 1 {
 		t.Fatalf("lineage %+v; ended %+v", l, h.Ended)
+	}
+}
+
+// TestUnusableScratchFolderFailsThePart: a host that cannot work says so in the run, instead of trying for ever.
+func TestUnusableScratchFolderFailsThePart(t *testing.T) {
+	f := newFleet(t)
+	dir := filepath.Join(t.TempDir(), "scratch")
+	f.worker("a", nil, func(c *consume.Config) { c.Dir = dir })
+	deadline := time.Now().Add(patience)
+	for os.Remove(dir) != nil { // made when the worker starts
+		if time.Now().After(deadline) {
+			t.Fatal("the worker makes no scratch folder")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	spec := chaostest.Spec(chaostest.Options{PrepParts: 1})
+	f.submit(spec)
+	h := f.finish(spec, schemas.RunFailed)
+	if h.Error == nil || !strings.Contains(h.Error.Message, "cannot create a scratch folder") {
+		t.Fatalf("error %+v", h.Error)
 	}
 }

@@ -25,16 +25,12 @@ func (a *Agent) workPart(ctx context.Context, h *hold, d queue.Delivery, spec *s
 	}
 	o, err := a.startOrder(ctx, d, spec)
 	if err != nil {
-		log.Error("cannot start a rank", "error", err)
-		pause(ctx, time.Second)
-		return err
+		return a.failPart(ctx, h, m, classify(err, false))
 	}
 	defer os.RemoveAll(o.Dir)
 	c, err := startChild(a.launch, log, o, func(e schemas.Event) { a.events.send(e) })
 	if err != nil {
-		log.Error("cannot start a rank", "error", err)
-		pause(ctx, time.Second)
-		return err
+		return a.failPart(ctx, h, m, classify(err, false))
 	}
 	h.watched.Store(&c.pulse)
 	defer h.watched.Store(nil)
@@ -56,17 +52,22 @@ func (a *Agent) workPart(ctx context.Context, h *hold, d queue.Delivery, spec *s
 	if done.Outcome == outcomeInterrupted || h.isLost() {
 		return nil
 	}
-	log.Error("part failed", "outcome", done.Outcome, "error", done.Error)
+	return a.failPart(ctx, h, m, done)
+}
+
+// failPart records a failed attempt and acks the message; the error is for the trace.
+func (a *Agent) failPart(ctx context.Context, h *hold, m schemas.Message, done doneNotice) error {
+	if done.Error == nil {
+		done.Error = schemas.Errorf(schemas.CodeInternal, "", "the part failed without a reason")
+	}
+	h.logger.Error("part failed", "outcome", done.Outcome, "error", done.Error)
 	if err := a.recordFailure(ctx, m, done); err != nil {
-		log.Warn("cannot record the failure, the lease will lapse", "error", err)
+		h.logger.Warn("cannot record the failure, the lease will lapse", "error", err)
 		return err
 	}
 	a.event(m, schemas.Event{Type: schemas.EventWarning, Message: fmt.Sprintf("part %d failed: %v", m.Part, done.Error), Error: done.Error})
 	h.ack(ctx)
 	a.poke(ctx, m)
-	if done.Error == nil {
-		return errors.New("the part failed without a reason")
-	}
 	return done.Error
 }
 
@@ -135,11 +136,7 @@ func (a *Agent) checkResult(ctx context.Context, m schemas.Message) (doneNotice,
 
 // recordFailure writes the failure record of this issue; one that is there already stays.
 func (a *Agent) recordFailure(ctx context.Context, m schemas.Message, d doneNotice) error {
-	info := schemas.ErrorInfo{Code: schemas.CodeInternal, Message: "the part failed without a reason"}
-	if d.Error != nil {
-		info = *d.Error
-	}
-	data, err := json.Marshal(schemas.Failure{Version: 1, Stage: m.Stage, Part: m.Part, Issue: m.Issue, Worker: a.cfg.Name, Cause: causeOf(d), Error: info,
+	data, err := json.Marshal(schemas.Failure{Version: 1, Stage: m.Stage, Part: m.Part, Issue: m.Issue, Worker: a.cfg.Name, Cause: causeOf(d), Error: *d.Error,
 		At: time.Now().UTC()})
 	if err != nil {
 		return fmt.Errorf("cannot encode the failure record: %w", err)

@@ -115,17 +115,13 @@ func (s *seat) wait(ctx context.Context, d time.Duration) {
 func (s *seat) attempt(ctx context.Context, head *schemas.Head) {
 	o, err := s.a.startOrder(ctx, s.d, s.spec)
 	if err != nil {
-		s.log.Error("cannot start a rank", "error", err)
-		s.failed++
-		pause(ctx, time.Second)
+		s.unfit(ctx, err)
 		return
 	}
 	defer os.RemoveAll(o.Dir)
 	c, err := startChild(s.a.launch, s.log, o, func(e schemas.Event) { s.a.events.send(e) })
 	if err != nil {
-		s.log.Error("cannot start a rank", "error", err)
-		s.failed++
-		pause(ctx, time.Second)
+		s.unfit(ctx, err)
 		return
 	}
 	s.h.watched.Store(&c.pulse)
@@ -140,6 +136,15 @@ func (s *seat) attempt(ctx context.Context, head *schemas.Head) {
 		return
 	}
 	s.work(ctx, c, own)
+}
+
+// unfit notes that this host cannot even start a rank (no disk, no processes left).
+func (s *seat) unfit(ctx context.Context, err error) {
+	s.log.Error("cannot start a rank", "error", err)
+	s.failed++
+	info := classify(err, false).Error
+	s.a.event(s.m, schemas.Event{Type: schemas.EventWarning, Message: "a worker cannot start a rank: " + info.Error(), Error: info})
+	pause(ctx, time.Second)
 }
 
 // awaitReady returns the address that the rank listens on.
