@@ -54,12 +54,26 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return err
 	}
 	beat := time.Now()
+	// HEAD is swapped before the last events are appended: told says that the last one has come, ended since when it is awaited.
+	var told bool
+	var ended time.Time
 	for r.Context().Err() == nil {
 		// The state is read before the tail: a terminal run whose tail is then empty has nothing more to say.
 		if v, err := s.runs.Get(r.Context(), tenant, run); err == nil {
 			view = v
 		}
-		evs, err := s.live.Tail(r.Context(), tenant, run, after, eventBatch, s.wait(view.State))
+		wait := s.cfg.Poll
+		if view.State.Terminal() {
+			if ended.IsZero() {
+				ended = time.Now()
+			}
+			if told || time.Since(ended) >= s.cfg.Grace {
+				wait = 0
+			} else {
+				wait = min(wait, s.cfg.Grace)
+			}
+		}
+		evs, err := s.live.Tail(r.Context(), tenant, run, after, eventBatch, wait)
 		if err != nil && r.Context().Err() == nil {
 			s.log.DebugContext(r.Context(), "cannot read live events", "run", run, "error", err)
 			pause(r, s.cfg.Poll)
@@ -69,8 +83,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			after = e.ID
+			told = told || e.Event.Type == schemas.EventState && schemas.RunState(e.Event.Message).Terminal()
 		}
-		if len(evs) == 0 && view.State.Terminal() {
+		if len(evs) == 0 && wait == 0 {
 			final := schemas.Event{At: view.Updated, Type: schemas.EventState, Tenant: tenant, Run: run, Message: string(view.State), Error: view.Error}
 			if send("", final) == nil {
 				_ = out.Flush()
@@ -87,13 +102,6 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-}
-
-func (s *Server) wait(state schemas.RunState) time.Duration {
-	if state.Terminal() {
-		return 0
-	}
-	return s.cfg.Poll
 }
 
 func pause(r *http.Request, d time.Duration) {

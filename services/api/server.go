@@ -63,6 +63,8 @@ type Config struct {
 	Spool string
 	// Heartbeat is the pace of SSE comments (default 15 s); Poll the longest wait for live events (default 1 s).
 	Heartbeat, Poll time.Duration
+	// Grace is how long the last events of a run that is over are waited for (default 2 s).
+	Grace time.Duration
 	// Version is shown in /healthz and the OpenAPI description.
 	Version string
 }
@@ -80,6 +82,9 @@ func (c Config) WithDefaults() Config {
 	}
 	if c.Poll == 0 {
 		c.Poll = time.Second
+	}
+	if c.Grace == 0 {
+		c.Grace = 2 * time.Second
 	}
 	return c
 }

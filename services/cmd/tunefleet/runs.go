@@ -45,6 +45,9 @@ func (a *app) submitCommand() *cobra.Command {
 			for _, n := range r.Notes {
 				a.say("%s", n)
 			}
+			if err := checkModels(r); err != nil {
+				return err
+			}
 			if dry {
 				return a.print(r.Spec)
 			}
