@@ -46,7 +46,7 @@ func TestTunedModelIsScoredAboveItsBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := traintest.New(t)
-	stages := s.Stages(traintest.Clauses(240), tok, traintest.Config(""), 15, 60)
+	stages := s.Stages(traintest.Clauses(240), tok, traintest.Config(""), 30, 220)
 	models := []schemas.EvalModel{{Name: "base", From: "stage:base"}, {Name: "tuned", From: "stage:tuned"}}
 	eval := func(name string, slices int) schemas.Stage {
 		return schemas.Stage{Name: name, Kind: schemas.KindEval, Eval: &schemas.EvalStage{Models: models, Data: "prep/test", Slices: slices, MaxNewTokens: 12, GenerateRows: 10}}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
@@ -145,30 +146,31 @@ func (x *exporter) folder(ctx context.Context, name string, fill func(root *os.R
 
 // configs makes config.json and generation_config.json: the base's own keys, with what transformers needs to load them.
 func configs(raw []byte, architecture string, tok *tokenizer) (config, generation []byte, err error) {
-	doc := map[string]any{}
+	// Values stay as they are written: "8.0" does not become 8, which transformers warns of.
+	doc := map[string]json.RawMessage{}
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return nil, nil, schemas.Errorf(schemas.CodeModel, "config.json", "cannot parse: %v", err)
 	}
-	missing := func(key string, v any) {
-		if old, ok := doc[key]; !ok || old == nil {
-			doc[key] = v
+	missing := func(key, v string) {
+		if old := doc[key]; old == nil || string(old) == "null" {
+			doc[key] = json.RawMessage(v)
 		}
 	}
-	missing("architectures", []string{architecture})
+	missing("architectures", fmt.Sprintf("[%q]", architecture))
 	if architecture == "LlamaForCausalLM" {
-		missing("model_type", "llama")
+		missing("model_type", `"llama"`)
 	}
 	delete(doc, "dtype")
-	doc["torch_dtype"] = "float32"
-	gen := map[string]any{"_from_model_config": true}
+	doc["torch_dtype"] = json.RawMessage(`"float32"`)
+	gen := map[string]json.RawMessage{"_from_model_config": json.RawMessage("true")}
 	for _, s := range []struct {
 		key string
 		id  int32
 	}{{"bos_token_id", tok.bos}, {"eos_token_id", tok.eos}, {"pad_token_id", tok.pad}} {
 		if s.id >= 0 {
-			missing(s.key, s.id)
+			missing(s.key, strconv.Itoa(int(s.id)))
 		}
-		if v, ok := doc[s.key]; ok && v != nil {
+		if v := doc[s.key]; v != nil && string(v) != "null" {
 			gen[s.key] = v
 		}
 	}

@@ -34,7 +34,7 @@ func Clauses(n int) []byte {
 // Config is a llama of 2,048 ids small enough for tests; extra adds keys (", \"key\": value").
 func Config(extra string) []byte {
 	return fmt.Appendf(nil, `{"architectures":["LlamaForCausalLM"],"model_type":"llama","vocab_size":2048,"hidden_size":48,"intermediate_size":96,"num_hidden_layers":2,
-"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":128,"rms_norm_eps":1e-6,"tie_word_embeddings":true%s}`, extra)
+"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":128,"rms_norm_eps":1e-6,"initializer_range":0.2,"tie_word_embeddings":true%s}`, extra)
 }
 
 // Stages are prep (2 parts), base (pretraining) and tuned (LoRA) over uploaded clauses, with a tokenizer.json.
