@@ -304,7 +304,7 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 	if spec.Name == "" {
 		spec.Name = strings.TrimSuffix(filepath.Base(g.Data.TrainPath), filepath.Ext(g.Data.TrainPath))
 	}
-	prep, err := b.prep(ctx, "prep", g.Data.TrainPath)
+	prep, err := b.prep(ctx, g.Data.TrainPath)
 	if err != nil {
 		return nil, err
 	}
@@ -331,7 +331,7 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 	needs := []string{"prep"}
 	if g.Data.EvalPath != "" {
 		form := b.form
-		held, err := b.prep(ctx, "prep-eval", g.Data.EvalPath)
+		held, err := b.prep(ctx, g.Data.EvalPath)
 		if err != nil {
 			return nil, err
 		}
@@ -352,7 +352,7 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 }
 
 // prep makes the preparation of one data file, with everything that it holds in its train split.
-func (b *guideBuilder) prep(ctx context.Context, name, path string) (*schemas.PrepStage, error) {
+func (b *guideBuilder) prep(ctx context.Context, path string) (*schemas.PrepStage, error) {
 	ref, err := b.c.ref(ctx, path, dataFile)
 	if err != nil {
 		return nil, err

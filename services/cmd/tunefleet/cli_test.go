@@ -197,7 +197,7 @@ func TestUsageErrors(t *testing.T) {
 		want []string
 	}{
 		"unknown command":    {[]string{"subimt"}, schemas.CodeUsage, []string{`unknown command "subimt"`, "did you mean submit?"}},
-		"unknown subcommand": {[]string{"verify", "modle"}, schemas.CodeUsage, []string{"did you mean model?"}},
+		"unknown subcommand": {[]string{"verify", "modl"}, schemas.CodeUsage, []string{"did you mean model?"}},
 		"unknown flag":       {[]string{"list", "--jsno"}, schemas.CodeUsage, []string{"did you mean --json?"}},
 		"missing argument":   {[]string{"watch"}, schemas.CodeUsage, []string{"takes 1 argument(s) (RUN)"}},
 		"no configuration":   {[]string{"train"}, schemas.CodeUsage, []string{"train needs a configuration"}},

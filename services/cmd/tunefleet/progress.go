@@ -22,7 +22,6 @@ type stageLine struct {
 	loss       float64
 	tokensPerS float64
 	started    time.Time
-	first      int64
 	phase      schemas.StagePhase
 	// parts holds rows or tokens per part of a stage that works in parts.
 	parts map[string][2]int64
