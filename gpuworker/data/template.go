@@ -55,8 +55,13 @@ func templates() []Template {
 		{Name: "vicuna", System: []string{slot}, User: []string{"USER: " + slot + " ASSISTANT:"}, Assistant: []string{slot, eos},
 			DefaultSystem: "A chat between a curious user and an artificial intelligence assistant. " +
 				"The assistant gives helpful, detailed, and polite answers to the user's questions."},
+		// The answer's leading space gives its first word the token that it has within text.
 		{Name: "tunefleet", Prefix: []string{bos}, System: []string{"<|system|>\n" + slot + "\n"},
-			User: []string{"<|user|>\n" + slot + "\n<|assistant|>\n"}, Assistant: []string{slot, eos}},
+			User: []string{"<|user|>\n" + slot + "<|assistant|>\n"}, Assistant: []string{" " + slot, eos}},
+		// The assistant's turn begins with the words that stand before a type in the clauses themselves, so that a model that knows nothing
+		// but their text can go on from there.
+		{Name: "contract-review", Prefix: []string{bos}, System: []string{"<|system|>\n" + slot + "\n"},
+			User: []string{"<|user|>\n" + slot + "<|assistant|>\nThis clause is a matter of"}, Assistant: []string{" " + slot, eos}},
 	}
 }
 

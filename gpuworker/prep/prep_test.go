@@ -98,8 +98,8 @@ func clauses(n int) []byte {
 func outputs() []schemas.PrepOutput {
 	return []schemas.PrepOutput{
 		{Name: "text", Form: "pt", Split: "train", CutoffLen: 64, Packing: true},
-		{Name: "chat", Form: "sft", Split: "train", Template: "tunefleet", CutoffLen: 128},
-		{Name: "held", Form: "sft", Split: "test", Template: "tunefleet", CutoffLen: 128, Rows: true},
+		{Name: "chat", Form: "sft", Split: "train", Template: "contract-review", CutoffLen: 128},
+		{Name: "held", Form: "sft", Split: "test", Template: "contract-review", CutoffLen: 128, Rows: true},
 	}
 }
 

@@ -30,6 +30,8 @@ type Config struct {
 	Rows int
 	// Families is the number of phrase families of each class.
 	Families int
+	// Cues is the number of phrases of each kind that a class has.
+	Cues int
 	// Duplicates, PII and Wrong are shares in 1/1000.
 	Duplicates, PII, Wrong int
 	// Vocab is the size of the tokenizer's vocabulary.
@@ -38,7 +40,7 @@ type Config struct {
 
 // DefaultConfig makes the committed example.
 func DefaultConfig() Config {
-	return Config{Seed: 20261123, Rows: 5000, Families: 20, Duplicates: 40, PII: 60, Wrong: 30, Vocab: 2048}
+	return Config{Seed: 20261123, Rows: 5000, Families: 20, Cues: 5, Duplicates: 40, PII: 60, Wrong: 30, Vocab: 2048}
 }
 
 // Set is the generated data.
@@ -69,6 +71,9 @@ type part struct {
 // Generate makes the data.
 func Generate(c Config) (*Set, error) {
 	cs := classes()
+	for k := range cs {
+		cs[k].things, cs[k].acts = cs[k].things[:c.Cues], cs[k].acts[:c.Cues]
+	}
 	var fams []family
 	seen := map[string]bool{}
 	for k := range cs {
@@ -133,7 +138,7 @@ func Generate(c Config) (*Set, error) {
 
 func (s *Set) count() int { return len(s.Clauses) }
 
-// newFamily draws the wording of a family: two sentences on its matter and one or two that only touch other matters, in an
+// newFamily draws the wording of a family: two sentences on its matter and one or two that only touch others, in an
 // order of its own.
 func newFamily(s *source, k, i int, c class) family {
 	f := family{class: k, name: fmt.Sprintf("%s-%02d", strings.ReplaceAll(c.label, " ", "-"), i), party: pick(s, partyPairs()), opener: pick(s, openers())}
@@ -141,14 +146,16 @@ func newFamily(s *source, k, i int, c class) family {
 	for _, x := range main[:2] {
 		f.plan = append(f.plan, part{frame: x})
 	}
-	for _, x := range sample(s, sideFrames(), 1+s.intn(4)/3) {
-		f.plan = append(f.plan, part{frame: x, side: true})
+	if s.chance(850) {
+		f.plan = append(f.plan, part{frame: pick(s, namedFrames()), side: true})
+	} else {
+		f.plan = append(f.plan, part{frame: pick(s, sideFrames()), side: true})
 	}
-	if s.chance(200) {
-		f.plan = append(f.plan, part{frame: pick(s, plainFrames())})
+	if s.chance(300) {
+		f.plan = append(f.plan, part{frame: pick(s, append(sideFrames(), namedFrames()...)), side: true})
 	}
 	shuffle(s, f.plan)
-	f.things, f.acts = sample(s, c.things, 6), sample(s, c.acts, 6)
+	f.things, f.acts = sample(s, c.things, 4), sample(s, c.acts, 4)
 	return f
 }
 
@@ -158,10 +165,10 @@ func (f *family) clause(s *source, cs []class, pii bool) (text, explanation stri
 	var out []string
 	cue := ""
 	for i, p := range f.plan {
-		thing, act := "", ""
+		thing, act, label := "", "", ""
 		if p.side {
 			other := cs[(f.class+1+s.intn(len(cs)-1))%len(cs)]
-			thing, act = pick(s, other.things), pick(s, other.acts)
+			thing, act, label = pick(s, other.things), pick(s, other.acts), other.label
 		} else {
 			switch {
 			case strings.Contains(p.frame, "{act}"):
@@ -177,7 +184,7 @@ func (f *family) clause(s *source, cs []class, pii bool) (text, explanation stri
 		if i == 0 {
 			frame = f.opener + frame
 		}
-		x := strings.NewReplacer("{act}", act, "{thing}", thing, "{a}", f.party[0], "{b}", f.party[1], "{n}", fmt.Sprint(5*(1+s.intn(18))),
+		x := strings.NewReplacer("{act}", act, "{thing}", thing, "{label}", label, "{a}", f.party[0], "{b}", f.party[1], "{n}", fmt.Sprint(5*(1+s.intn(18))),
 			"{s}", fmt.Sprint(1+s.intn(30))).Replace(frame)
 		out = append(out, strings.ToUpper(x[:1])+x[1:]+".")
 	}

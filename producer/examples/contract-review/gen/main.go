@@ -14,7 +14,7 @@ import (
 )
 
 // question is what the run files ask about every clause.
-const question = "Which type of clause is this?"
+const question = "Which type of clause is this?\nThis clause is a matter of"
 
 func main() {
 	if err := run(os.Args[1:], os.Stdout); err != nil {
