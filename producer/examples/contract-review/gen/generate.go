@@ -59,6 +59,8 @@ type family struct {
 	plan   []part
 	things []string
 	acts   []string
+	// even marks families whose side sentences are all about one other matter.
+	even bool
 }
 
 // part is one sentence of a family: its frame, and what fills it.
@@ -146,13 +148,19 @@ func newFamily(s *source, k, i int, c class) family {
 	for _, x := range main[:2] {
 		f.plan = append(f.plan, part{frame: x})
 	}
-	if s.chance(850) {
+	switch {
+	case s.chance(200): // as much about another matter as about its own: words alone cannot tell
+		for _, x := range sample(s, sideFrames(), 2) {
+			f.plan = append(f.plan, part{frame: x, side: true})
+		}
+		f.even = true
+	case s.chance(850):
 		f.plan = append(f.plan, part{frame: pick(s, namedFrames()), side: true})
-	} else {
+	default:
 		f.plan = append(f.plan, part{frame: pick(s, sideFrames()), side: true})
 	}
-	if s.chance(300) {
-		f.plan = append(f.plan, part{frame: pick(s, append(sideFrames(), namedFrames()...)), side: true})
+	if !f.even && s.chance(200) {
+		f.plan = append(f.plan, part{frame: pick(s, namedFrames()), side: true})
 	}
 	shuffle(s, f.plan)
 	f.things, f.acts = sample(s, c.things, 4), sample(s, c.acts, 4)
@@ -164,10 +172,13 @@ func (f *family) clause(s *source, cs []class, pii bool) (text, explanation stri
 	things, acts := sample(s, f.things, 2), sample(s, f.acts, 2)
 	var out []string
 	cue := ""
+	other := cs[(f.class+1+s.intn(len(cs)-1))%len(cs)]
 	for i, p := range f.plan {
 		thing, act, label := "", "", ""
 		if p.side {
-			other := cs[(f.class+1+s.intn(len(cs)-1))%len(cs)]
+			if !f.even {
+				other = cs[(f.class+1+s.intn(len(cs)-1))%len(cs)]
+			}
 			thing, act, label = pick(s, other.things), pick(s, other.acts), other.label
 		} else {
 			switch {
