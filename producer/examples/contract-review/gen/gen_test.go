@@ -78,7 +78,7 @@ func TestClauses(t *testing.T) {
 		t.Fatalf("planted: %d duplicates, %d with personal data, %d wrong labels", duplicates, pii, wrong)
 	}
 	for l, n := range byLabel {
-		if n < 200 || n > 700 {
+		if n < 200 || n > 900 {
 			t.Errorf("type %s has %d rows", l, n)
 		}
 	}

@@ -32,7 +32,7 @@ func classes() []class {
 		{"assignment", 6, []string{"assig"}, "handing the contract to someone else",
 			[]string{"the transfer of rights", "successors in title", "delegation to an affiliate", "novation", "a substitute party"},
 			[]string{"transfer rights to a successor", "let a successor step in", "delegate duties to an affiliate", "novate the deal", "put a substitute in its place"}},
-		{"payment", 10, []string{"pay", "paid"}, "money owed and when it is due",
+		{"payment", 16, []string{"pay", "paid"}, "money owed and when it is due",
 			[]string{"invoices and due dates", "the monthly fee", "the price of the work", "instalments", "interest on late fees"},
 			[]string{"settle invoices in time", "remit the monthly fee", "wire the price of the work", "meet all instalments", "owe interest on late invoices"}},
 		{"warranty", 8, []string{"warran"}, "promised quality of goods or work",
