@@ -245,7 +245,14 @@ func (s *session) resume(ctx context.Context) (err error) {
 			return schemas.Errorf(schemas.CodeConflict, head.Manifest.Key, "the checkpoint was made with %s %q, this stage has %q", key, got, want)
 		}
 	}
-	if err := s.engine.Restore(ctx, r.ReadAt); err != nil {
+	var done int64
+	err = s.engine.Restore(ctx, func(ctx context.Context, tensor string, from int64, dst []float32) error {
+		err := r.ReadAt(ctx, tensor, from, dst)
+		done += 4 * int64(len(dst))
+		s.t.Phase(consume.PhaseLoad, done, 0)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	s.done = r.Manifest().Step
@@ -304,6 +311,8 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 		return nil
 	}
 	// The gang ends or yields here: wait until the commit stands, and leave together.
+	bytes := s.commits.flight.snap.Bytes()
+	s.t.Phase(consume.PhaseCommit, 0, bytes)
 	if err := s.commits.finish(ctx); err != nil {
 		return err
 	}
@@ -313,6 +322,7 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 	if err := s.t.Gang.Collective.Barrier(ctx); err != nil {
 		return err
 	}
+	s.t.Phase(consume.PhaseCommit, bytes, bytes)
 	if final {
 		return nil
 	}
