@@ -10,8 +10,8 @@ const make = (tag, cls, text) => {
 // ---- token and requests
 const stored = 'tunefleet.token';
 function takeToken() {
-  const m = /^#token=([\w.-]+)$/.exec(location.hash);
-  if (m) { sessionStorage.setItem(stored, m[1]); history.replaceState(null, '', location.pathname + '#/'); }
+  const m = /^#token=([\w.-]+)(?:&run=([a-z0-9_-]+\/[a-z0-9_-]+))?$/.exec(location.hash);
+  if (m) { sessionStorage.setItem(stored, m[1]); history.replaceState(null, '', `${location.pathname}#/${m[2] ? `run/${m[2]}` : ''}`); }
   return sessionStorage.getItem(stored) || '';
 }
 let token = takeToken();
@@ -189,6 +189,8 @@ function drawCharts() {
   charts = [];
   $('charts').replaceChildren();
   const wantedKeys = [['loss', 'loss'], ['grad_norm', 'gradient norm'], ['learning_rate', 'learning rate'], ['tokens_per_second', 'tokens/s']];
+  // All boxes first: the grid gives each its final width only when it knows how many there are.
+  const plots = [];
   for (const [stage, s] of Object.entries(series)) {
     const steps = [...s.at.keys()].sort((a, b) => a - b);
     for (const [key, title] of wantedKeys) {
@@ -197,12 +199,15 @@ function drawCharts() {
       const [tx, ty] = thin(xs, xs.map((k) => s.at.get(k)[key]));
       const box = make('div', 'chart');
       $('charts').append(box);
-      const axis = { stroke: dim, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid } };
-      const data = [tx, ty], lines = [{ label: 'step' }, { label: title, stroke: key === 'loss' ? dim : line, width: 1 }];
-      if (key === 'loss') { data.push(smooth(ty, Number($('smooth').value))); lines.push({ label: 'smoothed', stroke: line, width: 2 }); }
-      charts.push(new uPlot({ title: `${stage}: ${title}`, width: box.clientWidth - 14, height: 220, cursor: { sync: { key: stage } }, series: lines, axes: [axis, { ...axis, size: 62 }],
-        scales: { x: { time: false }, y: { distr: $('log-y').checked && key === 'loss' ? 3 : 1 } } }, data, box));
+      plots.push({ box, stage, key, title, tx, ty });
     }
+  }
+  for (const { box, stage, key, title, tx, ty } of plots) {
+    const axis = { stroke: dim, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid } };
+    const data = [tx, ty], lines = [{ label: 'step' }, { label: title, stroke: key === 'loss' ? dim : line, width: 1 }];
+    if (key === 'loss') { data.push(smooth(ty, Number($('smooth').value))); lines.push({ label: 'smoothed', stroke: line, width: 2 }); }
+    charts.push(new uPlot({ title: `${stage}: ${title}`, width: box.clientWidth - 14, height: 220, cursor: { sync: { key: stage } }, series: lines, axes: [axis, { ...axis, size: 62 }],
+      scales: { x: { time: false }, y: { distr: $('log-y').checked && key === 'loss' ? 3 : 1 } } }, data, box));
   }
 }
 async function follow(path) {
@@ -226,8 +231,9 @@ async function follow(path) {
           for (const l of block.split('\n')) { if (l.startsWith('id: ')) id = l.slice(4); if (l.startsWith('data: ')) data += l.slice(6); }
           if (!data) continue;
           const e = JSON.parse(data);
-          if (id) last = id; else if (e.type === 'run.state') final = true;
-          take(e);
+          if (id) last = id;
+          // The closing event has no id; the stream's own event of the same state has been shown.
+          if (!id && e.type === 'run.state') final = true; else take(e);
         }
       }
       if (final) return;
