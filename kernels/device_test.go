@@ -235,7 +235,7 @@ const tf_backend *tf_backend_get(void) { return &b; }`)
 func TestThread(t *testing.T) {
 	th := NewThread()
 	boom := errors.New("boom")
-	if err := th.Do(context.Background(), func() error { return boom }); err != boom {
+	if err := th.Do(context.Background(), func() error { return boom }); !errors.Is(err, boom) {
 		t.Errorf("got %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

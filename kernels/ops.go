@@ -26,14 +26,14 @@ const (
 	Normal  RandomKind = 2
 )
 
-// GatherRows: Y[i] = Scale * X[IDs[i]], the embedding's forward. X [v,d], IDs i32 [n] contiguous of any rank, Y [n,d].
+// GatherRows computes: Y[i] = Scale * X[IDs[i]], the embedding's forward. X [v,d], IDs i32 [n] contiguous of any rank, Y [n,d].
 type GatherRows struct {
 	X, IDs, Y Tensor
 	Scale     float32
 	_         int32
 }
 
-// ScatterAddRows: Y[IDs[i]] += Scale * X[i] in the order of i, the embedding's backward. Accumulate false clears Y first. Negative ids
+// ScatterAddRows computes: Y[IDs[i]] += Scale * X[i] in the order of i, the embedding's backward. Accumulate false clears Y first. Negative ids
 // are skipped.
 type ScatterAddRows struct {
 	X, IDs, Y  Tensor
@@ -52,29 +52,29 @@ func Flag(b bool) Bool {
 	return 0
 }
 
-// Copy: Y = X converted to Y's type, any strides.
+// Copy computes: Y = X converted to Y's type, any strides.
 type Copy struct{ X, Y Tensor }
 
-// Fill: every element of Y = Value.
+// Fill computes: every element of Y = Value.
 type Fill struct {
 	Y     Tensor
 	Value float64
 }
 
-// ColSum: Y[n] (+)= the sum over rows of X [m,n]: a bias gradient.
+// ColSum computes: Y[n] (+)= the sum over rows of X [m,n]: a bias gradient.
 type ColSum struct {
 	X, Y       Tensor
 	Accumulate Bool
 	_          int32
 }
 
-// RowTopK: the K greatest of each row of X [r,n], greatest first, equal ones by lower index. Values f32 [r,k] is optional, IDs i32 [r,k].
+// RowTopK computes: the K greatest of each row of X [r,n], greatest first, equal ones by lower index. Values f32 [r,k] is optional, IDs i32 [r,k].
 type RowTopK struct {
 	X, Values, IDs Tensor
 	K              int64
 }
 
-// Add: Y = Alpha*A + Beta*B (+ Y when Accumulate); B optional; AlphaDev (f32) multiplies Alpha. Y may be A or B.
+// Add computes: Y = Alpha*A + Beta*B (+ Y when Accumulate); B optional; AlphaDev (f32) multiplies Alpha. Y may be A or B.
 type Add struct {
 	A, B, Y     Tensor
 	Alpha, Beta float32
@@ -83,35 +83,35 @@ type Add struct {
 	_           int32
 }
 
-// Mul: Y = A * B (+ Y when Accumulate); B has A's dimensions or is one row for all.
+// Mul computes: Y = A * B (+ Y when Accumulate); B has A's dimensions or is one row for all.
 type Mul struct {
 	A, B, Y    Tensor
 	Accumulate Bool
 	_          int32
 }
 
-// ActFwd: Y = Act(X).
+// ActFwd computes: Y = Act(X).
 type ActFwd struct {
 	X, Y Tensor
 	Act  Activation
 	_    int32
 }
 
-// ActBwd: DX (+)= Act'(X) * DY.
+// ActBwd computes: DX (+)= Act'(X) * DY.
 type ActBwd struct {
 	X, DY, DX  Tensor
 	Act        Activation
 	Accumulate Bool
 }
 
-// GLUFwd: Y = Act(Gate) * Up.
+// GLUFwd computes: Y = Act(Gate) * Up.
 type GLUFwd struct {
 	Gate, Up, Y Tensor
 	Act         Activation
 	_           int32
 }
 
-// GLUBwd: DGate = Act'(Gate)*Up*DY, DUp = Act(Gate)*DY. DGate may be Gate and DUp may be Up.
+// GLUBwd computes: DGate = Act'(Gate)*Up*DY, DUp = Act(Gate)*DY. DGate may be Gate and DUp may be Up.
 type GLUBwd struct {
 	Gate, Up, DY, DGate, DUp       Tensor
 	Act                            Activation
@@ -119,7 +119,7 @@ type GLUBwd struct {
 	_                              int32
 }
 
-// Dropout: Y = X/(1-P) with probability 1-P, else 0; the same call on the gradient is the backward. RowIDs i64 [rows] is optional.
+// Dropout computes: Y = X/(1-P) with probability 1-P, else 0; the same call on the gradient is the backward. RowIDs i64 [rows] is optional.
 type Dropout struct {
 	X, RowIDs, Y Tensor
 	Seed, Stream uint64
@@ -136,13 +136,13 @@ type Random struct {
 	_                    int32
 }
 
-// RMSNormFwd: S = X + Res (Res optional; stored in Sum), Y = S * RStd * (W + WOffset), W optional. RStd f32 [rows].
+// RMSNormFwd computes: S = X + Res (Res optional; stored in Sum), Y = S * RStd * (W + WOffset), W optional. RStd f32 [rows].
 type RMSNormFwd struct {
 	X, Res, Sum, W, Y, RStd Tensor
 	Eps, WOffset            float32
 }
 
-// RMSNormBwd: X is S of the forward. DX = DSum (optional) + the norm's gradient. DX may be DY or DSum.
+// RMSNormBwd computes: X is S of the forward. DX = DSum (optional) + the norm's gradient. DX may be DY or DSum.
 type RMSNormBwd struct {
 	X, W, RStd, DY, DSum, DX, DW Tensor
 	WOffset                      float32
@@ -150,7 +150,7 @@ type RMSNormBwd struct {
 	_                            int32
 }
 
-// LayerNormFwd: Y = (S - Mean) * RStd * (W + WOffset) + B; W and B optional.
+// LayerNormFwd computes: Y = (S - Mean) * RStd * (W + WOffset) + B; W and B optional.
 type LayerNormFwd struct {
 	X, Res, Sum, W, B, Y, Mean, RStd Tensor
 	Eps, WOffset                     float32
@@ -163,7 +163,7 @@ type LayerNormBwd struct {
 	DXAccumulate, DWAccumulate, DBAccumulate Bool
 }
 
-// Gemm: C [m,n] = (Accumulate ? C : 0) + Bias[n] + (Alpha*A [m,k]) B [k,n]. A transposed operand is a view (Tensor.T); rank 3 is a
+// Gemm computes: C [m,n] = (Accumulate ? C : 0) + Bias[n] + (Alpha*A [m,k]) B [k,n]. A transposed operand is a view (Tensor.T); rank 3 is a
 // batch. A linear layer: forward A = x, B = w.T(); input gradient A = dy, B = w; weight gradient A = dy.T(), B = x.
 type Gemm struct {
 	A, B, C, Bias Tensor
@@ -180,7 +180,7 @@ type Rope struct {
 	Pos0                             int64
 }
 
-// AttnFwd: Q [b,tq,hq,dk], K [b,tk,hk,dk], V [b,tk,hk,dv], O [b,tq,hq,dv] with any strides but the last (1); LSE f32 [b,hq,tq].
+// AttnFwd computes: Q [b,tq,hq,dk], K [b,tk,hk,dk], V [b,tk,hk,dv], O [b,tq,hq,dv] with any strides but the last (1); LSE f32 [b,hq,tq].
 // Query i of sequence b has position p = QStart[b]+i (or QStart0+i) among the keys: Causal: keys <= p; WindowLeft >= 0: keys >=
 // p-WindowLeft (HF's sliding_window w is WindowLeft w-1); WindowRight likewise; -1 is no limit. KVFirst, KVLast i32 [b] bound the keys,
 // KeyMask u8 [b,tk] hides some, CuSeqlens i32 [docs+1] separates documents packed in one sequence (b = 1, tq = tk). All optional.
@@ -200,14 +200,14 @@ type AttnBwd struct {
 	DQAccumulate, DKAccumulate, DVAccumulate, DSinksAccumulate Bool
 }
 
-// LinearLogprobFwd: LogP[i] = log softmax(X W^T + Bias)[Targets[i]] without keeping logits. X [n,d], W [v,d], Targets i32 [n] (negative:
+// LinearLogprobFwd computes: LogP[i] = log softmax(X W^T + Bias)[Targets[i]] without keeping logits. X [n,d], W [v,d], Targets i32 [n] (negative:
 // ignored, LogP 0). LSE, Entropy, ZSum f32 [n] optional. LogitScale 0 means 1.
 type LinearLogprobFwd struct {
 	X, W, Bias, Targets, LogP, LSE, Entropy, ZSum Tensor
 	LogitScale, Softcap                           float32
 }
 
-// LinearLogprobBwd: the gradients of sum DLogP[i]*LogP[i]; DX, DW, DBias optional.
+// LinearLogprobBwd computes: the gradients of sum DLogP[i]*LogP[i]; DX, DW, DBias optional.
 type LinearLogprobBwd struct {
 	X, W, Bias, Targets, LSE, DLogP, DX, DW, DBias Tensor
 	LogitScale, Softcap                            float32
@@ -215,7 +215,7 @@ type LinearLogprobBwd struct {
 	_                                              int32
 }
 
-// LinearXent: log-probabilities and, in the same pass, the gradients of LossScale * sum Weights[i] * -LogP[i] (plus label smoothing and
+// LinearXent computes: log-probabilities and, in the same pass, the gradients of LossScale * sum Weights[i] * -LogP[i] (plus label smoothing and
 // z-loss). Weights f32 [n] optional (1); LossScaleDev (f32) multiplies LossScale. DX, DW, DBias optional. LogitScale 0 means 1.
 type LinearXent struct {
 	X, W, Bias, Targets, Weights, LogP, LSE, ZSum, DX, DW, DBias Tensor
@@ -238,31 +238,31 @@ type AdamW struct {
 // SqNormChunk is the number of elements of a chunk of SqNorm.
 const SqNormChunk = 4096
 
-// SqNorm: Partials f64 [ceil(n/4096)] = the sum of squares of each chunk of X f32 [n], contiguous.
+// SqNorm computes: Partials f64 [ceil(n/4096)] = the sum of squares of each chunk of X f32 [n], contiguous.
 type SqNorm struct{ X, Partials Tensor }
 
-// SumF64: Total f64 [1] = (Accumulate ? Total : 0) + X[0] + X[1] + ... in order.
+// SumF64 computes: Total f64 [1] = (Accumulate ? Total : 0) + X[0] + X[1] + ... in order.
 type SumF64 struct {
 	X, Total   Tensor
 	Accumulate Bool
 	_          int32
 }
 
-// ClipFactor: Norm = InvScale*sqrt(SumSq) (InvScale 0 means 1), Clip = min(1, MaxNorm/(Norm+1e-6)) (1 when MaxNorm <= 0), Skip = Norm is
+// ClipFactor computes: Norm = InvScale*sqrt(SumSq) (InvScale 0 means 1), Clip = min(1, MaxNorm/(Norm+1e-6)) (1 when MaxNorm <= 0), Skip = Norm is
 // not finite. SumSq f64 [1]; Norm, Clip f32 [1] and Skip i32 [1] are optional.
 type ClipFactor struct {
 	SumSq, Norm, Clip, Skip Tensor
 	MaxNorm, InvScale       float32
 }
 
-// NonFinite: Flag i32 [1] = (Accumulate ? Flag : 0) | X f32 has an Inf or NaN.
+// NonFinite computes: Flag i32 [1] = (Accumulate ? Flag : 0) | X f32 has an Inf or NaN.
 type NonFinite struct {
 	X, Flag    Tensor
 	Accumulate Bool
 	_          int32
 }
 
-// SliceAdd: Y [n] f32 = (Accumulate ? Y : 0) + X[0] + X[1] + ... in this order; X [s,n] f32 or bf16.
+// SliceAdd computes: Y [n] f32 = (Accumulate ? Y : 0) + X[0] + X[1] + ... in this order; X [s,n] f32 or bf16.
 type SliceAdd struct {
 	X, Y       Tensor
 	Accumulate Bool

@@ -42,7 +42,7 @@ func ExitCodes() map[Code]int {
 }
 
 // ErrorInfo is an error as it travels: what happened, where, and what to do.
-type ErrorInfo struct {
+type ErrorInfo struct { //nolint:errname // it is a wire object first
 	Code Code `json:"code"`
 	// Message says what and why.
 	Message string `json:"message"`

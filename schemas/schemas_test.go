@@ -199,7 +199,7 @@ func TestValidateManyNeeds(t *testing.T) {
 func TestDecodeSpecIsStrict(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		`{"versoin":1}`: `versoin: unknown key "versoin" (did you mean "version"?)`,
+		`{"verzion":1}`: `verzion: unknown key "verzion" (did you mean "version"?)`,
 		`{"stages":[{"train":{"optim":{"lrr":1}}}]}`:      `stages[0].train.optim.lrr: unknown key "lrr" (did you mean "lr"?)`,
 		`{"tenant":"a","tenant":"b"}`:                     `tenant: key appears twice`,
 		`{"version":1} {}`:                                `more after`,

@@ -109,7 +109,7 @@ func (t Template) EncodeResponse(tok Tokenizer, response string) []int32 {
 
 func (t Template) encode(tok Tokenizer, ids []int32, elements []string, content string) []int32 {
 	for _, e := range elements {
-		id := int32(-1)
+		var id int32
 		switch e {
 		case bos:
 			id = BOS(tok)

@@ -198,7 +198,7 @@ func readInput(ctx context.Context, objects store.Objects, tenant string, f sche
 		return nil, fmt.Errorf("cannot read %s: %w", f.Path, err)
 	}
 	defer body.Close()
-	var r io.Reader = io.LimitReader(body, f.Bytes+1)
+	r := io.LimitReader(body, f.Bytes+1)
 	if progress != nil {
 		r = &counted{r: r, report: progress}
 	}

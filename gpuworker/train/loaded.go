@@ -89,12 +89,9 @@ func LoadModel(ctx context.Context, objects store.Objects, spec *schemas.RunSpec
 		err = q.Sync()
 	}
 	if err != nil {
-		return nil, errors.Join(err, q.Sync(), closed(out))
+		err = errors.Join(err, q.Sync())
+		out.Close()
+		return nil, err
 	}
 	return out, nil
-}
-
-func closed(l *Loaded) error {
-	l.Close()
-	return nil
 }

@@ -51,7 +51,6 @@ type unit struct {
 	full, own int64
 	uses      int
 	data      *slot
-	graded    bool
 }
 
 // bucket is a group of units whose gradients are exchanged together once a leaf.

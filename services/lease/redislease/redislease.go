@@ -54,7 +54,7 @@ func (s *Store) Check(ctx context.Context) error {
 	}
 	got, err := s.c.ConfigGet(ctx, "maxmemory-policy").Result()
 	if err != nil {
-		return nil //nolint:nilerr // managed and embedded servers refuse CONFIG; nothing is known against them.
+		return nil // managed and embedded servers refuse CONFIG; nothing is known against them
 	}
 	if p := got["maxmemory-policy"]; strings.HasPrefix(p, "allkeys-") {
 		return schemas.Errorf(schemas.CodeInvalid, "maxmemory-policy", "Redis evicts any key (%s) and would drop leases", p).

@@ -99,14 +99,6 @@ func sideFrames() []string {
 	}
 }
 
-func plainFrames() []string {
-	return []string{
-		"section {s} applies by analogy", "the parties act in good faith", "changes need the written form", "headings are for convenience",
-		"{b} acts with due care", "the annex forms part of this", "this holds for {n} months", "single invalid parts do not harm the rest",
-		"both sides have read this", "time is of the essence", "the list in annex {s} is final", "{b} bears the burden of proof",
-	}
-}
-
 // partyPairs are what a family calls the parties.
 func partyPairs() [][2]string {
 	return [][2]string{
