@@ -142,7 +142,8 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	return s.resume(ctx)
 }
 
-// openModel makes the model and this rank's share of it, with the values that the stage starts from.
+// openModel makes the model and this rank's share of it, with the values that the stage starts from. Both reductions, canonical and fast,
+// are served by the canonical one: it moves the same bytes, in as many exchanges as there are leaves a rank.
 func (s *session) openModel(ctx context.Context) (err error) {
 	rec, err := newResolver(s.t.Objects, s.t.Spec).start(ctx, s.t.Spec, s.t.Stage, 0)
 	if err != nil {
