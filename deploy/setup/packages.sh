@@ -4,7 +4,7 @@
 set -euo pipefail
 
 commands=(gcc g++ make redis-server python3)
-packages=(gcc g++ make redis-server python3 python3-venv ca-certificates)
+packages=(gcc g++ make redis-server python3 python3-venv)
 
 missing() {
   local c
