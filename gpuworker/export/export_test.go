@@ -139,12 +139,33 @@ func TestFoldersHoldWhatToolsRead(t *testing.T) {
 	}
 }
 
+// reference is the Python with torch, transformers and peft: TUNEFLEET_PYTHON, or the one that "go tool task python" makes.
+func reference(t *testing.T) string {
+	t.Helper()
+	if p := os.Getenv("TUNEFLEET_PYTHON"); p != "" {
+		return p
+	}
+	venv := os.Getenv("TUNEFLEET_VENV")
+	if venv == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		venv = filepath.Join(cache, "tunefleet", "venv")
+	}
+	p := filepath.Join(venv, "bin", "python")
+	if _, err := os.Stat(p); err != nil {
+		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
+			t.Fatalf("there is no Python with torch, transformers and peft: %v", err)
+		}
+		t.Skipf("no Python with torch, transformers and peft (make it with: go tool task python): %v", err)
+	}
+	return p
+}
+
 // The real libraries load what was exported and compute the same logits.
 func TestTransformersAndPEFTComputeTheSameLogits(t *testing.T) {
-	python := os.Getenv("TUNEFLEET_PYTHON")
-	if python == "" {
-		t.Skip("TUNEFLEET_PYTHON names no Python with torch, transformers and peft")
-	}
+	python := reference(t)
 	for name, extra := range map[string]string{"plain": "", "llama3 rope and biases": `,"attention_bias":true,"mlp_bias":true,"head_dim":16,"rope_theta":500000.0,
 "rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":32}`} {
 		t.Run(name, func(t *testing.T) {
