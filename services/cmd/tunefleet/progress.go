@@ -44,7 +44,7 @@ type progress struct {
 func newProgress(out io.Writer, terminal bool) *progress {
 	p := &progress{out: out, stages: map[string]*stageLine{}, now: time.Now, every: 3 * time.Second}
 	if terminal {
-		p.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40), mpb.WithRefreshRate(150*time.Millisecond))
+		p.bars = mpb.New(mpb.WithOutput(out), mpb.WithAutoRefresh(), mpb.WithWidth(40), mpb.WithRefreshRate(150*time.Millisecond))
 	}
 	return p
 }
