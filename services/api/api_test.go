@@ -198,6 +198,30 @@ func TestInputsAreCheckedByContent(t *testing.T) {
 	}
 }
 
+// TestUploadOfAKnownLargeFile: the server answers before it has read the body, and that is no broken connection.
+func TestUploadOfAKnownLargeFile(t *testing.T) {
+	b := start(t)
+	data := bytes.Repeat([]byte("0123456789abcdef"), 60_000)
+	sum := sha256.Sum256(data)
+	f := schemas.File{Path: "big", SHA256: hex.EncodeToString(sum[:]), Bytes: int64(len(data))}
+	for i := range 20 {
+		read := 0
+		open := func() (io.ReadCloser, error) {
+			return io.NopCloser(io.TeeReader(bytes.NewReader(data), countWriter{&read})), nil
+		}
+		if err := b.client.Upload(t.Context(), "acme", f, open); err != nil {
+			t.Fatalf("upload %d: %v", i, err)
+		}
+		if i > 0 && read > 0 {
+			t.Fatalf("upload %d sent %d bytes that the server has", i, read)
+		}
+	}
+}
+
+type countWriter struct{ n *int }
+
+func (c countWriter) Write(p []byte) (int, error) { *c.n += len(p); return len(p), nil }
+
 func TestOutputs(t *testing.T) {
 	b := start(t)
 	reply, err := b.client.Submit(t.Context(), spec("k3"))

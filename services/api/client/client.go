@@ -40,7 +40,9 @@ func New(base, token string) (*Client, error) {
 	}
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	return &Client{base: strings.TrimSuffix(base, "/"), token: token, Retry: time.Second,
-		http: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, MaxIdleConnsPerHost: 4}}}, nil
+		http: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, MaxIdleConnsPerHost: 4,
+			// How long an upload waits for the server to say whether it wants the body at all.
+			ExpectContinueTimeout: 10 * time.Second}}}, nil
 }
 
 // Close drops idle connections.
