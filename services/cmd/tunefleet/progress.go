@@ -132,6 +132,9 @@ func (p *progress) stageState(e schemas.Event) {
 		}
 	case schemas.StageSucceeded:
 		if s.bar != nil {
+			if s.total <= 0 && s.done <= 0 {
+				s.bar.SetCurrent(1) // a stage that counted nothing is done all the same
+			}
 			s.bar.SetTotal(-1, true)
 		}
 		if p.bars == nil {
