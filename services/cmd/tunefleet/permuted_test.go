@@ -14,11 +14,15 @@ func TestPermutedLabelsTeachNothing(t *testing.T) {
 	if os.Getenv("TUNEFLEET_TEST_FULL") != "1" {
 		t.Skip("trains for minutes; set TUNEFLEET_TEST_FULL=1 (go tool task test:full)")
 	}
-	out := t.TempDir()
+	dir := t.TempDir()
 	spec := filepath.Join("..", "..", "..", "producer", "examples", "contract-review", "permuted.yaml")
-	cli(t, nil, "train", spec, "--dir", t.TempDir(), "--output_dir", out, "--log_dir", t.TempDir(), "--num_workers", "2", "--no-color").want(t, 0, "run succeeded")
+	cli(t, nil, "train", spec, "--dir", dir, "--output_dir", t.TempDir(), "--log_dir", t.TempDir(), "--num_workers", "2", "--no-color").want(t, 0, "run succeeded")
 	var r evaluate.Report
-	readJSON(t, filepath.Join(out, "report.json"), &r)
+	found, err := filepath.Glob(filepath.Join(dir, "s3", "*", "runs", "*", "*", "output", "eval", "report.json"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("the run's report is not in its store: %v, %v", found, err)
+	}
+	readJSON(t, found[0], &r)
 	tuned := -1.0
 	for _, m := range r.Models {
 		if m.Name == "tuned" {
