@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "9e267ee9d9ca867a6ef24b73e8349dab64cf2c18ab2347552514e9a3890f67d6"
+#define TF_ABI_HASH "6c2c9cbb92f31eefa4ac3d971efe1d5595bcfb151f268965d97a9c311de214d3"

@@ -104,6 +104,12 @@ func (q *Queue) NonFinite(p NonFinite) { q.run(C.TF_OP_nonfinite, unsafe.Pointer
 // SliceAdd queues the operation; see type SliceAdd.
 func (q *Queue) SliceAdd(p SliceAdd) { q.run(C.TF_OP_slice_add, unsafe.Pointer(&p)) }
 
+// ClampFwd queues the operation; see type ClampFwd.
+func (q *Queue) ClampFwd(p ClampFwd) { q.run(C.TF_OP_clamp_fwd, unsafe.Pointer(&p)) }
+
+// ClampBwd queues the operation; see type ClampBwd.
+func (q *Queue) ClampBwd(p ClampBwd) { q.run(C.TF_OP_clamp_bwd, unsafe.Pointer(&p)) }
+
 // opSizes are the sizes that Go gives the params, in ABI order.
 var opSizes = [...]uintptr{
 	unsafe.Sizeof(GatherRows{}),
@@ -137,6 +143,8 @@ var opSizes = [...]uintptr{
 	unsafe.Sizeof(ClipFactor{}),
 	unsafe.Sizeof(NonFinite{}),
 	unsafe.Sizeof(SliceAdd{}),
+	unsafe.Sizeof(ClampFwd{}),
+	unsafe.Sizeof(ClampBwd{}),
 }
 
 // OpNames lists the operations in ABI order, by their names in tunefleet.h.

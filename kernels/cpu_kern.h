@@ -112,7 +112,7 @@ static inline int64_t tf_attn_pos(const tf_attn_job *j, int64_t b) { return j->q
 struct tf_kern {
   int mr, nr;
   tf_task_fn gemm_pack_b, gemm_run, gemm_run_few;
-  tf_task_fn add, mul, act_fwd, act_bwd, glu_fwd, glu_bwd, dropout;
+  tf_task_fn add, mul, act_fwd, act_bwd, glu_fwd, glu_bwd, dropout, clamp_fwd, clamp_bwd;
   tf_task_fn rmsnorm_fwd, rmsnorm_bwd, layernorm_fwd, layernorm_bwd, colsum, colsum_join;
   tf_task_fn rope, random, adamw, sqnorm, nonfinite, slice_add, loss;
   tf_task_fn attn_pack, attn_fwd, attn_bwd_prep, attn_bwd_kv, attn_bwd_q;

@@ -115,6 +115,32 @@ tf_status cpu_glu_bwd(tf_queue *q, const tf_glu_bwd *p) {
   return TF_OK;
 }
 
+static tf_status check_clamp(tf_queue *q, float lo, float hi) {
+  if (!(lo <= hi)) return tf_fail(q, TF_EINVALID, "limits %g to %g", (double)lo, (double)hi);
+  return TF_OK;
+}
+
+tf_status cpu_clamp_fwd(tf_queue *q, const tf_clamp_fwd *p) {
+  if (q->st != TF_OK) return q->st;
+  tf_row_job j = {.alpha = p->lo, .beta = p->hi};
+  TF_TRY(check_clamp(q, p->lo, p->hi));
+  TF_TRY(tf_as_rows(q, &p->x, "x", &j.a));
+  TF_TRY(tf_as_rows_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d));
+  run_elements(q, &j, q->d->k->clamp_fwd);
+  return TF_OK;
+}
+
+tf_status cpu_clamp_bwd(tf_queue *q, const tf_clamp_bwd *p) {
+  if (q->st != TF_OK) return q->st;
+  tf_row_job j = {.alpha = p->lo, .beta = p->hi, .acc = p->accumulate};
+  TF_TRY(check_clamp(q, p->lo, p->hi));
+  TF_TRY(tf_as_rows(q, &p->x, "x", &j.a));
+  TF_TRY(tf_as_rows_of(q, &p->dy, "dy", &j.b, j.a.rows, j.a.d));
+  TF_TRY(tf_as_rows_of(q, &p->dx, "dx", &j.y, j.a.rows, j.a.d));
+  run_elements(q, &j, q->d->k->clamp_bwd);
+  return TF_OK;
+}
+
 /* --- normalizations --- */
 
 /* What both forward norms take. */

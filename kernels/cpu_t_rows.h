@@ -39,6 +39,36 @@ static void k_mul(void *arg, int64_t task, int thread) {
   }
 }
 
+/* alpha = lower limit, beta = upper. */
+static void k_clamp_fwd(void *arg, int64_t task, int thread) {
+  const tf_row_job *j = arg;
+  ROW_TASK(j);
+  if (r1 > j->a.rows) r1 = j->a.rows;
+  v16 lo = v_set1(j->alpha), hi = v_set1(j->beta);
+  for (int64_t r = r0; r < r1; r++) {
+    const float *x = tf_row(&j->a, r);
+    float *y = tf_row(&j->y, r);
+    for (int64_t i = 0, d = j->a.d; i < d; i += 16) v_stn(y + i, v_min(hi, v_max(lo, v_ldn(x + i, d - i))), d - i);
+  }
+}
+
+static void k_clamp_bwd(void *arg, int64_t task, int thread) {
+  const tf_row_job *j = arg;
+  ROW_TASK(j);
+  if (r1 > j->a.rows) r1 = j->a.rows;
+  v16 lo = v_set1(j->alpha), hi = v_set1(j->beta);
+  for (int64_t r = r0; r < r1; r++) {
+    const float *x = tf_row(&j->a, r), *dy = tf_row(&j->b, r);
+    float *dx = tf_row(&j->y, r);
+    for (int64_t i = 0, d = j->a.d; i < d; i += 16) {
+      int64_t n = d - i;
+      v16 v = v_ldn(x + i, n), g = v_sel(v_lt(v, lo), v_zero(), v_sel(v_lt(hi, v), v_zero(), v_ldn(dy + i, n)));
+      if (j->acc) g = v_add(v_ldn(dx + i, n), g);
+      v_stn(dx + i, g, n);
+    }
+  }
+}
+
 /* act(x), and its derivative in *g. */
 V1 v16 act(int kind, v16 x, v16 *g) {
   v16 one = v_set1(1.0f), half = v_set1(0.5f), zero = v_zero();

@@ -268,3 +268,17 @@ type SliceAdd struct {
 	Accumulate Bool
 	_          int32
 }
+
+// ClampFwd computes: Y = min(max(X, Lo), Hi). Y may be X.
+type ClampFwd struct {
+	X, Y   Tensor
+	Lo, Hi float32
+}
+
+// ClampBwd computes: DX (+)= DY where Lo <= X <= Hi, else 0. DX may be DY.
+type ClampBwd struct {
+	X, DY, DX  Tensor
+	Lo, Hi     float32
+	Accumulate Bool
+	_          int32
+}

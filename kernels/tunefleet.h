@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 1
+#define TF_ABI_VERSION 2
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -287,11 +287,27 @@ typedef struct {
   int32_t accumulate, reserved;
 } tf_slice_add;
 
+/* --- clamp ---------------------------------------------------------------------------------------------------------------------- */
+
+/* y = min(max(x, lo), hi), a NaN stays one; y may be x. */
+typedef struct {
+  tf_tensor x, y;
+  float lo, hi;
+} tf_clamp_fwd;
+
+/* dx = dy where lo <= x <= hi, else 0, as torch.clamp; dx may be dy. */
+typedef struct {
+  tf_tensor x, dy, dx;
+  float lo, hi;
+  int32_t accumulate, reserved;
+} tf_clamp_bwd;
+
 /* The operations, in ABI order; a new one is appended and TF_ABI_VERSION raised. */
 #define TF_OPS(X)                                                                                                                     \
   X(gather_rows) X(scatter_add_rows) X(copy) X(fill) X(colsum) X(row_topk) X(add) X(mul) X(act_fwd) X(act_bwd) X(glu_fwd) X(glu_bwd)   \
   X(dropout) X(random) X(rmsnorm_fwd) X(rmsnorm_bwd) X(layernorm_fwd) X(layernorm_bwd) X(gemm) X(rope) X(attn_fwd) X(attn_bwd)         \
-  X(linear_logprob_fwd) X(linear_logprob_bwd) X(linear_xent) X(adamw) X(sqnorm) X(sum_f64) X(clip_factor) X(nonfinite) X(slice_add)
+  X(linear_logprob_fwd) X(linear_logprob_bwd) X(linear_xent) X(adamw) X(sqnorm) X(sum_f64) X(clip_factor) X(nonfinite) X(slice_add) \
+  X(clamp_fwd) X(clamp_bwd)
 
 enum {
 #define TF_X(name) TF_OP_##name,
