@@ -4,3 +4,5 @@
 // It imports the standard library and schema tags only, does no I/O and reads no clock. Everything that two processes must agree on
 // is written here once; JSON Schema is generated from these types (see gen/).
 package schemas
+
+//go:generate go run ./gen jsonschema

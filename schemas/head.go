@@ -51,6 +51,8 @@ const (
 	ControlCancel  Control = "cancel"
 	ControlPause   Control = "pause"
 	ControlPreempt Control = "preempt"
+	// ControlRegroup asks a gang to commit and to form again with the seats that were added.
+	ControlRegroup Control = "regroup"
 )
 
 // StageState is the progress of one stage in HEAD.
@@ -223,8 +225,11 @@ type Ledger struct {
 	Owner string        `json:"owner"`
 	TTL   time.Duration `json:"ttl"`
 	Turn  *Turn         `json:"turn,omitempty"`
-	// Usage is virtual device-seconds per tenant.
+	// Usage is virtual device-seconds per tenant, decaying with a half-life of a day.
 	Usage map[string]float64 `json:"usage,omitempty"`
+	// Month is the calendar month (UTC, "2006-01") that Spent counts device-seconds of, per tenant with a quota of device-hours.
+	Month string             `json:"month,omitempty"`
+	Spent map[string]float64 `json:"spent,omitempty"`
 	// Updated is for people; nothing compares it.
 	Updated time.Time `json:"updated"`
 }

@@ -1,6 +1,9 @@
 package schemas
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // SpecVersion is the version of RunSpec that this build writes and reads.
 const SpecVersion = 1
@@ -31,6 +34,12 @@ type RunSpec struct {
 	Seed uint64 `json:"seed"`
 	// Stages is the DAG in a topological order.
 	Stages []Stage `json:"stages"`
+	// NotBefore is the earliest start (UTC).
+	NotBefore time.Time `json:"not_before,omitzero"`
+	// After lists runs of the same tenant that must have ended first; a run whose parent did not end as it must is skipped.
+	After []Dependency `json:"after,omitempty"`
+	// MaxRuntimeS fails the run when it has not ended that many seconds after its first transition (0: no bound).
+	MaxRuntimeS int64 `json:"max_runtime_s,omitempty"`
 	// TraceParent is the W3C trace context of the submitter, continued by control and workers.
 	TraceParent string `json:"traceparent,omitempty"`
 }

@@ -109,6 +109,7 @@ func (s *RunSpec) Validate() error {
 	p.check(len(s.Key) <= 256, "key", "has %d bytes, the limit is 256", len(s.Key))
 	p.check(len(s.Name) <= 256, "name", "has %d bytes, the limit is 256", len(s.Name))
 	p.check(s.Priority >= 0 && s.Priority <= 3, "priority", "is %d, must be 0 to 3", s.Priority)
+	s.validateWhen(&p)
 	p.check(len(s.Stages) > 0, "stages", "is empty: a run needs at least one stage")
 	p.check(len(s.Stages) <= maxStages, "stages", "has %d stages, the limit is %d", len(s.Stages), maxStages)
 	before := map[string]*Stage{}

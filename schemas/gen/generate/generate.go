@@ -17,7 +17,7 @@ func All() (map[string][]byte, error) {
 	for name, v := range map[string]any{
 		"run-spec": schemas.RunSpec{}, "head": schemas.Head{}, "ledger": schemas.Ledger{}, "manifest": schemas.Manifest{},
 		"message": schemas.Message{}, "stage-result": schemas.StageResult{}, "failure": schemas.Failure{}, "event": schemas.Event{},
-		"error": schemas.ErrorInfo{},
+		"error": schemas.ErrorInfo{}, "policy": schemas.Policy{}, "dead-letter": schemas.DeadLetter{},
 	} {
 		b, err := json.MarshalIndent(r.Reflect(v), "", "  ")
 		if err != nil {
