@@ -156,11 +156,23 @@ type TrainStage struct {
 	// Eval is an optional "<prep stage>/<output>" whose loss is measured at the end.
 	Eval  string    `json:"eval,omitempty"`
 	Model ModelSpec `json:"model"`
-	// Method is "full", "freeze" or "lora".
-	Method string `json:"method" jsonschema:"enum=full,enum=freeze,enum=lora"`
-	LoRA   *LoRA  `json:"lora,omitempty"`
-	// FreezeLayers freezes the first N blocks (with lora: they get no adapter).
+	// Method is one of Methods; the member of its name holds its options.
+	Method     string      `json:"method" jsonschema:"enum=full,enum=freeze,enum=lora,enum=oft,enum=bottleneck"`
+	LoRA       *LoRA       `json:"lora,omitempty"`
+	OFT        *OFT        `json:"oft,omitempty"`
+	Bottleneck *Bottleneck `json:"bottleneck,omitempty"`
+	Freeze     *Freeze     `json:"freeze,omitempty"`
+	// FreezeLayers freezes the first N blocks (with adapters: they get none).
 	FreezeLayers int `json:"freeze_layers,omitempty"`
+	// Quant stores the frozen base in few bits.
+	Quant *Quantization `json:"quant,omitempty"`
+	// Adapters are PEFT folders of the base. All but the last are merged into it, and training goes on with the last; with
+	// CreateNewAdapter all are merged and a new one is trained.
+	Adapters         []Ref `json:"adapters,omitempty"`
+	CreateNewAdapter bool  `json:"create_new_adapter,omitempty"`
+	// ExpandBlocks inserts this many copies of blocks, spread evenly, that pass their input on until they are trained (LLaMA-Pro,
+	// https://arxiv.org/abs/2401.02415).
+	ExpandBlocks int `json:"expand_blocks,omitempty"`
 	// Epochs or Steps ends the stage; Steps wins when positive.
 	Epochs float64 `json:"epochs,omitempty"`
 	Steps  int64   `json:"steps,omitempty"`
@@ -197,14 +209,6 @@ type ModelSpec struct {
 	Base *Ref `json:"base,omitempty"`
 	// Config is an HF config.json for random initialization.
 	Config json.RawMessage `json:"config,omitempty"`
-}
-
-// LoRA configures low-rank adapters in PEFT's terms.
-type LoRA struct {
-	Rank    int      `json:"rank" jsonschema:"minimum=1"`
-	Alpha   float64  `json:"alpha"`
-	Dropout float64  `json:"dropout,omitempty"`
-	Targets []string `json:"targets,omitempty"`
 }
 
 // OptimSpec is the optimizer and its schedule, in Hugging Face's terms.

@@ -93,9 +93,7 @@ func (t *TrainStage) withDefaults() {
 	if t.World.Nominal == 0 {
 		t.World.Nominal = 1
 	}
-	if t.LoRA != nil {
-		num(&t.LoRA.Alpha, float64(2*t.LoRA.Rank))
-	}
+	t.adapterDefaults()
 }
 
 // Validate reports every problem of the spec at once (errors.Join of *ErrorInfo with CodeInvalid and the place); nil when there is none.
@@ -185,20 +183,12 @@ func (p *problems) prep(s *PrepStage, at string) {
 
 func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]*Stage) {
 	p.check(t.Objective == "pt" || t.Objective == "sft", at+".objective", "%q is unknown (pt, sft)", t.Objective)
-	p.check(slices.Contains([]string{"full", "freeze", "lora"}, t.Method), at+".method", "%q is unknown (full, freeze, lora)", t.Method)
-	p.check((t.Method == "lora") == (t.LoRA != nil), at+".lora", "must be given exactly when method is lora")
-	if l := t.LoRA; l != nil {
-		p.check(l.Rank >= 1 && l.Rank <= 4096, at+".lora.rank", "is %d, must be 1 to 4096", l.Rank)
-		p.check(finite(l.Alpha) && l.Alpha > 0, at+".lora.alpha", "is %g, must be positive", l.Alpha)
-		p.check(l.Dropout >= 0 && l.Dropout < 1, at+".lora.dropout", "is %g, must be in [0, 1)", l.Dropout)
-	}
+	p.method(t, at)
 	p.data(st, t.Data, at+".data", before)
 	if t.Eval != "" {
 		p.data(st, t.Eval, at+".eval", before)
 	}
 	p.model(st, &t.Model, at+".model", before)
-	p.check(t.FreezeLayers >= 0, at+".freeze_layers", "is %d, must be >= 0", t.FreezeLayers)
-	p.check(t.Method != "freeze" || t.FreezeLayers > 0, at+".freeze_layers", "must be positive when method is freeze")
 	p.check(t.Steps > 0 || (finite(t.Epochs) && t.Epochs > 0), at+".epochs", "epochs or steps must be positive")
 	p.check(t.Steps >= 0 && t.Epochs >= 0 && t.Epochs <= 1e6, at+".epochs", "steps and epochs must not be negative")
 	p.check(t.MicroBatch >= 1 && t.MicroBatch <= 1<<16, at+".micro_batch", "is %d, must be 1 to 65536", t.MicroBatch)

@@ -196,10 +196,10 @@ func decays(o schemas.OptimSpec) func(*autograd.Param) bool {
 
 // prepare applies the method: adapters or frozen blocks.
 func prepare(m zoo.Model, t *schemas.TrainStage) error {
+	if err := unsupported(t); err != nil {
+		return err
+	}
 	if c := LoRAConfig(t); c != nil {
-		if t.LoRA.Dropout > 0 {
-			return schemas.Errorf(schemas.CodeUnsupported, "lora.dropout", "dropout of %g is not supported yet (0 is)", t.LoRA.Dropout)
-		}
 		_, err := adapter.Apply(m, *c)
 		return err
 	}
