@@ -13,14 +13,6 @@ type Linear struct {
 	Adapter LinearAdapter
 }
 
-// LinearAdapter changes what a Linear computes.
-type LinearAdapter interface {
-	// Forward computes the layer's output for x, plus residual when it is valid.
-	Forward(t *Tape, l *Linear, x, residual Value) Value
-	// Params are the adapter's own parameters.
-	Params() []*Param
-}
-
 // NewLinear describes a layer with weights drawn from N(0, std) and zero bias.
 func NewLinear(in, out int, bias bool, std float64) Linear {
 	l := Linear{Weight: &Param{Shape: []int64{int64(out), int64(in)}, Role: autograd.RoleMatrix, Init: autograd.Init{Kind: autograd.InitNormal, Std: std}}}
@@ -64,6 +56,10 @@ func (n *RMSNorm) Forward(t *Tape, x Value) Value { return ops.RMSNorm(t, x, t.P
 // Embedding maps ids to rows of W [vocab, dim].
 type Embedding struct {
 	Weight *Param `hf:"weight"`
+	// Adapter, when not nil, computes the lookup in place of the plain one.
+	Adapter EmbeddingAdapter
+	// Tied, when not nil, is what an output head that is tied to the embedding uses in place of Weight; see HeadWeight.
+	Tied *Param
 }
 
 // NewEmbedding describes a table with rows drawn from N(0, std).
@@ -73,6 +69,9 @@ func NewEmbedding(vocab, dim int, std float64) Embedding {
 
 // Forward looks up ids (i32 [n]) as [n, dim].
 func (e *Embedding) Forward(t *Tape, ids autograd.Tensor) Value {
+	if e.Adapter != nil {
+		return e.Adapter.Forward(t, e, ids)
+	}
 	return ops.Embedding(t, ids, t.Param(e.Weight))
 }
 

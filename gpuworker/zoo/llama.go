@@ -104,11 +104,12 @@ func (m *llama) Units() []*nn.Unit {
 	return units
 }
 
-func (m *llama) headWeight() *nn.Param {
+// headOperands are the operands of the product that gives the logits.
+func (m *llama) headOperands(t *autograd.Tape, x autograd.Value) (x2, w autograd.Value) {
 	if m.cfg.Tied {
-		return m.Model.Embed.Weight
+		return x, t.Param(m.Model.Embed.HeadWeight())
 	}
-	return m.Head.Weight
+	return m.Head.Operands(t, x)
 }
 
 // hidden computes the final norm's output [tokens, hidden]. last keeps only the last position of each row before the norm.
@@ -165,7 +166,8 @@ func (m *llama) logProbs(t *autograd.Tape, b *nn.Batch, c *Cache, scale float32)
 	if m.head != m.embed {
 		t.Enter(m.head)
 	}
-	logp := ops.LinearXent(t, m.head, x, t.Param(m.headWeight()), ids, scale)
+	x2, w := m.headOperands(t, x)
+	logp := ops.LinearXent(t, m.head, x2, w, ids, scale)
 	t.Release(x)
 	t.Leave(m.head)
 	return logp
@@ -180,7 +182,8 @@ func (m *llama) project(t *autograd.Tape, x autograd.Value) autograd.Value {
 	if m.head != m.embed {
 		t.Enter(m.head)
 	}
-	y := ops.Linear(t, x, t.Param(m.headWeight()), autograd.Value{}, autograd.Value{})
+	x2, w := m.headOperands(t, x)
+	y := ops.Linear(t, x2, w, autograd.Value{}, autograd.Value{})
 	t.Release(x)
 	t.Leave(m.head)
 	return y
