@@ -50,16 +50,45 @@ func guard(name string, err *error) {
 	}
 }
 
+// bounded refuses allocations that no honest file of the size needs: a broken one may claim any length. It panics, which guard turns into
+// an error, since the library's allocators cannot fail otherwise.
+type bounded struct {
+	memory.Allocator
+	most int64
+}
+
+func newBounded(size int64, l Limits) *bounded {
+	return &bounded{Allocator: memory.NewGoAllocator(), most: max(freeBytes, l.Ratio*min(size, 1<<32))}
+}
+
+// Allocate implements memory.Allocator.
+func (b *bounded) Allocate(size int) []byte {
+	b.check(size)
+	return b.Allocator.Allocate(size)
+}
+
+// Reallocate implements memory.Allocator.
+func (b *bounded) Reallocate(size int, old []byte) []byte {
+	b.check(size)
+	return b.Allocator.Reallocate(size, old)
+}
+
+func (b *bounded) check(size int) {
+	if size < 0 || int64(size) > b.most {
+		panic(fmt.Sprintf("it claims a part of %d bytes", size))
+	}
+}
+
 // openParquet needs random access: Parquet's index is at the file's end.
 func openParquet(ctx context.Context, name string, r io.ReaderAt, size int64, l Limits) (out Reader, err error) {
 	defer guard(name, &err)
-	// Metadata of a broken file may claim any size: pages are bounded by the file's own bytes, metadata by a size.
-	props := parquet.NewReaderProperties(memory.DefaultAllocator)
+	mem := newBounded(size, l)
+	props := parquet.NewReaderProperties(mem)
 	f, err := file.NewParquetReader(io.NewSectionReader(r, 0, size), file.WithReadProps(props))
 	if err != nil {
 		return nil, schemas.Errorf(schemas.CodeData, name, "is no Parquet file: %v", err)
 	}
-	fr, err := pqarrow.NewFileReader(f, pqarrow.ArrowReadProperties{BatchSize: batchRows}, memory.DefaultAllocator)
+	fr, err := pqarrow.NewFileReader(f, pqarrow.ArrowReadProperties{BatchSize: batchRows}, mem)
 	if err != nil {
 		return nil, errors.Join(schemas.Errorf(schemas.CodeData, name, "cannot read the Parquet file: %v", err), f.Close())
 	}
@@ -75,13 +104,13 @@ func openArrow(name string, r io.ReaderAt, size int64, l Limits) (out Reader, er
 	defer guard(name, &err)
 	var head [6]byte
 	if _, err := r.ReadAt(head[:], 0); err == nil && bytes.Equal(head[:], []byte("ARROW1")) {
-		fr, err := ipc.NewFileReader(io.NewSectionReader(r, 0, size), ipc.WithAllocator(memory.DefaultAllocator))
+		fr, err := ipc.NewFileReader(io.NewSectionReader(r, 0, size), ipc.WithAllocator(newBounded(size, l)))
 		if err != nil {
 			return nil, schemas.Errorf(schemas.CodeData, name, "is no Arrow file: %v", err)
 		}
 		return &arrowFile{name: name, r: &fileRecords{f: fr}, limits: l, closer: fr.Close}, nil
 	}
-	rr, err := ipc.NewReader(io.NewSectionReader(r, 0, size))
+	rr, err := ipc.NewReader(io.NewSectionReader(r, 0, size), ipc.WithAllocator(newBounded(size, l)))
 	if err != nil {
 		return nil, schemas.Errorf(schemas.CodeData, name, "is no Arrow stream: %v", err)
 	}

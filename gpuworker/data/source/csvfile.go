@@ -20,6 +20,7 @@ type csvFile struct {
 	limits  Limits
 	decoded bool
 	values  []any
+	line    int
 }
 
 func openCSV(name string, r io.Reader, l Limits, decoded bool, comma rune) (Reader, error) {
@@ -70,8 +71,8 @@ func (c *csvFile) Next(ctx context.Context) (Row, error) {
 	if err != nil {
 		return Row{}, c.fatal(err)
 	}
-	line, _ := c.r.FieldPos(0)
-	place := placeOf(c.name, int64(line))
+	c.line, _ = c.r.FieldPos(0)
+	place := placeOf(c.name, int64(c.line))
 	for i, v := range rec {
 		if why := textProblem([]byte(v), c.decoded); why != "" {
 			return Row{}, badRow(place, []byte(strings.Join(rec, string(c.r.Comma))), "column %q %s", c.head[i], why)
@@ -87,12 +88,11 @@ func (c *csvFile) Next(ctx context.Context) (Row, error) {
 
 func (c *csvFile) fatal(err error) error {
 	var info *schemas.ErrorInfo
-	line, _ := c.r.FieldPos(0)
 	switch {
 	case errors.As(err, &info):
 		return info
 	case errors.Is(err, errRowTooLong):
-		return schemas.Errorf(schemas.CodeData, placeOf(c.name, int64(line)), "a row is longer than %d bytes", c.limits.RowBytes).
+		return schemas.Errorf(schemas.CodeData, placeOf(c.name, int64(c.line+1)), "a row is longer than %d bytes", c.limits.RowBytes).
 			WithHint("a quote that is never closed makes one row of the rest of the file")
 	}
 	return schemas.Errorf(schemas.CodeData, c.name, "broken CSV: %v", err)

@@ -151,7 +151,9 @@ func decodeText(name string, r io.Reader, want string) (io.Reader, error) {
 		e = simplifiedchinese.GB18030
 	default:
 		s := schemas.Errorf(schemas.CodeInvalid, name, "unknown encoding %q", want)
-		if i := slices.IndexFunc(Encodings(), func(n string) bool { return strings.ReplaceAll(n, "-", "") == strings.ReplaceAll(strings.ToLower(want), "-", "") }); i >= 0 {
+		if i := slices.IndexFunc(Encodings(), func(n string) bool {
+			return strings.ReplaceAll(n, "-", "") == strings.ReplaceAll(strings.ToLower(want), "-", "")
+		}); i >= 0 {
 			return nil, s.WithHint("did you mean %q?", Encodings()[i])
 		}
 		return nil, s.WithHint("known: %s", strings.Join(Encodings(), ", "))

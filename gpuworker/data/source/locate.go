@@ -118,6 +118,9 @@ func match(root *os.Root, base, pattern string) ([]string, error) {
 	}
 	var out []string
 	for _, n := range names {
+		if strings.HasPrefix(path.Base(n), ".") && !strings.HasPrefix(path.Base(pattern), ".") {
+			continue // as a shell has it
+		}
 		if out, err = take(root, base, n, out); err != nil {
 			return nil, err
 		}
