@@ -149,8 +149,14 @@ type PrepOutput struct {
 
 // TrainStage runs optimizer steps as a gang of seats.
 type TrainStage struct {
-	// Objective is "pt" or "sft".
-	Objective string `json:"objective" jsonschema:"enum=pt,enum=sft"`
+	// Objective is one of Objectives: pretraining, supervised fine-tuning, reward model, preferences by pairs or single rows, and
+	// reinforcement learning from the model's own completions. Pref, Reward and RL configure them.
+	Objective string      `json:"objective" jsonschema:"enum=pt,enum=sft,enum=rm,enum=dpo,enum=kto,enum=ppo,enum=grpo"`
+	Pref      *Preference `json:"pref,omitempty"`
+	Reward    *Reward     `json:"reward,omitempty"`
+	RL        *RL         `json:"rl,omitempty"`
+	// Features refine the stage.
+	Features *TrainFeatures `json:"features,omitempty"`
 	// Data is "<prep stage>/<output>".
 	Data string `json:"data"`
 	// Eval is an optional "<prep stage>/<output>" whose loss is measured at the end.
@@ -213,17 +219,21 @@ type ModelSpec struct {
 
 // OptimSpec is the optimizer and its schedule, in Hugging Face's terms.
 type OptimSpec struct {
-	Name         string  `json:"name"`
-	LR           float64 `json:"lr"`
-	Beta1        float64 `json:"beta1"`
-	Beta2        float64 `json:"beta2"`
-	Eps          float64 `json:"eps"`
-	WeightDecay  float64 `json:"weight_decay"`
-	MaxGradNorm  float64 `json:"max_grad_norm"`
-	Schedule     string  `json:"schedule" jsonschema:"enum=constant,enum=linear,enum=cosine"`
-	WarmupSteps  int64   `json:"warmup_steps,omitempty"`
-	WarmupRatio  float64 `json:"warmup_ratio,omitempty"`
-	DecayNoNorms bool    `json:"decay_no_norms,omitempty"`
+	// Name is one of Optimizers; Options are what only some of them know.
+	Name        string        `json:"name"`
+	Options     *OptimOptions `json:"options,omitempty"`
+	LR          float64       `json:"lr"`
+	Beta1       float64       `json:"beta1"`
+	Beta2       float64       `json:"beta2"`
+	Eps         float64       `json:"eps"`
+	WeightDecay float64       `json:"weight_decay"`
+	MaxGradNorm float64       `json:"max_grad_norm"`
+	// Schedule is one of Schedules, ScheduleArgs its arguments.
+	Schedule     string        `json:"schedule" jsonschema:"enum=constant,enum=constant_with_warmup,enum=linear,enum=cosine,enum=cosine_with_restarts,enum=polynomial,enum=inverse_sqrt,enum=cosine_with_min_lr,enum=cosine_warmup_with_min_lr,enum=warmup_stable_decay"`
+	ScheduleArgs *ScheduleArgs `json:"schedule_args,omitempty"`
+	WarmupSteps  int64         `json:"warmup_steps,omitempty"`
+	WarmupRatio  float64       `json:"warmup_ratio,omitempty"`
+	DecayNoNorms bool          `json:"decay_no_norms,omitempty"`
 }
 
 // EvalStage scores models on a prep output that stored rows.

@@ -94,6 +94,7 @@ func (t *TrainStage) withDefaults() {
 		t.World.Nominal = 1
 	}
 	t.adapterDefaults()
+	t.objectiveDefaults()
 }
 
 // Validate reports every problem of the spec at once (errors.Join of *ErrorInfo with CodeInvalid and the place); nil when there is none.
@@ -182,7 +183,7 @@ func (p *problems) prep(s *PrepStage, at string) {
 }
 
 func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]*Stage) {
-	p.check(t.Objective == "pt" || t.Objective == "sft", at+".objective", "%q is unknown (pt, sft)", t.Objective)
+	p.objective(st, t, at, before)
 	p.method(t, at)
 	p.data(st, t.Data, at+".data", before)
 	if t.Eval != "" {
@@ -202,18 +203,6 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 	p.check(w.Max <= t.Leaves, at+".world.max", "is %d, but a step has only %d leaves to deal out", w.Max, t.Leaves)
 	p.check(t.StepDelayMS >= 0 && t.StepDelayMS <= 60_000, at+".step_delay_ms", "is %d, must be 0 to 60000", t.StepDelayMS)
 	p.optim(&t.Optim, at+".optim")
-}
-
-func (p *problems) optim(o *OptimSpec, at string) {
-	p.check(o.Name == "adamw", at+".name", "%q is unknown (adamw)", o.Name)
-	p.check(finite(o.LR) && o.LR > 0, at+".lr", "is %g, must be positive", o.LR)
-	p.check(o.Beta1 >= 0 && o.Beta1 < 1, at+".beta1", "is %g, must be in [0, 1)", o.Beta1)
-	p.check(o.Beta2 >= 0 && o.Beta2 < 1, at+".beta2", "is %g, must be in [0, 1)", o.Beta2)
-	p.check(finite(o.Eps) && o.Eps > 0, at+".eps", "is %g, must be positive", o.Eps)
-	p.check(finite(o.WeightDecay) && o.WeightDecay >= 0, at+".weight_decay", "is %g, must be >= 0", o.WeightDecay)
-	p.check(finite(o.MaxGradNorm) && o.MaxGradNorm >= 0, at+".max_grad_norm", "is %g, must be >= 0", o.MaxGradNorm)
-	p.check(slices.Contains([]string{"constant", "linear", "cosine"}, o.Schedule), at+".schedule", "%q is unknown (constant, linear, cosine)", o.Schedule)
-	p.check(o.WarmupSteps >= 0 && o.WarmupRatio >= 0 && o.WarmupRatio <= 1, at+".warmup_steps", "warmup must not be negative and its ratio at most 1")
 }
 
 func (p *problems) eval(st *Stage, e *EvalStage, at string, before map[string]*Stage) {

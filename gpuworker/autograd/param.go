@@ -160,19 +160,26 @@ func (l Layout) Chunks() []Chunk {
 }
 
 // Bounds cuts the layout into world contiguous flat ranges at chunk boundaries, as even as chunks allow: rank r owns elements
-// [b[r], b[r+1]). Alignment gaps belong to the range before them.
-func (l Layout) Bounds(world int) []int64 {
-	chunks := l.Chunks()
+// [b[r], b[r+1]). Alignment gaps belong to the range before them. Parameters for which whole (when not nil) is true are not cut.
+func (l Layout) Bounds(world int, whole func(*Param) bool) []int64 {
+	var pieces []Chunk
+	for _, c := range l.Chunks() {
+		if n := len(pieces); whole != nil && c.Start > 0 && whole(c.Param) {
+			pieces[n-1].Len += c.Len
+			continue
+		}
+		pieces = append(pieces, c)
+	}
 	b := make([]int64, world+1)
 	b[world] = l.Len
 	at := 0
 	for r := 1; r < world; r++ {
 		target := l.Len * int64(r) / int64(world)
-		for at < len(chunks) && chunks[at].Offset+chunks[at].Len/2 < target {
+		for at < len(pieces) && pieces[at].Offset+pieces[at].Len/2 < target {
 			at++
 		}
-		if at < len(chunks) {
-			b[r] = chunks[at].Offset
+		if at < len(pieces) {
+			b[r] = pieces[at].Offset
 		} else {
 			b[r] = l.Len
 		}

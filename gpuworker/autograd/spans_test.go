@@ -67,7 +67,7 @@ func TestLayoutBounds(t *testing.T) {
 			}
 		}
 		for world := 1; world <= 9; world++ {
-			b := l.Bounds(world)
+			b := l.Bounds(world, nil)
 			if b[0] != 0 || b[world] != l.Len {
 				t.Fatalf("bounds %v do not cover %d", b, l.Len)
 			}
@@ -75,6 +75,14 @@ func TestLayoutBounds(t *testing.T) {
 				if b[r] < b[r-1] || !starts[b[r]] {
 					t.Fatalf("world %d: bound %d of %v is not at a chunk", world, r, b)
 				}
+			}
+		}
+	}
+	l := u.GradLayout()
+	for world := 1; world <= 9; world++ {
+		for r, at := range l.Bounds(world, func(p *Param) bool { return p.Name == "a" }) {
+			if inside := at > 0 && at < 10000; inside {
+				t.Fatalf("world %d: bound %d is at %d, inside a parameter that may not be cut", world, r, at)
 			}
 		}
 	}

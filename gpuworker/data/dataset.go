@@ -141,6 +141,11 @@ func (d *Dataset) add(ctx context.Context, o schemas.Object) error {
 	if err != nil {
 		return err
 	}
+	for _, other := range d.shards {
+		if s.Len() > 0 && other.Len() > 0 && s.Group() != other.Group() {
+			return schemas.Errorf(schemas.CodeData, o.Key, "has groups of %d sequences, an earlier shard groups of %d", s.Group(), other.Group())
+		}
+	}
 	d.shards = append(d.shards, s)
 	d.starts = append(d.starts, d.starts[len(d.starts)-1]+s.Len())
 	return nil
@@ -175,6 +180,15 @@ func download(ctx context.Context, objects store.Objects, o schemas.Object, w io
 
 // Len is the number of sequences.
 func (d *Dataset) Len() int { return d.starts[len(d.starts)-1] }
+
+// Group is the number of consecutive sequences that belong together (pairwise and kto: 2), at least 1.
+func (d *Dataset) Group() int {
+	g := 1
+	for _, s := range d.shards {
+		g = max(g, s.Group())
+	}
+	return g
+}
 
 // find is the shard of sequence i and its place there.
 func (d *Dataset) find(i int) (*Shard, int) {

@@ -22,11 +22,14 @@ import (
 //	  offsets     int64[sequences+1]  where each sequence starts in ids and labels
 //	  docOffsets  int64[sequences+1]  where each sequence's boundaries start in docs
 //	  counts      int32[sequences]    labels of each sequence that are not IgnoreLabel
+//	  tags        int32[sequences]    only when the header says so: a mark of each sequence (kto: 1 desirable, 0 not)
 //	  docs        int32[docs]         boundaries of packed documents within a sequence: 0, ..., length; none for a sequence of one document
 //	  ids         int32[tokens]
 //	  labels      int32[tokens]       not shifted; IgnoreLabel is not trained on
 //
-// The header's SHA-256 covers all columns.
+// The header's SHA-256 covers all columns. Its "group" is the number of consecutive sequences that belong together, 1 when absent:
+// pairwise data has groups of 2 (chosen, then rejected), kto data too (the row, then the same prompt with another row's response, from
+// which the divergence is estimated; the row's tag counts).
 const shardMagic = "TFTOKEN1"
 
 // IgnoreLabel marks tokens that are not trained on, as in transformers.
@@ -36,11 +39,14 @@ const (
 	maxShardHeader    = 1 << 16
 	maxShardSequences = 1 << 28
 	maxShardTokens    = 1 << 33
+	maxShardGroup     = 1 << 10
 )
 
 // Sequence is one row of token data. Docs, when not nil, are the boundaries of packed documents: 0, ..., len(IDs).
 type Sequence struct {
 	IDs, Labels, Docs []int32
+	// Tag is a mark of the sequence (kto: 1 desirable, 0 not).
+	Tag int32
 }
 
 // Trained counts the labels that are not IgnoreLabel, position 0 included, as transformers counts them.
@@ -59,6 +65,8 @@ type shardHeader struct {
 	Sequences int64  `json:"sequences"`
 	Tokens    int64  `json:"tokens"`
 	Docs      int64  `json:"docs"`
+	Group     int    `json:"group,omitempty"`
+	Tags      bool   `json:"tags,omitempty"`
 	SHA256    string `json:"sha256"`
 }
 
@@ -66,11 +74,25 @@ type shardHeader struct {
 type ShardWriter struct {
 	offsets, docOffsets       []int64
 	counts, docs, ids, labels []int32
+	group                     int
+	tags                      []int32
 }
 
 // NewShardWriter makes an empty writer.
 func NewShardWriter() *ShardWriter {
 	return &ShardWriter{offsets: []int64{0}, docOffsets: []int64{0}}
+}
+
+// NewGroupWriter makes a writer of sequences of which group consecutive ones belong together; tagged stores their tags.
+func NewGroupWriter(group int, tagged bool) *ShardWriter {
+	w := NewShardWriter()
+	if group > 1 {
+		w.group = group
+	}
+	if tagged {
+		w.tags = []int32{}
+	}
+	return w
 }
 
 // Len is the number of sequences added.
@@ -91,6 +113,9 @@ func (w *ShardWriter) Add(s Sequence) error {
 	w.labels = append(w.labels, s.Labels...)
 	w.docs = append(w.docs, s.Docs...)
 	w.counts = append(w.counts, int32(s.Trained()))
+	if w.tags != nil {
+		w.tags = append(w.tags, s.Tag)
+	}
 	w.offsets = append(w.offsets, int64(len(w.ids)))
 	w.docOffsets = append(w.docOffsets, int64(len(w.docs)))
 	return nil
@@ -115,14 +140,17 @@ func checkDocs(docs []int32, n int) error {
 // Bytes is the shard in its stored form: the same sequences give the same bytes.
 func (w *ShardWriter) Bytes() ([]byte, error) {
 	var body bytes.Buffer
-	for _, c := range []any{w.offsets, w.docOffsets, w.counts, w.docs, w.ids, w.labels} {
+	if w.group > 1 && len(w.counts)%w.group != 0 {
+		return nil, fmt.Errorf("cannot write a shard: %d sequences are not groups of %d", len(w.counts), w.group)
+	}
+	for _, c := range []any{w.offsets, w.docOffsets, w.counts, w.tags, w.docs, w.ids, w.labels} {
 		if err := binary.Write(&body, binary.LittleEndian, c); err != nil {
 			return nil, fmt.Errorf("cannot write a shard: %w", err)
 		}
 	}
 	sum := sha256.Sum256(body.Bytes())
 	head, err := json.Marshal(shardHeader{Version: 1, Sequences: int64(len(w.counts)), Tokens: int64(len(w.ids)), Docs: int64(len(w.docs)),
-		SHA256: hex.EncodeToString(sum[:])})
+		Group: w.group, Tags: w.tags != nil, SHA256: hex.EncodeToString(sum[:])})
 	if err != nil {
 		return nil, fmt.Errorf("cannot write a shard: %w", err)
 	}
@@ -140,7 +168,8 @@ func (w *ShardWriter) Bytes() ([]byte, error) {
 type Shard struct {
 	r                   io.ReaderAt
 	offsets, docOffsets []int64
-	counts              []int32
+	counts, tags        []int32
+	group               int
 	docsAt              int64
 	idsAt, labelsAt     int64
 	sum                 string
@@ -178,17 +207,28 @@ func OpenShard(r io.ReaderAt, size int64, name string) (*Shard, error) {
 	if h.Sequences < 0 || h.Sequences > maxShardSequences || h.Tokens < 0 || h.Tokens > maxShardTokens || h.Docs < 0 || h.Docs > maxShardTokens {
 		return nil, bad("it claims %d sequences, %d tokens and %d boundaries", h.Sequences, h.Tokens, h.Docs)
 	}
-	if want := at + 16*(h.Sequences+1) + 4*h.Sequences + 4*h.Docs + 8*h.Tokens; want != size {
+	perSequence := int64(4)
+	if h.Tags {
+		perSequence = 8
+	}
+	if want := at + 16*(h.Sequences+1) + perSequence*h.Sequences + 4*h.Docs + 8*h.Tokens; want != size {
 		return nil, bad("it has %d bytes, its header says %d", size, want)
 	}
-	s := &Shard{r: r, offsets: make([]int64, h.Sequences+1), docOffsets: make([]int64, h.Sequences+1), counts: make([]int32, h.Sequences), sum: h.SHA256}
+	group := max(1, h.Group)
+	if h.Group < 0 || h.Group > maxShardGroup || h.Sequences%int64(group) != 0 {
+		return nil, bad("%d sequences are not groups of %d", h.Sequences, h.Group)
+	}
+	s := &Shard{r: r, offsets: make([]int64, h.Sequences+1), docOffsets: make([]int64, h.Sequences+1), counts: make([]int32, h.Sequences), group: group, sum: h.SHA256}
+	if h.Tags {
+		s.tags = make([]int32, h.Sequences)
+	}
 	body := io.NewSectionReader(r, at, size-at)
-	for _, c := range []any{s.offsets, s.docOffsets, s.counts} {
+	for _, c := range []any{s.offsets, s.docOffsets, s.counts, s.tags} {
 		if err := binary.Read(body, binary.LittleEndian, c); err != nil {
 			return nil, bad("cannot read the index: %v", err)
 		}
 	}
-	s.docsAt = at + 16*(h.Sequences+1) + 4*h.Sequences
+	s.docsAt = at + 16*(h.Sequences+1) + perSequence*h.Sequences
 	s.idsAt = s.docsAt + 4*h.Docs
 	s.labelsAt = s.idsAt + 4*h.Tokens
 	if s.offsets[0] != 0 || s.offsets[h.Sequences] != h.Tokens || s.docOffsets[0] != 0 || s.docOffsets[h.Sequences] != h.Docs {
@@ -206,7 +246,7 @@ func OpenShard(r io.ReaderAt, size int64, name string) (*Shard, error) {
 // Verify reads all columns and compares their checksum.
 func (s *Shard) Verify() error {
 	n := int64(len(s.counts))
-	from := s.docsAt - 16*(n+1) - 4*n
+	from := s.docsAt - 16*(n+1) - 4*n - 4*int64(len(s.tags))
 	to := s.labelsAt + 4*s.offsets[n]
 	sum := sha256.New()
 	if _, err := io.Copy(sum, io.NewSectionReader(s.r, from, to-from)); err != nil {
@@ -220,6 +260,9 @@ func (s *Shard) Verify() error {
 
 // Len is the number of sequences.
 func (s *Shard) Len() int { return len(s.counts) }
+
+// Group is the number of consecutive sequences that belong together, at least 1.
+func (s *Shard) Group() int { return s.group }
 
 // Tokens is the number of tokens of all sequences.
 func (s *Shard) Tokens() int64 { return s.offsets[len(s.counts)] }
@@ -254,6 +297,9 @@ func (s *Shard) Sequence(i int) (Sequence, error) {
 	out.IDs = read(s.idsAt, s.offsets[i], s.offsets[i+1])
 	out.Labels = read(s.labelsAt, s.offsets[i], s.offsets[i+1])
 	out.Docs = read(s.docsAt, s.docOffsets[i], s.docOffsets[i+1])
+	if s.tags != nil {
+		out.Tag = s.tags[i]
+	}
 	if err != nil {
 		return Sequence{}, fmt.Errorf("cannot read sequence %d: %w", i, err)
 	}

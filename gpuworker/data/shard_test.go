@@ -26,6 +26,43 @@ func sampleShard(t testing.TB, seqs []Sequence) []byte {
 	return b
 }
 
+// Groups and tags come back, and a shard whose sequences do not fill its groups is refused on both sides.
+func TestShardKeepsGroupsAndTags(t *testing.T) {
+	w := NewGroupWriter(2, true)
+	for i := range 4 {
+		if err := w.Add(Sequence{IDs: []int32{int32(i), 7}, Labels: []int32{IgnoreLabel, 7}, Tag: int32(i % 3)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := w.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenShard(bytes.NewReader(b), int64(len(b)), "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(); err != nil || s.Group() != 2 || s.Len() != 4 {
+		t.Fatalf("group %d, %d sequences, %v", s.Group(), s.Len(), err)
+	}
+	for i := range 4 {
+		q, err := s.Sequence(i)
+		if err != nil || q.Tag != int32(i%3) || q.IDs[0] != int32(i) || q.Labels[1] != 7 {
+			t.Errorf("sequence %d came back as %+v, %v", i, q, err)
+		}
+	}
+	if err := w.Add(Sequence{IDs: []int32{1}, Labels: []int32{1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Bytes(); err == nil {
+		t.Error("five sequences were written as groups of two")
+	}
+	odd := bytes.Replace(b, []byte(`"group":2`), []byte(`"group":3`), 1)
+	if _, err := OpenShard(bytes.NewReader(odd), int64(len(odd)), "s"); !schemas.IsCode(err, schemas.CodeData) {
+		t.Errorf("four sequences were read as groups of three: %v", err)
+	}
+}
+
 func TestShardKeepsSequences(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var seqs []Sequence

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"strconv"
 	"time"
 
@@ -122,11 +121,7 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len(), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps); err != nil {
 		return schemas.Errorf(schemas.CodeData, s.stage.Data, "%v", err)
 	}
-	warmup := s.stage.Optim.WarmupSteps
-	if warmup == 0 {
-		warmup = int64(math.Ceil(s.stage.Optim.WarmupRatio * float64(s.plan.Total())))
-	}
-	s.schedule = optim.Schedule{Name: s.stage.Optim.Schedule, Warmup: warmup, Total: s.plan.Total()}
+	s.schedule = scheduleOf(s.stage.Optim, s.plan.Total())
 	if err := s.schedule.Validate(); err != nil {
 		return err
 	}
@@ -165,8 +160,8 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		return err
 	}
 	sharding, why := resolveSharding(s.stage.Sharding, s.model.Units(), s.t.Gang.World)
-	s.engine, err = zero.New(s.queue, s.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding, Beta1: s.stage.Optim.Beta1, Beta2: s.stage.Optim.Beta2,
-		Eps: s.stage.Optim.Eps, WeightDecay: s.stage.Optim.WeightDecay, Decays: decays(s.stage.Optim)})
+	s.engine, err = zero.New(s.queue, s.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding,
+		Optim: optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed)})
 	if err != nil {
 		return err
 	}
@@ -185,13 +180,6 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
 	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine})
 	return s.queue.Sync()
-}
-
-// decays says which parameters weight decay applies to: all, or (as transformers' Trainer has it) all but biases and norms.
-func decays(o schemas.OptimSpec) func(*autograd.Param) bool {
-	return func(p *autograd.Param) bool {
-		return !o.DecayNoNorms || p.Role != autograd.RoleBias && p.Role != autograd.RoleNorm
-	}
 }
 
 // prepare applies the method: adapters or frozen blocks.

@@ -18,11 +18,12 @@ func unsupported(t *schemas.TrainStage) error {
 		no(l.Dropout > 0, "lora.dropout")
 		no(l.RSLoRA, "lora.rslora")
 		no(l.DoRA, "lora.dora")
-		no(l.PlusRatio > 0 || l.PlusEmbeddingLR > 0, "lora.plus_ratio")
 		no(l.PiSSA, "lora.pissa")
 		no(len(l.ModulesToSave) > 0, "lora.modules_to_save")
 		no(len(l.RankPattern)+len(l.AlphaPattern) > 0, "lora.rank_pattern")
 	}
+	no(t.Objective != "pt" && t.Objective != "sft", "objective: "+t.Objective)
+	no(t.Features != nil, "features")
 	no(t.OFT != nil, "oft")
 	no(t.Bottleneck != nil, "bottleneck")
 	no(t.Freeze != nil, "freeze")

@@ -129,20 +129,7 @@ func (r *modelResult) rows(ctx context.Context, s *session, leaf *nn.Batch) erro
 	return nil
 }
 
-func (s *session) gradNorm() (float64, error) {
-	n, err := optim.NewNorm(s.dev, s.model.Units())
-	if err != nil {
-		return 0, err
-	}
-	defer n.Close()
-	var ranges []optim.Range
-	for _, p := range s.trainable() {
-		ranges = append(ranges, optim.Range{Param: p, Len: p.Len(), G: p.Grad.Reshape(p.Len())})
-	}
-	n.Measure(s.queue, ranges)
-	n.Finish(s.queue, 0)
-	return n.Value(s.queue)
-}
+func (s *session) gradNorm() (float64, error) { return optim.GradNorm(s.queue, s.model.Units()) }
 
 // greedy continues the prompt of that name, when the file has it.
 func greedy(ctx context.Context, s *session, f *safetensors.File, name string) ([]int64, error) {

@@ -353,59 +353,6 @@ func TestOddShapes(t *testing.T) {
 	}
 }
 
-// TestPlainStepperAgrees: the stepper that keeps norm and clip factor on the device gives the reference's trajectory too.
-func TestPlainStepperAgrees(t *testing.T) {
-	dir := filepath.Join("testdata", "train", "tiny")
-	root, err := openRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	base, err := openRoot(filepath.Join("testdata", "models", "tiny"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer base.Close()
-	tr := &train{root: root, base: base, rep: &Report{}}
-	if err := readJSON(root, "summary.json", &tr.sum); err != nil {
-		t.Fatal(err)
-	}
-	ref, err := readTrajectory(root, "full_adamw")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	s, err := openSession(ctx, base, Options{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
-	h := tr.sum.HParams
-	cfg := optim.Config{Beta1: h.Betas[0], Beta2: h.Betas[1], Eps: h.Eps, WeightDecay: h.WD}
-	if s.step, err = newPlain(s.dev, s.queue, s.tape, s.model, cfg, h.Clip); err != nil {
-		t.Fatal(err)
-	}
-	bs, err := tr.batches(s.model.Info().Vocab)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for k, b := range bs {
-		res, norm, err := s.step.backward(ctx, b.leaf(), int64(b.tokens()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if row := relative("loss", res.Sum/float64(b.tokens()), ref.Log[k].Loss, 1e-5, 0); !row.OK {
-			t.Errorf("step %d: loss off by %g", k, row.Error)
-		}
-		if row := relative("norm", norm, ref.Log[k].GradNorm, 1e-5, 0); !row.OK {
-			t.Errorf("step %d: gradient norm off by %g", k, row.Error)
-		}
-		if err := s.step.update(ctx, ref.Log[k].LR, int64(k+1)); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 func TestOwnModelTwinsFail(t *testing.T) { modelTwins(t, filepath.Join("testdata", "models", "tiny")) }
 
 func TestOwnTrainTwinsFail(t *testing.T) { trainTwins(t, filepath.Join("testdata", "train", "tiny")) }

@@ -19,7 +19,7 @@ import (
 type stepper interface {
 	// backward computes loss and gradients, and returns the gradient norm before clipping.
 	backward(ctx context.Context, b *nn.Batch, tokens int64) (objective.Result, float64, error)
-	// update clips and applies AdamW; step counts from 1.
+	// update clips and applies the optimizer; step counts from 1.
 	update(ctx context.Context, lr float64, step int64) error
 	close() error
 }
@@ -36,8 +36,7 @@ type sharded struct {
 // newSharded makes the engine; fill gives it the initial values.
 func newSharded(ctx context.Context, q *kernels.Queue, mem *autograd.Memory, m zoo.Model, c optim.Config, clip float64, checkpoint bool,
 	fill func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error) (*sharded, error) {
-	e, err := zero.New(q, m.Units(), collective.NewLocal(1)[0], zero.Config{Sharding: zero.None, Beta1: c.Beta1, Beta2: c.Beta2, Eps: c.Eps,
-		WeightDecay: c.WeightDecay, Decays: c.Decays})
+	e, err := zero.New(q, m.Units(), collective.NewLocal(1)[0], zero.Config{Sharding: zero.None, Optim: c})
 	if err != nil {
 		return nil, err
 	}
@@ -69,56 +68,8 @@ func (s *sharded) update(ctx context.Context, lr float64, step int64) error {
 
 func (s *sharded) close() error { return s.engine.Close() }
 
-// plain trains parameters and gradients that are bound whole, with the clip factor kept on the device; it knows LoRA+.
-type plain struct {
-	queue *kernels.Queue
-	tape  *autograd.Tape
-	model zoo.Model
-	cfg   optim.Config
-	clip  float64
-	state *optim.State
-	norm  *optim.Norm
-}
-
-func newPlain(dev *kernels.Device, q *kernels.Queue, t *autograd.Tape, m zoo.Model, c optim.Config, clip float64) (*plain, error) {
-	p := &plain{queue: q, tape: t, model: m, cfg: c, clip: clip}
-	var err error
-	if p.state, err = optim.NewState(dev, q, m.Units()); err != nil {
-		return nil, err
-	}
-	if p.norm, err = optim.NewNorm(dev, m.Units()); err != nil {
-		return nil, errors.Join(err, p.close())
-	}
-	return p, nil
-}
-
-func (p *plain) backward(ctx context.Context, b *nn.Batch, tokens int64) (objective.Result, float64, error) {
-	res, err := objective.Backward(ctx, p.tape, p.model, b, tokens)
-	if err != nil {
-		return res, 0, err
-	}
-	p.norm.Measure(p.queue, p.state.Ranges)
-	p.norm.Finish(p.queue, p.clip)
-	gn, err := p.norm.Value(p.queue)
-	return res, gn, err
-}
-
-func (p *plain) update(_ context.Context, lr float64, step int64) error {
-	return p.cfg.Step(p.queue, p.state.Ranges, lr, step, p.norm.Clip, p.norm.Skip)
-}
-
-func (p *plain) close() error {
-	err := p.queue.Sync()
-	p.state.Close()
-	p.norm.Close()
-	return err
-}
-
-// stepper of a session: the engine of training stages where it can, the plain one for LoRA+.
+// stepper of a session: the engine of training stages.
 func (s *session) stepper(ctx context.Context, c optim.Config, clip float64, o Options) (stepper, error) {
-	if c.LoRAPlusRatio > 0 {
-		return newPlain(s.dev, s.queue, s.tape, s.model, c, clip)
-	}
 	// The engine binds memory of its own; the values loaded so far move there.
 	from := map[*autograd.Param]kernels.Tensor{}
 	for _, u := range s.model.Units() {

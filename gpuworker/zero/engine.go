@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -30,18 +31,14 @@ type Config struct {
 	Sharding string
 	// BucketElements is the most elements of a group of small units that share one exchange a leaf. Default 256 Ki.
 	BucketElements int64
-	// Beta1, Beta2, Eps and WeightDecay are AdamW's; Decays says which parameters decay (nil: all).
-	Beta1, Beta2, Eps, WeightDecay float64
-	Decays                         func(*autograd.Param) bool
+	// Optim configures the optimizer.
+	Optim optim.Config
 }
 
 // WithDefaults fills what is zero.
 func (c Config) WithDefaults() Config {
 	if c.BucketElements == 0 {
 		c.BucketElements = 256 << 10
-	}
-	if c.Decays == nil {
-		c.Decays = func(*autograd.Param) bool { return true }
 	}
 	return c
 }
@@ -55,30 +52,21 @@ func (c Config) Validate() error {
 	if c.BucketElements < 0 {
 		errs = append(errs, fmt.Errorf("bucket of %d elements", c.BucketElements))
 	}
-	for _, b := range []struct {
-		name string
-		v    float64
-	}{{"beta1", c.Beta1}, {"beta2", c.Beta2}} {
-		if !(b.v >= 0 && b.v < 1) {
-			errs = append(errs, schemas.Errorf(schemas.CodeInvalid, "optim."+b.name, "%g is not in [0, 1)", b.v))
-		}
-	}
-	if !(c.Eps > 0) || !(c.WeightDecay >= 0) {
-		errs = append(errs, schemas.Errorf(schemas.CodeInvalid, "optim", "eps %g must be positive and weight decay %g not negative", c.Eps, c.WeightDecay))
-	}
+	errs = append(errs, c.Optim.Validate())
 	return errors.Join(errs...)
 }
 
 // bucketMemory is what a rank holds of a bucket all the time.
 type bucketMemory struct {
-	// p, m and v have the elements of the bucket's state; acc those of its own ranges; reduced (none, several ranks) those of all.
-	p, m, v, acc, reduced kernels.Tensor
+	// p has the elements of the bucket's state; acc those of its own ranges; reduced (none, several ranks) those of all.
+	p, acc, reduced kernels.Tensor
 }
 
 // Engine is one rank's share of a model in training. It implements autograd.Hooks for the tape that computes the leaves, is used by one
 // goroutine, and makes the same collective calls in the same order on every rank as long as every rank runs the same passes.
 type Engine struct {
 	cfg  Config
+	opt  optim.Optimizer
 	q    *kernels.Queue
 	comm Collective
 	plan *plan
@@ -115,18 +103,22 @@ func (r Resident) Total() int64 { return r.Params + r.Grads + r.Optimizer }
 // sharded reports whether values and moments lie at their owner only.
 func (e *Engine) sharded() bool { return e.cfg.Sharding == Zero3 && e.plan.world > 1 }
 
-// New allocates one rank's share of the units, whose adapters and frozen flags are final. Moments are zero, values undefined until Load.
+// New allocates one rank's share of the units, whose adapters and frozen flags are final. Optimizer state is zero, values undefined until Load.
 // With one rank, or with "none", the parameters' Data stay bound.
 func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) (e *Engine, err error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot shard the model: %w", err)
 	}
-	p, err := makePlan(units, comm.Rank(), comm.World(), cfg.BucketElements, cfg.Sharding == Zero3, cfg.Decays)
+	opt, err := optim.New(cfg.Optim, units)
 	if err != nil {
 		return nil, err
 	}
-	e = &Engine{cfg: cfg, q: q, comm: comm, plan: p, byID: map[*autograd.Unit]*unit{}, frozen: map[*unit]kernels.Tensor{}, window: pool{dev: q.Device()}}
+	p, err := makePlan(units, comm.Rank(), comm.World(), cfg.BucketElements, cfg.Sharding == Zero3, opt)
+	if err != nil {
+		return nil, err
+	}
+	e = &Engine{cfg: cfg, opt: opt, q: q, comm: comm, plan: p, byID: map[*autograd.Unit]*unit{}, frozen: map[*unit]kernels.Tensor{}, window: pool{dev: q.Device()}}
 	e.host.bufs = [2][][]byte{make([][]byte, p.world), make([][]byte, p.world)}
 	defer func() {
 		if err != nil {
@@ -141,8 +133,11 @@ func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) 
 		return e, err
 	}
 	for _, b := range p.buckets {
-		for _, y := range []kernels.Tensor{b.mem.p, b.mem.m, b.mem.v} {
-			if y.Present() {
+		if b.mem.p.Present() {
+			q.Fill(kernels.Fill{Y: b.mem.p})
+		}
+		for _, r := range b.runs {
+			for _, y := range r.state {
 				q.Fill(kernels.Fill{Y: y})
 			}
 		}
@@ -153,7 +148,7 @@ func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) 
 	return e, errors.Join(err, q.Err())
 }
 
-// stateLen is the number of elements of the bucket's p, m and v on this rank.
+// stateLen is the number of elements of the bucket's p on this rank.
 func (e *Engine) stateLen(b *bucket) int64 {
 	if e.sharded() {
 		return b.ownLen
@@ -177,8 +172,11 @@ func (e *Engine) allocate() error {
 		add(4 * e.frozenLen(u))
 	}
 	for _, b := range e.plan.buckets {
-		for range 3 {
-			add(4 * e.stateLen(b))
+		add(4 * e.stateLen(b))
+		for _, r := range b.runs {
+			for _, t := range r.decl {
+				add(t.DType.Size() * t.Len(r.len))
+			}
 		}
 		add(4 * b.ownLen)
 		if !e.sharded() && e.plan.world > 1 {
@@ -210,7 +208,18 @@ func (e *Engine) allocate() error {
 	}
 	for _, b := range e.plan.buckets {
 		n := e.stateLen(b)
-		b.mem = bucketMemory{p: take(n, &e.state.Params), m: take(n, &e.state.Optimizer), v: take(n, &e.state.Optimizer), acc: take(b.ownLen, &e.state.Grads)}
+		b.mem = bucketMemory{p: take(n, &e.state.Params), acc: take(b.ownLen, &e.state.Grads)}
+		for i := range b.runs {
+			r := &b.runs[i]
+			for _, d := range r.decl {
+				var t kernels.Tensor
+				if err == nil {
+					t, err = e.arena.New(d.DType, d.Len(r.len))
+				}
+				e.state.Optimizer += t.Bytes()
+				r.state = append(r.state, t)
+			}
+		}
 		b.mem.reduced = b.mem.acc
 		if !e.sharded() && e.plan.world > 1 {
 			b.mem.reduced = take(b.fullLen, &e.state.Grads)
@@ -246,6 +255,7 @@ func (e *Engine) Close() error {
 		u.u.DataLayout().Unbind(false)
 		u.u.GradLayout().Unbind(true)
 	}
+	e.opt.Close()
 	e.window.close()
 	if e.arena != nil {
 		e.arena.Close()

@@ -2,8 +2,11 @@ package zero
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
+	"github.com/tunefleet/tunefleet/kernels"
 )
 
 // part is the trainable or the frozen half of a unit.
@@ -13,8 +16,8 @@ type part struct {
 	bounds []int64
 }
 
-func newPart(l autograd.Layout, world int) part {
-	return part{layout: l, bounds: l.Bounds(world)}
+func newPart(l autograd.Layout, world int, whole func(*autograd.Param) bool) part {
+	return part{layout: l, bounds: l.Bounds(world, whole)}
 }
 
 func (p *part) own(rank int) int64 { return p.bounds[rank+1] - p.bounds[rank] }
@@ -60,33 +63,52 @@ type bucket struct {
 	fullLen, ownLen int64
 	// segs are this rank's stretches in own order; all holds every stretch in full order.
 	segs, all []Segment
-	// state is what the optimizer updates: segs (sharded) or all.
-	state []Segment
-	runs  []run
+	// runs is what the optimizer updates: segs (sharded) or all.
+	runs []run
 
 	mem          bucketMemory
 	grads        *slot
 	begun, ended int
 }
 
-// run is a stretch of a bucket's state without gaps whose elements share a weight decay.
+// run is a stretch of a bucket's state without gaps whose elements the optimizer treats alike.
 type run struct {
+	// first is the segment it begins with; off its offset in the bucket's state.
+	first    Segment
 	off, len int64
-	decay    bool
+	group    optim.Group
+	decl     []optim.StateTensor
+	state    []kernels.Tensor
 }
 
-// buildRuns joins neighbouring segments.
-func buildRuns(segs []Segment, decays func(*autograd.Param) bool) []run {
-	var out []run
-	for _, s := range segs {
-		d := decays(s.Param)
-		if n := len(out); n > 0 && out[n-1].decay == d && out[n-1].off+out[n-1].len == s.Offset {
-			out[n-1].len += s.Len
-			continue
+// perElement reports whether all state lies as the parameter does, so that neighbours can be joined.
+func perElement(decl []optim.StateTensor) bool {
+	for _, d := range decl {
+		if d.Block != 1 || d.DType != kernels.F32 {
+			return false
 		}
-		out = append(out, run{off: s.Offset, len: s.Len, decay: d})
 	}
-	return out
+	return true
+}
+
+func sameDecl(a, b []optim.StateTensor) bool {
+	return slices.EqualFunc(a, b, func(x, y optim.StateTensor) bool { return x.Name == y.Name })
+}
+
+// addRuns appends the stretches of one unit, joining neighbouring segments where the optimizer takes more than one parameter at a time.
+func (b *bucket) addRuns(segs []Segment, opt optim.Optimizer) {
+	from := len(b.runs)
+	for _, s := range segs {
+		g, decl := opt.Group(s.Param), opt.State(s.Param)
+		if n := len(b.runs); n > from && !opt.Whole(s.Param) && !opt.Whole(b.runs[n-1].first.Param) {
+			r := &b.runs[n-1]
+			if r.group == g && r.off+r.len == s.Offset && perElement(decl) && perElement(r.decl) && sameDecl(decl, r.decl) {
+				r.len += s.Len
+				continue
+			}
+		}
+		b.runs = append(b.runs, run{first: s, off: s.Offset, len: s.Len, group: g, decl: decl})
+	}
 }
 
 // plan is how a model's units are cut for one rank of a world.
@@ -100,7 +122,7 @@ type plan struct {
 }
 
 // makePlan cuts units. bucketLen is the most elements of a group of small units.
-func makePlan(units []*autograd.Unit, rank, world int, bucketLen int64, sharded bool, decays func(*autograd.Param) bool) (*plan, error) {
+func makePlan(units []*autograd.Unit, rank, world int, bucketLen int64, sharded bool, opt optim.Optimizer) (*plan, error) {
 	if world < 1 || rank < 0 || rank >= world {
 		return nil, fmt.Errorf("cannot shard: rank %d of %d does not exist", rank, world)
 	}
@@ -113,7 +135,7 @@ func makePlan(units []*autograd.Unit, rank, world int, bucketLen int64, sharded 
 				frozen.Params = append(frozen.Params, q)
 			}
 		}
-		v := &unit{u: u, train: newPart(u.GradLayout(), world), frozen: newPart(frozen.DataLayout(), world)}
+		v := &unit{u: u, train: newPart(u.GradLayout(), world, opt.Whole), frozen: newPart(frozen.DataLayout(), world, nil)}
 		p.units = append(p.units, v)
 		n := v.train.layout.Len
 		if n == 0 {
@@ -126,17 +148,17 @@ func makePlan(units []*autograd.Unit, rank, world int, bucketLen int64, sharded 
 		b := open
 		v.bucket, v.full, v.own = b, b.fullLen, b.ownLen
 		b.units = append(b.units, v)
-		b.segs = append(b.segs, v.train.segments(v.train.bounds[rank], v.train.bounds[rank+1], b.ownLen)...)
-		b.all = append(b.all, v.train.segments(0, n, b.fullLen)...)
+		segs, all := v.train.segments(v.train.bounds[rank], v.train.bounds[rank+1], b.ownLen), v.train.segments(0, n, b.fullLen)
+		b.segs, b.all = append(b.segs, segs...), append(b.all, all...)
+		if sharded {
+			b.addRuns(segs, opt)
+		} else {
+			b.addRuns(all, opt)
+		}
 		b.fullLen += n
 		b.ownLen += v.train.own(rank)
 	}
 	for _, b := range p.buckets {
-		b.state = b.all
-		if sharded {
-			b.state = b.segs
-		}
-		b.runs = buildRuns(b.state, decays)
 		for _, v := range b.units {
 			p.countChunks(v)
 		}

@@ -12,14 +12,10 @@ import (
 	"github.com/tunefleet/tunefleet/kernels"
 )
 
-// Prefixes of a tensor's name in a checkpoint.
-const (
-	ParamPrefix = "param/"
-	AdamM       = "adam_m/"
-	AdamV       = "adam_v/"
-)
+// ParamPrefix stands before a parameter's name in a checkpoint; the optimizer's state has the prefixes that it declares.
+const ParamPrefix = "param/"
 
-// Snapshot is a host copy of the trainable values and moments that a rank owns: what it writes to a checkpoint.
+// Snapshot is a host copy of the trainable values and optimizer state that a rank owns: what it writes to a checkpoint.
 type Snapshot struct {
 	pieces []piece
 	buf    []float32
@@ -67,43 +63,99 @@ func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 	total := int64(0)
 	for _, b := range e.plan.buckets {
 		for _, g := range e.ownState(b) {
-			total += 3 * g.Len
+			for _, t := range b.tensors(g) {
+				total += t.elements()
+			}
 		}
 	}
 	buf := grow(&s.buf, total)
 	s.buf = buf
 	for _, b := range e.plan.buckets {
 		for _, g := range e.ownState(b) {
-			for _, t := range []struct {
-				prefix string
-				flat   kernels.Tensor
-			}{{ParamPrefix, b.mem.p}, {AdamM, b.mem.m}, {AdamV, b.mem.v}} {
-				dst := buf[:g.Len:g.Len]
-				buf = buf[g.Len:]
-				if err := kernels.Download(e.q, dst, t.flat.Slice(0, g.Offset, g.Offset+g.Len)); err != nil {
-					return nil, fmt.Errorf("cannot take a snapshot of %s: %w", g.Param.Name, err)
+			for _, t := range b.tensors(g) {
+				n := t.elements()
+				dst := buf[:n:n]
+				buf = buf[n:]
+				if err := t.download(e.q, dst); err != nil {
+					return nil, fmt.Errorf("cannot take a snapshot of %s: %w", t.name, err)
 				}
-				s.pieces = append(s.pieces, piece{tensor: t.prefix + g.Param.Name, shape: g.Param.Shape, from: g.Start, data: dst})
+				s.pieces = append(s.pieces, piece{tensor: t.name, shape: t.shape, from: t.from, data: dst})
 			}
 		}
 	}
 	return s, nil
 }
 
-// Restore fills trainable values and moments from a checkpoint of any world: read fills dst with the elements from `from` on.
+// stored is one stretch of one tensor as checkpoints hold it: float32. Codes of 8 bits are stored four to an element.
+type stored struct {
+	name  string
+	shape []int64
+	from  int64
+	data  kernels.Tensor
+}
+
+func packed(n int64) int64 { return (n + 3) / 4 }
+
+func (t stored) elements() int64 {
+	if t.data.DType == kernels.U8 {
+		return packed(t.data.Numel())
+	}
+	return t.data.Numel()
+}
+
+func (t stored) download(q *kernels.Queue, dst []float32) error {
+	if t.data.DType != kernels.U8 {
+		return kernels.Download(q, dst, t.data)
+	}
+	clear(dst) // the last element may be filled in part
+	return kernels.Download(q, bytesOf(dst)[:t.data.Numel()], t.data)
+}
+
+func (t stored) upload(q *kernels.Queue, src []float32) error {
+	if t.data.DType != kernels.U8 {
+		return kernels.Upload(q, t.data, src)
+	}
+	return kernels.Upload(q, t.data, bytesOf(src)[:t.data.Numel()])
+}
+
+// tensors lists what is stored of a stretch of the bucket's state: the values, and the optimizer's state.
+func (b *bucket) tensors(g Segment) []stored {
+	out := []stored{{name: ParamPrefix + g.Param.Name, shape: g.Param.Shape, from: g.Start, data: b.mem.p.Slice(0, g.Offset, g.Offset+g.Len)}}
+	for _, r := range b.runs {
+		if g.Offset < r.off || g.Offset >= r.off+r.len {
+			continue
+		}
+		for i, d := range r.decl {
+			t := stored{name: d.Name + "/" + g.Param.Name, shape: d.Shape, data: r.state[i]}
+			if d.Block > 0 {
+				// Blocks count from the parameter's start, and stretches begin at multiples of them.
+				lo := (g.Offset - r.off) / d.Block
+				t.from, t.data = g.Start/d.Block, t.data.Slice(0, lo, lo+d.Len(g.Len))
+				t.shape = []int64{d.Len(g.Param.Len())}
+				if d.Block == 1 {
+					t.shape = g.Param.Shape
+				}
+			}
+			if d.DType == kernels.U8 {
+				t.from, t.shape = t.from/4, []int64{packed(g.Param.Len())}
+			}
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Restore fills trainable values and optimizer state from a checkpoint of any world: read fills dst with the elements from `from` on.
 func (e *Engine) Restore(ctx context.Context, read func(ctx context.Context, tensor string, from int64, dst []float32) error) error {
 	for _, b := range e.plan.buckets {
 		for _, g := range e.stateSegments(b) {
-			for _, t := range []struct {
-				prefix string
-				flat   kernels.Tensor
-			}{{ParamPrefix, b.mem.p}, {AdamM, b.mem.m}, {AdamV, b.mem.v}} {
-				buf := grow(&e.host.send, g.Len)
-				if err := read(ctx, t.prefix+g.Param.Name, g.Start, buf); err != nil {
-					return fmt.Errorf("cannot restore %s: %w", t.prefix+g.Param.Name, err)
+			for _, t := range b.tensors(g) {
+				buf := grow(&e.host.send, t.elements())
+				if err := read(ctx, t.name, t.from, buf); err != nil {
+					return fmt.Errorf("cannot restore %s: %w", t.name, err)
 				}
-				if err := kernels.Upload(e.q, t.flat.Slice(0, g.Offset, g.Offset+g.Len), buf); err != nil {
-					return fmt.Errorf("cannot restore %s: %w", t.prefix+g.Param.Name, err)
+				if err := t.upload(e.q, buf); err != nil {
+					return fmt.Errorf("cannot restore %s: %w", t.name, err)
 				}
 			}
 		}

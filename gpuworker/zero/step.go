@@ -7,6 +7,7 @@ import (
 	"math"
 	"unsafe"
 
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/kernels"
 )
 
@@ -90,8 +91,9 @@ func ClipFactor(norm, maxNorm float64) float32 {
 	return float32(min(1, maxNorm/(norm+1e-6)))
 }
 
-// Update applies AdamW with the reduced gradients times clip (torch.optim.AdamW: decoupled decay). step counts from 1.
+// Update applies the optimizer with the reduced gradients times clip. step counts from 1.
 func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float32) error {
+	var all []optim.Stretch
 	for _, b := range e.plan.buckets {
 		grads := b.mem.acc
 		if !e.sharded() && e.plan.world > 1 {
@@ -100,23 +102,12 @@ func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float3
 			}
 			grads = b.mem.reduced
 		}
-		if clip == 0 && grads.Present() {
-			e.q.Fill(kernels.Fill{Y: grads}) // a scale of 0 means 1 to the kernel
-		}
 		for _, r := range b.runs {
 			cut := func(t kernels.Tensor) kernels.Tensor { return t.Slice(0, r.off, r.off+r.len) }
-			decay := 0.0
-			if r.decay {
-				decay = e.cfg.WeightDecay
-			}
-			e.q.AdamW(kernels.AdamW{P: cut(b.mem.p), M: cut(b.mem.m), V: cut(b.mem.v), G: cut(grads), LR: lr, Beta1: e.cfg.Beta1, Beta2: e.cfg.Beta2,
-				Eps: e.cfg.Eps, WeightDecay: decay, Step: step, GradScale: clip})
+			all = append(all, optim.Stretch{Param: r.first.Param, Start: r.first.Start, Len: r.len, Group: r.group, P: cut(b.mem.p), G: cut(grads), State: r.state})
 		}
 	}
-	if err := e.q.Err(); err != nil {
-		return fmt.Errorf("cannot update parameters: %w", err)
-	}
-	return nil
+	return e.opt.Update(e.q, optim.Step{LR: lr, N: step, Clip: clip}, all)
 }
 
 // spread gives every rank the whole reduced gradient of a bucket.

@@ -17,6 +17,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/kernels"
@@ -41,6 +42,10 @@ type setup struct {
 	bucket         int64
 	checkpoint     bool
 	backend        string
+	optim          string
+	// first is the step to begin with; restore, when not nil, the state to begin from.
+	first   int
+	restore map[string][]float32
 }
 
 // outcome is what must not depend on the world.
@@ -88,8 +93,9 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	if err != nil {
 		return out, err
 	}
-	e, err := zero.New(q, m.Units(), c, zero.Config{Sharding: s.sharding, BucketElements: s.bucket, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1,
-		Decays: func(p *autograd.Param) bool { return p.Role != autograd.RoleNorm }})
+	e, err := zero.New(q, m.Units(), c, zero.Config{Sharding: s.sharding, BucketElements: s.bucket,
+		Optim: optim.Config{Name: s.optim, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, SkipDecay: true, HeadDim: int64(s.hidden / 4),
+			LowRank: optim.LowRankConfig{Rank: 3, Every: 2}, Blocks: optim.BlockConfig{Every: 2}}})
 	if err != nil {
 		return out, err
 	}
@@ -107,8 +113,21 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	mem := autograd.NewMemory(dev, q, 0)
 	defer func() { err = errors.Join(err, mem.Close()) }()
 	tape := autograd.New(mem, autograd.Config{Hooks: e, Checkpoint: s.checkpoint})
+	if s.restore != nil {
+		err := e.Restore(ctx, func(_ context.Context, tensor string, from int64, dst []float32) error {
+			whole, ok := s.restore[tensor+"@0"]
+			if !ok || int(from)+len(dst) > len(whole) {
+				return fmt.Errorf("%s has no elements %d to %d", tensor, from, int(from)+len(dst))
+			}
+			copy(dst, whole[from:])
+			return nil
+		})
+		if err != nil {
+			return out, err
+		}
+	}
 	w, rank := c.World(), c.Rank()
-	for step := range s.steps {
+	for step := s.first; step < s.steps; step++ {
 		tokens := int64(0)
 		for l := range s.leaves {
 			tokens += leafOf(step, l).LabelTokens()
@@ -298,7 +317,8 @@ func TestARankThatFailsStopsTheOthers(t *testing.T) {
 }
 
 func TestConfigIsRefused(t *testing.T) {
-	for _, c := range []zero.Config{{Sharding: "zero9", Eps: 1}, {Sharding: zero.None, Beta1: 1, Eps: 1}, {Sharding: zero.None, Eps: 0}, {Sharding: zero.None, Eps: 1, WeightDecay: -1}} {
+	for _, c := range []zero.Config{{Sharding: "zero9"}, {Sharding: zero.None, Optim: optim.Config{Beta1: 1}}, {Sharding: zero.None, Optim: optim.Config{Name: "adamw_9bit"}},
+		{Sharding: zero.None, Optim: optim.Config{WeightDecay: -1}}} {
 		if err := c.WithDefaults().Validate(); err == nil {
 			t.Errorf("%+v was accepted", c)
 		}
