@@ -50,6 +50,8 @@ type Param struct {
 	Shape []int64
 	Role  Role
 	Init  Init
+	// Transposed says that checkpoints hold the matrix as [in, out]; Shape, Data and Grad are [out, in].
+	Transposed bool
 	// Frozen parameters get no gradient and no optimizer state.
 	Frozen bool
 	// Data is the float32 value; Grad the gradient (zero Tensor when none is bound). Both are contiguous with the parameter's shape.

@@ -242,6 +242,13 @@ func (t *Tape) Hold(x Tensor, h Handle) Value { return t.add(slot{data: x, dataM
 // Keep makes a value's memory last until the backward of the operation that made it.
 func (t *Tape) Keep(v Value) { t.slots[v.id].refs++ }
 
+// Modified says that an operation changes the data of values in place: they cannot be computed again from what made them.
+func (t *Tape) Modified(vs ...Value) {
+	for _, v := range vs {
+		t.slots[v.id].remat = nil
+	}
+}
+
 // Queue is the queue that operations run on.
 func (t *Tape) Queue() *kernels.Queue { return t.mem.queue }
 

@@ -95,30 +95,30 @@ func (b *Batch) Targets() []int32 {
 	return out
 }
 
-// Upload makes the positions of a batch; start is the number of positions before it (a cache). Rotary frequencies that depend on the
-// length are chosen for the greatest position that occurs, as transformers does.
-func (b *Batch) Upload(t *Tape, r Rope, start int) *Positions {
+// PositionIDs are the positions of the tokens [Rows*Seq]; start is the number of positions before the batch (a cache).
+func (b *Batch) PositionIDs(start int) []int32 {
+	if b.Positions != nil {
+		return b.Positions
+	}
+	pos := make([]int32, b.Rows*b.Seq)
+	for i := range pos {
+		pos[i] = int32(start + i%b.Seq)
+	}
+	for d := 1; d < len(b.Docs); d++ {
+		for i := b.Docs[d-1]; i < b.Docs[d]; i++ {
+			pos[i] = i - b.Docs[d-1]
+		}
+	}
+	return pos
+}
+
+// Upload makes the positions of a batch, with a table for each rope; start is the number of positions before it (a cache). Rotary
+// frequencies that depend on the length are chosen for the greatest position that occurs, as transformers does.
+func (b *Batch) Upload(t *Tape, ropes []Rope, start int) *Positions {
 	p := &Positions{Batch: b.Rows, Seq: b.Seq, Start: start}
-	lo, hi, pos := start, start+b.Seq, b.Positions
-	if pos == nil && b.Docs != nil {
-		pos = make([]int32, b.Seq)
-		for d := 1; d < len(b.Docs); d++ {
-			for i := b.Docs[d-1]; i < b.Docs[d]; i++ {
-				pos[i] = i - b.Docs[d-1]
-			}
-		}
+	if len(ropes) > 0 {
+		b.uploadTables(t, p, ropes)
 	}
-	if pos != nil {
-		lo, hi = int(slices.Min(pos)), int(slices.Max(pos))+1
-		rel := make([]int32, len(pos))
-		for i, v := range pos {
-			rel[i] = v - int32(lo)
-		}
-		p.Pos = t.Ints(rel, int64(b.Rows), int64(b.Seq))
-	}
-	cos, sin := r.Tables(lo, hi, hi)
-	half := int64(r.Dim / 2)
-	p.Cos, p.Sin = t.Floats(cos, int64(hi-lo), half), t.Floats(sin, int64(hi-lo), half)
 	if b.Docs != nil {
 		p.Docs = t.Ints(b.Docs, int64(len(b.Docs)))
 	}
@@ -126,6 +126,25 @@ func (b *Batch) Upload(t *Tape, r Rope, start int) *Positions {
 		b.uploadMask(t, p)
 	}
 	return p
+}
+
+func (b *Batch) uploadTables(t *Tape, p *Positions, ropes []Rope) {
+	lo, hi := p.Start, p.Start+b.Seq
+	if b.Positions != nil || b.Docs != nil {
+		pos := b.PositionIDs(p.Start)
+		lo, hi = int(slices.Min(pos)), int(slices.Max(pos))+1
+		rel := make([]int32, len(pos))
+		for i, v := range pos {
+			rel[i] = v - int32(lo)
+		}
+		p.Pos = t.Ints(rel, int64(b.Rows), int64(b.Seq))
+	}
+	for _, r := range ropes {
+		cos, sin := r.Tables(lo, hi, hi)
+		half := int64(r.RotDim() / 2)
+		p.Tables = append(p.Tables, RopeTable{Dim: r.RotDim(), Interleaved: r.Interleaved,
+			Cos: t.Floats(cos, int64(hi-lo), half), Sin: t.Floats(sin, int64(hi-lo), half)})
+	}
 }
 
 // uploadMask bounds the visible keys where each row's padding is at its ends, and hides single keys otherwise.

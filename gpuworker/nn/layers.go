@@ -13,6 +13,13 @@ type Linear struct {
 	Adapter LinearAdapter
 }
 
+// NewConv1D describes a layer that checkpoints store transposed, [in, out], as GPT-2's Conv1D. In memory it is like any other.
+func NewConv1D(in, out int, bias bool, std float64) Linear {
+	l := NewLinear(in, out, bias, std)
+	l.Weight.Transposed = true
+	return l
+}
+
 // NewLinear describes a layer with weights drawn from N(0, std) and zero bias.
 func NewLinear(in, out int, bias bool, std float64) Linear {
 	l := Linear{Weight: &Param{Shape: []int64{int64(out), int64(in)}, Role: autograd.RoleMatrix, Init: autograd.Init{Kind: autograd.InitNormal, Std: std}}}
@@ -39,25 +46,64 @@ func (l *Linear) Add(t *Tape, x, residual Value) Value {
 	return ops.Linear(t, x, t.Param(l.Weight), t.Param(l.Bias), residual)
 }
 
-// RMSNorm is https://arxiv.org/abs/1910.07467 over the last dimension.
-type RMSNorm struct {
+// Norm normalizes rows, or each head of each row.
+type Norm struct {
+	// Weight [dim], [heads, dim] (one row a head), or nil; Bias [dim], layer norms only, or nil.
 	Weight *Param `hf:"weight"`
-	Eps    float32
+	Bias   *Param `hf:"bias"`
+	ops.NormConfig
 }
 
-// NewRMSNorm describes a norm over dim elements with weights of one.
-func NewRMSNorm(dim int, eps float64) RMSNorm {
-	return RMSNorm{Eps: float32(eps), Weight: &Param{Shape: []int64{int64(dim)}, Role: autograd.RoleNorm, Init: autograd.Init{Kind: autograd.InitOnes}}}
+// NewRMSNorm describes a root-mean-square norm over dim elements with weights of one.
+func NewRMSNorm(dim int, eps float64) Norm {
+	return Norm{NormConfig: ops.NormConfig{Eps: float32(eps)}, Weight: ones(dim)}
 }
 
-// Forward normalizes the rows of x.
-func (n *RMSNorm) Forward(t *Tape, x Value) Value { return ops.RMSNorm(t, x, t.Param(n.Weight), n.Eps) }
+// NewLayerNorm describes a layer norm over dim elements with weights of one and, with bias, biases of zero.
+func NewLayerNorm(dim int, eps float64, bias bool) Norm {
+	n := Norm{NormConfig: ops.NormConfig{Eps: float32(eps), Layer: true}, Weight: ones(dim)}
+	if bias {
+		n.Bias = &Param{Shape: []int64{int64(dim)}, Role: autograd.RoleBias}
+	}
+	return n
+}
+
+func ones(dims ...int) *Param {
+	p := &Param{Role: autograd.RoleNorm, Init: autograd.Init{Kind: autograd.InitOnes}}
+	for _, d := range dims {
+		p.Shape = append(p.Shape, int64(d))
+	}
+	return p
+}
+
+// OnePlus makes the norm multiply by 1 + weight (Gemma), with weights of zero at first.
+func (n Norm) OnePlus() Norm {
+	n.Offset = 1
+	n.Weight.Init = autograd.Init{Kind: autograd.InitZeros}
+	return n
+}
+
+// PerHead makes the norm work on each head of dim elements of a row. With heads > 0 each head has its own weights.
+func (n Norm) PerHead(dim, heads int) *Norm {
+	n.Dim = dim
+	if heads > 0 {
+		n.Weight = ones(heads, dim)
+	}
+	return &n
+}
+
+// Forward normalizes x [n, d].
+func (n *Norm) Forward(t *Tape, x Value) Value {
+	return ops.Norm(t, x, []Value{t.Param(n.Weight)}, t.Param(n.Bias), n.NormConfig)
+}
 
 // Embedding maps ids to rows of W [vocab, dim].
 type Embedding struct {
 	Weight *Param `hf:"weight"`
 	// Adapter, when not nil, computes the lookup in place of the plain one.
 	Adapter EmbeddingAdapter
+	// Scale multiplies what is looked up, 0 means 1.
+	Scale float32
 	// Tied, when not nil, is what an output head that is tied to the embedding uses in place of Weight; see HeadWeight.
 	Tied *Param
 }
@@ -67,74 +113,20 @@ func NewEmbedding(vocab, dim int, std float64) Embedding {
 	return Embedding{Weight: &Param{Shape: []int64{int64(vocab), int64(dim)}, Role: autograd.RoleEmbedding, Init: autograd.Init{Kind: autograd.InitNormal, Std: std}}}
 }
 
-// Forward looks up ids (i32 [n]) as [n, dim].
+// Forward looks up ids (i32 [n]) as [n, dim], times the scale.
 func (e *Embedding) Forward(t *Tape, ids autograd.Tensor) Value {
-	if e.Adapter != nil {
-		return e.Adapter.Forward(t, e, ids)
+	scale := e.Scale
+	if scale == 0 {
+		scale = 1
 	}
-	return ops.Embedding(t, ids, t.Param(e.Weight))
-}
-
-// SwiGLU is the gated feed-forward layer down(silu(gate(x)) * up(x)) of https://arxiv.org/abs/2002.05202.
-type SwiGLU struct {
-	Gate Linear `hf:"gate_proj"`
-	Up   Linear `hf:"up_proj"`
-	Down Linear `hf:"down_proj"`
-}
-
-// Add computes residual + SwiGLU(x).
-func (m *SwiGLU) Add(t *Tape, x, residual Value) Value {
-	gate := m.Gate.Forward(t, x)
-	up := m.Up.Forward(t, x)
-	t.Release(x)
-	act := ops.SwiGLU(t, gate, up)
-	t.Release(gate, up)
-	y := m.Down.Add(t, act, residual)
-	t.Release(act)
-	return y
-}
-
-// Attention is self-attention with grouped key-value heads and rotary positions.
-type Attention struct {
-	Q Linear `hf:"q_proj"`
-	K Linear `hf:"k_proj"`
-	V Linear `hf:"v_proj"`
-	O Linear `hf:"o_proj"`
-
-	Heads, KVHeads, HeadDim int
-}
-
-// Add computes residual + Attention(x) and releases x. With a cache the keys and values of earlier positions come from there and those
-// of x are appended.
-func (a *Attention) Add(t *Tape, x, residual Value, p *Positions, cache *ops.LayerCache) Value {
-	q := a.Q.Forward(t, x)
-	k := a.K.Forward(t, x)
-	v := a.V.Forward(t, x)
-	t.Release(x)
-	o := ops.Attention(t, q, k, v, ops.AttentionConfig{
-		Batch: p.Batch, Seq: p.Seq, Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim,
-		Cos: p.Cos, Sin: p.Sin, Pos: p.Pos, KVFirst: p.KVFirst, KVLast: p.KVLast, KeyMask: p.KeyMask, Docs: p.Docs, Start: p.Start, Cache: cache,
-	})
-	t.Release(q, k, v)
-	y := a.O.Add(t, o, residual)
-	t.Release(o)
-	return y
-}
-
-// Positions is what attention needs to know about a batch. Tensors live on the device; absent ones are zero Tensors.
-type Positions struct {
-	// Batch and Seq are the shape of the ids.
-	Batch, Seq int
-	// Cos and Sin are rotary tables [positions, dim/2], of the positions that occur only.
-	Cos, Sin autograd.Tensor
-	// Pos (i32 [batch, seq]) are rows of the tables; absent: 0, 1, ...
-	Pos autograd.Tensor
-	// KVFirst and KVLast (i32 [batch]) bound the visible keys of each row: padding.
-	KVFirst, KVLast autograd.Tensor
-	// KeyMask (u8 [batch, seq]) hides single keys.
-	KeyMask autograd.Tensor
-	// Docs (i32 [documents+1], batch 1) are the boundaries of packed documents that do not see each other.
-	Docs autograd.Tensor
-	// Start is the position of the first query: the length of the cache.
-	Start int
+	if e.Adapter == nil {
+		return ops.Embedding(t, ids, t.Param(e.Weight), scale)
+	}
+	y := e.Adapter.Forward(t, e, ids)
+	if scale == 1 {
+		return y
+	}
+	z := ops.Add(t, Value{}, y, scale)
+	t.Release(y)
+	return z
 }

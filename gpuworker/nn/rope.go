@@ -2,6 +2,7 @@ package nn
 
 import (
 	"math"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -23,13 +24,21 @@ type RopeScaling struct {
 	MScaleAllDim    *float64 `json:"mscale_all_dim"`
 	Truncate        *bool    `json:"truncate"`
 	Partial         *float64 `json:"partial_rotary_factor"`
+	// LongFactor and ShortFactor divide the frequencies of longrope, one each.
+	LongFactor  []float64 `json:"long_factor"`
+	ShortFactor []float64 `json:"short_factor"`
 }
 
 // Rope makes rotary-embedding tables as transformers 4.57 does (modeling_rope_utils.py): frequencies are rounded to float32 before
 // they are multiplied by the position.
 type Rope struct {
-	// Dim is the number of rotated elements of a head (even).
-	Dim int
+	// Dim is the number of rotated elements of a head; Interleaved pairs neighbours instead of halves.
+	Dim         int
+	Interleaved bool
+	// Odd allows an odd Dim: exponents are then fractions of Dim and one more element is rotated, as in GLM.
+	Odd bool
+	// Original is the config's own original_max_position_embeddings (longrope), 0 when it has none.
+	Original int
 	// Theta is the base; MaxPos is max_position_embeddings.
 	Theta  float64
 	MaxPos int
@@ -55,7 +64,7 @@ func (r Rope) Validate() error {
 	bad := func(format string, args ...any) error {
 		return schemas.Errorf(schemas.CodeModel, "config.json:rope_scaling", format, args...)
 	}
-	if r.Dim < 2 || r.Dim%2 != 0 {
+	if r.Dim < 1 || r.Dim%2 != 0 && !r.Odd {
 		return bad("rotary dimension %d is not even and positive", r.Dim)
 	}
 	if !(r.Theta > 0) || r.MaxPos < 1 {
@@ -78,6 +87,8 @@ func (r Rope) Validate() error {
 			return bad("rope type dynamic needs at least 4 rotated elements")
 		}
 		return need(s.Factor, "factor")
+	case "longrope":
+		return r.validateLong()
 	case "llama3":
 		for _, e := range []error{need(s.Factor, "factor"), need(s.LowFreqFactor, "low_freq_factor"),
 			need(s.HighFreqFactor, "high_freq_factor"), need(s.OriginalMax, "original_max_position_embeddings")} {
@@ -90,16 +101,52 @@ func (r Rope) Validate() error {
 		}
 		return nil
 	}
-	return schemas.Errorf(schemas.CodeUnsupported, "config.json:rope_scaling", "rope type %q is not supported (default, linear, dynamic, yarn, llama3 are)", r.Kind())
+	return schemas.Errorf(schemas.CodeUnsupported, "config.json:rope_scaling", "rope type %q is not supported (default, linear, dynamic, yarn, longrope, llama3 are)", r.Kind())
 }
 
-// Dynamic reports whether the frequencies depend on the length of the sequence.
-func (r Rope) Dynamic() bool { return r.Kind() == "dynamic" }
+func (r Rope) validateLong() error {
+	s := r.Scaling
+	for _, f := range []struct {
+		name string
+		v    []float64
+	}{{"long_factor", s.LongFactor}, {"short_factor", s.ShortFactor}} {
+		if len(f.v) != r.half() || slices.ContainsFunc(f.v, func(v float64) bool { return !(v > 0) }) {
+			return schemas.Errorf(schemas.CodeModel, "config.json:rope_scaling", "rope type longrope needs %d positive values in %s", r.half(), f.name)
+		}
+	}
+	if r.Original == 0 && s.AttentionFactor == nil && s.Factor == nil {
+		return schemas.Errorf(schemas.CodeModel, "config.json:rope_scaling", "rope type longrope needs factor, attention_factor or original_max_position_embeddings")
+	}
+	return nil
+}
 
-// Frequencies returns the Dim/2 inverse frequencies for sequences of seqLen positions, and the factor on cos and sin.
+// LengthLimit is the number of positions beyond which the frequencies change, 0 when they never do.
+func (r Rope) LengthLimit() int {
+	switch r.Kind() {
+	case "dynamic":
+		return r.MaxPos
+	case "longrope":
+		return r.original()
+	}
+	return 0
+}
+
+func (r Rope) original() int {
+	if r.Original > 0 {
+		return r.Original
+	}
+	return r.MaxPos
+}
+
+func (r Rope) half() int { return (r.Dim + 1) / 2 }
+
+// RotDim is the number of rotated elements of a head: Dim, rounded up to even.
+func (r Rope) RotDim() int { return 2 * r.half() }
+
+// Frequencies returns the RotDim/2 inverse frequencies for sequences of seqLen positions, and the factor on cos and sin.
 func (r Rope) Frequencies(seqLen int) ([]float32, float64) {
 	base, s := r.Theta, r.Scaling
-	half := r.Dim / 2
+	half := r.half()
 	inv := make([]float64, half)
 	fill := func() {
 		for i := range inv {
@@ -123,6 +170,9 @@ func (r Rope) Frequencies(seqLen int) ([]float32, float64) {
 	case "yarn":
 		fill()
 		factor = r.yarn(inv)
+	case "longrope":
+		fill()
+		factor = r.long(inv, seqLen)
 	default:
 		fill()
 	}
@@ -145,6 +195,30 @@ func llama3(inv []float64, s *RopeScaling) {
 			inv[i] = (1-smooth)*f / *s.Factor + smooth*f
 		}
 	}
+}
+
+// long divides the frequencies by the factors for long or short sequences (https://arxiv.org/abs/2402.13753) and returns the attention
+// factor.
+func (r Rope) long(inv []float64, seqLen int) float64 {
+	s, orig := r.Scaling, r.original()
+	by := s.ShortFactor
+	if seqLen > orig {
+		by = s.LongFactor
+	}
+	for i := range inv {
+		inv[i] /= by[i]
+	}
+	factor := or(s.Factor, 1)
+	if r.Original > 0 {
+		factor = float64(r.MaxPos) / float64(r.Original)
+	}
+	switch {
+	case s.AttentionFactor != nil:
+		return *s.AttentionFactor
+	case factor <= 1:
+		return 1
+	}
+	return math.Sqrt(1 + math.Log(factor)/math.Log(float64(orig)))
 }
 
 // yarn blends interpolated and original frequencies (https://arxiv.org/abs/2309.00071) and returns the attention factor.
@@ -192,7 +266,7 @@ func or(p *float64, def float64) float64 {
 	return *p
 }
 
-// Tables returns cos and sin of shape [hi-lo, Dim/2] for positions lo..hi-1 of sequences of seqLen positions.
+// Tables returns cos and sin of shape [hi-lo, RotDim/2] for positions lo..hi-1 of sequences of seqLen positions.
 func (r Rope) Tables(lo, hi, seqLen int) (cos, sin []float32) {
 	inv, factor := r.Frequencies(seqLen)
 	half := len(inv)

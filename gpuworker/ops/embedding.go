@@ -6,22 +6,23 @@ import (
 )
 
 type embedding struct {
-	ids  autograd.Tensor
-	w, y autograd.Value
+	ids   autograd.Tensor
+	w, y  autograd.Value
+	scale float32
 }
 
-// Embedding gathers the rows of w [vocab, d] that ids (i32 [n]) name.
-func Embedding(t *autograd.Tape, ids autograd.Tensor, w autograd.Value) autograd.Value {
+// Embedding gathers scale times the rows of w [vocab, d] that ids (i32 [n]) name.
+func Embedding(t *autograd.Tape, ids autograd.Tensor, w autograd.Value, scale float32) autograd.Value {
 	if !t.OK() {
 		return autograd.Value{}
 	}
-	op := &embedding{ids: ids, w: w}
+	op := &embedding{ids: ids, w: w, scale: scale}
 	wd := t.Data(w)
 	yd, h := t.Out(ids.Numel(), wd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
-	t.Queue().GatherRows(kernels.GatherRows{X: wd, IDs: ids, Y: yd, Scale: 1})
+	t.Queue().GatherRows(kernels.GatherRows{X: wd, IDs: ids, Y: yd, Scale: scale})
 	t.Check("embedding", wd, ids)
 	op.y = t.Record(op, yd, h, t.Needs(w))
 	return op.y
@@ -34,7 +35,7 @@ func (op *embedding) Name() string { return "embedding" }
 func (op *embedding) Backward(t *autograd.Tape) error {
 	dy, _ := t.Grad(op.y)
 	if g, acc, ok := t.GradFor(op.w); ok {
-		t.Queue().ScatterAddRows(kernels.ScatterAddRows{X: dy, IDs: op.ids, Y: g, Scale: 1, Accumulate: kernels.Flag(acc)})
+		t.Queue().ScatterAddRows(kernels.ScatterAddRows{X: dy, IDs: op.ids, Y: g, Scale: op.scale, Accumulate: kernels.Flag(acc)})
 	}
 	return t.Queue().Err()
 }

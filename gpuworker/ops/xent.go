@@ -5,6 +5,23 @@ import (
 	"github.com/tunefleet/tunefleet/kernels"
 )
 
+// Head is the output projection onto the vocabulary: logits are softcap(scale * (x W^T + b)).
+type Head struct {
+	// W [vocab, d]; the bias B [vocab] may be absent.
+	W, B autograd.Value
+	// Scale multiplies logits, 0 means 1. Softcap, when positive, bounds them: softcap*tanh(z/softcap).
+	Scale, Softcap float32
+	// Unit is the unit that W belongs to.
+	Unit *autograd.Unit
+}
+
+func (h Head) bias(t *autograd.Tape) autograd.Tensor {
+	if !h.B.Valid() {
+		return autograd.Tensor{}
+	}
+	return t.Data(h.B)
+}
+
 type linearXent struct {
 	x     autograd.Value
 	dx    autograd.Tensor
@@ -12,32 +29,35 @@ type linearXent struct {
 	y     autograd.Value
 }
 
-// LinearXent computes the log-probability of each target (i32 [n], negative: ignored, 0) under softmax(x W^T) without keeping logits:
-// x [n, d], W [vocab, d], result f32 [n]. When recorded it also computes, in the same pass, the gradients of the loss
-// scale * sum(-logp) with respect to x and W, so Backward can start from it. unit is the unit that W belongs to.
-func LinearXent(t *autograd.Tape, unit *autograd.Unit, x, w autograd.Value, targets autograd.Tensor, scale float32) autograd.Value {
+// LinearXent computes the log-probability of each target (i32 [n], negative: ignored, 0) under the softmax of the head's logits without
+// keeping them: x [n, d], result f32 [n]. When recorded it also computes, in the same pass, the gradients of the loss scale * sum(-logp)
+// with respect to x and the head, so Backward can start from it.
+func LinearXent(t *autograd.Tape, x autograd.Value, head Head, targets autograd.Tensor, scale float32) autograd.Value {
 	if !t.OK() {
 		return autograd.Value{}
 	}
 	op := &linearXent{x: x}
 	xd := t.Data(x)
 	lp, h := t.Out(xd.Dim[0])
-	needs := t.Needs(x, w)
-	p := kernels.LinearXent{X: xd, Targets: targets, LogP: lp, LossScale: scale}
+	needs := t.Needs(x, head.W, head.B)
+	p := kernels.LinearXent{X: xd, Targets: targets, LogP: lp, LossScale: scale, LogitScale: head.Scale, Softcap: head.Softcap}
 	if needs {
-		t.BeginGrads(unit)
+		t.BeginGrads(head.Unit)
 		if t.Needs(x) {
 			op.dx, op.dxMem = t.Out(xd.Dim[0], xd.Dim[1])
 			p.DX = op.dx
 		}
-		if g, acc, ok := t.GradFor(w); ok {
+		if g, acc, ok := t.GradFor(head.W); ok {
 			p.DW, p.DWAccumulate = g, kernels.Flag(acc)
+		}
+		if g, acc, ok := t.GradFor(head.B); ok {
+			p.DBias, p.DBiasAccumulate = g, kernels.Flag(acc)
 		}
 	}
 	if !t.OK() {
 		return autograd.Value{}
 	}
-	p.W = t.Data(w)
+	p.W, p.Bias = t.Data(head.W), head.bias(t)
 	t.Queue().LinearXent(p)
 	t.Check("linear cross-entropy", xd, p.W, targets)
 	op.y = t.Record(op, lp, h, needs)
@@ -56,4 +76,53 @@ func (op *linearXent) Backward(t *autograd.Tape) error {
 		t.GiveGrad(op.x, op.dx, &op.dxMem)
 	}
 	return nil
+}
+
+type linearLogProb struct {
+	x, y, lse autograd.Value
+	head      Head
+	targets   autograd.Tensor
+}
+
+// LinearLogProb computes what LinearXent does, for losses whose gradient with respect to each log-probability is known only after the
+// forward pass (preferences): Backward takes it from Tape.Seed or from what follows, and makes the logits once more by chunks.
+func LinearLogProb(t *autograd.Tape, x autograd.Value, head Head, targets autograd.Tensor) autograd.Value {
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	op := &linearLogProb{x: x, head: head, targets: targets}
+	xd, wd := t.Data(x), t.Data(head.W)
+	lp, h := t.Out(xd.Dim[0])
+	lse, lh := t.Out(xd.Dim[0])
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	t.Queue().LinearLogprobFwd(kernels.LinearLogprobFwd{X: xd, W: wd, Bias: head.bias(t), Targets: targets, LogP: lp, LSE: lse,
+		LogitScale: head.Scale, Softcap: head.Softcap})
+	t.Check("linear log-probability", xd, wd, targets)
+	op.lse = t.Hold(lse, lh)
+	op.y = t.Record(op, lp, h, t.Needs(x, head.W, head.B), x, op.lse)
+	t.Release(op.lse)
+	return op.y
+}
+
+// Name implements autograd.Op.
+func (op *linearLogProb) Name() string { return "linear log-probability" }
+
+// Backward implements autograd.Op.
+func (op *linearLogProb) Backward(t *autograd.Tape) error {
+	dy, _ := t.Grad(op.y)
+	p := kernels.LinearLogprobBwd{X: t.Data(op.x), W: t.Data(op.head.W), Bias: op.head.bias(t), Targets: op.targets, LSE: t.Data(op.lse), DLogP: dy,
+		LogitScale: op.head.Scale, Softcap: op.head.Softcap}
+	if g, acc, ok := t.GradFor(op.x); ok {
+		p.DX, p.DXAccumulate = g, kernels.Flag(acc)
+	}
+	if g, acc, ok := t.GradFor(op.head.W); ok {
+		p.DW, p.DWAccumulate = g, kernels.Flag(acc)
+	}
+	if g, acc, ok := t.GradFor(op.head.B); ok {
+		p.DBias, p.DBiasAccumulate = g, kernels.Flag(acc)
+	}
+	t.Queue().LinearLogprobBwd(p)
+	return t.Queue().Err()
 }

@@ -31,11 +31,16 @@ func ownReference(t *testing.T) *refModel { return reference(t, ownConfig) }
 // reference draws the weights of a configuration.
 func reference(t *testing.T, config string) *refModel {
 	t.Helper()
-	m := &refModel{w: map[string][]float64{}}
+	m := &refModel{w: map[string][]float64{}, c: refConfig{Eps: 1e-6, RopeTheta: 10000}}
 	if err := json.Unmarshal([]byte(config), &m.c); err != nil {
 		t.Fatal(err)
 	}
-	m.c = m.c.WithDefaults()
+	if m.c.HeadDim == 0 {
+		m.c.HeadDim = m.c.Hidden / m.c.Heads
+	}
+	if m.c.KVHeads == 0 {
+		m.c.KVHeads = m.c.Heads
+	}
 	model, err := zoo.New([]byte(config))
 	if err != nil {
 		t.Fatal(err)

@@ -3,14 +3,26 @@ package verify
 import (
 	"math"
 	"math/rand/v2"
-
-	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 )
 
-// refModel is a llama in plain float64 loops, written from the formulas and sharing nothing with the engine but the configuration: the
-// yardstick of this package's own tests. Gradients come from central differences.
+// refConfig holds the keys of config.json that the reference model reads.
+type refConfig struct {
+	Vocab     int     `json:"vocab_size"`
+	Hidden    int     `json:"hidden_size"`
+	Inner     int     `json:"intermediate_size"`
+	Layers    int     `json:"num_hidden_layers"`
+	Heads     int     `json:"num_attention_heads"`
+	KVHeads   int     `json:"num_key_value_heads"`
+	HeadDim   int     `json:"head_dim"`
+	Eps       float64 `json:"rms_norm_eps"`
+	RopeTheta float64 `json:"rope_theta"`
+	Tied      bool    `json:"tie_word_embeddings"`
+}
+
+// refModel is a llama in plain float64 loops, written from the formulas and sharing nothing with the engine: the yardstick of this
+// package's own tests. Gradients come from central differences.
 type refModel struct {
-	c zoo.LlamaConfig
+	c refConfig
 	w map[string][]float64
 	// lora maps module paths to A [r, in] and B [out, r]; scale multiplies the update.
 	lora  map[string][2][]float64
@@ -98,7 +110,7 @@ func (m *refModel) row(ids []int64, visible func(j int) bool) [][]float64 {
 		m.rotate(k, c.KVHeads)
 		add(m.linear(p+".self_attn.o_proj", m.attend(q, k, v, visible), c.Hidden))
 		h = m.norm(p+".post_attention_layernorm", x)
-		g, u := m.linear(p+".mlp.gate_proj", h, c.Intermediate), m.linear(p+".mlp.up_proj", h, c.Intermediate)
+		g, u := m.linear(p+".mlp.gate_proj", h, c.Inner), m.linear(p+".mlp.up_proj", h, c.Inner)
 		for n := range g {
 			for i, z := range g[n] {
 				g[n][i] = z / (1 + math.Exp(-z)) * u[n][i]

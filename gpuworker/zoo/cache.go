@@ -25,16 +25,21 @@ func NewCache(dev *kernels.Device, info Info, rows, capacity int) (*Cache, error
 		return nil, fmt.Errorf("cannot make a cache of %d rows and %d positions", rows, capacity)
 	}
 	c := &Cache{Rows: rows, Cap: capacity}
-	one := (4*int64(rows)*int64(capacity)*int64(info.KVHeads)*int64(info.HeadDim) + 255) &^ 255
-	arena, err := dev.NewArena("key-value cache", 2*int64(info.Layers)*one)
+	bytes := func(dim int) int64 {
+		return (4*int64(rows)*int64(capacity)*int64(info.KVHeads)*int64(dim) + 255) &^ 255
+	}
+	arena, err := dev.NewArena("key-value cache", int64(info.Layers)*(bytes(info.HeadDim)+bytes(info.ValueDim)))
 	if err != nil {
 		return nil, fmt.Errorf("cannot make key-value cache: %w", err)
 	}
 	c.arena = arena
 	for range info.Layers {
 		var l ops.LayerCache
-		for _, x := range []*kernels.Tensor{&l.K, &l.V} {
-			if *x, err = arena.New(kernels.F32, int64(rows), int64(capacity), int64(info.KVHeads), int64(info.HeadDim)); err != nil {
+		for _, x := range []struct {
+			t   *kernels.Tensor
+			dim int
+		}{{&l.K, info.HeadDim}, {&l.V, info.ValueDim}} {
+			if *x.t, err = arena.New(kernels.F32, int64(rows), int64(capacity), int64(info.KVHeads), int64(x.dim)); err != nil {
 				arena.Close()
 				return nil, fmt.Errorf("cannot make key-value cache: %w", err)
 			}

@@ -1,5 +1,3 @@
-// Package zoo holds the model architectures, one file each: a configuration with Hugging Face's JSON names, a struct of modules whose
-// hf tags are the checkpoint keys, and a forward pass. Nothing here knows adapters, sharding or optimizers.
 package zoo
 
 import (
@@ -9,66 +7,63 @@ import (
 	"io"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/agnivade/levenshtein"
 
-	"github.com/tunefleet/tunefleet/gpuworker/autograd"
-	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // maxConfig bounds config.json.
 const maxConfig = 1 << 20
 
-// Model is a causal language model.
-type Model interface {
-	// Info says what callers need to know without the architecture.
-	Info() Info
-	// Root is the struct whose hf tags name the parameters (see nn.Walk).
-	Root() any
-	// Units lists the groups of parameters in the order of the forward pass.
-	Units() []*nn.Unit
-	// LogProbs computes the log-probability of every target (b.Targets) as f32 [tokens]; ignored ones give 0. When the tape records,
-	// Backward then yields the gradients of scale * sum(-logp).
-	LogProbs(t *autograd.Tape, b *nn.Batch, scale float32) autograd.Value
-	// Logits computes [tokens, vocab] without recording.
-	Logits(t *autograd.Tape, b *nn.Batch) autograd.Value
-	// Decode appends b to the cache and computes the logits [rows, vocab] of each row's last position.
-	Decode(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
-	// Continue computes the log-probabilities of the targets of b as a continuation of what the cache holds, as LogProbs does without
-	// recording. The cache's length stays as it is, so several continuations can be scored one after another.
-	Continue(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
+// entry is one architecture's line in the table.
+type entry struct {
+	// name is the class in transformers, modelTypes the values of model_type it goes by.
+	name       string
+	modelTypes []string
+	build      func(raw json.RawMessage) (Model, error)
 }
 
-// Info describes a model.
-type Info struct {
-	Architecture                            string
-	Vocab, Hidden, Layers, KVHeads, HeadDim int
-	MaxPositions                            int
-	Tied                                    bool
-	// Config is the config.json it was made from.
-	Config json.RawMessage
-}
-
-type constructor func(raw json.RawMessage) (Model, error)
-
-// architectures maps the first of a config's "architectures" to its constructor.
-func architectures() map[string]constructor {
-	return map[string]constructor{
-		"LlamaForCausalLM": newLlama,
-	}
+// architectures is the table: each file contributes its entries.
+func architectures() []entry {
+	return slices.Concat(
+		llamaEntries(),
+	)
 }
 
 // Architectures lists the names that New knows.
 func Architectures() []string {
 	var names []string
-	for n := range architectures() {
-		names = append(names, n)
+	for _, e := range architectures() {
+		names = append(names, e.name)
 	}
-	sort.Strings(names)
+	slices.Sort(names)
 	return names
+}
+
+// find is the entry for a config.json: by the first of "architectures", or without those by "model_type".
+func find(architecture, modelType string) (entry, error) {
+	table := architectures()
+	for _, e := range table {
+		if architecture == e.name || architecture == "" && modelType != "" && slices.Contains(e.modelTypes, modelType) {
+			return e, nil
+		}
+	}
+	names := Architectures()
+	switch {
+	case architecture != "":
+		return entry{}, schemas.Errorf(schemas.CodeUnsupported, "config.json:architectures", "architecture %q is not supported", architecture).
+			WithHint("nearest known: %s", strings.Join(nearest(architecture, names, 3), ", "))
+	case modelType != "":
+		var types []string
+		for _, e := range table {
+			types = append(types, e.modelTypes...)
+		}
+		return entry{}, schemas.Errorf(schemas.CodeUnsupported, "config.json:model_type", "model type %q is not supported", modelType).
+			WithHint("nearest known: %s", strings.Join(nearest(modelType, types, 3), ", "))
+	}
+	return entry{}, schemas.Errorf(schemas.CodeModel, "config.json:architectures", "missing, and so is model_type; known are %s", strings.Join(names, ", "))
 }
 
 // New makes a model without storage from the content of a config.json. An unknown architecture's error names the nearest known ones.
@@ -76,29 +71,32 @@ func New(config []byte) (Model, error) {
 	if len(config) > maxConfig {
 		return nil, schemas.Errorf(schemas.CodeModel, "config.json", "larger than %d bytes", maxConfig)
 	}
+	e, err := lookup(config)
+	if err != nil {
+		return nil, err
+	}
+	return e.build(slices.Clone(config))
+}
+
+func lookup(config []byte) (entry, error) {
 	var head struct {
 		Architectures []string `json:"architectures"`
 		ModelType     string   `json:"model_type"`
 	}
 	if err := json.Unmarshal(config, &head); err != nil {
-		return nil, schemas.Errorf(schemas.CodeModel, "config.json", "cannot parse: %v", err)
+		return entry{}, schemas.Errorf(schemas.CodeModel, "config.json", "cannot parse: %v", err)
 	}
-	known := architectures()
 	name := ""
 	if len(head.Architectures) > 0 {
 		name = head.Architectures[0]
-	} else if head.ModelType == "llama" {
-		name = "LlamaForCausalLM"
 	}
-	if name == "" {
-		return nil, schemas.Errorf(schemas.CodeModel, "config.json:architectures", "missing; known are %s", strings.Join(Architectures(), ", "))
-	}
-	build, ok := known[name]
-	if !ok {
-		return nil, schemas.Errorf(schemas.CodeUnsupported, "config.json:architectures", "architecture %q is not supported", name).
-			WithHint("nearest known: %s", strings.Join(nearest(name, Architectures(), 3), ", "))
-	}
-	return build(slices.Clone(config))
+	return find(name, head.ModelType)
+}
+
+// Supported reports whether New knows the architecture that a config.json names; the error says which are nearest.
+func Supported(config []byte) error {
+	_, err := lookup(config)
+	return err
 }
 
 // nearest orders names by edit distance.
@@ -124,5 +122,12 @@ func Open(root *os.Root) (Model, error) {
 	return New(raw)
 }
 
-// Unused reports checkpoint tensors that older tools wrote and that carry no weights.
-func Unused(key string) bool { return strings.HasSuffix(key, ".rotary_emb.inv_freq") }
+// Unused reports checkpoint tensors that older tools wrote and that carry no weights: rotary tables and causal masks.
+func Unused(key string) bool {
+	for _, s := range []string{".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"} {
+		if strings.HasSuffix(key, s) {
+			return true
+		}
+	}
+	return false
+}

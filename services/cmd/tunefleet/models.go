@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -29,16 +27,8 @@ func checkModels(r *config.Resolved) error {
 			if err != nil {
 				return schemas.Errorf(schemas.CodeModel, r.Inputs[i].Local, "cannot read: %v", err)
 			}
-			var c struct {
-				Architectures []string `json:"architectures"`
-			}
-			if err := json.Unmarshal(data, &c); err != nil {
-				return schemas.Errorf(schemas.CodeModel, r.Inputs[i].Local, "is no valid JSON: %v", err)
-			}
-			known := zoo.Architectures()
-			if len(c.Architectures) == 0 || !slices.Contains(known, c.Architectures[0]) {
-				return schemas.Errorf(schemas.CodeModel, r.Inputs[i].Local, "the architecture %v is not built yet", c.Architectures).
-					WithHint("this version trains %s", strings.Join(known, ", "))
+			if err := zoo.Supported(data); err != nil {
+				return schemas.Errorf(schemas.CodeModel, r.Inputs[i].Local, "%v", err)
 			}
 		}
 	}

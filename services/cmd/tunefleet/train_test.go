@@ -67,10 +67,10 @@ data: {train_path: train.jsonl, eval_path: eval.jsonl}
 		}
 	})
 	t.Run("not built yet", func(t *testing.T) {
-		put(t, p, "qwen/config.json", `{"architectures":["Qwen2ForCausalLM"]}`)
+		put(t, p, "qwen/config.json", `{"architectures":["LamaForCausalLM"]}`)
 		put(t, p, "qwen/model.safetensors", "")
 		put(t, p, "qwen/tokenizer.json", "{}")
-		cli(t, nil, "train", "--config", file, "model.base_model=./qwen", "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeModel], "Qwen2ForCausalLM", "LlamaForCausalLM")
+		cli(t, nil, "train", "--config", file, "model.base_model=./qwen", "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeModel], "LamaForCausalLM", "LlamaForCausalLM")
 		for _, flag := range []string{"--fp16", "--bf16", "--report_to=wandb", "--device_map=cuda"} {
 			cli(t, nil, "train", "--config", file, flag, "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeUnsupported], "not supported by this version")
 		}

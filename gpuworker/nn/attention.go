@@ -1,0 +1,124 @@
+package nn
+
+import (
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/ops"
+)
+
+// Heads is the geometry and the arithmetic of an attention layer. Zero values are the usual: values as long as keys, scale
+// 1/sqrt(HeadDim), no window, no softcap, the first rotary table.
+type Heads struct {
+	Heads, KVHeads, HeadDim int
+	// ValueDim is the length of a value, default HeadDim.
+	ValueDim int
+	// Layout says how a fused projection holds queries, keys and values.
+	Layout ops.Layout
+	// Scale multiplies scores.
+	Scale float64
+	// Window, when positive, is how many keys a query sees, itself included.
+	Window int
+	// Softcap, when positive, bounds scores.
+	Softcap float64
+	// NoRope leaves queries and keys unrotated; otherwise Rope is the index of the model's rotary table.
+	NoRope bool
+	Rope   int
+	// Sinks ([heads]) are logits in the denominator only, or nil.
+	Sinks *Param
+}
+
+// Attend computes attention of projected q, k, v (with a fused layout q alone) and releases them: [n, heads*value dim]. With a cache the
+// keys and values of earlier positions come from there and the new ones are appended.
+func (h *Heads) Attend(t *Tape, q, k, v Value, p *Positions, cache *ops.LayerCache) Value {
+	c := ops.AttentionConfig{
+		Batch: p.Batch, Seq: p.Seq, Heads: h.Heads, KVHeads: h.KVHeads, HeadDim: h.HeadDim, ValueDim: h.ValueDim, Layout: h.Layout,
+		Scale: h.Scale, Window: h.Window, Softcap: h.Softcap, Pos: p.Pos, KVFirst: p.KVFirst, KVLast: p.KVLast, KeyMask: p.KeyMask,
+		Docs: p.Docs, ALiBi: p.ALiBi, Sinks: t.Param(h.Sinks), Start: p.Start, Cache: cache,
+	}
+	if !h.NoRope && h.Rope < len(p.Tables) {
+		r := p.Tables[h.Rope]
+		c.Cos, c.Sin, c.RotDim, c.Interleaved = r.Cos, r.Sin, r.Dim, r.Interleaved
+	}
+	o := ops.Attention(t, q, k, v, c)
+	t.Release(q, k, v)
+	return o
+}
+
+// Attention is self-attention with separate projections under the names most use.
+type Attention struct {
+	Q Linear `hf:"q_proj"`
+	K Linear `hf:"k_proj"`
+	V Linear `hf:"v_proj"`
+	O Linear `hf:"o_proj"`
+	// QNorm and KNorm, when not nil, normalize queries and keys before the rotation.
+	QNorm *Norm `hf:"q_norm"`
+	KNorm *Norm `hf:"k_norm"`
+	// Clip, when positive, clamps q, k and v to [-Clip, Clip] before the rotation.
+	Clip float32
+	Heads
+}
+
+// NewAttention describes an attention layer; qkv and out say whether the projections have biases.
+func NewAttention(hidden int, h Heads, qkv, out bool, std float64) Attention {
+	q, kv := h.Heads*h.HeadDim, h.KVHeads*h.HeadDim
+	return Attention{Q: NewLinear(hidden, q, qkv, std), K: NewLinear(hidden, kv, qkv, std), V: NewLinear(hidden, kv, qkv, std),
+		O: NewLinear(q, hidden, out, std), Heads: h}
+}
+
+// Add computes residual + Attention(x) and releases x. An absent residual counts as zero.
+func (a *Attention) Add(t *Tape, x, residual Value, p *Positions, cache *ops.LayerCache) Value {
+	q := a.Q.Forward(t, x)
+	k := a.K.Forward(t, x)
+	v := a.V.Forward(t, x)
+	t.Release(x)
+	q, k = normed(t, a.QNorm, q), normed(t, a.KNorm, k)
+	if a.Clip > 0 {
+		q, k, v = a.clip(t, q), a.clip(t, k), a.clip(t, v)
+	}
+	o := a.Attend(t, q, k, v, p, cache)
+	y := a.O.Add(t, o, residual)
+	t.Release(o)
+	return y
+}
+
+func normed(t *Tape, n *Norm, x Value) Value {
+	if n == nil {
+		return x
+	}
+	y := n.Forward(t, x)
+	t.Release(x)
+	return y
+}
+
+func (a *Attention) clip(t *Tape, x Value) Value {
+	y := ops.Clamp(t, x, -a.Clip, a.Clip)
+	t.Release(x)
+	return y
+}
+
+// RopeTable holds cos and sin [positions, Dim/2] of the positions that occur in a batch.
+type RopeTable struct {
+	Cos, Sin autograd.Tensor
+	// Dim is the number of rotated elements of a head; Interleaved pairs neighbours instead of halves.
+	Dim         int
+	Interleaved bool
+}
+
+// Positions is what attention needs to know about a batch. Tensors live on the device; absent ones are zero Tensors.
+type Positions struct {
+	// Batch and Seq are the shape of the ids.
+	Batch, Seq int
+	// Tables are the model's rotary tables.
+	Tables []RopeTable
+	// Pos (i32 [batch, seq]) are rows of the tables; absent: 0, 1, ...
+	Pos autograd.Tensor
+	// KVFirst and KVLast (i32 [batch]) bound the visible keys of each row: padding.
+	KVFirst, KVLast autograd.Tensor
+	// KeyMask (u8 [batch, seq]) hides single keys.
+	KeyMask autograd.Tensor
+	// Docs (i32 [documents+1], batch 1) are the boundaries of packed documents that do not see each other.
+	Docs autograd.Tensor
+	// ALiBi (f32 [heads]) are the slopes of https://arxiv.org/abs/2108.12409.
+	ALiBi autograd.Tensor
+	// Start is the position of the first query: the length of the cache.
+	Start int
+}

@@ -1,0 +1,73 @@
+// Package zoo holds the model architectures, one file each: a configuration with Hugging Face's JSON names, a struct of modules whose
+// hf tags are the checkpoint keys, the forward pass of a block, and a description. What all share (embedding, blocks, final norm, head,
+// loss, cache) is causal.go's. Nothing here knows adapters, sharding or optimizers.
+package zoo
+
+import (
+	"encoding/json"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+)
+
+// Modules is a model as a tree of modules.
+type Modules interface {
+	// Info says what callers need to know without the architecture.
+	Info() Info
+	// Root is the struct whose hf tags name the parameters (see nn.Walk).
+	Root() any
+	// Units lists the groups of parameters in the order of the forward pass. With tied weights the embedding's unit spans the whole pass
+	// and there is no unit of the head.
+	Units() []*nn.Unit
+}
+
+// Trainer computes what losses are made of.
+type Trainer interface {
+	// LogProbs computes the log-probability of every target (b.Targets) as f32 [tokens]; ignored ones give 0. When the tape records,
+	// Backward then yields the gradients of scale * sum(-logp).
+	LogProbs(t *autograd.Tape, b *nn.Batch, scale float32) autograd.Value
+	// TokenLogProbs computes the same, but Backward takes the gradient of each log-probability from Tape.Seed (f32 [tokens]) or from
+	// operations that follow.
+	TokenLogProbs(t *autograd.Tape, b *nn.Batch) autograd.Value
+	// Hidden computes the final norm's output [tokens, hidden], what a value head reads. Backward takes its gradient from Tape.Seed or
+	// from operations that follow.
+	Hidden(t *autograd.Tape, b *nn.Batch) autograd.Value
+	// HiddenLogProbs computes both of one pass.
+	HiddenLogProbs(t *autograd.Tape, b *nn.Batch) (hidden, logp autograd.Value)
+}
+
+// Decoder generates.
+type Decoder interface {
+	// Logits computes [tokens, vocab] without recording.
+	Logits(t *autograd.Tape, b *nn.Batch) autograd.Value
+	// Decode appends b to the cache and computes the logits [rows, vocab] of each row's last position.
+	Decode(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
+	// Continue computes the log-probabilities of the targets of b as a continuation of what the cache holds, as LogProbs does without
+	// recording. The cache's length stays as it is, so several continuations can be scored one after another.
+	Continue(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
+}
+
+// Model is a causal language model.
+type Model interface {
+	Modules
+	Trainer
+	Decoder
+}
+
+// Info describes a model.
+type Info struct {
+	// Architecture is the class in transformers ("LlamaForCausalLM").
+	Architecture string
+	// Prefix is the path of the base model ("model", "transformer"): checkpoints saved without a head lack it.
+	Prefix                                  string
+	Vocab, Hidden, Layers, KVHeads, HeadDim int
+	// ValueDim is the length of a value, default HeadDim.
+	ValueDim     int
+	MaxPositions int
+	Tied         bool
+	// LengthLimit is the number of positions beyond which rotary frequencies depend on the length, so that cached generation differs
+	// from a full pass; 0: never.
+	LengthLimit int
+	// Config is the config.json it was made from.
+	Config json.RawMessage
+}
