@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "6c2c9cbb92f31eefa4ac3d971efe1d5595bcfb151f268965d97a9c311de214d3"
+#define TF_ABI_HASH "2c2f38e0f2c5da9a59d08609423127d1f83f41f845d77c2141987da4dad519cf"

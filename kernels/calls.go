@@ -110,6 +110,42 @@ func (q *Queue) ClampFwd(p ClampFwd) { q.run(C.TF_OP_clamp_fwd, unsafe.Pointer(&
 // ClampBwd queues the operation; see type ClampBwd.
 func (q *Queue) ClampBwd(p ClampBwd) { q.run(C.TF_OP_clamp_bwd, unsafe.Pointer(&p)) }
 
+// GLUClampedFwd queues the operation; see type GLUClampedFwd.
+func (q *Queue) GLUClampedFwd(p GLUClampedFwd) { q.run(C.TF_OP_glu_clamped_fwd, unsafe.Pointer(&p)) }
+
+// GLUClampedBwd queues the operation; see type GLUClampedBwd.
+func (q *Queue) GLUClampedBwd(p GLUClampedBwd) { q.run(C.TF_OP_glu_clamped_bwd, unsafe.Pointer(&p)) }
+
+// MoERouteFwd queues the operation; see type MoERouteFwd.
+func (q *Queue) MoERouteFwd(p MoERouteFwd) { q.run(C.TF_OP_moe_route_fwd, unsafe.Pointer(&p)) }
+
+// MoERouteBwd queues the operation; see type MoERouteBwd.
+func (q *Queue) MoERouteBwd(p MoERouteBwd) { q.run(C.TF_OP_moe_route_bwd, unsafe.Pointer(&p)) }
+
+// MoESort queues the operation; see type MoESort.
+func (q *Queue) MoESort(p MoESort) { q.run(C.TF_OP_moe_sort, unsafe.Pointer(&p)) }
+
+// MoECombineFwd queues the operation; see type MoECombineFwd.
+func (q *Queue) MoECombineFwd(p MoECombineFwd) { q.run(C.TF_OP_moe_combine_fwd, unsafe.Pointer(&p)) }
+
+// MoECombineBwd queues the operation; see type MoECombineBwd.
+func (q *Queue) MoECombineBwd(p MoECombineBwd) { q.run(C.TF_OP_moe_combine_bwd, unsafe.Pointer(&p)) }
+
+// GroupedGemm queues the operation; see type GroupedGemm.
+func (q *Queue) GroupedGemm(p GroupedGemm) { q.run(C.TF_OP_grouped_gemm, unsafe.Pointer(&p)) }
+
+// GroupedGemmDW queues the operation; see type GroupedGemmDW.
+func (q *Queue) GroupedGemmDW(p GroupedGemmDW) { q.run(C.TF_OP_grouped_gemm_dw, unsafe.Pointer(&p)) }
+
+// GroupedColSum queues the operation; see type GroupedColSum.
+func (q *Queue) GroupedColSum(p GroupedColSum) { q.run(C.TF_OP_grouped_colsum, unsafe.Pointer(&p)) }
+
+// MoEAuxFwd queues the operation; see type MoEAuxFwd.
+func (q *Queue) MoEAuxFwd(p MoEAuxFwd) { q.run(C.TF_OP_moe_aux_fwd, unsafe.Pointer(&p)) }
+
+// MoEAuxBwd queues the operation; see type MoEAuxBwd.
+func (q *Queue) MoEAuxBwd(p MoEAuxBwd) { q.run(C.TF_OP_moe_aux_bwd, unsafe.Pointer(&p)) }
+
 // opSizes are the sizes that Go gives the params, in ABI order.
 var opSizes = [...]uintptr{
 	unsafe.Sizeof(GatherRows{}),
@@ -145,6 +181,18 @@ var opSizes = [...]uintptr{
 	unsafe.Sizeof(SliceAdd{}),
 	unsafe.Sizeof(ClampFwd{}),
 	unsafe.Sizeof(ClampBwd{}),
+	unsafe.Sizeof(GLUClampedFwd{}),
+	unsafe.Sizeof(GLUClampedBwd{}),
+	unsafe.Sizeof(MoERouteFwd{}),
+	unsafe.Sizeof(MoERouteBwd{}),
+	unsafe.Sizeof(MoESort{}),
+	unsafe.Sizeof(MoECombineFwd{}),
+	unsafe.Sizeof(MoECombineBwd{}),
+	unsafe.Sizeof(GroupedGemm{}),
+	unsafe.Sizeof(GroupedGemmDW{}),
+	unsafe.Sizeof(GroupedColSum{}),
+	unsafe.Sizeof(MoEAuxFwd{}),
+	unsafe.Sizeof(MoEAuxBwd{}),
 }
 
 // OpNames lists the operations in ABI order, by their names in tunefleet.h.

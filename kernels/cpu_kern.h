@@ -74,6 +74,37 @@ typedef struct {
   int64_t block;
 } tf_dropout_job;
 
+#define TF_MOE_EXPERTS 1024 /* most experts of a layer */
+#define TF_MOE_GROUPS 64    /* most groups of experts */
+
+/* Routing and load balancing: one task is block tokens. */
+typedef struct {
+  const tf_moe_route_fwd *f;
+  const tf_moe_route_bwd *g;
+  tf_rows x, y;          /* logits, dlogits */
+  float *scores;         /* also read by the backward */
+  const float *bias, *dweights, *dscores;
+  float *weights;
+  int32_t *ids;
+  int64_t n, e, k, block;
+  float scale;
+  const uint8_t *mask;
+  const double *counts;
+  double *partial; /* [task][2 e] */
+  double dscale;
+  int acc;
+} tf_route_job;
+
+/* Gather of expert outputs, and its backward: one task is block tokens. */
+typedef struct {
+  tf_rows x, y, dy, dx;
+  const int32_t *place;
+  const float *weights;
+  float *dweights;
+  int64_t k, block;
+  int acc, acc2;
+} tf_combine_job;
+
 /* Rows of logits in z: probabilities, losses and dz. */
 typedef struct {
   float *z;
@@ -115,6 +146,7 @@ struct tf_kern {
   tf_task_fn add, mul, act_fwd, act_bwd, glu_fwd, glu_bwd, dropout, clamp_fwd, clamp_bwd;
   tf_task_fn rmsnorm_fwd, rmsnorm_bwd, layernorm_fwd, layernorm_bwd, colsum, colsum_join;
   tf_task_fn rope, random, adamw, sqnorm, nonfinite, slice_add, loss;
+  tf_task_fn glu_clamped_fwd, glu_clamped_bwd, moe_route_fwd, moe_route_bwd, moe_combine_fwd, moe_combine_bwd, moe_aux_fwd, moe_aux_bwd;
   tf_task_fn attn_pack, attn_fwd, attn_bwd_prep, attn_bwd_kv, attn_bwd_q;
 };
 

@@ -4,6 +4,7 @@
 #include "cpu_t_rows.h"
 #include "cpu_t_flat.h"
 #include "cpu_t_attn.h"
+#include "cpu_t_moe.h"
 
 const tf_kern TF_TABLE = {
     .mr = TF_MR,
@@ -33,6 +34,14 @@ const tf_kern TF_TABLE = {
     .nonfinite = k_nonfinite,
     .slice_add = k_slice_add,
     .loss = k_loss,
+    .glu_clamped_fwd = k_glu_clamped_fwd,
+    .glu_clamped_bwd = k_glu_clamped_bwd,
+    .moe_route_fwd = k_moe_route_fwd,
+    .moe_route_bwd = k_moe_route_bwd,
+    .moe_combine_fwd = k_moe_combine_fwd,
+    .moe_combine_bwd = k_moe_combine_bwd,
+    .moe_aux_fwd = k_moe_aux_fwd,
+    .moe_aux_bwd = k_moe_aux_bwd,
     .attn_pack = k_attn_pack,
     .attn_fwd = k_attn_fwd,
     .attn_bwd_prep = k_attn_bwd_prep,

@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 2
+#define TF_ABI_VERSION 3
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -302,12 +302,114 @@ typedef struct {
   int32_t accumulate, reserved;
 } tf_clamp_bwd;
 
+/* --- mixture of experts --------------------------------------------------------------------------------------------------------- */
+
+/* The gated unit of gpt-oss on x [n,2f]: g = min(gate, limit), u = clamp(up, -limit, limit), y [n,f] = (u + 1) * g * sigmoid(alpha * g).
+ * interleaved: gate is x's even columns and up its odd ones, else they are the halves. */
+typedef struct {
+  tf_tensor x, y;
+  float alpha, limit;
+  int32_t interleaved, reserved;
+} tf_glu_clamped_fwd;
+
+/* A clamped element gets no gradient, one at the limit does (torch.clamp). dx [n,2f] may be x. */
+typedef struct {
+  tf_tensor x, dy, dx;
+  float alpha, limit;
+  int32_t interleaved, accumulate;
+} tf_glu_clamped_bwd;
+
+enum { TF_ROUTE_SOFTMAX = 1, TF_ROUTE_SIGMOID = 2, TF_ROUTE_SOFTMAX_TOPK = 3 };
+
+/* Which k of e experts each of n tokens goes to, and with what weights; logits rows [n,e].
+ * scores f32 [n,e] are softmax or sigmoid of the logits; SOFTMAX_TOPK: chosen by logits, softmax over the chosen ones, 0 elsewhere.
+ * Chosen are the greatest of choice = scores + bias (bias f32 [e] optional), equal ones by lower index. With groups > 1 the experts are
+ * cut into so many groups; only those topk_groups whose group_top (1 or 2) greatest choices have the greatest sum keep their choices,
+ * the others' become 0. ids i32 [n,k], greatest choice first. weights f32 [n,k] = scale * scores[ids], divided by
+ * max(their sum + norm_eps, norm_min) before scaling when normalize is set. */
+typedef struct {
+  tf_tensor logits, bias, scores, ids, weights;
+  int64_t k, groups, topk_groups, group_top;
+  float norm_eps, norm_min, scale;
+  int32_t score, normalize, reserved;
+} tf_moe_route_fwd;
+
+/* dlogits [n,e] from dweights f32 [n,k] and dscores f32 [n,e], both optional; the choice has no gradient. */
+typedef struct {
+  tf_tensor scores, ids, dweights, dscores, dlogits;
+  int64_t k;
+  float norm_eps, norm_min, scale;
+  int32_t score, normalize, accumulate;
+} tf_moe_route_bwd;
+
+/* Orders the slots (token * k + choice) of ids i32 [n,k] by expert, stably: order i32 [n*k] is the slot at each place, place i32 [n*k]
+ * its inverse, tokens i32 [n*k] = order / k; expert i has the places offsets[i] <= p < offsets[i+1], offsets i32 [experts+1]. */
+typedef struct {
+  tf_tensor ids, offsets, order, place, tokens;
+  int64_t experts;
+} tf_moe_sort;
+
+/* y[t] = (accumulate ? y[t] : 0) + sum over j, ascending, of weights[t,j] * x[place[t,j]]. x [m,d], y [n,d], place i32 [n,k] optional
+ * (k is 1 and place[t] = t), weights f32 [n,k] optional (1). */
+typedef struct {
+  tf_tensor x, place, weights, y;
+  int64_t k;
+  int32_t accumulate, reserved;
+} tf_moe_combine_fwd;
+
+/* dx[place[t,j]] (+)= weights[t,j] * dy[t], dweights[t,j] (+)= dy[t] . x[place[t,j]]; each optional. No two slots share a place. */
+typedef struct {
+  tf_tensor x, place, weights, dy, dx, dweights;
+  int64_t k;
+  int32_t dx_accumulate, dweights_accumulate;
+} tf_moe_combine_bwd;
+
+/* Rows offsets[i] <= r < offsets[i+1] of a [m,k] and c [m,n] belong to expert i: c[r] = (accumulate ? c[r] : 0) + bias[i] +
+ * alpha * a[r] b[i]. b [e,k,n] of any strides with one of the last two 1, bias [e,n] optional. Where the experts' matrices are not evenly
+ * spaced, b is the first one, [k,n], and b_at i64 [e] says how many elements after it each begins. An element is one chain as in gemm. */
+typedef struct {
+  tf_tensor a, b, b_at, c, bias, offsets;
+  float alpha;
+  int32_t accumulate;
+} tf_grouped_gemm;
+
+/* The weights' gradients: c[i] (+)= alpha * a_i^T b_i over the rows of expert i; a [m,p], b [m,n], c [e,p,n], or [p,n] with c_at i64 [e]
+ * as b_at above, where a negative element leaves the expert out. An expert without rows gets 0, or what it had. */
+typedef struct {
+  tf_tensor a, b, c, c_at, offsets;
+  float alpha;
+  int32_t accumulate;
+} tf_grouped_gemm_dw;
+
+/* The biases' gradients: y[i] (+)= sum of the rows of expert i, in order; x [m,n], y [e,n], or [n] with y_at i64 [e] as c_at above. */
+typedef struct {
+  tf_tensor x, y, y_at, offsets;
+  int32_t accumulate, reserved;
+} tf_grouped_colsum;
+
+/* Load balancing (Switch Transformer, as load_balancing_loss_func of transformers). With p = softmax of each row of x [n,e]:
+ * counts f64 [e] = how often each expert is among a row's k greatest, probs f64 [e] = the sum of p; mask u8 [n] optional, rows with 0 do
+ * not count. accumulate adds, so that layers are summed. The loss is e * sum_i (counts[i] / T) * (probs[i] / T), T = rows that counted. */
+typedef struct {
+  tf_tensor x, mask, counts, probs;
+  int64_t k;
+  int32_t accumulate, reserved;
+} tf_moe_aux_fwd;
+
+/* dx of scale * sum_i counts[i] * probs[i], with counts as constants. */
+typedef struct {
+  tf_tensor x, mask, counts, dx;
+  double scale;
+  int32_t accumulate, reserved;
+} tf_moe_aux_bwd;
+
 /* The operations, in ABI order; a new one is appended and TF_ABI_VERSION raised. */
 #define TF_OPS(X)                                                                                                                     \
   X(gather_rows) X(scatter_add_rows) X(copy) X(fill) X(colsum) X(row_topk) X(add) X(mul) X(act_fwd) X(act_bwd) X(glu_fwd) X(glu_bwd)   \
   X(dropout) X(random) X(rmsnorm_fwd) X(rmsnorm_bwd) X(layernorm_fwd) X(layernorm_bwd) X(gemm) X(rope) X(attn_fwd) X(attn_bwd)         \
   X(linear_logprob_fwd) X(linear_logprob_bwd) X(linear_xent) X(adamw) X(sqnorm) X(sum_f64) X(clip_factor) X(nonfinite) X(slice_add) \
-  X(clamp_fwd) X(clamp_bwd)
+  X(clamp_fwd) X(clamp_bwd) X(glu_clamped_fwd) X(glu_clamped_bwd) X(moe_route_fwd) X(moe_route_bwd) X(moe_sort) X(moe_combine_fwd)      \
+  X(moe_combine_bwd) X(grouped_gemm) X(grouped_gemm_dw) X(grouped_colsum) X(moe_aux_fwd) X(moe_aux_bwd)
 
 enum {
 #define TF_X(name) TF_OP_##name,

@@ -1,0 +1,99 @@
+package schemas
+
+import (
+	"fmt"
+	"slices"
+)
+
+// DataSet is one data set in LLaMA-Factory's terms: files, their format, and which column or tag plays which role.
+type DataSet struct {
+	// Name is what dataset_info.json calls it.
+	Name string `json:"name"`
+	// Data holds the files, all of one format, in order.
+	Data Ref `json:"data"`
+	// Format is json, jsonl, csv, tsv, txt, parquet or arrow; empty: by file name. Encoding is utf-8, utf-16le, utf-16be or gb18030; empty: found out.
+	Format   string `json:"format,omitempty"`
+	Encoding string `json:"encoding,omitempty"`
+	// Formatting is alpaca, sharegpt or openai.
+	Formatting string `json:"formatting" jsonschema:"enum=alpaca,enum=sharegpt,enum=openai"`
+	// Ranking says that rows hold a chosen and a rejected answer.
+	Ranking bool `json:"ranking,omitempty"`
+	// Columns and Tags map roles (prompt, messages, ...; role_tag, user_tag, ...) to names. A role that is not there has no column: the
+	// defaults were filled in by whoever read dataset_info.json.
+	Columns map[string]string `json:"columns"`
+	Tags    map[string]string `json:"tags"`
+	// NumSamples, when positive, draws that many rows (with repetition when there are fewer).
+	NumSamples int `json:"num_samples,omitempty"`
+}
+
+// FactorySpec is the data preparation of a LLaMA-Factory configuration: its orders, splits and batches, exactly. With it a prep stage has
+// the outputs "train", and "eval" or "eval-<number>" for each of several evaluation sets; its Data, Columns, Clean and Split are unused.
+type FactorySpec struct {
+	// Stage is pt, sft, rm, dpo or kto.
+	Stage string `json:"stage" jsonschema:"enum=pt,enum=sft,enum=rm,enum=dpo,enum=kto"`
+	// Predict prepares prompts and labels for generation in the outputs that are not "train".
+	Predict bool      `json:"predict,omitempty"`
+	Train   []DataSet `json:"train,omitempty"`
+	Eval    []DataSet `json:"eval,omitempty"`
+	// EvalOnEach measures each evaluation set by itself.
+	EvalOnEach bool `json:"eval_on_each,omitempty"`
+	// Mix is concat, interleave_under, interleave_over or interleave_once; Probs are the shares of the interleaved sets.
+	Mix   string    `json:"mix,omitempty"`
+	Probs []float64 `json:"probs,omitempty"`
+	// MaxSamples keeps the first rows of each set (0: all); ValSize is a share below 1 or a number of rows above.
+	MaxSamples int     `json:"max_samples,omitempty"`
+	ValSize    float64 `json:"val_size,omitempty"`
+	// BatchSize and Workers are those of the preprocessing: packing, blocks of text and KTO's pairs are made within a batch of a worker.
+	BatchSize int `json:"batch_size,omitempty"`
+	Workers   int `json:"workers,omitempty"`
+	// TrainOnPrompt and MaskHistory choose labels, see LLaMA-Factory.
+	TrainOnPrompt bool `json:"train_on_prompt,omitempty"`
+	MaskHistory   bool `json:"mask_history,omitempty"`
+	// DefaultSystem, ToolFormat, EnableThinking (nil: neither) and PreserveThinking change the template.
+	DefaultSystem    *string `json:"default_system,omitempty"`
+	ToolFormat       string  `json:"tool_format,omitempty"`
+	EnableThinking   *bool   `json:"enable_thinking,omitempty"`
+	PreserveThinking bool    `json:"preserve_thinking,omitempty"`
+	// OnBadRow is fail, skip or quarantine; default fail.
+	OnBadRow string `json:"on_bad_row,omitempty" jsonschema:"enum=,enum=fail,enum=skip,enum=quarantine"`
+}
+
+// WithDefaults fills mix, batch size and workers.
+func (f *FactorySpec) WithDefaults() *FactorySpec {
+	if f.Mix == "" {
+		f.Mix = "concat"
+	}
+	if f.BatchSize == 0 {
+		f.BatchSize = 1000
+	}
+	f.Workers = max(1, f.Workers)
+	if f.OnBadRow == "" {
+		f.OnBadRow = "fail"
+	}
+	return f
+}
+
+// factory checks the LLaMA-Factory part of a prep stage.
+func (p *problems) factory(f *FactorySpec, at string) {
+	p.check(slices.Contains([]string{"pt", "sft", "rm", "dpo", "kto"}, f.Stage), at+".stage", "%q is unknown (pt, sft, rm, dpo, kto)", f.Stage)
+	p.check(slices.Contains([]string{"concat", "interleave_under", "interleave_over", "interleave_once"}, f.Mix), at+".mix",
+		"%q is unknown (concat, interleave_under, interleave_over, interleave_once)", f.Mix)
+	p.check(slices.Contains([]string{"fail", "skip", "quarantine"}, f.OnBadRow), at+".on_bad_row", "%q is unknown (fail, skip, quarantine)", f.OnBadRow)
+	p.check(len(f.Train)+len(f.Eval) > 0, at, "names no data set")
+	p.check(f.MaxSamples >= 0, at+".max_samples", "is %d, must not be negative", f.MaxSamples)
+	p.check(finite(f.ValSize) && f.ValSize >= 0 && f.ValSize != 1, at+".val_size", "is %g: a share below 1 or a number of rows above it", f.ValSize)
+	p.check(f.ValSize == 0 || len(f.Eval) == 0, at+".val_size", "cannot be given together with evaluation sets")
+	p.check(f.BatchSize >= 1 && f.Workers >= 1 && f.Workers <= 1024, at+".batch_size", "batch size %d and workers %d must be positive", f.BatchSize, f.Workers)
+	p.check(len(f.Probs) == 0 || len(f.Probs) == len(f.Train), at+".probs", "has %d shares for %d data sets", len(f.Probs), len(f.Train))
+	p.check(!f.TrainOnPrompt || !f.MaskHistory, at+".mask_history", "cannot be combined with train_on_prompt")
+	ranked := f.Stage == "rm" || f.Stage == "dpo"
+	for side, sets := range map[string][]DataSet{"train": f.Train, "eval": f.Eval} {
+		for i, s := range sets {
+			sp := fmt.Sprintf("%s.%s[%d]", at, side, i)
+			p.ref(s.Data, sp+".data")
+			p.check(slices.Contains([]string{"alpaca", "sharegpt", "openai"}, s.Formatting), sp+".formatting", "%q is unknown (alpaca, sharegpt, openai)", s.Formatting)
+			p.check(s.Ranking == ranked, sp+".ranking", "data set %q has ranking: %t, which stage %s cannot train on", s.Name, s.Ranking, f.Stage)
+			p.check(s.NumSamples >= 0, sp+".num_samples", "is %d, must not be negative", s.NumSamples)
+		}
+	}
+}
