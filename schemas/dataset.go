@@ -3,6 +3,7 @@ package schemas
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // DataSet is one data set in LLaMA-Factory's terms: files, their format, and which column or tag plays which role.
@@ -96,4 +97,53 @@ func (p *problems) factory(f *FactorySpec, at string) {
 			p.check(s.NumSamples >= 0, sp+".num_samples", "is %d, must not be negative", s.NumSamples)
 		}
 	}
+}
+
+// EvalSet is an evaluation set with a name of its own: its loss is eval_<name>_loss.
+type EvalSet struct {
+	Name string `json:"name"`
+	// Data is "<prep stage>/<output>".
+	Data string `json:"data"`
+}
+
+// SampleOrder deals samples as transformers' Trainer with accelerate does.
+type SampleOrder struct {
+	// Kind is "torch": an epoch's order is torch.randperm(n) seeded with Seed + epoch; or "sequential".
+	Kind string `json:"kind" jsonschema:"enum=torch,enum=sequential"`
+	Seed uint64 `json:"seed"`
+	// Deal is the number of devices that micro-batches are dealt to in turn: when they do not come out even, the epoch's last turn is
+	// filled with samples from its beginning. The world size that trains does not matter.
+	Deal int `json:"deal,omitempty"`
+	// DropLast leaves an epoch's short last micro-batch out.
+	DropLast bool `json:"drop_last,omitempty"`
+}
+
+// order checks how samples are dealt and evaluated.
+func (p *problems) order(st *Stage, t *TrainStage, at string, before map[string]*Stage) {
+	if o := t.Order; o != nil {
+		p.check(o.Kind == "torch" || o.Kind == "sequential", at+".order.kind", "%q is unknown (torch, sequential)", o.Kind)
+		p.check(o.Deal >= 0 && o.Deal <= maxWorld && t.Leaves%max(1, o.Deal) == 0, at+".order.deal", "is %d: the %d leaves of a step must be a multiple of it", o.Deal, t.Leaves)
+	}
+	seen := map[string]bool{}
+	for i, e := range t.Evals {
+		ep := fmt.Sprintf("%s.evals[%d]", at, i)
+		p.data(st, e.Data, ep+".data", before)
+		p.check(e.Name != "" && !seen[e.Name], ep+".name", "%q is empty or appears twice", e.Name)
+		seen[e.Name] = true
+	}
+	p.check(t.EvalBatch >= 0 && t.EvalBatch <= 1<<16, at+".eval_batch", "is %d, must be 1 to 65536", t.EvalBatch)
+	p.check(slices.Contains([]string{"", "tokens", "batches", "rows"}, t.EvalReduce), at+".eval_reduce", "%q is unknown (tokens, batches, rows)", t.EvalReduce)
+}
+
+// output checks form and split of a prep output.
+func (p *problems) output(s *PrepStage, o *PrepOutput, at string) {
+	forms, splits := []string{"pt", "sft"}, []string{"train", "eval", "test"}
+	if f := s.Factory; f != nil {
+		forms, splits = []string{"pt", "sft", "pairwise", "kto", "predict"}, []string{"train", "eval"}
+		for i := range f.Eval {
+			splits = append(splits, fmt.Sprintf("eval-%d", i))
+		}
+	}
+	p.check(slices.Contains(forms, o.Form), at+".form", "%q is unknown (%s)", o.Form, strings.Join(forms, ", "))
+	p.check(slices.Contains(splits, o.Split), at+".split", "%q is unknown (%s)", o.Split, strings.Join(splits, ", "))
 }

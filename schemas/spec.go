@@ -100,6 +100,8 @@ type PrepStage struct {
 	Split     SplitSpec `json:"split"`
 	// Outputs are the token data sets made from the rows.
 	Outputs []PrepOutput `json:"outputs"`
+	// Factory prepares data as LLaMA-Factory does; Data, Format, Columns, Clean and Split are unused then.
+	Factory *FactorySpec `json:"factory,omitempty"`
 	// Parts is the number of prep messages; each writes its own shard of every output.
 	Parts int `json:"parts" jsonschema:"minimum=1"`
 }
@@ -132,9 +134,10 @@ type SplitSpec struct {
 type PrepOutput struct {
 	// Name is referred to as "<prep stage>/<name>".
 	Name string `json:"name"`
-	// Form is "pt" (plain text, every token trained) or "sft" (templated, the response trained).
-	Form string `json:"form" jsonschema:"enum=pt,enum=sft"`
-	// Split is "train", "eval" or "test".
+	// Form is "pt" (plain text, every token trained) or "sft" (templated, the response trained); with Factory also "pairwise", "kto" and
+	// "predict" (prompts to be answered).
+	Form string `json:"form" jsonschema:"enum=pt,enum=sft,enum=pairwise,enum=kto,enum=predict"`
+	// Split is "train", "eval" or "test"; with Factory also "eval-<number>", an evaluation set by itself.
 	Split string `json:"split"`
 	// Template names the chat template (sft).
 	Template string `json:"template,omitempty"`
@@ -160,8 +163,19 @@ type TrainStage struct {
 	// Data is "<prep stage>/<output>".
 	Data string `json:"data"`
 	// Eval is an optional "<prep stage>/<output>" whose loss is measured at the end.
-	Eval  string    `json:"eval,omitempty"`
-	Model ModelSpec `json:"model"`
+	Eval string `json:"eval,omitempty"`
+	// Evals are evaluation sets that are measured each by itself, beside Eval or without it.
+	Evals []EvalSet `json:"evals,omitempty"`
+	// EvalBatch is the number of sequences of an evaluation batch (default MicroBatch).
+	EvalBatch int `json:"eval_batch,omitempty"`
+	// EvalReduce is "tokens" (default), the mean over all labels; "batches", the mean over batches of their means, as transformers' Trainer
+	// has it; or "rows", which weighs the means of batches by their rows.
+	EvalReduce string `json:"eval_reduce,omitempty" jsonschema:"enum=,enum=tokens,enum=batches,enum=rows"`
+	// EvalAccuracy also measures the share of labels that are the likeliest token.
+	EvalAccuracy bool `json:"eval_accuracy,omitempty"`
+	// Order says how samples are dealt to leaves; nil: a shuffle by Philox, each epoch cut into global batches.
+	Order *SampleOrder `json:"order,omitempty"`
+	Model ModelSpec    `json:"model"`
 	// Method is one of Methods; the member of its name holds its options.
 	Method     string      `json:"method" jsonschema:"enum=full,enum=freeze,enum=lora,enum=oft,enum=bottleneck"`
 	LoRA       *LoRA       `json:"lora,omitempty"`

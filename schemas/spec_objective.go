@@ -283,7 +283,7 @@ func (p *problems) objective(st *Stage, t *TrainStage, at string, before map[str
 		notNegative(f.ZLoss, at+".features.z_loss")
 		notNegative(f.NEFTune, at+".features.neftune")
 		p.check(f.MaxTokens >= 0 && f.EvalEvery >= 0 && f.EarlyStopping >= 0, at+".features", "max_tokens, eval_every and early_stopping must not be negative")
-		p.check((f.EarlyStopping == 0 && !f.LoadBest && f.EvalEvery == 0) || t.Eval != "", at+".features.eval_every", "needs eval: the data to measure on")
+		p.check((f.EarlyStopping == 0 && !f.LoadBest && f.EvalEvery == 0) || t.Eval != "" || len(t.Evals) > 0, at+".features.eval_every", "needs eval: the data to measure on")
 		p.check((f.EarlyStopping == 0 && !f.LoadBest) || f.EvalEvery > 0, at+".features.eval_every", "must be positive with early_stopping and load_best")
 		p.check(slices.Contains([]string{"keep", "skip", "rollback"}, f.OnAnomaly), at+".features.on_anomaly", "%q is unknown (keep, skip, rollback)", f.OnAnomaly)
 		p.check((f.LabelSmoothing == 0 && !f.DFT && f.ZLoss == 0) || t.Objective == "sft" || t.Objective == "pt", at+".features", "label_smoothing, dft and z_loss go with pt and sft")

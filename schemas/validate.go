@@ -46,8 +46,13 @@ func (s *RunSpec) WithDefaults() *RunSpec {
 	}
 	for i := range s.Stages {
 		st := &s.Stages[i]
-		if st.Prep != nil && st.Prep.Parts == 0 {
-			st.Prep.Parts = 1
+		if st.Prep != nil {
+			if st.Prep.Parts == 0 {
+				st.Prep.Parts = 1
+			}
+			if st.Prep.Factory != nil {
+				st.Prep.Factory.WithDefaults()
+			}
 		}
 		if st.Eval != nil && st.Eval.Slices == 0 {
 			st.Eval.Slices = 1
@@ -160,7 +165,11 @@ func (p *problems) stage(st *Stage, place string, before map[string]*Stage) {
 }
 
 func (p *problems) prep(s *PrepStage, at string) {
-	p.ref(s.Data, at+".data")
+	if s.Factory != nil {
+		p.factory(s.Factory, at+".factory")
+	} else {
+		p.ref(s.Data, at+".data")
+	}
 	p.ref(s.Tokenizer, at+".tokenizer")
 	p.check(slices.Contains([]string{"", "jsonl", "json", "csv"}, s.Format), at+".format", "%q is unknown (jsonl, json, csv)", s.Format)
 	p.check(slices.Contains([]string{"", "mask", "drop"}, s.Clean.PII), at+".clean.pii", "%q is unknown (mask, drop)", s.Clean.PII)
@@ -176,8 +185,7 @@ func (p *problems) prep(s *PrepStage, at string) {
 		p.check(ValidName(o.Name), op+".name", "%q is not a name", o.Name)
 		p.check(!seen[o.Name], op+".name", "%q appears twice", o.Name)
 		seen[o.Name] = true
-		p.check(o.Form == "pt" || o.Form == "sft", op+".form", "%q is unknown (pt, sft)", o.Form)
-		p.check(slices.Contains([]string{"train", "eval", "test"}, o.Split), op+".split", "%q is unknown (train, eval, test)", o.Split)
+		p.output(s, &o, op)
 		p.check(o.CutoffLen >= 2 && o.CutoffLen <= 1<<20, op+".cutoff_len", "is %d, must be 2 to 1048576", o.CutoffLen)
 	}
 }
@@ -189,6 +197,7 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 	if t.Eval != "" {
 		p.data(st, t.Eval, at+".eval", before)
 	}
+	p.order(st, t, at, before)
 	p.model(st, &t.Model, at+".model", before)
 	p.check(t.Steps > 0 || (finite(t.Epochs) && t.Epochs > 0), at+".epochs", "epochs or steps must be positive")
 	p.check(t.Steps >= 0 && t.Epochs >= 0 && t.Epochs <= 1e6, at+".epochs", "steps and epochs must not be negative")

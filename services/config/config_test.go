@@ -156,7 +156,7 @@ func TestBadInputNamesThePlace(t *testing.T) {
 		"broken YAML":     {"finetune.yaml", "model: [a\n", GuideFlags{}, schemas.CodeInvalid, []string{"cannot read YAML"}},
 		"empty":           {"finetune.yaml", "# nothing\n", GuideFlags{}, schemas.CodeInvalid, []string{"empty"}},
 		"neither form":    {"finetune.yaml", "trainin: 1\n", GuideFlags{}, schemas.CodeInvalid, []string{`unknown key "trainin"; did you mean "training"?`}},
-		"llama-factory":   {"finetune.yaml", "model_name_or_path: x\n", GuideFlags{}, schemas.CodeUnsupported, []string{"LLaMA-Factory"}},
+		"llama-factory":   {"finetune.yaml", "model_name_or_path: x\n", GuideFlags{}, schemas.CodeInvalid, []string{"none of do_train, do_eval and do_predict is true"}},
 		"fp16":            {"finetune.yaml", guideYAML, GuideFlags{FP16: true}, schemas.CodeUnsupported, []string{"fp16"}},
 		"bf16":            {"finetune.yaml", guideYAML, GuideFlags{BF16: true}, schemas.CodeUnsupported, []string{"bf16"}},
 		"tracker":         {"finetune.yaml", guideYAML, GuideFlags{ReportTo: "wandb"}, schemas.CodeUnsupported, []string{"wandb"}},

@@ -42,6 +42,8 @@ type Resolved struct {
 	Workers int
 	// ReportTo is none or otlp.
 	ReportTo string
+	// Factory says what the log files hold; nil unless the configuration is LLaMA-Factory's.
+	Factory *FactoryOutput
 	// Notes tell what was decided, for people.
 	Notes []string
 }
@@ -100,6 +102,8 @@ func Parse(ctx context.Context, file string, data []byte, opt Options) (*Resolve
 		return loadSpec(ctx, root, p, c)
 	case FormGuide:
 		return loadGuide(ctx, root, p, c, opt.Guide)
+	case FormFactory:
+		return loadFactory(ctx, root, p, c)
 	default:
 		return nil, unknownForm(root, p)
 	}
@@ -114,22 +118,20 @@ func formOf(root *node) Form {
 		return FormSpec
 	case has("model", "training", "data"):
 		return FormGuide
+	case isFactory(root):
+		return FormFactory
 	}
 	return ""
 }
 
 func unknownForm(root *node, p *problems) error {
-	if root.values["model_name_or_path"] != nil || root.values["finetuning_type"] != nil {
-		return schemas.Errorf(schemas.CodeUnsupported, p.file, "this is a LLaMA-Factory configuration, which this version does not read yet").
-			WithHint("write it as model:/training:/data:, see README.md")
-	}
 	known := append(jsonNames(reflect.TypeFor[schemas.RunSpec]()), jsonNames(reflect.TypeFor[guideFile]())...)
 	for _, k := range root.keys {
 		if !slices.Contains(known, k) {
 			p.add(root.values[k], "unknown key %q%s", k, didYouMean(k, known))
 		}
 	}
-	p.add(nil, "expected either stages: (a run spec) or model:, training: and data:")
+	p.add(nil, "expected stages: (a run spec), or model:, training: and data:, or LLaMA-Factory's keys (model_name_or_path:, stage:, dataset:)")
 	return p.err()
 }
 

@@ -1,0 +1,195 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// FormFactory is a LLaMA-Factory configuration: flat keys, data sets by dataset_info.json.
+const FormFactory Form = "llamafactory"
+
+// isFactory recognizes the form by keys that no other form has.
+func isFactory(root *node) bool {
+	return slices.ContainsFunc([]string{"model_name_or_path", "finetuning_type", "stage", "do_train", "do_predict", "do_eval", "dataset", "export_dir"},
+		func(k string) bool { return root.values[k] != nil })
+}
+
+// loadFactory resolves a LLaMA-Factory configuration to the same RunSpec that the other forms give.
+func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*Resolved, error) {
+	v := newFactoryValues(root, p)
+	v.check()
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	v.rules()
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	b := &factoryBuilder{v: v, c: c}
+	spec, err := b.build(ctx)
+	if err == nil {
+		err = p.err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := validate(p.file, spec); err != nil {
+		return nil, err
+	}
+	r := &Resolved{Form: FormFactory, Spec: spec, Inputs: c.inputs, Output: nonEmpty(v.text("output_dir"), "output"), Workers: v.whole("num_workers"), ReportTo: "none", Notes: b.notes}
+	r.Logs = nonEmpty(v.text("logging_dir"), r.Output)
+	r.Factory = &FactoryOutput{LoggingSteps: v.interval("logging_steps", 0), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
+		BatchSize: v.whole("per_device_train_batch_size"), Epochs: v.number("num_train_epochs")}
+	if slices.Contains(v.list("report_to"), "otlp") {
+		r.ReportTo = "otlp"
+	} else if l := v.list("report_to"); len(l) > 0 && l[0] != "none" && l[0] != "all" {
+		r.Notes = append(r.Notes, fmt.Sprintf("report_to: %s is not written; trainer_log.jsonl, the dashboard and OTLP are", strings.Join(l, ", ")))
+	}
+	return r, nil
+}
+
+// FactoryOutput says what the log files of a LLaMA-Factory run hold.
+type FactoryOutput struct {
+	// LoggingSteps is the interval of trainer_state.json's history.
+	LoggingSteps int64
+	// CountTokens adds num_input_tokens_seen, Perplexity eval_perplexity.
+	CountTokens, Perplexity bool
+	// BatchSize and Epochs are the configuration's.
+	BatchSize int
+	Epochs    float64
+}
+
+// truthy reads a key that is true, or a word like "all".
+func (v *factoryValues) truthy(name string) bool {
+	if !v.given(name) {
+		return false
+	}
+	b, ok := truthOf(v.node(name))
+	return b || !ok && v.text(name) != "no" && v.text(name) != "none"
+}
+
+// interval is a number of steps; below 1 it is a share of total, which is 0 when it is not known.
+func (v *factoryValues) interval(name string, total int64) int64 {
+	f := v.number(name)
+	if f > 0 && f < 1 {
+		if total == 0 {
+			v.bad(name, "is a share of all steps (%g), which needs max_steps here", f)
+			return 1
+		}
+		f = float64(int64(f*float64(total) + 0.9999999))
+	}
+	return int64(f)
+}
+
+// factoryBuilder makes the spec.
+type factoryBuilder struct {
+	v     *factoryValues
+	c     *collector
+	notes []string
+
+	base      *schemas.Ref
+	tokenizer schemas.Ref
+	template  string
+}
+
+func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
+	v := b.v
+	if err := b.model(ctx); err != nil {
+		return nil, err
+	}
+	spec := &schemas.RunSpec{Version: schemas.SpecVersion, Tenant: v.text("tenant"), Name: v.text("run_name"), Pool: v.text("pool"), Priority: v.whole("priority"), Seed: uint64(v.number("seed"))}
+	if spec.Name == "" {
+		spec.Name = strings.Join(append([]string{v.text("stage")}, v.list("dataset")...), "-")
+		spec.Name = spec.Name[:min(len(spec.Name), 200)]
+	}
+	prep, err := b.prep(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec.Stages = []schemas.Stage{{Name: "prep", Kind: schemas.KindPrep, Prep: prep}}
+	if v.truth("do_train") || v.doEval() {
+		train, err := b.train(ctx, prep)
+		if err != nil {
+			return nil, err
+		}
+		format := "merged"
+		if train.Method == "lora" || train.Method == "oft" {
+			format = "peft"
+		}
+		spec.Stages = append(spec.Stages, schemas.Stage{Name: "train", Kind: schemas.KindTrain, Needs: []string{"prep"}, Train: train},
+			schemas.Stage{Name: "export", Kind: schemas.KindExport, Needs: []string{"train"}, Export: &schemas.ExportStage{From: "stage:train", Formats: []string{format}, Tokenizer: &b.tokenizer}})
+	}
+	return spec, nil
+}
+
+// model finds the base model and its tokenizer.
+func (b *factoryBuilder) model(ctx context.Context) error {
+	name := b.v.text("model_name_or_path")
+	if name == "" {
+		return schemas.Errorf(schemas.CodeInvalid, "model_name_or_path", "is missing").WithHint("give a folder or a model name")
+	}
+	folder, m, err := FindModel(b.path(name), b.c.dir)
+	if err != nil {
+		return rename(err, "model.base_model", "model_name_or_path")
+	}
+	if err := checkModelFolder(folder); err != nil {
+		return err
+	}
+	if b.base, err = b.c.ref(ctx, folder, modelFile); err != nil {
+		return err
+	}
+	tok, err := b.c.ref(ctx, folder, tokenizerFile)
+	if err != nil {
+		return schemas.Errorf(schemas.CodeModel, folder, "has no tokenizer files")
+	}
+	b.tokenizer = *tok
+	b.template = b.v.text("template")
+	b.notes = append(b.notes, "base model: "+folder)
+	if b.template == "" && m.Template != "" && m.Template != "default" {
+		b.notes = append(b.notes, fmt.Sprintf("template: taken from the tokenizer; %s was tuned with %q", m.Alias, m.Template))
+	}
+	return nil
+}
+
+// rename replaces a key's name in an error's text and place.
+func rename(err error, old, key string) error {
+	var info *schemas.ErrorInfo
+	if !errors.As(err, &info) {
+		return err
+	}
+	c := *info
+	c.Message, c.Place = strings.ReplaceAll(c.Message, old, key), strings.ReplaceAll(c.Place, old, key)
+	return &c
+}
+
+// tokenizerFile selects what a tokenizer consists of.
+func tokenizerFile(name string) bool {
+	switch name {
+	case "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json":
+		return true
+	}
+	return false
+}
+
+// path finds a relative path beside the configuration, else in the working folder, as upstream does.
+func (b *factoryBuilder) path(p string) string {
+	if filepath.IsAbs(p) || strings.HasPrefix(p, "~") {
+		return p
+	}
+	if _, err := os.Stat(filepath.Join(b.c.dir, p)); err == nil {
+		return p
+	}
+	if abs, err := filepath.Abs(p); err == nil {
+		if _, err := os.Stat(abs); err == nil {
+			return abs
+		}
+	}
+	return p
+}

@@ -1,0 +1,172 @@
+package config
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// prep makes the preparation of all data sets.
+func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
+	v := b.v
+	f := &schemas.FactorySpec{Stage: v.text("stage"), EvalOnEach: v.truth("eval_on_each_dataset"), Mix: v.text("mix_strategy"), MaxSamples: v.whole("max_samples"),
+		ValSize: v.number("val_size"), BatchSize: v.whole("preprocessing_batch_size"), Workers: v.whole("preprocessing_num_workers"), TrainOnPrompt: v.truth("train_on_prompt"),
+		MaskHistory: v.truth("mask_history"), ToolFormat: v.text("tool_format"), PreserveThinking: v.truth("preserve_thinking"), OnBadRow: v.text("on_bad_row"),
+		Predict: v.truth("do_predict") && v.truth("predict_with_generate") && !v.truth("do_train")}
+	for _, s := range v.list("interleave_probs") {
+		var p float64
+		if _, err := fmt.Sscan(s, &p); err != nil || p < 0 {
+			v.bad("interleave_probs", "%q is no share", s)
+		}
+		f.Probs = append(f.Probs, p)
+	}
+	if v.given("default_system") {
+		s := v.text("default_system")
+		f.DefaultSystem = &s
+	}
+	if n := v.node("enable_thinking"); n == nil || n.scalar != nil && n.text != "null" {
+		t := v.truth("enable_thinking")
+		f.EnableThinking = &t
+	}
+	find, err := b.finder()
+	if err != nil {
+		return nil, err
+	}
+	for key, out := range map[string]*[]schemas.DataSet{"dataset": &f.Train, "eval_dataset": &f.Eval} {
+		for _, name := range v.list(key) {
+			set, err := find(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			*out = append(*out, *set)
+		}
+	}
+	return &schemas.PrepStage{Factory: f, Tokenizer: b.tokenizer, Outputs: b.outputs(f), Parts: 1}, nil
+}
+
+// outputs are the token data sets: the training set, and one or several to evaluate on.
+func (b *factoryBuilder) outputs(f *schemas.FactorySpec) []schemas.PrepOutput {
+	v := b.v
+	o := schemas.PrepOutput{Form: map[string]string{"pt": "pt", "sft": "sft", "rm": "pairwise", "dpo": "pairwise", "kto": "kto"}[f.Stage], Template: b.template, CutoffLen: v.whole("cutoff_len")}
+	o.Neat = v.truth("neat_packing")
+	// Packing that is asked for takes a token less, which upstream keeps free; what it does by itself for pt does not.
+	asked := v.truth("packing") || o.Neat
+	o.Packing = asked || f.Stage == "pt" && !v.given("packing")
+	if asked {
+		o.CutoffLen--
+	}
+	var out []schemas.PrepOutput
+	add := func(name, split string) {
+		o.Name, o.Split = name, split
+		out = append(out, o)
+	}
+	if v.truth("do_train") {
+		add("train", "train")
+	}
+	held := f.ValSize > 0 || len(f.Eval) > 0
+	predict := v.truth("do_predict") && v.truth("predict_with_generate")
+	if !held || !v.doEval() && !predict {
+		return out
+	}
+	if predict {
+		o.Form, o.Rows = "predict", true
+	}
+	if f.EvalOnEach && len(f.Eval) > 0 {
+		for i := range f.Eval {
+			add(fmt.Sprintf("eval-%d", i), fmt.Sprintf("eval-%d", i))
+		}
+		return out
+	}
+	add("eval", "eval")
+	return out
+}
+
+// finder looks data sets up in dataset_info.json, in an inline description, or, with ONLINE, on a hub.
+func (b *factoryBuilder) finder() (func(ctx context.Context, name string) (*schemas.DataSet, error), error) {
+	v := b.v
+	n := v.node("dataset_dir")
+	if n != nil && n.isMap {
+		entries := map[string]json.RawMessage{}
+		for k, e := range n.values {
+			raw, err := json.Marshal(plain(e))
+			if err != nil {
+				return nil, schemas.Errorf(schemas.CodeInvalid, "dataset_dir."+k, "cannot be read: %v", err)
+			}
+			entries[k] = raw
+		}
+		raw, err := json.Marshal(entries)
+		if err != nil {
+			return nil, schemas.Errorf(schemas.CodeInvalid, "dataset_dir", "cannot be read: %v", err)
+		}
+		info, err := source.ParseInfo("dataset_dir", raw)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context, name string) (*schemas.DataSet, error) {
+			return b.dataSet(ctx, info, ".", name)
+		}, nil
+	}
+	dir := b.path(v.text("dataset_dir"))
+	if dir == "ONLINE" || strings.HasPrefix(dir, "REMOTE:") {
+		return nil, schemas.Errorf(schemas.CodeUnsupported, "dataset_dir", "%s: data sets of a hub are not fetched by the configuration yet", dir).WithHint("download them and describe them in dataset_info.json")
+	}
+	local := b.c.resolve(dir)
+	raw, err := readLimited(filepath.Join(local, source.InfoName), source.MaxInfoBytes)
+	if os.IsNotExist(err) {
+		return nil, schemas.Errorf(schemas.CodeNotFound, filepath.Join(local, source.InfoName), "no such file").WithHint("dataset_dir names the folder that holds it")
+	}
+	if err != nil {
+		return nil, schemas.Errorf(schemas.CodeInvalid, local, "cannot read %s: %v", source.InfoName, err)
+	}
+	info, err := source.ParseInfo(filepath.Join(local, source.InfoName), raw)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, name string) (*schemas.DataSet, error) {
+		return b.dataSet(ctx, info, dir, name)
+	}, nil
+}
+
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit+1))
+}
+
+// dataSet finds one data set's files.
+func (b *factoryBuilder) dataSet(ctx context.Context, info *source.Info, dir, name string) (*schemas.DataSet, error) {
+	e, err := info.Entry(name)
+	if err != nil {
+		return nil, err
+	}
+	if e.File == "" || e.HFHub+e.MSHub+e.OMHub+e.Script+e.Cloud != "" {
+		return nil, schemas.Errorf(schemas.CodeUnsupported, name, "the data set lies on a hub, in a cloud or behind a script, which this version does not fetch").
+			WithHint("download it and give its file_name")
+	}
+	base, files, err := source.Locate(b.c.resolve(dir), e.File)
+	if err != nil {
+		return nil, err
+	}
+	set := &schemas.DataSet{Name: name, Formatting: e.Formatting, Ranking: e.Ranking, Columns: e.Columns, Tags: e.Tags, NumSamples: e.NumSamples}
+	for _, f := range files {
+		file, err := b.c.add(ctx, filepath.Join(base, filepath.FromSlash(f)), f)
+		if err != nil {
+			return nil, err
+		}
+		set.Data.Files = append(set.Data.Files, file)
+	}
+	if format := source.FormatOf(files[0]); format == "" {
+		return nil, schemas.Errorf(schemas.CodeData, files[0], "the file's name does not say its format").WithHint("known endings: .%s", strings.Join(source.Formats(), ", ."))
+	}
+	return set, nil
+}

@@ -1,0 +1,320 @@
+package config
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+func scheduleNames() []string { return schemas.Schedules() }
+
+// train makes the train stage.
+func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*schemas.TrainStage, error) {
+	v := b.v
+	if !v.truth("do_train") {
+		return nil, schemas.Errorf(schemas.CodeUnsupported, "do_eval", "measuring a loss without training is not built").WithHint("set do_train: true, or do_predict with predict_with_generate")
+	}
+	world, err := b.world()
+	if err != nil {
+		return nil, err
+	}
+	t := &schemas.TrainStage{Objective: v.text("stage"), Data: "prep/train", Model: schemas.ModelSpec{Base: b.base}, Epochs: v.number("num_train_epochs"),
+		Steps: max(0, int64(v.number("max_steps"))), MicroBatch: v.whole("per_device_train_batch_size"), Leaves: v.whole("gradient_accumulation_steps") * world.Nominal,
+		DType: "fp32", Sharding: v.text("sharding"), Reduction: "canonical", World: world, EvalBatch: v.whole("per_device_eval_batch_size"), EvalReduce: "batches"}
+	t.World.Max = min(t.World.Max, t.Leaves)
+	t.Order = &schemas.SampleOrder{Kind: "torch", Seed: uint64(v.number("seed")), Deal: world.Nominal, DropLast: v.truth("dataloader_drop_last")}
+	if v.given("data_seed") {
+		t.Order.Seed = uint64(v.number("data_seed"))
+	}
+	if v.truth("disable_shuffling") {
+		t.Order.Kind = "sequential"
+	}
+	if t.CommitEvery = v.interval("save_steps", t.Steps); t.CommitEvery < 1 || strategy(v.text("save_strategy")) != "steps" {
+		t.CommitEvery = 500
+	}
+	if t.Objective == "rm" || t.Objective == "dpo" {
+		t.EvalReduce = "rows" // upstream's trainers of pairs weigh batches by their rows, the others do not
+	}
+	b.method(t)
+	b.optim(t)
+	b.features(t)
+	if err := b.preference(ctx, t); err != nil {
+		return nil, err
+	}
+	if err := b.adapters(ctx, t); err != nil {
+		return nil, err
+	}
+	if err := b.scratch(t); err != nil {
+		return nil, err
+	}
+	b.evaluation(t, prep)
+	b.notes = append(b.notes, fmt.Sprintf("batch: %d sequences a step = %d a device x %d accumulated x %d nominal device(s), fixed; dealt over whatever number of workers there is",
+		t.MicroBatch*t.Leaves, t.MicroBatch, t.Leaves/world.Nominal, world.Nominal))
+	return t, nil
+}
+
+// world reads {min, max, nominal}.
+func (b *factoryBuilder) world() (schemas.World, error) {
+	w := schemas.World{Min: 1, Max: b.v.whole("num_workers"), Nominal: 1}
+	n := b.v.node("world")
+	if n == nil {
+		return w, nil
+	}
+	if !n.isMap {
+		b.v.bad("world", "is %s, expected {min, max, nominal}", n.kind())
+		return w, b.v.p.err()
+	}
+	for _, k := range n.keys {
+		dst := map[string]*int{"min": &w.Min, "max": &w.Max, "nominal": &w.Nominal}[k]
+		f, ok := number64(n.values[k])
+		switch {
+		case dst == nil:
+			b.v.bad("world", "has an unknown key %q%s", k, didYouMean(k, []string{"min", "max", "nominal"}))
+		case !ok || f < 1 || f > 4096 || f != float64(int(f)):
+			b.v.bad("world", "%s is %q, expected a whole number from 1", k, n.values[k].text)
+		default:
+			*dst = int(f)
+		}
+	}
+	w.Max = max(w.Max, w.Min)
+	return w, b.v.p.err()
+}
+
+// method fills finetuning_type and its options.
+func (b *factoryBuilder) method(t *schemas.TrainStage) {
+	v := b.v
+	t.Method = v.text("finetuning_type")
+	switch t.Method {
+	case "lora":
+		t.LoRA = &schemas.LoRA{Rank: v.whole("lora_rank"), Alpha: v.number("lora_alpha"), Dropout: v.number("lora_dropout"), Targets: v.list("lora_target"), RSLoRA: v.truth("use_rslora"),
+			DoRA: v.truth("use_dora"), PiSSA: v.truth("pissa_init"), ModulesToSave: v.list("additional_target")}
+		if v.given("loraplus_lr_ratio") {
+			t.LoRA.PlusRatio, t.LoRA.PlusEmbeddingLR = v.number("loraplus_lr_ratio"), v.number("loraplus_lr_embedding")
+		}
+		if t.LoRA.PiSSA {
+			t.LoRA.PiSSAIter, t.LoRA.PiSSAConvert = v.whole("pissa_iter"), v.truth("pissa_convert")
+		}
+	case "oft":
+		t.OFT = &schemas.OFT{Rank: v.whole("oft_rank"), BlockSize: v.whole("oft_block_size"), Targets: v.list("oft_target"), ModulesToSave: v.list("additional_target")}
+		if t.OFT.Rank > 0 {
+			t.OFT.BlockSize = 0
+		}
+	case "freeze":
+		t.Freeze = &schemas.Freeze{TrainableLayers: v.whole("freeze_trainable_layers"), Modules: v.list("freeze_trainable_modules"), Extra: v.list("freeze_extra_modules"), LlamaPro: v.truth("use_llama_pro")}
+	}
+	if v.given("quantization_bit") {
+		t.Quant = &schemas.Quantization{Bits: v.whole("quantization_bit"), Type: v.text("quantization_type"), Double: v.truth("double_quantization")}
+		if t.Quant.Bits == 8 {
+			t.Quant.Type, t.Quant.Double = "int8", false
+		}
+	}
+}
+
+// optimizers maps transformers' names to ours.
+func optimizers() map[string]string {
+	return map[string]string{"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw", "paged_adamw": "adamw", "paged_adamw_32bit": "adamw", "adamw_bnb_8bit": "adamw_8bit",
+		"adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "adamw_8bit", "adafactor": "adafactor", "lion_32bit": "lion", "paged_lion_32bit": "lion", "sgd": "sgd"}
+}
+
+// optim fills the optimizer and its schedule.
+func (b *factoryBuilder) optim(t *schemas.TrainStage) {
+	v := b.v
+	o := schemas.OptimSpec{Name: optimizers()[v.text("optim")], LR: v.number("learning_rate"), Beta1: v.number("adam_beta1"), Beta2: v.number("adam_beta2"), Eps: v.number("adam_epsilon"),
+		WeightDecay: v.number("weight_decay"), MaxGradNorm: v.number("max_grad_norm"), Schedule: v.text("lr_scheduler_type"), WarmupRatio: v.number("warmup_ratio"), DecayNoNorms: true}
+	if o.Name == "" {
+		var names []string
+		for n := range optimizers() {
+			names = append(names, n)
+		}
+		v.bad("optim", "%q is not built (%s)%s", v.text("optim"), strings.Join(sorted(names), ", "), didYouMean(v.text("optim"), names))
+	}
+	if w := v.number("warmup_steps"); w >= 1 {
+		o.WarmupSteps, o.WarmupRatio = int64(w), 0
+	} else if w > 0 {
+		o.WarmupRatio = w
+	}
+	switch {
+	case v.truth("use_galore"):
+		o.Name, o.Options = "galore", &schemas.OptimOptions{Rank: v.whole("galore_rank"), Interval: int64(v.number("galore_update_interval")), Scale: v.number("galore_scale"),
+			ProjType: v.text("galore_proj_type"), Targets: v.list("galore_target")}
+	case v.truth("use_apollo"):
+		o.Name, o.Options = "apollo", &schemas.OptimOptions{Rank: v.whole("apollo_rank"), Interval: int64(v.number("apollo_update_interval")), Scale: v.number("apollo_scale"),
+			ProjType: v.text("apollo_proj_type"), Targets: v.list("apollo_target"), ScaleType: v.text("apollo_scale_type"), ScaleFront: v.truth("apollo_scale_front")}
+	case v.truth("use_badam"):
+		o.Name, o.Options = "badam", &schemas.OptimOptions{SwitchMode: v.text("badam_switch_mode"), Interval: int64(v.number("badam_switch_interval"))}
+		if v.given("badam_start_block") {
+			n := v.whole("badam_start_block")
+			o.Options.StartBlock = &n
+		}
+	case v.truth("use_adam_mini"):
+		o.Name = "adam_mini"
+	case v.truth("use_muon"):
+		o.Name = "muon"
+	}
+	if n := v.node("lr_scheduler_kwargs"); v.given("lr_scheduler_kwargs") {
+		o.ScheduleArgs = b.scheduleArgs(n)
+	}
+	t.Optim = o
+}
+
+// scheduleArgs reads a mapping, or JSON in text as upstream takes it.
+func (b *factoryBuilder) scheduleArgs(n *node) *schemas.ScheduleArgs {
+	raw := []byte(n.text)
+	if n.isMap {
+		var err error
+		if raw, err = json.Marshal(plain(n)); err != nil {
+			b.v.bad("lr_scheduler_kwargs", "cannot be read: %v", err)
+			return nil
+		}
+	}
+	d := json.NewDecoder(strings.NewReader(string(raw)))
+	d.DisallowUnknownFields()
+	var a schemas.ScheduleArgs
+	if err := d.Decode(&a); err != nil {
+		b.v.bad("lr_scheduler_kwargs", "cannot be read: %v", err)
+		return nil
+	}
+	return &a
+}
+
+// features fills refinements.
+func (b *factoryBuilder) features(t *schemas.TrainStage) {
+	v := b.v
+	f := schemas.TrainFeatures{LabelSmoothing: v.number("label_smoothing_factor"), DFT: v.truth("use_dft_loss"), NEFTune: v.number("neftune_noise_alpha"), GroupByLength: v.truth("group_by_length")}
+	if v.evalStrategy() == "steps" {
+		if f.EvalEvery = v.interval("eval_steps", t.Steps); f.EvalEvery == 0 {
+			f.EvalEvery = v.interval("logging_steps", t.Steps)
+		}
+		f.EarlyStopping, f.LoadBest = v.whole("early_stopping_steps"), v.truth("load_best_model_at_end")
+	} else if v.given("early_stopping_steps") || v.truth("load_best_model_at_end") {
+		v.bad("eval_strategy", "must be steps with early_stopping_steps and load_best_model_at_end")
+	}
+	if m := v.text("metric_for_best_model"); m != "" && m != "loss" && m != "eval_loss" {
+		v.bad("metric_for_best_model", "is %q, only loss is built", m)
+	}
+	if !v.truth("average_tokens_across_devices") {
+		v.bad("average_tokens_across_devices", "cannot be false: the loss is always that of the global batch")
+	}
+	if f != (schemas.TrainFeatures{}) {
+		t.Features = &f
+	}
+	t.EvalAccuracy = v.truth("compute_accuracy")
+}
+
+// preference fills what dpo and kto need.
+func (b *factoryBuilder) preference(ctx context.Context, t *schemas.TrainStage) error {
+	v := b.v
+	if t.Objective != "dpo" && t.Objective != "kto" {
+		return nil
+	}
+	p := &schemas.Preference{Beta: v.number("pref_beta"), FTX: v.number("pref_ftx"), Desirable: v.number("kto_chosen_weight"), Undesirable: v.number("kto_rejected_weight")}
+	if t.Objective == "dpo" {
+		p.Loss, p.LabelSmoothing, p.LDAlpha = v.text("pref_loss"), v.number("dpo_label_smoothing"), v.number("ld_alpha")
+		if p.Loss == "simpo" {
+			g := v.number("simpo_gamma")
+			p.Gamma = &g
+		}
+		if slices.Contains([]string{"hinge", "ipo", "kto_pair"}, p.Loss) {
+			switch {
+			case v.text("compat") != "llamafactory":
+				b.notes = append(b.notes, fmt.Sprintf("pref_loss: %s is computed as its paper has it; LLaMA-Factory with trl >= 0.20 computes sigmoid (compat: llamafactory gives that)", p.Loss))
+			case p.Loss == "ipo":
+				v.bad("compat", "llamafactory's ipo (sigmoid of averaged log-probabilities) is not built")
+			default:
+				p.Loss = "sigmoid"
+			}
+		}
+	}
+	if v.given("ref_model") {
+		folder, _, err := FindModel(b.path(v.text("ref_model")), b.c.dir)
+		if err != nil {
+			return rename(err, "model.base_model", "ref_model")
+		}
+		if err := checkModelFolder(folder); err != nil {
+			return err
+		}
+		ref, err := b.c.ref(ctx, folder, modelFile)
+		if err != nil {
+			return err
+		}
+		p.Reference = &schemas.ModelSpec{Base: ref}
+	}
+	t.Pref = p
+	return nil
+}
+
+// adapters collects the PEFT folders of adapter_name_or_path.
+func (b *factoryBuilder) adapters(ctx context.Context, t *schemas.TrainStage) error {
+	for _, name := range b.v.list("adapter_name_or_path") {
+		if f := b.v.text("adapter_folder"); f != "" {
+			name = filepath.Join(f, name)
+		}
+		ref, err := b.adapter(ctx, name)
+		if err != nil {
+			return err
+		}
+		t.Adapters = append(t.Adapters, *ref)
+	}
+	t.CreateNewAdapter = b.v.truth("create_new_adapter") && len(t.Adapters) > 0
+	return nil
+}
+
+// adapter is the Ref of a PEFT folder.
+func (b *factoryBuilder) adapter(ctx context.Context, name string) (*schemas.Ref, error) {
+	ref, err := b.c.ref(ctx, b.path(name), adapterFile)
+	if err != nil {
+		return nil, err
+	}
+	for _, want := range []string{"adapter_config.json", "adapter_model.safetensors"} {
+		if !slices.ContainsFunc(ref.Files, func(f schemas.File) bool { return f.Path == want }) {
+			return nil, schemas.Errorf(schemas.CodeModel, name, "has no %s: this is no PEFT adapter", want)
+		}
+	}
+	return ref, nil
+}
+
+func adapterFile(name string) bool {
+	return name == "adapter_config.json" || name == "adapter_model.safetensors" || name == "value_head.safetensors"
+}
+
+// scratch replaces the base by its configuration: training from random weights.
+func (b *factoryBuilder) scratch(t *schemas.TrainStage) error {
+	if !b.v.truth("train_from_scratch") {
+		return nil
+	}
+	folder, _, err := FindModel(b.path(b.v.text("model_name_or_path")), b.c.dir)
+	if err != nil {
+		return err
+	}
+	raw, err := os.ReadFile(filepath.Join(folder, "config.json"))
+	if err != nil || !json.Valid(raw) {
+		return schemas.Errorf(schemas.CodeModel, folder, "cannot read config.json: %v", err)
+	}
+	t.Model = schemas.ModelSpec{Config: raw}
+	return nil
+}
+
+// evaluation names the held-out data, when the loss on them is measured.
+func (b *factoryBuilder) evaluation(t *schemas.TrainStage, prep *schemas.PrepStage) {
+	if !b.v.doEval() {
+		return
+	}
+	for _, o := range prep.Outputs {
+		i := -1
+		if o.Form == "predict" {
+			continue
+		}
+		switch _, err := fmt.Sscanf(o.Split, "eval-%d", &i); {
+		case err == nil:
+			t.Evals = append(t.Evals, schemas.EvalSet{Name: prep.Factory.Eval[i].Name, Data: "prep/" + o.Name})
+		case o.Split == "eval":
+			t.Eval = "prep/" + o.Name
+		}
+	}
+}
