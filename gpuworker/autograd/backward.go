@@ -72,6 +72,11 @@ func (t *Tape) backOp(n node) {
 	s = &t.slots[n.out.id]
 	t.mem.release(&s.gradMem)
 	s.grad, s.hasGrad = Tensor{}, false
+	for _, v := range n.reads {
+		if v.Valid() {
+			t.slots[v.id].readers--
+		}
+	}
 	t.Release(n.saved[:]...)
 	if s.refs > 0 && !starts {
 		// Nothing after its producer reads a value in the backward pass; a loss is read by the caller.
@@ -147,16 +152,16 @@ func (t *Tape) GradFor(v Value) (g Tensor, accumulate, ok bool) {
 	return x, false, true
 }
 
-// GradInPlace is GradFor, but the gradient takes the memory of the value itself when nothing else reads that any more. Only an operation
-// whose kernel allows the overlap may use it.
+// GradInPlace is GradFor, but the gradient takes the memory of the value itself when no other operation's backward reads that any more.
+// Only an operation that has done with the value, or whose kernel allows the overlap, may use it; the value is gone afterwards.
 func (t *Tape) GradInPlace(v Value) (g Tensor, accumulate, ok bool) {
 	if !v.Valid() || t.err != nil {
 		return Tensor{}, false, false
 	}
 	s := &t.slots[v.id]
-	if s.needs && !s.hasGrad && s.param == nil && s.refs == 1 && s.dataMem.seg != 0 {
+	if s.needs && !s.hasGrad && s.param == nil && s.refs == 1 && s.readers == 1 && s.dataMem.seg != 0 {
 		s.grad, s.gradMem, s.hasGrad = s.data, s.dataMem, true
-		s.dataMem = block{}
+		s.data, s.dataMem = Tensor{}, block{}
 		return s.grad, false, true
 	}
 	return t.GradFor(v)

@@ -10,8 +10,9 @@ import (
 // Tensor is a strided view of device memory.
 type Tensor = kernels.Tensor
 
-// minSegment is the least number of bytes asked of the device at a time.
-const minSegment = 4 << 20
+// minSegment is the least number of bytes asked of the device at a time. Small enough that what is asked for and never used does not
+// count, large enough that tensors of a usual size find room in each other's place.
+const minSegment = 16 << 20
 
 // Memory is an arena of device memory: activations, gradients and scratch of one tape come from it and go back to it, and it keeps what
 // it has taken from the device until Close. Equal sequences of requests give equal addresses within it.
@@ -19,6 +20,7 @@ type Memory struct {
 	dev        *kernels.Device
 	queue      *kernels.Queue
 	segments   []segment
+	loans      map[*Loan]struct{}
 	used, peak int64
 	limit      int64
 }
@@ -58,7 +60,7 @@ func (e *OutOfMemoryError) Unwrap() error { return e.Cause }
 
 // NewMemory makes an arena on a device; operations run on queue. limit bounds the bytes taken from the device (0: none).
 func NewMemory(dev *kernels.Device, queue *kernels.Queue, limit int64) *Memory {
-	return &Memory{dev: dev, queue: queue, limit: limit}
+	return &Memory{dev: dev, queue: queue, limit: limit, loans: map[*Loan]struct{}{}}
 }
 
 // Queue is the queue that operations run on.
@@ -89,6 +91,7 @@ func (m *Memory) Close() error {
 		s.arena.Close()
 	}
 	m.segments, m.used = nil, 0
+	clear(m.loans)
 	return err
 }
 
@@ -100,7 +103,7 @@ func (m *Memory) alloc(n int64) (block, error) {
 		}
 	}
 	have := m.Reserved()
-	size := max(n, minSegment, have/4)
+	size := max(n, minSegment)
 	if m.limit > 0 && have+size > m.limit {
 		size = n
 	}
@@ -140,12 +143,50 @@ func (m *Memory) release(b *block) {
 	*b = block{}
 }
 
-// releaseAll takes back everything lent.
+// releaseAll takes back everything lent to a tape. Loans stay where they are.
 func (m *Memory) releaseAll() {
 	for i := range m.segments {
 		m.segments[i].spans = newSpans(m.segments[i].spans.size)
 	}
 	m.used = 0
+	for l := range m.loans {
+		m.segments[l.block.seg-1].spans.reserve(l.block.off, l.block.size)
+		m.used += l.block.size
+	}
+}
+
+// Loan is memory that its borrower gives back itself: a tape's Reset leaves it alone. Gradients that live from the backward pass to the
+// update borrow what activations have freed by then.
+type Loan struct {
+	m      *Memory
+	block  block
+	tensor Tensor
+}
+
+// Borrow lends memory for a float32 tensor with undefined contents.
+func (m *Memory) Borrow(shape ...int64) (*Loan, error) {
+	x, b, err := m.tensor(shape)
+	if err != nil {
+		return nil, err
+	}
+	l := &Loan{m: m, block: b, tensor: x}
+	m.loans[l] = struct{}{}
+	return l, nil
+}
+
+// Tensor is the borrowed memory.
+func (l *Loan) Tensor() Tensor { return l.tensor }
+
+// Return gives the memory back; what is queued on the memory's queue may still use it. Returning twice, or after the memory was closed,
+// does nothing.
+func (l *Loan) Return() {
+	if l == nil {
+		return
+	}
+	if _, lent := l.m.loans[l]; lent {
+		delete(l.m.loans, l)
+		l.m.release(&l.block)
+	}
 }
 
 func (m *Memory) tensor(shape []int64) (Tensor, block, error) {

@@ -1,6 +1,9 @@
 package autograd
 
-import "sort"
+import (
+	"slices"
+	"sort"
+)
 
 // spanAlign is the granularity of every block in bytes: a cache line, and the widest vector.
 const spanAlign = 64
@@ -38,6 +41,22 @@ func (s *spans) alloc(n int64) (off int64, ok bool) {
 	}
 	s.used += n
 	return off, true
+}
+
+// reserve takes exactly [off, off+n), which is free.
+func (s *spans) reserve(off, n int64) {
+	n = roundUp(n)
+	i := sort.Search(len(s.free), func(i int) bool { return s.free[i].off > off }) - 1
+	f := s.free[i]
+	var rest []span
+	if f.off < off {
+		rest = append(rest, span{f.off, off - f.off})
+	}
+	if end := off + n; end < f.off+f.size {
+		rest = append(rest, span{end, f.off + f.size - end})
+	}
+	s.free = slices.Replace(s.free, i, i+1, rest...)
+	s.used += n
 }
 
 // release gives back what alloc took.

@@ -54,6 +54,56 @@ func TestSpansNeverOverlap(t *testing.T) {
 	}
 }
 
+// A range that is reserved again after everything was taken back overlaps nothing, and coalesces when it is given back.
+func TestSpansReserve(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 14
+	old := newSpans(size)
+	var kept, dropped []span
+	for i := range 20 {
+		n := int64(64 * (i%5 + 1))
+		off, ok := old.alloc(n)
+		if !ok {
+			t.Fatal("full")
+		}
+		if i%3 == 0 {
+			kept = append(kept, span{off, n})
+		} else {
+			dropped = append(dropped, span{off, n})
+		}
+	}
+	s := newSpans(size)
+	total := int64(0)
+	for _, k := range kept {
+		s.reserve(k.off, k.size)
+		total += k.size
+	}
+	if s.used != total {
+		t.Fatalf("%d bytes are used, not %d", s.used, total)
+	}
+	for _, d := range dropped {
+		s.reserve(d.off, d.size) // free again, so it can be taken
+	}
+	for range 1000 {
+		off, ok := s.alloc(64)
+		if !ok {
+			break
+		}
+		for _, k := range kept {
+			if off < k.off+k.size && k.off < off+64 {
+				t.Fatalf("%d is within what is reserved: %v", off, k)
+			}
+		}
+		dropped = append(dropped, span{off, 64})
+	}
+	for _, x := range append(kept, dropped...) {
+		s.release(x.off, x.size)
+	}
+	if len(s.free) != 1 || s.free[0] != (span{0, size}) || s.used != 0 {
+		t.Fatalf("not whole again: %v, %d used", s.free, s.used)
+	}
+}
+
 func TestLayoutBounds(t *testing.T) {
 	t.Parallel()
 	u := &Unit{Params: []*Param{{Name: "a", Shape: []int64{100, 100}}, {Name: "b", Shape: []int64{7}}, {Name: "f", Shape: []int64{5000}, Frozen: true}, {Name: "c", Shape: []int64{3, 4096}}}}

@@ -38,9 +38,11 @@ type slot struct {
 	dataMem    block
 	gradMem    block
 	refs       int32
-	hasGrad    bool
-	needs      bool
-	param      *Param
+	// readers is the number of recorded operations whose backward is still to read the data.
+	readers int32
+	hasGrad bool
+	needs   bool
+	param   *Param
 }
 
 type nodeKind uint8
@@ -56,7 +58,8 @@ type node struct {
 	kind  nodeKind
 	op    Op
 	out   Value
-	saved [4]Value
+	reads [4]Value // what Backward reads
+	saved [4]Value // those of reads whose memory is kept: the others are computed again
 	unit  *Unit
 	in    Value
 	fn    func(Value) Value
@@ -226,8 +229,13 @@ func (t *Tape) Record(op Op, out Tensor, h Handle, needs bool, saved ...Value) V
 		t.slots[v.id].remat = r
 	}
 	n := node{op: op, out: v}
+	copy(n.reads[:], saved)
 	for i, s := range saved {
-		if s.Valid() && t.slots[s.id].remat == nil {
+		if !s.Valid() {
+			continue
+		}
+		t.slots[s.id].readers++
+		if t.slots[s.id].remat == nil {
 			n.saved[i] = s
 			t.slots[s.id].refs++
 		}

@@ -53,7 +53,11 @@ func (op *linear) Backward(t *autograd.Tape) error {
 	if g, acc, ok := t.GradFor(op.b); ok {
 		q.ColSum(kernels.ColSum{X: dy, Y: g, Accumulate: kernels.Flag(acc)})
 	}
-	if g, acc, ok := t.GradFor(op.x); ok {
+	gradX := t.GradFor
+	if t.Needs(op.w) {
+		gradX = t.GradInPlace // x has been read, and was kept for this only
+	}
+	if g, acc, ok := gradX(op.x); ok {
 		q.Gemm(kernels.Gemm{A: dy, B: t.Data(op.w), C: g, Alpha: 1, Accumulate: kernels.Flag(acc)})
 	}
 	passResidual(t, op.y, op.residual)

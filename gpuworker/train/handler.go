@@ -160,8 +160,9 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		return err
 	}
 	sharding, why := resolveSharding(s.stage.Sharding, s.model.Units(), s.t.Gang.World)
+	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
 	s.engine, err = zero.New(s.queue, s.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding,
-		Optim: optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed)})
+		Optim: optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), Scratch: s.memory})
 	if err != nil {
 		return err
 	}
@@ -177,7 +178,6 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
 	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine})
 	return s.queue.Sync()
 }

@@ -36,7 +36,7 @@ type sharded struct {
 // newSharded makes the engine; fill gives it the initial values.
 func newSharded(ctx context.Context, q *kernels.Queue, mem *autograd.Memory, m zoo.Model, c optim.Config, clip float64, checkpoint bool,
 	fill func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error) (*sharded, error) {
-	e, err := zero.New(q, m.Units(), collective.NewLocal(1)[0], zero.Config{Sharding: zero.None, Optim: c})
+	e, err := zero.New(q, m.Units(), collective.NewLocal(1)[0], zero.Config{Sharding: zero.None, Optim: c, Scratch: mem})
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,9 @@ type Config struct {
 	BucketElements int64
 	// Optim configures the optimizer.
 	Optim optim.Config
+	// Scratch, when not nil, is the memory of the tape that computes the leaves. On one rank the gradients of a step of one leaf borrow
+	// from it what activations have freed, from their backward pass to the update, instead of having a place of their own.
+	Scratch *autograd.Memory
 }
 
 // WithDefaults fills what is zero.
@@ -60,6 +63,8 @@ func (c Config) Validate() error {
 type bucketMemory struct {
 	// p has the elements of the bucket's state; acc those of its own ranges; reduced (none, several ranks) those of all.
 	p, acc, reduced kernels.Tensor
+	// loan is where acc lies when it is borrowed for one step.
+	loan *autograd.Loan
 }
 
 // Engine is one rank's share of a model in training. It implements autograd.Hooks for the tape that computes the leaves, is used by one
@@ -73,6 +78,7 @@ type Engine struct {
 	byID map[*autograd.Unit]*unit
 
 	arena   *kernels.Arena
+	accs    *kernels.Arena // accumulators that were not needed from the start
 	state   Resident
 	frozen  map[*unit]kernels.Tensor // own range (sharded) or all
 	partial kernels.Tensor           // f64 of the chunks that this rank owns
@@ -178,7 +184,9 @@ func (e *Engine) allocate() error {
 				add(t.DType.Size() * t.Len(r.len))
 			}
 		}
-		add(4 * b.ownLen)
+		if !e.borrows() {
+			add(4 * b.ownLen)
+		}
 		if !e.sharded() && e.plan.world > 1 {
 			add(4 * b.fullLen)
 		}
@@ -208,7 +216,10 @@ func (e *Engine) allocate() error {
 	}
 	for _, b := range e.plan.buckets {
 		n := e.stateLen(b)
-		b.mem = bucketMemory{p: take(n, &e.state.Params), acc: take(b.ownLen, &e.state.Grads)}
+		b.mem = bucketMemory{p: take(n, &e.state.Params)}
+		if !e.borrows() {
+			b.mem.acc = take(b.ownLen, &e.state.Grads)
+		}
 		for i := range b.runs {
 			r := &b.runs[i]
 			for _, d := range r.decl {
@@ -257,6 +268,11 @@ func (e *Engine) Close() error {
 	}
 	e.opt.Close()
 	e.window.close()
+	e.returnLoans()
+	if e.accs != nil {
+		e.accs.Close()
+		e.accs = nil
+	}
 	if e.arena != nil {
 		e.arena.Close()
 		e.arena = nil

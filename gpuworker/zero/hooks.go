@@ -23,6 +23,12 @@ func (e *Engine) BeginLeaf(micro, leaves int) error {
 	if e.inLeaf {
 		return errors.New("cannot begin a leaf within another")
 	}
+	if micro == 0 {
+		e.returnLoans()
+		if err := e.accumulators(leaves); err != nil {
+			return err
+		}
+	}
 	e.micro, e.leaves, e.inLeaf = micro, leaves, true
 	for _, b := range e.plan.buckets {
 		b.begun, b.ended = 0, 0
@@ -135,6 +141,7 @@ func (e *Engine) drop(au *autograd.Unit) error {
 // Reset frees what a failed or abandoned pass left open.
 func (e *Engine) Reset() {
 	e.inLeaf = false
+	e.returnLoans()
 	for _, u := range e.plan.units {
 		u.uses = 0
 		if u.data != nil {
@@ -199,6 +206,9 @@ func (e *Engine) bindGrads(u *unit) error {
 	b := u.bucket
 	var flat kernels.Tensor
 	if e.direct() {
+		if err := e.borrow(b); err != nil {
+			return err
+		}
 		flat = b.mem.acc
 	} else {
 		if b.begun == 0 {

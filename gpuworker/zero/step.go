@@ -107,7 +107,11 @@ func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float3
 			all = append(all, optim.Stretch{Param: r.first.Param, Start: r.first.Start, Len: r.len, Group: r.group, P: cut(b.mem.p), G: cut(grads), State: r.state})
 		}
 	}
-	return e.opt.Update(e.q, optim.Step{LR: lr, N: step, Clip: clip}, all)
+	if err := e.opt.Update(e.q, optim.Step{LR: lr, N: step, Clip: clip}, all); err != nil {
+		return err
+	}
+	e.returnLoans()
+	return nil
 }
 
 // spread gives every rank the whole reduced gradient of a bucket.

@@ -46,6 +46,9 @@ type setup struct {
 	// first is the step to begin with; restore, when not nil, the state to begin from.
 	first   int
 	restore map[string][]float32
+	// pattern is the number of leaves of each step, in place of leaves; lend gives the engine the tape's memory for gradients.
+	pattern []int
+	lend    bool
 }
 
 // outcome is what must not depend on the world.
@@ -93,7 +96,13 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	if err != nil {
 		return out, err
 	}
-	e, err := zero.New(q, m.Units(), c, zero.Config{Sharding: s.sharding, BucketElements: s.bucket,
+	mem := autograd.NewMemory(dev, q, 0)
+	defer func() { err = errors.Join(err, mem.Close()) }()
+	var scratch *autograd.Memory
+	if s.lend {
+		scratch = mem
+	}
+	e, err := zero.New(q, m.Units(), c, zero.Config{Scratch: scratch, Sharding: s.sharding, BucketElements: s.bucket,
 		Optim: optim.Config{Name: s.optim, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, SkipDecay: true, HeadDim: int64(s.hidden / 4),
 			LowRank: optim.LowRankConfig{Rank: 3, Every: 2}, Blocks: optim.BlockConfig{Every: 2}}})
 	if err != nil {
@@ -110,8 +119,6 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	if err != nil {
 		return out, err
 	}
-	mem := autograd.NewMemory(dev, q, 0)
-	defer func() { err = errors.Join(err, mem.Close()) }()
 	tape := autograd.New(mem, autograd.Config{Hooks: e, Checkpoint: s.checkpoint})
 	if s.restore != nil {
 		err := e.Restore(ctx, func(_ context.Context, tensor string, from int64, dst []float32) error {
@@ -128,6 +135,9 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	}
 	w, rank := c.World(), c.Rank()
 	for step := s.first; step < s.steps; step++ {
+		if s.pattern != nil {
+			s.leaves = s.pattern[step]
+		}
 		tokens := int64(0)
 		for l := range s.leaves {
 			tokens += leafOf(step, l).LabelTokens()
@@ -321,6 +331,31 @@ func TestConfigIsRefused(t *testing.T) {
 		{Sharding: zero.None, Optim: optim.Config{WeightDecay: -1}}} {
 		if err := c.WithDefaults().Validate(); err == nil {
 			t.Errorf("%+v was accepted", c)
+		}
+	}
+}
+
+// Gradients that borrow the tape's memory give the same bits, and a step of several leaves finds a place for them.
+func TestBorrowedGradientsGiveTheSameBits(t *testing.T) {
+	for _, lora := range []bool{false, true} {
+		for _, pattern := range [][]int{{1, 1, 1}, {1, 3, 1, 2}} {
+			s := setup{hidden: 64, layers: 3, lora: lora, sharding: zero.None, steps: len(pattern), pattern: pattern}
+			want := runWorld(t, 1, s)[0]
+			s.lend = true
+			got := runWorld(t, 1, s)[0]
+			if got.hash != want.hash || got.norms[2] != want.norms[2] {
+				t.Errorf("lora %v, leaves %v: weights differ", lora, pattern)
+			}
+			if own := got.resident.Grads; (own == 0) != (pattern[1] == 1) {
+				t.Errorf("lora %v, leaves %v: %d bytes of gradients are resident", lora, pattern, own)
+			}
+			// Several ranks never borrow.
+			s.pattern, s.leaves, s.steps = nil, 4, 2
+			two := runWorld(t, 2, s)[0]
+			s.lend = false
+			if one := runWorld(t, 1, s)[0]; one.hash != two.hash {
+				t.Errorf("lora %v: weights of two ranks differ", lora)
+			}
 		}
 	}
 }
