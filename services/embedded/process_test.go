@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -46,13 +47,30 @@ func conform(t *testing.T, o store.Objects) {
 	storetest.Run(t, func(*testing.T) store.Objects { n++; return prefixed{o, fmt.Sprintf("c%d/", n)} })
 }
 
-// TestMinIO runs the suite against a real MinIO server. MINIO names its binary
-// (go install github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c makes one in about five minutes).
-func TestMinIO(t *testing.T) {
-	bin := os.Getenv("MINIO")
-	if bin == "" {
-		t.Skip("MINIO does not name a MinIO server's binary")
+// minio is the server that `go tool task minio` builds; the full tests need it.
+func minio(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("TUNEFLEET_MINIO")
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir = filepath.Join(cache, "tunefleet", "minio")
 	}
+	bin := filepath.Join(dir, "bin", "minio")
+	if _, err := os.Stat(bin); err != nil {
+		if os.Getenv("TUNEFLEET_TEST_FULL") != "" {
+			t.Fatalf("no MinIO server (go tool task minio builds it): %v", err)
+		}
+		t.Skipf("no MinIO server (go tool task minio builds it): %v", err)
+	}
+	return bin
+}
+
+// TestMinIO runs the suite against a real MinIO server.
+func TestMinIO(t *testing.T) {
+	bin := minio(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
