@@ -7,6 +7,11 @@ func (t *Tape) Ints(v []int32, shape ...int64) Tensor {
 	return upload(t, kernels.I32, v, shape)
 }
 
+// Longs uploads int64 values into memory of this pass.
+func (t *Tape) Longs(v []int64, shape ...int64) Tensor {
+	return upload(t, kernels.I64, v, shape)
+}
+
 // Floats uploads float32 values into memory of this pass.
 func (t *Tape) Floats(v []float32, shape ...int64) Tensor {
 	return upload(t, kernels.F32, v, shape)

@@ -174,6 +174,14 @@ func (t *Tape) Data(v Value) Tensor {
 	return s.data
 }
 
+// Shape is a tensor of the value's dimensions, also when its data is gone.
+func (t *Tape) Shape(v Value) Tensor {
+	if p := t.slots[v.id].param; p != nil {
+		return p.Data
+	}
+	return t.slots[v.id].shape
+}
+
 // rematerialize computes a released value again.
 func (t *Tape) rematerialize(v Value) {
 	if t.err != nil {
@@ -202,6 +210,9 @@ func (t *Tape) Needs(vs ...Value) bool {
 
 // Recording reports whether operations are being recorded for a backward pass.
 func (t *Tape) Recording() bool { return t.record }
+
+// Replaying reports whether a checkpointed block is being computed again for its backward pass.
+func (t *Tape) Replaying() bool { return t.replay }
 
 // Out allocates an output tensor of float32. Its contents are undefined. Record turns it into a Value.
 func (t *Tape) Out(shape ...int64) (Tensor, Handle) {
