@@ -3,6 +3,8 @@ package nn
 import (
 	"fmt"
 	"slices"
+
+	"github.com/tunefleet/tunefleet/gpuworker/ops"
 )
 
 // IgnoreLabel marks tokens that are not trained on.
@@ -21,6 +23,9 @@ type Batch struct {
 	Docs []int32
 	// Positions, when not nil, are the rotary positions, default 0, 1, ... in each row (with Docs: in each document).
 	Positions []int32
+	// Balance, when not nil, is where a model with experts puts its routers' load-balancing loss; its Scale says with what weight
+	// Backward differentiates it. Models without experts leave it alone.
+	Balance *ops.RouterLoss
 }
 
 // Validate checks lengths and ranges against a vocabulary.

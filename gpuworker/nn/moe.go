@@ -120,6 +120,18 @@ func GateRows(t *Tape, y Value, gate *Linear, x, residual Value) Value {
 	return out
 }
 
+// NewStack describes a parameter of any shape with values drawn from N(0, std), zeros where std is 0. Of two dimensions it holds biases.
+func NewStack(std float64, dims ...int) *Param {
+	p := &Param{Role: autograd.RoleMatrix, Init: autograd.Init{Kind: autograd.InitNormal, Std: std}}
+	if std == 0 {
+		p.Role, p.Init = autograd.RoleBias, autograd.Init{}
+	}
+	for _, d := range dims {
+		p.Shape = append(p.Shape, int64(d))
+	}
+	return p
+}
+
 // StackedExperts are the matrices of all experts in one parameter each: [experts, out, in], or [experts, in, out] when Transposed.
 type StackedExperts struct {
 	In, InBias, Out, OutBias *Param

@@ -21,6 +21,8 @@ type block interface {
 type pass struct {
 	*nn.Positions
 	cache *Cache
+	// aux collects the routers' load-balancing loss, or nil.
+	aux *ops.RouterLoss
 }
 
 // layer is the cache of a layer, nil without one.
@@ -53,6 +55,8 @@ type description struct {
 	head *nn.Linear
 	// logitScale multiplies logits (0: 1); softcap, when positive, bounds them.
 	logitScale, softcap float64
+	// experts is the number of experts of a layer, where the routers' load-balancing loss can be had.
+	experts int
 	// ropes are the rotary tables that blocks refer to by index; alibi the slopes, one a head.
 	ropes []nn.Rope
 	alibi []float32
@@ -201,6 +205,10 @@ func (m *causal) begin(t *autograd.Tape, b *nn.Batch, cache *Cache) *pass {
 		start = cache.Len
 	}
 	p := &pass{Positions: b.Upload(t, m.ropes, start), cache: cache}
+	if b.Balance != nil && m.experts > 0 {
+		b.Balance.Begin(t, m.experts, len(b.IDs), b.Mask)
+		p.aux = b.Balance
+	}
 	if cache != nil && cache.KVFirst != nil {
 		p.KVFirst = t.Ints(cache.KVFirst, int64(b.Rows))
 	}

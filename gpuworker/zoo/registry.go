@@ -29,6 +29,7 @@ type entry struct {
 func architectures() []entry {
 	return slices.Concat(
 		llamaEntries(),
+		mixtralEntries(), qwenMoEEntries(), olmoeEntries(), graniteMoEEntries(), deepseekEntries(), glm4MoEEntries(), gptOssEntries(),
 	)
 }
 

@@ -68,6 +68,11 @@ type Info struct {
 	// LengthLimit is the number of positions beyond which rotary frequencies depend on the length, so that cached generation differs
 	// from a full pass; 0: never.
 	LengthLimit int
+	// Experts is the number of experts of a layer where the routers' load-balancing loss can be had (see nn.Batch.Balance), else 0.
+	Experts int
+	// RouterAuxCoef is the weight of that loss in the configuration, and RouterAux whether training adds it.
+	RouterAuxCoef float64
+	RouterAux     bool
 	// Config is the config.json it was made from.
 	Config json.RawMessage
 }
