@@ -19,6 +19,9 @@ type Result struct {
 	Sum float64
 	// Targets that took part.
 	Targets int
+	// Balance is the routers' load-balancing loss of the leaf, where the configuration of a model with experts asks for it; its weighted
+	// share is part of Sum.
+	Balance float64
 }
 
 // Names lists the objectives.
@@ -32,20 +35,23 @@ func Backward(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.Batch, t
 		return Result{}, schemas.Errorf(schemas.CodeData, "labels", "the step has no label tokens")
 	}
 	t.Reset(ctx, true)
+	b, router := begin(m, b, tokens)
 	logp := m.LogProbs(t, b, float32(1/float64(tokens)))
 	if err := t.Backward(); err != nil {
 		return Result{}, err
 	}
-	return read(t, logp, b)
+	return read(t, logp, b, router, tokens)
 }
 
 // Loss runs the forward pass of one leaf only.
 func Loss(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.Batch) (Result, error) {
 	t.Reset(ctx, false)
-	return read(t, m.LogProbs(t, b, 1), b)
+	tokens := max(1, b.LabelTokens())
+	b, router := begin(m, b, tokens)
+	return read(t, m.LogProbs(t, b, 1), b, router, tokens)
 }
 
-func read(t *autograd.Tape, logp autograd.Value, b *nn.Batch) (Result, error) {
+func read(t *autograd.Tape, logp autograd.Value, b *nn.Batch, router balance, tokens int64) (Result, error) {
 	lp, err := t.Read(logp)
 	if err != nil {
 		return Result{}, fmt.Errorf("cannot compute loss: %w", err)
@@ -56,6 +62,9 @@ func read(t *autograd.Tape, logp autograd.Value, b *nn.Batch) (Result, error) {
 			r.Sum -= float64(lp[i])
 			r.Targets++
 		}
+	}
+	if err := router.add(t, &r, tokens); err != nil {
+		return r, err
 	}
 	if math.IsNaN(r.Sum) || math.IsInf(r.Sum, 0) {
 		return r, schemas.Errorf(schemas.CodeNumeric, "loss", "the loss is not finite (%v)", r.Sum)

@@ -8,6 +8,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/generate"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/ops"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -18,6 +19,7 @@ const (
 	tensorRel   = 1e-4
 	tensorFloor = 1e-7
 	scalarRel   = 1e-4
+	balanceRel  = 1e-5
 )
 
 // newTokens is the number of generated tokens of a golden file (README of the fixtures: always 24).
@@ -36,6 +38,9 @@ type modelResult struct {
 	grads    map[string][]float32
 	rowLoss  []float32
 	gen      []int64
+	// balance is the routers' load-balancing loss, and total the loss with it; models without experts have none.
+	balance, total float64
+	balanced       bool
 	// lengthDependent says that the rotary frequencies of the last generated token differ from those of the first.
 	lengthDependent bool
 }
@@ -89,11 +94,22 @@ func computeModel(ctx context.Context, s *session, f *safetensors.File, o Option
 	o.progress("gradients", 1, 3)
 	tokens := r.b.shiftedTokens()
 	leaf := r.b.leaf()
+	if s.model.Info().Experts > 0 {
+		// Measured only: the references' gradients are those of the loss without it.
+		leaf.Balance = &ops.RouterLoss{}
+	}
 	got, err := objective.Backward(ctx, s.tape, s.model, leaf, int64(tokens))
 	if err != nil {
 		return nil, err
 	}
 	r.loss = got.Sum / float64(tokens)
+	if r.balanced = leaf.Balance != nil; r.balanced {
+		if r.balance, err = leaf.Balance.Value(s.tape); err != nil {
+			return nil, err
+		}
+		r.total = r.loss + s.model.Info().RouterAuxCoef*r.balance
+		leaf.Balance = nil
+	}
 	if r.gradNorm, err = s.gradNorm(); err != nil {
 		return nil, err
 	}
@@ -177,6 +193,10 @@ func emitModel(dir string, rep *Report, r *modelResult) error {
 		{Name: "grad_norm", Float32: []float32{float32(r.gradNorm)}},
 		{Name: "row_loss_sum", Shape: []int64{int64(r.b.rows)}, Float32: r.rowLoss},
 	}
+	if r.balanced {
+		entries = append(entries, safetensors.Entry{Name: "aux_loss", Float32: []float32{float32(r.balance)}},
+			safetensors.Entry{Name: "loss_with_aux", Float32: []float32{float32(r.total)}})
+	}
 	for _, p := range r.params {
 		entries = append(entries, safetensors.Entry{Name: "grad." + p.Name, Shape: p.Shape, Float32: r.grads[p.Name]})
 	}
@@ -184,6 +204,15 @@ func emitModel(dir string, rep *Report, r *modelResult) error {
 		entries = append(entries, safetensors.Entry{Name: "gen.ids", Shape: []int64{1, int64(len(r.gen))}, Int64: r.gen})
 	}
 	return e.tensors(goldenName, entries)
+}
+
+// scalar is a number to be compared with the reference of that name.
+type scalar struct {
+	name  string
+	got   float64
+	limit float64
+	// needed references fail the verification when they are missing.
+	needed bool
 }
 
 // compareModel checks every reference that the folder's layout prescribes.
@@ -210,12 +239,13 @@ func compareModel(rep *Report, s *session, f *safetensors.File, r *modelResult, 
 			return err
 		}
 	}
-	for _, x := range []struct {
-		name string
-		got  float64
-	}{{"loss", r.loss}, {"grad_norm", r.gradNorm}} {
+	scalars := []scalar{{"loss", r.loss, scalarRel, true}, {"grad_norm", r.gradNorm, scalarRel, true}}
+	if r.balanced {
+		scalars = append(scalars, scalar{"aux_loss", r.balance, balanceRel, false}, scalar{"loss_with_aux", r.total, balanceRel, false})
+	}
+	for _, x := range scalars {
 		if _, ok := f.Info(x.name); !ok {
-			missing[x.name] = true
+			missing[x.name] = x.needed
 			continue
 		}
 		want, _, err := f.Float32(x.name)
@@ -225,7 +255,7 @@ func compareModel(rep *Report, s *session, f *safetensors.File, r *modelResult, 
 		if len(want) != 1 {
 			return schemas.Errorf(schemas.CodeData, x.name, "is not a scalar")
 		}
-		rep.add(relative(x.name, x.got, float64(want[0]), scalarRel, 0))
+		rep.add(relative(x.name, x.got, float64(want[0]), x.limit, 0))
 	}
 	if _, ok := f.Info("row_loss_sum"); ok {
 		want, _, err := f.Float32("row_loss_sum")
@@ -239,8 +269,10 @@ func compareModel(rep *Report, s *session, f *safetensors.File, r *modelResult, 
 	}
 	unknownGrads(rep, f, r)
 	absent := make([]string, 0, len(missing))
-	for n := range missing {
-		absent = append(absent, n)
+	for n, needed := range missing {
+		if needed {
+			absent = append(absent, n)
+		}
 	}
 	slices.Sort(absent)
 	if len(rep.Rows) == 0 && emitted {
