@@ -1,11 +1,10 @@
-// Package metrics scores predictions: BLEU, ROUGE, classification reports, and a bag-of-words baseline. Each function names the library whose
-// numbers it reproduces; the tests hold it to that library's results.
+// Package metrics scores predictions: BLEU, ROUGE, chrF, TER, exact match, SQuAD's F1, classification reports, and a bag-of-words baseline.
+// Each function names the library and version whose numbers it reproduces, to the last digit where that library's order of operations
+// allows; the tests hold it to that library's results.
 package metrics
 
 import (
 	"math"
-	"regexp"
-	"strings"
 )
 
 // BLEU4 is the sentence BLEU of up to 4-grams over the characters of two texts, from 0 to 1, with the geometric smoothing of nltk's
@@ -18,7 +17,8 @@ func bleu(hyp, ref []rune, order int) float64 {
 	if len(hyp) == 0 {
 		return 0
 	}
-	logs, zeros := 0.0, 1
+	var logs []float64
+	zeros := 1
 	for n := 1; n <= order; n++ {
 		hit, total := clipped(ngrams(hyp, n), ngrams(ref, n))
 		if n == 1 && hit == 0 {
@@ -29,16 +29,26 @@ func bleu(hyp, ref []rune, order int) float64 {
 			p = 1 / (math.Pow(2, float64(zeros)) * float64(max(1, total)))
 			zeros++
 		}
-		logs += math.Log(p) / float64(order)
+		logs = append(logs, exactLog(p)/float64(order))
 	}
 	brevity := 1.0
 	if len(hyp) <= len(ref) {
-		brevity = math.Exp(1 - float64(len(ref))/float64(len(hyp)))
+		brevity = exactExp(1 - float64(len(ref))/float64(len(hyp)))
 	}
-	return brevity * math.Exp(logs)
+	return brevity * exactExp(exactSum(logs))
 }
 
-// ngrams counts the n-grams of a sequence.
+// exactSum is Python's math.fsum: the float64 nearest to the exact sum (Shewchuk 1997).
+func exactSum(v []float64) float64 {
+	sum := newBig(0).SetPrec(2200)
+	for _, x := range v {
+		sum.Add(sum, newBig(x))
+	}
+	f, _ := sum.Float64()
+	return f
+}
+
+// ngrams counts the n-grams of a sequence, n at most 4.
 func ngrams[T comparable](s []T, n int) map[[4]T]int {
 	out := map[[4]T]int{}
 	for i := 0; i+n <= len(s); i++ {
@@ -56,66 +66,4 @@ func clipped[K comparable](hyp, ref map[K]int) (hit, total int) {
 		total += n
 	}
 	return hit, total
-}
-
-// PRF is precision, recall and their harmonic mean.
-type PRF struct {
-	P float64 `json:"p"`
-	R float64 `json:"r"`
-	F float64 `json:"f"`
-}
-
-func prf(hit, predicted, relevant int) PRF {
-	var s PRF
-	s.P = float64(hit) / float64(max(1, predicted))
-	s.R = float64(hit) / float64(max(1, relevant))
-	if s.P+s.R > 0 {
-		s.F = 2 * s.P * s.R / (s.P + s.R)
-	}
-	return s
-}
-
-// Rouge holds ROUGE-1, ROUGE-2 and ROUGE-L of one pair (Lin 2004).
-type Rouge struct {
-	R1 PRF `json:"rouge1"`
-	R2 PRF `json:"rouge2"`
-	RL PRF `json:"rougeL"`
-}
-
-var notAlnum = regexp.MustCompile(`[^a-z0-9]+`)
-
-// Words is the tokenization of the rouge-score package without stemming: lower-case runs of ASCII letters and digits.
-func Words(s string) []string {
-	return strings.Fields(notAlnum.ReplaceAllString(strings.ToLower(s), " "))
-}
-
-// RougeScore computes what rouge_score.RougeScorer(["rouge1", "rouge2", "rougeL"]) does.
-func RougeScore(prediction, reference string) Rouge {
-	p, r := Words(prediction), Words(reference)
-	rn := func(n int) PRF {
-		gp, gr := ngrams(p, n), ngrams(r, n)
-		hit, _ := clipped(gp, gr)
-		return prf(hit, max(0, len(p)-n+1), max(0, len(r)-n+1))
-	}
-	out := Rouge{R1: rn(1), R2: rn(2)}
-	if len(p) > 0 && len(r) > 0 {
-		out.RL = prf(lcs(p, r), len(p), len(r))
-	}
-	return out
-}
-
-// lcs is the length of the longest common subsequence.
-func lcs(a, b []string) int {
-	prev, cur := make([]int, len(b)+1), make([]int, len(b)+1)
-	for _, x := range a {
-		for j, y := range b {
-			if x == y {
-				cur[j+1] = prev[j] + 1
-			} else {
-				cur[j+1] = max(cur[j], prev[j+1])
-			}
-		}
-		prev, cur = cur, prev
-	}
-	return prev[len(b)]
 }
