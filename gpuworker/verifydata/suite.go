@@ -61,4 +61,7 @@ type Case struct {
 // suites lists what this build can compute. The first that matches a file computes it.
 func suites() []Suite {
 	return []Suite{tokenizerSuite()}
+	var all []Suite
+	all = append(all, metricsSuites()...)
+	return all
 }

@@ -1,0 +1,54 @@
+package verifydata
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
+)
+
+// scheduleRates computes learning rates with the optimizer's own schedules.
+func scheduleRates(_ context.Context, _ *Env, f *File) ([]Case, error) {
+	order := []string{"name", "base_lr", "num_warmup_steps", "num_training_steps", "kwargs", "lr"}
+	const tail = 6 // entries past the end
+	return rebuild(f, order, []string{"lr"}, func(o *pyjson.Object) ([]Field, error) {
+		name, err := text(o, "name")
+		if err != nil {
+			return nil, err
+		}
+		base, ok := number(o.Value("base_lr"))
+		warmup, ok2 := o.Value("num_warmup_steps").(int64)
+		total, ok3 := o.Value("num_training_steps").(int64)
+		if !ok || !ok2 || !ok3 {
+			return nil, errors.New("base_lr, num_warmup_steps and num_training_steps must be numbers")
+		}
+		s := optim.Schedule{Name: name, Warmup: warmup, Total: total}
+		if err := s.Validate(); err != nil {
+			return nil, err
+		}
+		n := int(total) + tail
+		if want, ok := o.Value("lr").([]any); ok {
+			n = len(want)
+		}
+		lr := make([]any, n)
+		for i := range lr {
+			lr[i] = base * s.Factor(int64(i))
+		}
+		return []Field{{Key: "lr", Value: lr}}, nil
+	})
+}
+
+// warmupSteps are the share of the steps, rounded up.
+func warmupSteps(_ context.Context, _ *Env, f *File) ([]Case, error) {
+	return rebuild(f, []string{"warmup_ratio", "num_training_steps", "warmup_steps"}, []string{"warmup_steps"}, func(o *pyjson.Object) ([]Field, error) {
+		ratio, ok := number(o.Value("warmup_ratio"))
+		total, ok2 := number(o.Value("num_training_steps"))
+		if !ok || !ok2 {
+			return nil, fmt.Errorf("warmup_ratio and num_training_steps must be numbers")
+		}
+		return []Field{{Key: "warmup_steps", Value: int64(math.Ceil(total * ratio))}}, nil
+	})
+}
