@@ -2,11 +2,9 @@
 package generate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 
@@ -23,13 +21,12 @@ type Options struct {
 	MaxNewTokens int
 	// Stop ids end a row; the stop id is part of its result.
 	Stop []int32
-	// Temperature 0 is greedy: the most likely token, the lowest id among equals.
-	Temperature float64
-	// TopK and TopP, when positive, keep the k likeliest tokens, then the smallest set with probability p.
-	TopK int
-	TopP float64
-	// Seed of the sampling.
+	Sampling
+	// Seed of the sampling. A row's random numbers depend on the seed, its id in Rows (nil: its index) and the position only.
 	Seed uint64
+	Rows []int64
+	// Observe, when not nil, sees the logits of each step before anything is done to them, [rows, vocab] flat.
+	Observe func(logits []float32)
 }
 
 // Validate reports all problems at once.
@@ -41,16 +38,7 @@ func (o Options) Validate() error {
 	if o.MaxNewTokens < 1 || o.MaxNewTokens > 1<<20 {
 		bad("max_new_tokens", o.MaxNewTokens, "between 1 and 1048576")
 	}
-	if !(o.Temperature >= 0) || math.IsInf(o.Temperature, 0) {
-		bad("temperature", o.Temperature, "0 or more")
-	}
-	if o.TopK < 0 {
-		bad("top_k", o.TopK, "0 or more")
-	}
-	if !(o.TopP >= 0 && o.TopP <= 1) {
-		bad("top_p", o.TopP, "in [0, 1]")
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, o.validate()...)...)
 }
 
 // Generate continues each prompt (at least one id each) and returns the new ids of each row. Rows of different lengths are padded on
@@ -97,7 +85,10 @@ func Generate(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts [][]in
 	if slices.Max(pad) > 0 {
 		cache.KVFirst = pad
 	}
-	s := sampler{o: o, rng: rand.New(rand.NewPCG(o.Seed, 0x74756e65666c6565)), stop: map[int32]bool{}}
+	s := sampler{o: o, stop: map[int32]bool{}, ids: make([][]int32, rows)}
+	for r := range prompts {
+		s.ids[r] = slices.Clone(prompts[r])
+	}
 	for _, id := range o.Stop {
 		s.stop[id] = true
 	}
@@ -116,6 +107,9 @@ func Generate(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts [][]in
 				continue
 			}
 			out[r] = append(out[r], id)
+			if s.o.RepetitionPenalty > 0 {
+				s.ids[r] = append(s.ids[r], id)
+			}
 			done[r] = s.stop[id]
 			live = live || !done[r]
 		}
@@ -136,8 +130,10 @@ func Generate(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts [][]in
 
 type sampler struct {
 	o    Options
-	rng  *rand.Rand
 	stop map[int32]bool
+	// ids are the rows so far, step the number of tokens chosen for each.
+	ids  [][]int32
+	step int
 }
 
 // pick chooses the next id of each row from logits [rows, vocab].
@@ -146,7 +142,14 @@ func (s *sampler) pick(t *autograd.Tape, logits autograd.Value, rows int) ([]int
 		return nil, err
 	}
 	next := make([]int32, rows)
-	if s.o.Temperature == 0 {
+	if s.o.Observe != nil {
+		all, err := t.Read(logits)
+		if err != nil {
+			return nil, err
+		}
+		s.o.Observe(all)
+	}
+	if s.o.Temperature == 0 && s.o.RepetitionPenalty == 0 {
 		x := t.Ints(next, int64(rows), 1)
 		t.Queue().RowTopK(kernels.RowTopK{X: t.Data(logits), IDs: x, K: 1})
 		t.Check("argmax", t.Data(logits))
@@ -160,50 +163,34 @@ func (s *sampler) pick(t *autograd.Tape, logits autograd.Value, rows int) ([]int
 		return nil, err
 	}
 	v := len(all) / rows
+	z := make([]float64, v)
 	for r := range rows {
-		next[r] = s.sample(all[r*v : (r+1)*v])
+		for i, x := range all[r*v : (r+1)*v] {
+			z[i] = float64(x)
+		}
+		next[r] = s.sample(z, r)
 	}
+	s.step++
 	return next, nil
 }
 
-// sample draws one id: temperature, then top-k, then top-p, as transformers orders them.
-func (s *sampler) sample(logits []float32) int32 {
-	type cand struct {
-		id int32
-		z  float64
-	}
-	cs := make([]cand, len(logits))
-	for i, z := range logits {
-		cs[i] = cand{int32(i), float64(z) / s.o.Temperature}
-	}
-	slices.SortStableFunc(cs, func(a, b cand) int { return cmp.Compare(b.z, a.z) })
-	if s.o.TopK > 0 {
-		cs = cs[:min(s.o.TopK, len(cs))]
-	}
-	var sum float64
-	top := cs[0].z
-	for i := range cs {
-		cs[i].z = math.Exp(cs[i].z - top)
-		sum += cs[i].z
-	}
-	if s.o.TopP > 0 && s.o.TopP < 1 {
-		var acc float64
-		for i := range cs {
-			if acc += cs[i].z / sum; acc >= s.o.TopP {
-				cs = cs[:i+1]
-				break
+// sample draws one id for a row.
+func (s *sampler) sample(z []float64, row int) int32 {
+	s.o.Process(z, s.ids[row])
+	if s.o.Temperature == 0 {
+		best := 0
+		for i := range z {
+			if z[i] > z[best] {
+				best = i
 			}
 		}
-		sum = 0
-		for _, c := range cs {
-			sum += c.z
-		}
+		return int32(best)
 	}
-	u := s.rng.Float64() * sum
-	for _, c := range cs {
-		if u -= c.z; u < 0 {
-			return c.id
-		}
+	id := int64(row)
+	if s.o.Rows != nil {
+		id = s.o.Rows[row]
 	}
-	return cs[len(cs)-1].id
+	rng := rand.New(rand.NewPCG(s.o.Seed^uint64(id)*0x9e3779b97f4a7c15, uint64(s.step)))
+	rng.Uint64() // the first output of nearby seeds is correlated
+	return draw(Softmax(z), rng.Float64())
 }

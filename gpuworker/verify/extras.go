@@ -9,7 +9,6 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
-	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // What a training folder holds beside its runs.
@@ -27,6 +26,88 @@ func (t *train) openExtra(name string) (*safetensors.File, error) {
 		return nil, nil
 	}
 	return f, err
+}
+
+// extraFile compares and emits one file of the folder, tensor by tensor.
+type extraFile struct {
+	t    *train
+	name string
+	ref  *safetensors.File // nil when the folder has none
+	out  []safetensors.Entry
+}
+
+func (t *train) extraFile(name string, ref *safetensors.File) *extraFile {
+	return &extraFile{t: t, name: name, ref: ref}
+}
+
+// floats compares a tensor if the reference has it.
+func (x *extraFile) floats(name string, shape []int64, got []float32) error {
+	x.out = append(x.out, safetensors.Entry{Name: name, Shape: shape, Float32: got})
+	if x.ref == nil {
+		return nil
+	}
+	if _, ok := x.ref.Info(name); !ok {
+		x.t.rep.Absent = append(x.t.rep.Absent, x.name+":"+name)
+		return nil
+	}
+	want, _, err := x.ref.Float32(name)
+	if err != nil {
+		return err
+	}
+	x.t.rep.add(l2(x.name+":"+name, got, want, nil, tensorRel, tensorFloor))
+	return nil
+}
+
+// ints compares an integer tensor if the reference has it.
+func (x *extraFile) ints(name string, shape, got []int64) error {
+	x.out = append(x.out, safetensors.Entry{Name: name, Shape: shape, Int64: got})
+	if x.ref == nil {
+		return nil
+	}
+	if _, ok := x.ref.Info(name); !ok {
+		x.t.rep.Absent = append(x.t.rep.Absent, x.name+":"+name)
+		return nil
+	}
+	want, _, err := x.ref.Int64(name)
+	if err != nil {
+		return err
+	}
+	x.t.rep.add(sameIDs(x.name+":"+name, got, want))
+	return nil
+}
+
+// copyInts hands an input on to what is emitted.
+func (x *extraFile) copyInts(f *safetensors.File, names ...string) error {
+	for _, n := range names {
+		v, shape, err := f.Int64(n)
+		if err != nil {
+			return err
+		}
+		x.out = append(x.out, safetensors.Entry{Name: n, Shape: shape, Int64: v})
+	}
+	return nil
+}
+
+// grads compares the gradients of parameters.
+func (x *extraFile) grads(s *session, params []*nn.Param) error {
+	for _, p := range params {
+		got, err := nn.Read(s.queue, p.Grad)
+		if err != nil {
+			return err
+		}
+		if err := x.floats("grad."+p.Name, p.Shape, got); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close emits the file.
+func (x *extraFile) close() error {
+	if x.t.emit == nil {
+		return nil
+	}
+	return x.t.emit.tensors(x.name, x.out)
 }
 
 // accumulation checks that leaves of one row each, with the whole batch's token count as divisor, add up to the loss and the gradients
@@ -67,104 +148,15 @@ func (t *train) accumulation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, x := range []struct {
-		name string
-		got  []float32
-	}{{"loss_full", []float32{float32(loss)}}, {"micro_losses", micro}, {"grad_norm", []float32{float32(norm)}}} {
-		if err := t.extra(f, accumName, x.name, x.got, nil); err != nil {
-			return err
-		}
-	}
-	for _, p := range s.trainable() {
-		got, err := nn.Read(s.queue, p.Grad)
-		if err != nil {
-			return err
-		}
-		if err := t.extra(f, accumName, "grad."+p.Name, got, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// extra compares one tensor if the file has it.
-func (t *train) extra(f *safetensors.File, file, name string, got []float32, keep func(int) bool) error {
-	if _, ok := f.Info(name); !ok {
-		t.rep.Absent = append(t.rep.Absent, file+":"+name)
-		return nil
-	}
-	want, _, err := f.Float32(name)
-	if err != nil {
-		return err
-	}
-	t.rep.add(l2(file+":"+name, got, want, keep, tensorRel, tensorFloor))
-	return nil
-}
-
-// generation checks the greedy continuation with the weights after full_adamw, where the folder holds them.
-func (t *train) generation(ctx context.Context) error {
-	f, err := t.openExtra(generateName)
-	if f == nil || err != nil {
-		return err
-	}
-	defer f.Close()
-	policy, err := t.openExtra(policyName)
-	if policy == nil || err != nil {
-		return err
-	}
-	defer policy.Close()
-	s, err := openSession(ctx, t.base, t.o, nil)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	set, err := safetensors.OpenSet(t.root, policyName)
-	if err != nil {
-		return err
-	}
-	defer set.Close()
-	params := nn.Params(s.model.Root())
-	if err := nn.Check(params, set, nil); err != nil {
-		// The comparison of the run itself names the tensor.
-		return nil
-	}
-	if err := nn.Load(ctx, s.queue, params, set); err != nil {
-		return err
-	}
-	got, err := greedy(ctx, s, f, "prompt_ids")
-	if err != nil {
-		return err
-	}
-	if _, ok := f.Info("greedy_ids"); !ok || got == nil {
-		t.rep.Absent = append(t.rep.Absent, generateName+":greedy_ids")
-		return nil
-	}
-	want, _, err := f.Int64("greedy_ids")
-	if err != nil {
-		return err
-	}
-	t.rep.add(sameIDs(generateName+":greedy_ids", got, want))
-	ids, shape, err := readIDs(f, "sampling_context_ids", 2)
-	if schemas.IsCode(err, schemas.CodeModel) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	b := batch{rows: int(shape[0]), seq: int(shape[1]), ids: ids, labels: ids, mask: ones(len(ids))}
-	z, err := s.logits(ctx, b)
-	if err != nil {
-		return err
-	}
-	return t.extra(f, generateName, "sampling_raw", z[len(z)-s.model.Info().Vocab:], nil)
-}
-
-func ones(n int) []int64 {
-	v := make([]int64, n)
-	for i := range v {
-		v[i] = 1
-	}
-	return v
+	x := t.extraFile(accumName, f)
+	return errors.Join(
+		x.copyInts(f, "input_ids", "attention_mask", "labels"),
+		x.ints("num_items_in_batch", nil, []int64{tokens}),
+		x.floats("loss_full", nil, []float32{float32(loss)}),
+		x.floats("micro_losses", []int64{int64(len(micro))}, micro),
+		x.floats("grad_norm", nil, []float32{float32(norm)}),
+		x.grads(s, s.trainable()),
+		x.close())
 }
 
 // sameIDs demands equal ids.

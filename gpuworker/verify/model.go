@@ -151,10 +151,18 @@ func (r *modelResult) rows(ctx context.Context, s *session, leaf *nn.Batch) erro
 	return nil
 }
 
-func (s *session) gradNorm() (float64, error) { return optim.GradNorm(s.queue, s.model.Units()) }
+// gradNorm is the norm over the model's gradients and those of further units.
+func (s *session) gradNorm(more ...*nn.Unit) (float64, error) {
+	return optim.GradNorm(s.queue, append(slices.Clone(s.model.Units()), more...))
+}
 
 // greedy continues the prompt of that name, when the file has it.
 func greedy(ctx context.Context, s *session, f *safetensors.File, name string) ([]int64, error) {
+	return greedySteps(ctx, s, f, name, nil)
+}
+
+// greedySteps also shows the logits of every step.
+func greedySteps(ctx context.Context, s *session, f *safetensors.File, name string, observe func(logits []float32)) ([]int64, error) {
 	if _, ok := f.Info(name); !ok {
 		return nil, nil
 	}
@@ -170,7 +178,7 @@ func greedy(ctx context.Context, s *session, f *safetensors.File, name string) (
 	for i, id := range ids {
 		prompt[i] = int32(id)
 	}
-	out, err := generate.Generate(ctx, s.tape, s.model, [][]int32{prompt}, generate.Options{MaxNewTokens: newTokens}, nil)
+	out, err := generate.Generate(ctx, s.tape, s.model, [][]int32{prompt}, generate.Options{MaxNewTokens: newTokens, Observe: observe}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -44,6 +44,11 @@ func (t *train) run(ctx context.Context, name string, m method) error {
 	if err != nil {
 		return err
 	}
+	if name == policyRun {
+		if err := t.keepPolicy(s); err != nil {
+			return err
+		}
+	}
 	if err := t.emitRun(name, s, out); err != nil {
 		return err
 	}

@@ -70,6 +70,8 @@ type train struct {
 	rep        *Report
 	emit       *emitter
 	o          Options
+	// trained are the weights after full_adamw, once they are known.
+	trained map[string][]float32
 }
 
 // VerifyTrain repeats the training runs in dir (batches.safetensors, summary.json, one folder a run) from the base model beside it,
@@ -112,6 +114,9 @@ func VerifyTrain(ctx context.Context, dir string, o Options) (*Report, error) {
 		}
 		if err := t.generation(ctx); err != nil {
 			return nil, fmt.Errorf("cannot verify %s: %w", generateName, err)
+		}
+		if err := t.preferences(ctx); err != nil {
+			return nil, fmt.Errorf("cannot verify %s: %w", prefName, err)
 		}
 	}
 	t.rep.finish()

@@ -1,0 +1,129 @@
+package objective
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// Span is the positions [From, To) of one sequence in a batch laid out flat, without padding at its end.
+type Span struct{ From, To int }
+
+// Spans lists the sequences of a batch: its documents, or its rows up to their last attended position.
+func Spans(b *nn.Batch) []Span {
+	var out []Span
+	if len(b.Docs) > 0 {
+		for i := 1; i < len(b.Docs); i++ {
+			out = append(out, Span{int(b.Docs[i-1]), int(b.Docs[i])})
+		}
+		return out
+	}
+	for r := range b.Rows {
+		s := Span{r * b.Seq, (r + 1) * b.Seq}
+		for b.Mask != nil && s.To > s.From && b.Mask[s.To-1] == 0 {
+			s.To--
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// LogProb is the log-probability of one sequence's response: the sum over its targets, and their number.
+type LogProb struct {
+	Sum float64
+	Len int
+}
+
+// Mean is the average over the targets.
+func (l LogProb) Mean() float64 {
+	if l.Len == 0 {
+		return 0
+	}
+	return l.Sum / float64(l.Len)
+}
+
+// sums adds the log-probabilities lp of the targets that keep accepts, sequence by sequence, in order.
+func sums(lp []float32, targets []int32, spans []Span, keep func(pos int) bool) []LogProb {
+	out := make([]LogProb, len(spans))
+	for i, s := range spans {
+		for p := s.From; p < s.To; p++ {
+			if targets[p] >= 0 && (keep == nil || keep(p)) {
+				out[i].Sum += float64(lp[p])
+				out[i].Len++
+			}
+		}
+	}
+	return out
+}
+
+// Score computes the log-probability of every sequence of a batch without gradients: what a reference model says.
+func Score(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.Batch) ([]LogProb, error) {
+	t.Reset(ctx, false)
+	lp, err := t.Read(m.LogProbs(t, b, 1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot score sequences: %w", err)
+	}
+	return sums(lp, b.Targets(), Spans(b), nil), nil
+}
+
+// finite reports a loss that is not.
+func finite(loss float64) error {
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return schemas.Errorf(schemas.CodeNumeric, "loss", "the loss is not finite (%v)", loss)
+	}
+	return nil
+}
+
+// logSigmoid is log(1/(1+exp(-x))) without overflow; sigmoid its argument's logistic function.
+func logSigmoid(x float64) float64 {
+	if x < 0 {
+		return x - math.Log1p(math.Exp(x))
+	}
+	return -math.Log1p(math.Exp(-x))
+}
+
+func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+
+// WithoutAdapters runs f while the model computes as if it had no adapters: the reference of preference losses.
+func WithoutAdapters(m zoo.Modules, f func() error) error {
+	type link struct {
+		l *nn.Linear
+		a nn.LinearAdapter
+	}
+	var off []link
+	nn.WalkLinears(m.Root(), func(_ string, l *nn.Linear) {
+		if l.Adapter != nil {
+			off = append(off, link{l, l.Adapter})
+			l.Adapter = nil
+		}
+	})
+	type table struct {
+		e    *nn.Embedding
+		a    nn.EmbeddingAdapter
+		tied *nn.Param
+	}
+	var tables []table
+	nn.WalkEmbeddings(m.Root(), func(_ string, e *nn.Embedding) {
+		if e.Adapter != nil {
+			tables = append(tables, table{e, e.Adapter, e.Tied})
+			e.Adapter, e.Tied = nil, nil
+		}
+	})
+	err := f()
+	for _, x := range off {
+		x.l.Adapter = x.a
+	}
+	for _, x := range tables {
+		x.e.Adapter, x.e.Tied = x.a, x.tied
+	}
+	return err
+}
+
+// errGroups says that a leaf does not have the sequences its objective needs.
+var errGroups = errors.New("the leaf's sequences do not come in groups of two")
