@@ -1,163 +1,205 @@
-// Package adapter turns linear modules into LoRA ones, reads and writes PEFT adapters, merges them, and freezes parameters.
+// Package adapter holds the parameter-efficient methods as transforms of a module tree: LoRA and its variants, OFT, bottleneck adapters,
+// modules that are trained beside them, quantized bases, freezing and block expansion. It reads and writes PEFT's folders. No
+// architecture knows any of it.
 package adapter
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// Config describes LoRA adapters in PEFT's terms.
+// Kind is a family of adapters.
+type Kind string
+
+// The families. The zero Kind is KindLoRA.
+const (
+	KindLoRA       Kind = "lora"
+	KindOFT        Kind = "oft"
+	KindBottleneck Kind = "bottleneck"
+)
+
+// Config describes adapters in PEFT's terms.
 type Config struct {
-	// Rank is r, Alpha is lora_alpha; the update is scaled by Alpha/Rank, or Alpha/sqrt(Rank) with RSLoRA.
+	Kind Kind
+	// Rank is r, Alpha is lora_alpha; the update is scaled by Alpha/Rank, or Alpha/sqrt(Rank) with RSLoRA. DoRA trains magnitudes too.
 	Rank   int
 	Alpha  float64
 	RSLoRA bool
+	DoRA   bool
+	// Dropout acts on the input of the update while training.
+	Dropout float64
+	// PiSSA starts from the principal singular vectors of the base: PiSSAIter subspace iterations of a fast decomposition, or the exact
+	// one when it is negative (https://arxiv.org/abs/2404.02948).
+	PiSSA     bool
+	PiSSAIter int
+	// RankPattern and AlphaPattern give modules another rank or alpha: keys are regular expressions that the end of a module's path
+	// matches, as PEFT matches them.
+	RankPattern  map[string]int
+	AlphaPattern map[string]float64
 	// Targets are module name suffixes ("q_proj"), or "all" or "all-linear" for every linear module but the output head. Empty means all.
 	Targets []string
+	// Pattern, when not empty, is a regular expression that a whole module path matches, in place of Targets.
+	Pattern string
+	// Exclude are module name suffixes that get no adapter.
+	Exclude []string
 	// Layers, when not nil, reports whether a block gets adapters (freezing the first N blocks leaves them without).
 	Layers func(block int) bool
+	// Save are modules that are trained whole and stored with the adapter (PEFT's modules_to_save).
+	Save []string
+	// OFT and Bottleneck are the options of those kinds.
+	OFT        OFTConfig
+	Bottleneck BottleneckConfig
+	// Quant, when it has a type, packs the frozen matrices of the blocks.
+	Quant QuantConfig
 }
 
 // Validate reports all problems at once.
 func (c Config) Validate() error {
 	var errs []error
-	if c.Rank < 1 || c.Rank > 1<<16 {
-		errs = append(errs, schemas.Errorf(schemas.CodeInvalid, "lora.rank", "%d is not between 1 and 65536", c.Rank))
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, schemas.Errorf(schemas.CodeInvalid, key, format, args...))
 	}
-	if !(c.Alpha > 0) || math.IsInf(c.Alpha, 0) {
-		errs = append(errs, schemas.Errorf(schemas.CodeInvalid, "lora.alpha", "%g is not positive", c.Alpha))
+	switch c.Kind {
+	case "", KindLoRA:
+		c.validateLoRA(bad)
+	case KindOFT:
+		c.OFT.validate(bad)
+	case KindBottleneck:
+		c.Bottleneck.validate(bad)
+	default:
+		bad("method", "%q is unknown (lora, oft, bottleneck)", c.Kind)
+	}
+	if _, err := c.pattern(); err != nil {
+		bad("targets", "cannot compile the pattern %q: %v", c.Pattern, err)
+	}
+	c.Quant.validate(bad)
+	if c.Quant.Type != "" && c.PiSSA {
+		bad("quant", "PiSSA needs a base that is not quantized")
 	}
 	return errors.Join(errs...)
 }
 
-// Scale is the factor on the low-rank update.
-func (c Config) Scale() float64 {
-	if c.RSLoRA {
-		return c.Alpha / math.Sqrt(float64(c.Rank))
+func (c Config) validateLoRA(bad func(key, format string, args ...any)) {
+	if c.Rank < 1 || c.Rank > 1<<16 {
+		bad("lora.rank", "%d is not between 1 and 65536", c.Rank)
 	}
-	return c.Alpha / float64(c.Rank)
+	if !(c.Alpha > 0) || math.IsInf(c.Alpha, 0) {
+		bad("lora.alpha", "%g is not positive", c.Alpha)
+	}
+	if !(c.Dropout >= 0 && c.Dropout < 1) {
+		bad("lora.dropout", "%g is not in [0, 1)", c.Dropout)
+	}
+	for k, r := range c.RankPattern {
+		if r < 1 || r > 1<<16 {
+			bad("lora.rank_pattern."+k, "%d is not between 1 and 65536", r)
+		}
+		if _, err := patternOf(k); err != nil {
+			bad("lora.rank_pattern."+k, "is no pattern: %v", err)
+		}
+	}
+	for k, a := range c.AlphaPattern {
+		if !(a > 0) || math.IsInf(a, 0) {
+			bad("lora.alpha_pattern."+k, "%g is not positive", a)
+		}
+		if _, err := patternOf(k); err != nil {
+			bad("lora.alpha_pattern."+k, "is no pattern: %v", err)
+		}
+	}
 }
 
-// matches reports whether the module of that name gets an adapter.
-func (c Config) matches(module string, head bool) bool {
-	if len(c.Targets) == 0 || slices.Contains(c.Targets, "all") || slices.Contains(c.Targets, "all-linear") {
-		return !head
+// Scale is the factor on the low-rank update of modules that no pattern names.
+func (c Config) Scale() float64 { return scale(c.Rank, c.Alpha, c.RSLoRA) }
+
+func scale(rank int, alpha float64, rs bool) float64 {
+	if rs {
+		return alpha / math.Sqrt(float64(rank))
 	}
-	for _, t := range c.Targets {
-		if module == t || strings.HasSuffix(module, "."+t) {
+	return alpha / float64(rank)
+}
+
+// of is the rank and the scale of one module's update.
+func (c Config) of(module string) (rank int, s float64) {
+	rank, alpha := c.Rank, c.Alpha
+	if k, ok := patternKey(c.RankPattern, module); ok {
+		rank = c.RankPattern[k]
+	}
+	if k, ok := patternKey(c.AlphaPattern, module); ok {
+		alpha = c.AlphaPattern[k]
+	}
+	return rank, scale(rank, alpha, c.RSLoRA)
+}
+
+// patternOf compiles a key of rank_pattern: "(.*\.)?(key)$" from the start.
+func patternOf(key string) (*regexp.Regexp, error) { return regexp.Compile(`^(.*\.)?(` + key + `)$`) }
+
+// patternKey finds the key that a module matches; of several the first in the order of their names.
+func patternKey[T any](patterns map[string]T, module string) (string, bool) {
+	keys := make([]string, 0, len(patterns))
+	for k := range patterns {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		if re, err := patternOf(k); err == nil && re.MatchString(module) {
+			return k, true
+		}
+	}
+	return "", false
+}
+
+func (c Config) pattern() (*regexp.Regexp, error) {
+	if c.Pattern == "" {
+		return nil, nil
+	}
+	return regexp.Compile(`^(?:` + c.Pattern + `)$`)
+}
+
+// all reports whether every linear module but the output head is a target.
+func (c Config) all() bool {
+	return c.Pattern == "" && (len(c.Targets) == 0 || slices.Contains(c.Targets, "all") || slices.Contains(c.Targets, "all-linear"))
+}
+
+// matches reports whether the module of that path gets an adapter; outside says that it is in no block (head, embedding).
+func (c Config) matches(module string, outside bool) bool {
+	if suffixOf(module, c.Exclude) || c.saved(module) {
+		return false
+	}
+	if c.all() {
+		return !outside
+	}
+	if re, err := c.pattern(); re != nil && err == nil {
+		return re.MatchString(module)
+	}
+	return suffixOf(module, c.Targets)
+}
+
+func suffixOf(module string, names []string) bool {
+	return slices.ContainsFunc(names, func(t string) bool { return module == t || strings.HasSuffix(module, "."+t) })
+}
+
+// saved reports whether a module, or one that it is part of, is trained whole: its path ends in a name of Save, as PEFT compares.
+func (c Config) saved(module string) bool {
+	for at := len(module); at > 0; at = strings.LastIndexByte(module[:at], '.') {
+		if slices.ContainsFunc(c.Save, func(s string) bool { return strings.HasSuffix(module[:at], s) }) {
 			return true
 		}
 	}
 	return false
 }
 
-// peftConfig is adapter_config.json as peft 0.18 writes and reads it.
-type peftConfig struct {
-	PeftType       string             `json:"peft_type"`
-	TaskType       string             `json:"task_type"`
-	BaseModel      string             `json:"base_model_name_or_path"`
-	R              int                `json:"r"`
-	Alpha          float64            `json:"lora_alpha"`
-	Dropout        float64            `json:"lora_dropout"`
-	TargetModules  json.RawMessage    `json:"target_modules"`
-	Bias           string             `json:"bias"`
-	FanInFanOut    bool               `json:"fan_in_fan_out"`
-	InferenceMode  bool               `json:"inference_mode"`
-	InitWeights    json.RawMessage    `json:"init_lora_weights"`
-	UseRSLoRA      bool               `json:"use_rslora"`
-	UseDoRA        bool               `json:"use_dora"`
-	ModulesToSave  []string           `json:"modules_to_save"`
-	RankPattern    map[string]int     `json:"rank_pattern"`
-	AlphaPattern   map[string]float64 `json:"alpha_pattern"`
-	Transform      json.RawMessage    `json:"layers_to_transform"`
-	LayersPattern  json.RawMessage    `json:"layers_pattern"`
-	ExcludeModules json.RawMessage    `json:"exclude_modules"`
-	LoRABias       bool               `json:"lora_bias"`
-	Revision       *string            `json:"revision"`
-}
-
-// parsePEFT turns adapter_config.json into a Config. Options that change arithmetic and that this package does not implement are
-// refused by name.
-func parsePEFT(raw []byte) (Config, error) {
-	var p peftConfig
-	if err := json.Unmarshal(raw, &p); err != nil {
-		return Config{}, schemas.Errorf(schemas.CodeModel, ConfigName, "cannot parse: %v", err)
-	}
-	var errs []error
-	unsupported := func(key string, yes bool) {
-		if yes {
-			errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, ConfigName+":"+key, "this adapter option is not supported"))
-		}
-	}
-	set := func(m json.RawMessage) bool {
-		s := string(m)
-		return s != "" && s != "null" && s != "[]"
-	}
-	if p.PeftType != "LORA" {
-		errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, ConfigName+":peft_type", "%q is not supported (LORA is)", p.PeftType))
-	}
-	unsupported("use_dora", p.UseDoRA)
-	unsupported("modules_to_save", len(p.ModulesToSave) > 0)
-	unsupported("bias", p.Bias != "" && p.Bias != "none")
-	unsupported("lora_bias", p.LoRABias)
-	unsupported("fan_in_fan_out", p.FanInFanOut)
-	unsupported("rank_pattern", len(p.RankPattern) > 0)
-	unsupported("alpha_pattern", len(p.AlphaPattern) > 0)
-	unsupported("exclude_modules", set(p.ExcludeModules))
-	c := Config{Rank: p.R, Alpha: p.Alpha, RSLoRA: p.UseRSLoRA}
-	var one string
+// LoRAInit is PEFT's name of the initialization: "true" for the default, else "pissa" or "pissa_niter_<n>".
+func (c Config) initName() any {
 	switch {
-	case json.Unmarshal(p.TargetModules, &one) == nil && one != "":
-		if one != "all-linear" {
-			errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, ConfigName+":target_modules", "a pattern (%q) is not supported; list the names", one))
-		}
-		c.Targets = []string{one}
-	case json.Unmarshal(p.TargetModules, &c.Targets) != nil || len(c.Targets) == 0:
-		errs = append(errs, schemas.Errorf(schemas.CodeModel, ConfigName+":target_modules", "must be a list of module names"))
+	case !c.PiSSA:
+		return true
+	case c.PiSSAIter < 0:
+		return "pissa"
 	}
-	if set(p.Transform) {
-		layers, err := layerList(p.Transform)
-		if err != nil {
-			errs = append(errs, schemas.Errorf(schemas.CodeModel, ConfigName+":layers_to_transform", "%v", err))
-		}
-		c.Layers = func(b int) bool { return slices.Contains(layers, b) }
-	}
-	if err := errors.Join(errs...); err != nil {
-		return Config{}, err
-	}
-	return c, c.Validate()
-}
-
-func layerList(raw json.RawMessage) ([]int, error) {
-	var one int
-	if json.Unmarshal(raw, &one) == nil {
-		return []int{one}, nil
-	}
-	var many []int
-	if err := json.Unmarshal(raw, &many); err != nil {
-		return nil, fmt.Errorf("neither a number nor a list of numbers")
-	}
-	return many, nil
-}
-
-// encodePEFT writes adapter_config.json. layers is nil when every block has adapters.
-func encodePEFT(c Config, base string, targets []string, layers []int) ([]byte, error) {
-	slices.Sort(targets)
-	doc := map[string]any{
-		"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": c.Rank, "lora_alpha": c.Alpha, "lora_dropout": 0.0,
-		"target_modules": targets, "bias": "none", "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true,
-		"use_rslora": c.RSLoRA, "use_dora": false, "modules_to_save": nil, "rank_pattern": map[string]int{}, "alpha_pattern": map[string]float64{},
-		"layers_to_transform": nil, "layers_pattern": nil, "revision": nil, "auto_mapping": nil, "lora_bias": false, "exclude_modules": nil,
-	}
-	if layers != nil {
-		doc["layers_to_transform"] = layers
-	}
-	b, err := json.MarshalIndent(doc, "", "  ")
-	return append(b, '\n'), err
+	return "pissa_niter_" + strconv.Itoa(c.PiSSAIter)
 }

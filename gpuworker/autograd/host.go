@@ -22,6 +22,10 @@ func (t *Tape) Bytes(v []uint8, shape ...int64) Tensor {
 	return upload(t, kernels.U8, v, shape)
 }
 
+func (t *Tape) longs(v []int64) Tensor {
+	return upload(t, kernels.I64, v, []int64{int64(len(v))})
+}
+
 func upload[T kernels.Element](t *Tape, dt kernels.DType, v []T, shape []int64) Tensor {
 	if t.err != nil {
 		return Tensor{}

@@ -23,6 +23,12 @@ const (
 	RoleBias
 	RoleLoRAA
 	RoleLoRAB
+	// RoleLoRAEmbedding are both matrices of an embedding's adapter, RoleMagnitude is DoRA's vector, RoleAdapter other adapters' weights.
+	RoleLoRAEmbedding
+	RoleMagnitude
+	RoleAdapter
+	// RolePacked is a frozen matrix in few bits: its elements are 32-bit words of codes, not numbers. Nothing may calculate with them.
+	RolePacked
 )
 
 // Init says how a parameter is filled when training starts from random weights.

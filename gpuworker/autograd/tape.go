@@ -88,6 +88,10 @@ type Tape struct {
 	record bool
 	// replay is true while a checkpointed block is computed again: hooks have been called already.
 	replay bool
+	// train says that the pass was reset for training, also while a checkpointed block runs without recording.
+	train     bool
+	noise     *Noise
+	noiseRows Tensor
 }
 
 // New makes a tape on a memory.
@@ -108,6 +112,7 @@ func (t *Tape) Reset(ctx context.Context, train bool) {
 	}
 	t.nodes = t.nodes[:0]
 	t.err, t.ctx, t.record, t.replay = nil, ctx, train, false
+	t.train, t.noiseRows = train, Tensor{}
 }
 
 // Memory is the arena of the tape.

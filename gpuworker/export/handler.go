@@ -80,7 +80,7 @@ func (x *exporter) write(ctx context.Context, format string) error {
 	case PEFT:
 		return x.peft(ctx)
 	case Merged:
-		if err := x.loaded.Merge(x.queue); err != nil {
+		if err := x.loaded.Merge(ctx, x.queue); err != nil {
 			return err
 		}
 		return x.model(ctx, Merged)

@@ -7,37 +7,51 @@ import (
 
 // linear is y = residual + x W^T + b.
 type linear struct {
-	x, w, b, residual, y autograd.Value
+	x, b, residual, y autograd.Value
+	w                 Matrix
 }
 
 // Linear computes y = residual + x W^T + b with x [n, in], W [out, in]; b [out] and residual [n, out] may be absent.
 func Linear(t *autograd.Tape, x, w, b, residual autograd.Value) autograd.Value {
+	return MatrixLinear(t, x, Dense(w), b, residual)
+}
+
+// MatrixLinear is Linear for a weight that may be packed.
+func MatrixLinear(t *autograd.Tape, x autograd.Value, w Matrix, b, residual autograd.Value) autograd.Value {
 	if !t.OK() {
 		return autograd.Value{}
 	}
 	op := &linear{x: x, w: w, b: b, residual: residual}
-	xd, wd := t.Data(x), t.Data(w)
-	yd, h := t.Out(xd.Dim[0], wd.Dim[0])
+	yd, h := op.forward(t)
 	if !t.OK() {
 		return autograd.Value{}
 	}
-	q := t.Queue()
-	acc := residual.Valid()
-	if acc {
-		q.Copy(kernels.Copy{X: t.Data(residual), Y: yd})
-	}
-	g := kernels.Gemm{A: xd, B: wd.T(), C: yd, Alpha: 1, Accumulate: kernels.Flag(acc)}
-	if b.Valid() {
-		g.Bias = t.Data(b)
-	}
-	q.Gemm(g)
-	t.Check("linear", xd, wd)
+	t.Check("linear", t.Data(x), w.shape(t))
 	var saved autograd.Value
-	if t.Needs(w) {
+	if t.Needs(w.dense) {
 		saved = x
 	}
-	op.y = t.Record(op, yd, h, t.Needs(x, w, b, residual), saved)
+	op.y = t.Record(op, yd, h, t.Needs(x, w.dense, b, residual), saved)
 	return op.y
+}
+
+// forward computes the output into fresh memory.
+func (op *linear) forward(t *autograd.Tape) (kernels.Tensor, autograd.Handle) {
+	xd := t.Data(op.x)
+	yd, h := t.Out(xd.Dim[0], op.w.shape(t).Dim[0])
+	if !t.OK() {
+		return yd, h
+	}
+	acc := op.residual.Valid()
+	if acc {
+		t.Queue().Copy(kernels.Copy{X: t.Data(op.residual), Y: yd})
+	}
+	var bias kernels.Tensor
+	if op.b.Valid() {
+		bias = t.Data(op.b)
+	}
+	op.w.forward(t, xd, yd, bias, acc)
+	return yd, h
 }
 
 // Name implements autograd.Op.
@@ -47,18 +61,18 @@ func (op *linear) Name() string { return "linear" }
 func (op *linear) Backward(t *autograd.Tape) error {
 	dy, _ := t.Grad(op.y)
 	q := t.Queue()
-	if g, acc, ok := t.GradFor(op.w); ok {
+	if g, acc, ok := t.GradFor(op.w.dense); ok {
 		q.Gemm(kernels.Gemm{A: dy.T(), B: t.Data(op.x), C: g, Alpha: 1, Accumulate: kernels.Flag(acc)})
 	}
 	if g, acc, ok := t.GradFor(op.b); ok {
 		q.ColSum(kernels.ColSum{X: dy, Y: g, Accumulate: kernels.Flag(acc)})
 	}
 	gradX := t.GradFor
-	if t.Needs(op.w) {
+	if t.Needs(op.w.dense) {
 		gradX = t.GradInPlace // x has been read, and was kept for this only
 	}
 	if g, acc, ok := gradX(op.x); ok {
-		q.Gemm(kernels.Gemm{A: dy, B: t.Data(op.w), C: g, Alpha: 1, Accumulate: kernels.Flag(acc)})
+		op.w.backward(t, dy, g, acc)
 	}
 	passResidual(t, op.y, op.residual)
 	return q.Err()
@@ -76,84 +90,4 @@ func passResidual(t *autograd.Tape, y, residual autograd.Value) {
 	if g, _, ok := t.GradFor(residual); ok {
 		t.Queue().Add(kernels.Add{A: dy, Y: g, Alpha: 1, Accumulate: 1})
 	}
-}
-
-// LoRA holds the low-rank operands of LoRALinear: A [r, in], B [out, r], and the factor on the update.
-type LoRA struct {
-	A, B  autograd.Value
-	Scale float32
-}
-
-// loraLinear is y = residual + x W^T + b + scale * (x A^T) B^T.
-type loraLinear struct {
-	linear
-	lora LoRA
-	hid  autograd.Value
-}
-
-// LoRALinear computes a linear layer with a low-rank update (https://arxiv.org/abs/2106.09685). The base weight may be frozen: then x is
-// kept for the gradient of A only.
-func LoRALinear(t *autograd.Tape, x, w, b, residual autograd.Value, lora LoRA) autograd.Value {
-	if !t.OK() {
-		return autograd.Value{}
-	}
-	op := &loraLinear{linear: linear{x: x, w: w, b: b, residual: residual}, lora: lora}
-	xd, wd, ad, bd := t.Data(x), t.Data(w), t.Data(lora.A), t.Data(lora.B)
-	yd, h := t.Out(xd.Dim[0], wd.Dim[0])
-	hd, hh := t.Out(xd.Dim[0], ad.Dim[0])
-	if !t.OK() {
-		return autograd.Value{}
-	}
-	q := t.Queue()
-	acc := residual.Valid()
-	if acc {
-		q.Copy(kernels.Copy{X: t.Data(residual), Y: yd})
-	}
-	g := kernels.Gemm{A: xd, B: wd.T(), C: yd, Alpha: 1, Accumulate: kernels.Flag(acc)}
-	if b.Valid() {
-		g.Bias = t.Data(b)
-	}
-	q.Gemm(g)
-	q.Gemm(kernels.Gemm{A: xd, B: ad.T(), C: hd, Alpha: 1})
-	q.Gemm(kernels.Gemm{A: hd, B: bd.T(), C: yd, Alpha: lora.Scale, Accumulate: 1})
-	t.Check("lora linear", xd, wd, ad, bd)
-	op.hid = t.Hold(hd, hh)
-	var saved [2]autograd.Value
-	if t.Needs(w, lora.A) {
-		saved[0] = x
-	}
-	if t.Needs(lora.B) {
-		saved[1] = op.hid
-	}
-	op.y = t.Record(op, yd, h, t.Needs(x, w, b, residual, lora.A, lora.B), saved[:]...)
-	t.Release(op.hid)
-	return op.y
-}
-
-// Name implements autograd.Op.
-func (op *loraLinear) Name() string { return "lora linear" }
-
-// Backward implements autograd.Op.
-func (op *loraLinear) Backward(t *autograd.Tape) error {
-	dy, _ := t.Grad(op.y)
-	q := t.Queue()
-	if g, acc, ok := t.GradFor(op.lora.B); ok {
-		q.Gemm(kernels.Gemm{A: dy.T(), B: t.Data(op.hid), C: g, Alpha: op.lora.Scale, Accumulate: kernels.Flag(acc)})
-	}
-	if t.Needs(op.lora.A, op.x) {
-		bd := t.Data(op.lora.B)
-		dh, h := t.Out(dy.Dim[0], bd.Dim[1])
-		if !t.OK() {
-			return t.Err()
-		}
-		q.Gemm(kernels.Gemm{A: dy, B: bd, C: dh, Alpha: op.lora.Scale})
-		if g, acc, ok := t.GradFor(op.lora.A); ok {
-			q.Gemm(kernels.Gemm{A: dh.T(), B: t.Data(op.x), C: g, Alpha: 1, Accumulate: kernels.Flag(acc)})
-		}
-		if g, acc, ok := t.GradFor(op.x); ok {
-			q.Gemm(kernels.Gemm{A: dh, B: t.Data(op.lora.A), C: g, Alpha: 1, Accumulate: kernels.Flag(acc)})
-		}
-		t.Free(&h)
-	}
-	return op.linear.Backward(t)
 }

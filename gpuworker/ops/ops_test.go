@@ -149,7 +149,10 @@ func TestGradients(t *testing.T) {
 		return ops.Linear(t, v[0], v[1], none, ops.Linear(t, v[0], v[1], none, none))
 	})
 	b.check("lora linear", []kernels.Tensor{x, w, bias, res, b.tensor(r, in), b.tensor(out, r)}, func(t *autograd.Tape, v []autograd.Value) autograd.Value {
-		return ops.LoRALinear(t, v[0], v[1], v[2], v[3], ops.LoRA{A: v[4], B: v[5], Scale: 0.5})
+		return ops.LoRALinear(t, v[0], ops.Dense(v[1]), v[2], v[3], ops.LoRA{A: v[4], B: v[5], Scale: 0.5})
+	})
+	b.check("lora linear, other input", []kernels.Tensor{x, b.tensor(n, in), b.tensor(r, in), b.tensor(out, r)}, func(t *autograd.Tape, v []autograd.Value) autograd.Value {
+		return ops.LoRALinear(t, v[0], ops.Dense(t.Const(w)), none, none, ops.LoRA{A: v[2], B: v[3], Scale: 0.5, X: v[1]})
 	})
 	b.check("rms norm", []kernels.Tensor{x, b.tensor(in)}, func(t *autograd.Tape, v []autograd.Value) autograd.Value {
 		return ops.RMSNorm(t, v[0], v[1], 1e-5)

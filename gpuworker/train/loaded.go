@@ -28,11 +28,11 @@ type Loaded struct {
 func (l *Loaded) Close() { l.storage.Close() }
 
 // Merge adds the adapters to the base weights and takes them off the model.
-func (l *Loaded) Merge(q *kernels.Queue) error {
+func (l *Loaded) Merge(ctx context.Context, q *kernels.Queue) error {
 	if l.Adapters == nil {
 		return nil
 	}
-	err := l.Adapters.Merge(q)
+	err := l.Adapters.Merge(ctx, q)
 	l.Adapters = nil
 	return err
 }

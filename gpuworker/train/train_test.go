@@ -259,7 +259,7 @@ func TestStagesBuildOnEachOther(t *testing.T) {
 			}
 			last[i] = r.Sum / float64(r.Targets)
 			if l.Adapters != nil {
-				if err := l.Merge(q); err != nil {
+				if err := l.Merge(t.Context(), q); err != nil {
 					t.Fatal(err)
 				}
 				m, err := objective.Loss(t.Context(), autograd.New(mem, autograd.Config{}), l.Model, toyBatch(t, f))

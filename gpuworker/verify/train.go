@@ -46,6 +46,8 @@ func methods() map[string]method {
 		"freeze_last_layer_only": {prepare: func(m zoo.Model) error { return adapter.TrainLast(m, 1) }, noFinal: true},
 		"lora":                   {lora: true, init: "init"},
 		"rslora":                 {lora: true, init: "init"},
+		"dora":                   {lora: true, init: "init"},
+		"lora_modules_to_save":   {lora: true, init: "init"},
 		"loraplus":               {lora: true, init: "../lora/init", plus: 16},
 	}
 }

@@ -352,7 +352,7 @@ func TestMergedAdapterEqualsAdapter(t *testing.T) {
 		return z
 	}
 	with := logits()
-	if err := r.lora.Merge(r.queue); err != nil {
+	if err := r.lora.Merge(t.Context(), r.queue); err != nil {
 		t.Fatal(err)
 	}
 	merged := logits()

@@ -1,0 +1,139 @@
+package ops
+
+import (
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/kernels"
+)
+
+// DropoutConfig is what an element's fate is drawn from, beside its column: Philox with a key from (Seed, Stream) and the row's id.
+type DropoutConfig struct {
+	P            float32
+	Seed, Stream uint64
+	// Rows are the ids of the rows, i64 [n].
+	Rows autograd.Tensor
+}
+
+type dropout struct {
+	x, y autograd.Value
+	c    DropoutConfig
+}
+
+// Dropout zeroes elements of x [n, d] with probability P and scales the others by 1/(1-P).
+func Dropout(t *autograd.Tape, x autograd.Value, c DropoutConfig) autograd.Value {
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	op := &dropout{x: x, c: c}
+	xd := t.Data(x)
+	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	op.run(t, xd, yd, false)
+	t.Check("dropout", xd, c.Rows)
+	op.y = t.Record(op, yd, h, t.Needs(x))
+	return op.y
+}
+
+func (op *dropout) run(t *autograd.Tape, x, y kernels.Tensor, acc bool) {
+	t.Queue().Dropout(kernels.Dropout{X: x, RowIDs: op.c.Rows, Y: y, Seed: op.c.Seed, Stream: op.c.Stream, P: op.c.P, Accumulate: kernels.Flag(acc)})
+}
+
+// Name implements autograd.Op.
+func (op *dropout) Name() string { return "dropout" }
+
+// Backward implements autograd.Op.
+func (op *dropout) Backward(t *autograd.Tape) error {
+	dy, _ := t.Grad(op.y)
+	if g, acc, ok := t.GradFor(op.x); ok {
+		op.run(t, dy, g, acc)
+	}
+	return t.Queue().Err()
+}
+
+type combine struct {
+	a, b, y     autograd.Value
+	alpha, beta float32
+}
+
+// Combine computes alpha * a + beta * b; b may be absent.
+func Combine(t *autograd.Tape, a, b autograd.Value, alpha, beta float32) autograd.Value {
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	op := &combine{a: a, b: b, alpha: alpha, beta: beta}
+	ad := t.Data(a)
+	yd, h := t.Out(ad.Shape()...)
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	p := kernels.Add{A: ad, Y: yd, Alpha: alpha, Beta: beta}
+	if b.Valid() {
+		p.B = t.Data(b)
+	}
+	t.Queue().Add(p)
+	t.Check("combine", ad, p.B)
+	op.y = t.Record(op, yd, h, t.Needs(a, b))
+	return op.y
+}
+
+// Name implements autograd.Op.
+func (op *combine) Name() string { return "combine" }
+
+// Backward implements autograd.Op.
+func (op *combine) Backward(t *autograd.Tape) error {
+	dy, _ := t.Grad(op.y)
+	for _, in := range []struct {
+		v autograd.Value
+		f float32
+	}{{op.a, op.alpha}, {op.b, op.beta}} {
+		if g, acc, ok := t.GradFor(in.v); ok {
+			t.Queue().Add(kernels.Add{A: dy, Y: g, Alpha: in.f, Accumulate: kernels.Flag(acc)})
+		}
+	}
+	return t.Queue().Err()
+}
+
+type concat struct {
+	a, b, y     autograd.Value
+	alpha, beta float32
+	split       int64
+}
+
+// Concat computes [alpha * a, beta * b] for a [n, p] and b [n, q].
+func Concat(t *autograd.Tape, a, b autograd.Value, alpha, beta float32) autograd.Value {
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	op := &concat{a: a, b: b, alpha: alpha, beta: beta}
+	ad, bd := t.Data(a), t.Data(b)
+	op.split = ad.Dim[1]
+	yd, h := t.Out(ad.Dim[0], ad.Dim[1]+bd.Dim[1])
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	q := t.Queue()
+	q.Add(kernels.Add{A: ad, Y: yd.Slice(1, 0, op.split), Alpha: alpha})
+	q.Add(kernels.Add{A: bd, Y: yd.Slice(1, op.split, yd.Dim[1]), Alpha: beta})
+	t.Check("concat", ad, bd)
+	op.y = t.Record(op, yd, h, t.Needs(a, b))
+	return op.y
+}
+
+// Name implements autograd.Op.
+func (op *concat) Name() string { return "concat" }
+
+// Backward implements autograd.Op.
+func (op *concat) Backward(t *autograd.Tape) error {
+	dy, _ := t.Grad(op.y)
+	for _, in := range []struct {
+		v      autograd.Value
+		f      float32
+		lo, hi int64
+	}{{op.a, op.alpha, 0, op.split}, {op.b, op.beta, op.split, dy.Dim[1]}} {
+		if g, acc, ok := t.GradFor(in.v); ok {
+			t.Queue().Add(kernels.Add{A: dy.Slice(1, in.lo, in.hi), Y: g, Alpha: in.f, Accumulate: kernels.Flag(acc)})
+		}
+	}
+	return t.Queue().Err()
+}
