@@ -102,7 +102,7 @@ func (b *bottleneck) Forward(t *nn.Tape, layer *nn.Linear, x, residual nn.Value)
 	if !residual.Valid() {
 		return y
 	}
-	sum := ops.Combine(t, residual, y, 1, 1)
+	sum := ops.Add(t, residual, y, 1)
 	t.Release(y)
 	return sum
 }

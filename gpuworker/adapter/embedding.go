@@ -46,10 +46,9 @@ func (e *embedding) Params() []*nn.Param { return e.params() }
 
 // Forward implements nn.EmbeddingAdapter.
 func (e *embedding) Forward(t *nn.Tape, layer *nn.Embedding, ids autograd.Tensor) nn.Value {
-	y := ops.Embedding(t, ids, t.Param(layer.Weight))
-	h := ops.Embedding(t, ids, t.Param(e.a))
-	s := ops.Combine(t, h, nn.Value{}, e.scale, 0)
-	out := ops.Linear(t, s, t.Param(e.b), nn.Value{}, y)
-	t.Release(y, h, s)
+	y := ops.Embedding(t, ids, t.Param(layer.Weight), 1)
+	h := ops.Embedding(t, ids, t.Param(e.a), e.scale)
+	out := ops.Linear(t, h, t.Param(e.b), nn.Value{}, y)
+	t.Release(y, h)
 	return out
 }

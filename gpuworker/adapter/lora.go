@@ -110,7 +110,7 @@ func (l *lora) Forward(t *nn.Tape, layer *nn.Linear, x, residual nn.Value) nn.Va
 	z := ops.DoRALinear(t, dropped, w, nn.Value{}, y, up, m)
 	t.Release(y)
 	v := ops.MatrixLinear(t, dropped, w, nn.Value{}, nn.Value{})
-	out := ops.Combine(t, z, v, 1, -1)
+	out := ops.Add(t, z, v, -1)
 	t.Release(z, v, dropped)
 	return out
 }

@@ -116,7 +116,7 @@ func (o *oft) Params() []*nn.Param { return o.params() }
 
 // Forward implements nn.LinearAdapter.
 func (o *oft) Forward(t *nn.Tape, layer *nn.Linear, x, residual nn.Value) nn.Value {
-	z := ops.Rotate(t, x, t.Param(o.r), o.size, o.coef)
+	z := ops.RotateBlocks(t, x, t.Param(o.r), o.size, o.coef)
 	y := ops.MatrixLinear(t, z, matrix(t, layer, o.base), t.Param(layer.Bias), residual)
 	t.Release(z)
 	return y
@@ -124,7 +124,7 @@ func (o *oft) Forward(t *nn.Tape, layer *nn.Linear, x, residual nn.Value) nn.Val
 
 // Operands implements nn.HeadAdapter.
 func (o *oft) Operands(t *nn.Tape, layer *nn.Linear, x nn.Value) (x2, w2 nn.Value) {
-	return ops.Rotate(t, x, t.Param(o.r), o.size, o.coef), t.Param(layer.Weight)
+	return ops.RotateBlocks(t, x, t.Param(o.r), o.size, o.coef), t.Param(layer.Weight)
 }
 
 // mergeOFT computes W R^T by blocks of columns.

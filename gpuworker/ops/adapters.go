@@ -51,49 +51,6 @@ func (op *dropout) Backward(t *autograd.Tape) error {
 	return t.Queue().Err()
 }
 
-type combine struct {
-	a, b, y     autograd.Value
-	alpha, beta float32
-}
-
-// Combine computes alpha * a + beta * b; b may be absent.
-func Combine(t *autograd.Tape, a, b autograd.Value, alpha, beta float32) autograd.Value {
-	if !t.OK() {
-		return autograd.Value{}
-	}
-	op := &combine{a: a, b: b, alpha: alpha, beta: beta}
-	ad := t.Data(a)
-	yd, h := t.Out(ad.Shape()...)
-	if !t.OK() {
-		return autograd.Value{}
-	}
-	p := kernels.Add{A: ad, Y: yd, Alpha: alpha, Beta: beta}
-	if b.Valid() {
-		p.B = t.Data(b)
-	}
-	t.Queue().Add(p)
-	t.Check("combine", ad, p.B)
-	op.y = t.Record(op, yd, h, t.Needs(a, b))
-	return op.y
-}
-
-// Name implements autograd.Op.
-func (op *combine) Name() string { return "combine" }
-
-// Backward implements autograd.Op.
-func (op *combine) Backward(t *autograd.Tape) error {
-	dy, _ := t.Grad(op.y)
-	for _, in := range []struct {
-		v autograd.Value
-		f float32
-	}{{op.a, op.alpha}, {op.b, op.beta}} {
-		if g, acc, ok := t.GradFor(in.v); ok {
-			t.Queue().Add(kernels.Add{A: dy, Y: g, Alpha: in.f, Accumulate: kernels.Flag(acc)})
-		}
-	}
-	return t.Queue().Err()
-}
-
 type concat struct {
 	a, b, y     autograd.Value
 	alpha, beta float32

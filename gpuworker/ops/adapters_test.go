@@ -43,7 +43,9 @@ func TestDoRAGradients(t *testing.T) {
 		}
 		return out
 	}
-	got := grads(func(la, lb autograd.Value) autograd.Value { return dora(b.tape, b.tape.Const(x), none, none, la, lb, b.tape.Const(m)) }, seed)
+	got := grads(func(la, lb autograd.Value) autograd.Value {
+		return dora(b.tape, b.tape.Const(x), none, none, la, lb, b.tape.Const(m))
+	}, seed)
 	wv, av, bv, mv, sv := b.get(w), b.get(lA), b.get(lB), b.get(m), b.get(seed)
 	scaled := make([]float32, len(sv))
 	for o := range out {
@@ -89,13 +91,12 @@ func TestAdapterOperationGradients(t *testing.T) {
 	for _, coef := range [][]float32{{1}, {1, 2}, {1, 2, 2, 1}, {1, 2, 2, 2, 1}} {
 		for _, blocks := range []int64{r, 1} {
 			b.check("rotate", []kernels.Tensor{x, small(blocks, size*(size-1)/2)}, func(t *autograd.Tape, v []autograd.Value) autograd.Value {
-				return ops.Rotate(t, v[0], v[1], size, coef)
+				return ops.RotateBlocks(t, v[0], v[1], size, coef)
 			})
 		}
 	}
 	y := b.tensor(n, 7)
 	b.check("concat", []kernels.Tensor{x, y}, func(t *autograd.Tape, v []autograd.Value) autograd.Value { return ops.Concat(t, v[0], v[1], 0.5, 2) })
-	b.check("combine", []kernels.Tensor{y, b.tensor(n, 7)}, func(t *autograd.Tape, v []autograd.Value) autograd.Value { return ops.Combine(t, v[0], v[1], 0.5, 2) })
 	b.check("activate", []kernels.Tensor{y}, func(t *autograd.Tape, v []autograd.Value) autograd.Value { return ops.Activate(t, v[0], kernels.Tanh) })
 	ids := make([]int64, n)
 	for i := range ids {

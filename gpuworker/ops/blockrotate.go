@@ -5,23 +5,23 @@ import (
 	"github.com/tunefleet/tunefleet/kernels"
 )
 
-// rotate is y = x R by blocks, R = c0 I + c1 Q + c2 Q^2 + ... of skew-symmetric blocks Q.
-type rotate struct {
+// blockRotation is y = x R by blocks, R = c0 I + c1 Q + c2 Q^2 + ... of skew-symmetric blocks Q.
+type blockRotation struct {
 	x, w, y autograd.Value
 	coef    []float32
 	blocks  int64
 	size    int64
 }
 
-// Rotate multiplies blocks of columns of x [n, blocks*size] by orthogonal matrices (https://arxiv.org/abs/2306.07280, PEFT's OFT): w
+// RotateBlocks multiplies blocks of columns of x [n, blocks*size] by orthogonal matrices (https://arxiv.org/abs/2306.07280, PEFT's OFT): w
 // [blocks, size*(size-1)/2], or [1, ...] for one matrix that all blocks share, holds the upper triangles of skew-symmetric matrices Q, and
 // coef the coefficients of the polynomial in Q that stands for their Cayley transform (I-Q)(I+Q)^-1.
-func Rotate(t *autograd.Tape, x, w autograd.Value, size int64, coef []float32) autograd.Value {
+func RotateBlocks(t *autograd.Tape, x, w autograd.Value, size int64, coef []float32) autograd.Value {
 	if !t.OK() {
 		return autograd.Value{}
 	}
 	xd, wd := t.Data(x), t.Data(w)
-	op := &rotate{x: x, w: w, coef: coef, size: size, blocks: xd.Dim[1] / size}
+	op := &blockRotation{x: x, w: w, coef: coef, size: size, blocks: xd.Dim[1] / size}
 	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
 	qs, rs := op.powers(t)
 	if !t.OK() {
@@ -52,12 +52,12 @@ func free(t *autograd.Tape, hs []held) {
 }
 
 // byBlock views [n, blocks*size] as [blocks, n, size].
-func (op *rotate) byBlock(x kernels.Tensor) kernels.Tensor {
+func (op *blockRotation) byBlock(x kernels.Tensor) kernels.Tensor {
 	return x.Reshape(x.Dim[0], op.blocks, op.size).Transpose(0, 1)
 }
 
 // all repeats a shared matrix for all blocks.
-func (op *rotate) all(r kernels.Tensor) kernels.Tensor {
+func (op *blockRotation) all(r kernels.Tensor) kernels.Tensor {
 	if r.Dim[0] == 1 && op.blocks > 1 {
 		r.Dim[0], r.Stride[0] = op.blocks, 0
 	}
@@ -65,7 +65,7 @@ func (op *rotate) all(r kernels.Tensor) kernels.Tensor {
 }
 
 // ids says where every element of the skew matrices comes from: the vector, its negative, or zero.
-func (op *rotate) ids(t *autograd.Tape, m, n int64) kernels.Tensor {
+func (op *blockRotation) ids(t *autograd.Tape, m, n int64) kernels.Tensor {
 	b := op.size
 	out := make([]int32, m*b*b)
 	zero := int32(2 * m * n)
@@ -84,7 +84,7 @@ func (op *rotate) ids(t *autograd.Tape, m, n int64) kernels.Tensor {
 }
 
 // powers computes Q and Horner's partial sums: r[i] = c_i I + Q r[i+1], so that r[0] is R.
-func (op *rotate) powers(t *autograd.Tape) (q held, r []held) {
+func (op *blockRotation) powers(t *autograd.Tape) (q held, r []held) {
 	wd := t.Data(op.w)
 	m, n, b := wd.Dim[0], wd.Dim[1], op.size
 	q = hold(t, m, b, b)
@@ -124,10 +124,10 @@ func identity(b int64) []float32 {
 }
 
 // Name implements autograd.Op.
-func (op *rotate) Name() string { return "rotate" }
+func (op *blockRotation) Name() string { return "rotate" }
 
 // Backward implements autograd.Op.
-func (op *rotate) Backward(t *autograd.Tape) error {
+func (op *blockRotation) Backward(t *autograd.Tape) error {
 	dy, _ := t.Grad(op.y)
 	q, r := op.powers(t)
 	if !t.OK() {
@@ -167,7 +167,7 @@ func (op *rotate) Backward(t *autograd.Tape) error {
 }
 
 // outer computes the gradient of R: x^T dy by blocks, summed over blocks where they share one.
-func (op *rotate) outer(t *autograd.Tape, dy, dr kernels.Tensor) {
+func (op *blockRotation) outer(t *autograd.Tape, dy, dr kernels.Tensor) {
 	x := op.byBlock(t.Data(op.x)).Transpose(1, 2)
 	d := op.byBlock(dy)
 	k := t.Queue()
