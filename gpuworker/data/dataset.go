@@ -134,7 +134,7 @@ func (d *Dataset) add(ctx context.Context, o schemas.Object) error {
 		return fmt.Errorf("cannot create a scratch file: %w", err)
 	}
 	d.files = append(d.files, f)
-	if err := download(ctx, d.objects, o, f); err != nil {
+	if err := Download(ctx, d.objects, o, f); err != nil {
 		return err
 	}
 	s, err := OpenShard(f, o.Bytes, o.Key)
@@ -151,8 +151,8 @@ func (d *Dataset) add(ctx context.Context, o schemas.Object) error {
 	return nil
 }
 
-// download copies an object to w and compares its length and SHA-256.
-func download(ctx context.Context, objects store.Objects, o schemas.Object, w io.Writer) error {
+// Download copies an object to w and compares its length and SHA-256.
+func Download(ctx context.Context, objects store.Objects, o schemas.Object, w io.Writer) error {
 	if o.Bytes < 0 || o.Bytes > maxObjectBytes {
 		return schemas.Errorf(schemas.CodeData, o.Key, "has %d bytes, the limit is %d", o.Bytes, int64(maxObjectBytes))
 	}
@@ -240,7 +240,7 @@ func (d *Dataset) Rows(ctx context.Context) ([]Row, error) {
 	var out []Row
 	for _, o := range d.rows {
 		var buf strings.Builder
-		if err := download(ctx, d.objects, o, &buf); err != nil {
+		if err := Download(ctx, d.objects, o, &buf); err != nil {
 			return nil, err
 		}
 		sc := bufio.NewScanner(strings.NewReader(buf.String()))

@@ -47,6 +47,8 @@ type Sequence struct {
 	IDs, Labels, Docs []int32
 	// Tag is a mark of the sequence (kto: 1 desirable, 0 not).
 	Tag int32
+	// Open says that documents begin at position 0 each but see those before them, as LLaMA-Factory's plain packing has it.
+	Open bool
 }
 
 // Trained counts the labels that are not IgnoreLabel, position 0 included, as transformers counts them.
@@ -67,6 +69,7 @@ type shardHeader struct {
 	Docs      int64  `json:"docs"`
 	Group     int    `json:"group,omitempty"`
 	Tags      bool   `json:"tags,omitempty"`
+	Open      bool   `json:"open,omitempty"`
 	SHA256    string `json:"sha256"`
 }
 
@@ -76,6 +79,7 @@ type ShardWriter struct {
 	counts, docs, ids, labels []int32
 	group                     int
 	tags                      []int32
+	open                      bool
 }
 
 // NewShardWriter makes an empty writer.
@@ -109,6 +113,10 @@ func (w *ShardWriter) Add(s Sequence) error {
 	if err := checkDocs(s.Docs, len(s.IDs)); err != nil {
 		return fmt.Errorf("cannot add a sequence: %w", err)
 	}
+	if len(w.counts) > 0 && w.open != s.Open {
+		return fmt.Errorf("cannot add a sequence: documents see each other in all sequences of a shard or in none")
+	}
+	w.open = s.Open
 	w.ids = append(w.ids, s.IDs...)
 	w.labels = append(w.labels, s.Labels...)
 	w.docs = append(w.docs, s.Docs...)
@@ -150,7 +158,7 @@ func (w *ShardWriter) Bytes() ([]byte, error) {
 	}
 	sum := sha256.Sum256(body.Bytes())
 	head, err := json.Marshal(shardHeader{Version: 1, Sequences: int64(len(w.counts)), Tokens: int64(len(w.ids)), Docs: int64(len(w.docs)),
-		Group: w.group, Tags: w.tags != nil, SHA256: hex.EncodeToString(sum[:])})
+		Group: w.group, Tags: w.tags != nil, Open: w.open, SHA256: hex.EncodeToString(sum[:])})
 	if err != nil {
 		return nil, fmt.Errorf("cannot write a shard: %w", err)
 	}
@@ -170,6 +178,7 @@ type Shard struct {
 	offsets, docOffsets []int64
 	counts, tags        []int32
 	group               int
+	open                bool
 	docsAt              int64
 	idsAt, labelsAt     int64
 	sum                 string
@@ -218,7 +227,7 @@ func OpenShard(r io.ReaderAt, size int64, name string) (*Shard, error) {
 	if h.Group < 0 || h.Group > maxShardGroup || h.Sequences%int64(group) != 0 {
 		return nil, bad("%d sequences are not groups of %d", h.Sequences, h.Group)
 	}
-	s := &Shard{r: r, offsets: make([]int64, h.Sequences+1), docOffsets: make([]int64, h.Sequences+1), counts: make([]int32, h.Sequences), group: group, sum: h.SHA256}
+	s := &Shard{r: r, offsets: make([]int64, h.Sequences+1), docOffsets: make([]int64, h.Sequences+1), counts: make([]int32, h.Sequences), group: group, open: h.Open, sum: h.SHA256}
 	if h.Tags {
 		s.tags = make([]int32, h.Sequences)
 	}
@@ -296,6 +305,7 @@ func (s *Shard) Sequence(i int) (Sequence, error) {
 	}
 	out.IDs = read(s.idsAt, s.offsets[i], s.offsets[i+1])
 	out.Labels = read(s.labelsAt, s.offsets[i], s.offsets[i+1])
+	out.Open = s.open
 	out.Docs = read(s.docsAt, s.docOffsets[i], s.docOffsets[i+1])
 	if s.tags != nil {
 		out.Tag = s.tags[i]

@@ -25,7 +25,7 @@ import (
 )
 
 // cacheVersion is part of every cache key: it changes when the same input gives other bytes than before.
-const cacheVersion = 1
+const cacheVersion = 2
 
 // Handle runs one part of a prep stage. It is a consume.Handler.
 func Handle(ctx context.Context, t *consume.Task) error {
@@ -40,6 +40,9 @@ func Handle(ctx context.Context, t *consume.Task) error {
 	if p.plan != nil {
 		err = errors.Join(err, p.plan.tok.Close())
 	}
+	if p.tok != nil {
+		err = errors.Join(err, p.tok.Close())
+	}
 	if err != nil {
 		return fmt.Errorf("cannot prepare part %d of stage %s: %w", p.index, t.Stage.Name, storeError(err))
 	}
@@ -53,6 +56,9 @@ type part struct {
 	index int
 	// plan is made when the first output is not in the cache.
 	plan *plan
+	// factory and tok are their counterparts for LLaMA-Factory's preparation.
+	factory *factoryPlan
+	tok     data.Tokenizer
 }
 
 func (p *part) run(ctx context.Context) error {
@@ -106,6 +112,9 @@ func (p *part) output(ctx context.Context, o *schemas.PrepOutput) (*entry, error
 		p.task.Logger.Info("output is in the cache", "output", o.Name, "hash", hash)
 		return e, nil
 	}
+	if p.prep.Factory != nil {
+		return p.finishEntry(ctx, hash, func() (*entry, error) { return p.factoryOutput(ctx, o, hash) })
+	}
 	if p.plan == nil {
 		if p.plan, err = makePlan(ctx, p.task); err != nil {
 			return nil, err
@@ -146,11 +155,20 @@ func (p *part) output(ctx context.Context, o *schemas.PrepOutput) (*entry, error
 			return nil, err
 		}
 	}
+	return p.finishEntry(ctx, hash, func() (*entry, error) { return e, nil })
+}
+
+// finishEntry writes the cache entry that make gives.
+func (p *part) finishEntry(ctx context.Context, hash string, make func() (*entry, error)) (*entry, error) {
+	e, err := make()
+	if err != nil {
+		return nil, err
+	}
 	body, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode the cache entry: %w", err)
 	}
-	if _, err := p.task.Objects.Put(ctx, schemas.CacheKey(tenant, hash, "entry.json"), body, store.Condition{}); err != nil {
+	if _, err := p.task.Objects.Put(ctx, schemas.CacheKey(p.task.Spec.Tenant, hash, "entry.json"), body, store.Condition{}); err != nil {
 		return nil, fmt.Errorf("cannot write the cache entry: %w", err)
 	}
 	return e, nil
@@ -214,7 +232,7 @@ func (p *part) hash(o *schemas.PrepOutput) (string, error) {
 	out.Name = ""
 	b, err := json.Marshal(map[string]any{"version": cacheVersion, "data": files(p.prep.Data), "tokenizer": files(p.prep.Tokenizer),
 		"format": p.prep.Format, "columns": p.prep.Columns, "clean": p.prep.Clean, "split": p.prep.Split, "seed": strconv.FormatUint(p.task.Spec.Seed, 10),
-		"output": out, "part": p.index, "parts": p.prep.Parts})
+		"output": out, "part": p.index, "parts": p.prep.Parts, "factory": p.prep.Factory})
 	if err != nil {
 		return "", fmt.Errorf("cannot hash the settings: %w", err)
 	}

@@ -7,9 +7,10 @@ import (
 )
 
 // makeBatch joins sequences to one leaf. Sequences of one length without documents become rows; others are laid end to end in one row as
-// documents, so that no padding is computed. The shape depends on the sequences only.
+// documents, so that no padding is computed. The shape depends on the sequences only. Documents that see each other (Open) count as one, with
+// positions of their own.
 func makeBatch(seqs []Sequence) (*nn.Batch, error) {
-	total, even := 0, true
+	total, even, open := 0, true, false
 	for i, s := range seqs {
 		if len(s.IDs) == 0 || len(s.Labels) != len(s.IDs) {
 			return nil, fmt.Errorf("sequence %d of the leaf has %d ids and %d labels", i, len(s.IDs), len(s.Labels))
@@ -18,7 +19,8 @@ func makeBatch(seqs []Sequence) (*nn.Batch, error) {
 			return nil, fmt.Errorf("sequence %d of the leaf has documents from %d to %d, but %d ids", i, s.Docs[0], s.Docs[n-1], len(s.IDs))
 		}
 		total += len(s.IDs)
-		even = even && len(s.IDs) == len(seqs[0].IDs) && len(s.Docs) <= 2
+		even = even && len(s.IDs) == len(seqs[0].IDs) && (len(s.Docs) <= 2 || s.Open)
+		open = open || s.Open && len(s.Docs) > 2
 	}
 	b := &nn.Batch{Rows: 1, Seq: total, IDs: make([]int32, 0, total), Labels: make([]int32, 0, total)}
 	if even {
@@ -30,9 +32,12 @@ func makeBatch(seqs []Sequence) (*nn.Batch, error) {
 		at := int32(len(b.IDs))
 		b.IDs = append(b.IDs, s.IDs...)
 		b.Labels = append(b.Labels, s.Labels...)
+		if open {
+			b.Positions = appendPositions(b.Positions, s)
+		}
 		switch {
 		case even:
-		case len(s.Docs) > 0:
+		case len(s.Docs) > 0 && !s.Open:
 			for _, d := range s.Docs[1:] {
 				b.Docs = append(b.Docs, at+d)
 			}
@@ -41,6 +46,20 @@ func makeBatch(seqs []Sequence) (*nn.Batch, error) {
 		}
 	}
 	return b, nil
+}
+
+// appendPositions counts from 0 in each document.
+func appendPositions(out []int32, s Sequence) []int32 {
+	docs := s.Docs
+	if len(docs) == 0 {
+		docs = []int32{0, int32(len(s.IDs))}
+	}
+	for d := 1; d < len(docs); d++ {
+		for i := docs[d-1]; i < docs[d]; i++ {
+			out = append(out, i-docs[d-1])
+		}
+	}
+	return out
 }
 
 // ghost is what a rank without a leaf computes, to take part in the gathers.

@@ -118,7 +118,7 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
-	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len(), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps); err != nil {
+	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len(), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps, s.stage.Order); err != nil {
 		return schemas.Errorf(schemas.CodeData, s.stage.Data, "%v", err)
 	}
 	s.schedule = scheduleOf(s.stage.Optim, s.plan.Total())

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyrand"
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // philox is Philox4x32-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011): 128 random bits from a key and a counter.
@@ -43,25 +46,38 @@ type Planner struct {
 	seed            uint64
 	samples         int
 	micro, leaves   int
+	order           *schemas.SampleOrder
+	batches         int // micro-batches of an epoch
 	perEpoch, total int64
 
-	epoch int64
-	order []int32
+	epoch   int64
+	current []int32
 }
 
 // NewPlanner plans steps over samples: micro sequences a leaf, leaves a step. As in transformers' Trainer an epoch has
 // ceil(samples/(micro*leaves)) steps, its last one short when they do not divide, and the stage ends after steps (when positive), else
-// after ceil(epochs * steps of an epoch).
-func NewPlanner(seed uint64, samples, micro, leaves int, epochs float64, steps int64) (*Planner, error) {
+// after ceil(epochs * steps of an epoch). order nil is a shuffle by Philox; else samples are dealt as it says.
+func NewPlanner(seed uint64, samples, micro, leaves int, epochs float64, steps int64, order *schemas.SampleOrder) (*Planner, error) {
 	if samples < 1 || samples > math.MaxInt32 {
 		return nil, fmt.Errorf("cannot plan steps over %d samples", samples)
 	}
 	if micro < 1 || leaves < 1 {
 		return nil, fmt.Errorf("cannot plan steps of %d leaves with %d sequences", leaves, micro)
 	}
-	p := &Planner{seed: seed, samples: samples, micro: micro, leaves: leaves, epoch: -1}
-	batch := micro * leaves
-	p.perEpoch = int64((samples + batch - 1) / batch)
+	p := &Planner{seed: seed, samples: samples, micro: micro, leaves: leaves, order: order, epoch: -1, batches: (samples + micro - 1) / micro}
+	if order != nil {
+		deal := max(1, order.Deal)
+		if order.DropLast {
+			p.batches = samples / micro
+			p.batches -= p.batches % deal
+		} else {
+			p.batches = (p.batches + deal - 1) / deal * deal
+		}
+		if p.batches == 0 {
+			return nil, fmt.Errorf("cannot plan steps: %d samples fill no batch of %d", samples, micro*deal)
+		}
+	}
+	p.perEpoch = int64((p.batches + leaves - 1) / leaves)
 	p.total = steps
 	if steps <= 0 {
 		p.total = int64(math.Ceil(epochs * float64(p.perEpoch)))
@@ -78,14 +94,51 @@ func (p *Planner) Total() int64 { return p.total }
 // PerEpoch is the number of steps of one epoch.
 func (p *Planner) PerEpoch() int64 { return p.perEpoch }
 
+// Epoch is how many epochs are done after so many steps: whole ones, and the share of this one's micro-batches, as transformers logs it.
+func (p *Planner) Epoch(steps int64) float64 {
+	if steps < 1 {
+		return 0
+	}
+	epoch, at := (steps-1)/p.perEpoch, (steps-1)%p.perEpoch+1
+	return float64(epoch) + float64(min(int(at)*p.leaves, p.batches))/float64(p.batches)
+}
+
+// epochOrder is the samples of an epoch in the order in which they are dealt.
+func (p *Planner) epochOrder(epoch int64) []int32 {
+	var out []int32
+	switch {
+	case p.order == nil:
+		return permutation(p.seed, epoch, p.samples)
+	case p.order.Kind == "torch":
+		var err error
+		if out, err = pyrand.Randperm(p.samples, p.order.Seed+uint64(epoch)); err != nil {
+			// More samples than torch shuffles with 32-bit draws: there is no order to reproduce.
+			return permutation(p.order.Seed, epoch, p.samples)
+		}
+	default:
+		out = make([]int32, p.samples)
+		for i := range out {
+			out[i] = int32(i)
+		}
+	}
+	want := p.batches * p.micro
+	if p.order.Deal <= 1 {
+		want = min(want, len(out))
+	}
+	for n := len(out); len(out) < want; {
+		out = append(out, out[len(out)-n]) // from the epoch's beginning, again and again where there are fewer samples than devices
+	}
+	return out[:want]
+}
+
 // batch is the samples of a step, counted from 0.
 func (p *Planner) batch(step int64) []int32 {
 	epoch, at := step/p.perEpoch, int(step%p.perEpoch)
 	if epoch != p.epoch {
-		p.order, p.epoch = permutation(p.seed, epoch, p.samples), epoch
+		p.current, p.epoch = p.epochOrder(epoch), epoch
 	}
 	lo := at * p.micro * p.leaves
-	return p.order[lo:min(lo+p.micro*p.leaves, p.samples)]
+	return p.current[lo:min(lo+p.micro*p.leaves, len(p.current))]
 }
 
 // Leaves is the number of leaves of a step that have samples.

@@ -1,6 +1,8 @@
 package train
 
 import (
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyrand"
+	"github.com/tunefleet/tunefleet/schemas"
 	"slices"
 	"testing"
 )
@@ -52,7 +54,7 @@ func TestPlannerCountsStepsAsTransformersDoes(t *testing.T) {
 		{3, 4, 5, 2, 0, 2, 1},
 		{101, 4, 5, 9, 7, 7, 6},
 	} {
-		p, err := NewPlanner(1, c.samples, c.micro, c.leaves, c.epochs, c.steps)
+		p, err := NewPlanner(1, c.samples, c.micro, c.leaves, c.epochs, c.steps, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,13 +62,13 @@ func TestPlannerCountsStepsAsTransformersDoes(t *testing.T) {
 			t.Errorf("%+v: %d steps, %d an epoch", c, p.Total(), p.PerEpoch())
 		}
 	}
-	if _, err := NewPlanner(1, 0, 1, 1, 1, 0); err == nil {
+	if _, err := NewPlanner(1, 0, 1, 1, 1, 0, nil); err == nil {
 		t.Error("no samples were accepted")
 	}
 }
 
 func TestEveryEpochVisitsEverySampleOnce(t *testing.T) {
-	p, err := NewPlanner(11, 23, 2, 3, 2, 0)
+	p, err := NewPlanner(11, 23, 2, 3, 2, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,5 +95,57 @@ func TestEveryEpochVisitsEverySampleOnce(t *testing.T) {
 		if len(seen) != 23 {
 			t.Fatalf("epoch %d visits %d samples", epoch, len(seen))
 		}
+	}
+}
+
+// TestTorchOrder deals 189 rows in batches of 2 as the recorded runs of two set-ups do: one device, and two whose last turn is filled.
+func TestTorchOrder(t *testing.T) {
+	order, err := pyrand.Randperm(189, 42)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := NewPlanner(1, 189, 2, 4, 1.5, 0, &schemas.SampleOrder{Kind: "torch", Seed: 42, Deal: 1})
+	if err != nil || one.PerEpoch() != 24 || one.Total() != 36 {
+		t.Fatalf("%d steps of %d, %v", one.Total(), one.PerEpoch(), err)
+	}
+	if got := one.Leaves(23); got != 3 || !slices.Equal(one.Leaf(23, 2), order[188:]) {
+		t.Fatalf("the last step has %d leaves, the last is %v", got, one.Leaf(23, 2))
+	}
+	if e := one.Epoch(1); e != 4.0/95 || one.Epoch(24) != 1 || one.Epoch(25) != 1+4.0/95 {
+		t.Fatalf("epochs %g %g %g", e, one.Epoch(24), one.Epoch(25))
+	}
+	next, err := pyrand.Randperm(189, 43)
+	if err != nil || !slices.Equal(one.Leaf(24, 0), next[:2]) {
+		t.Fatalf("the second epoch begins with %v, %v", one.Leaf(24, 0), err)
+	}
+	two, err := NewPlanner(1, 189, 2, 4, 1, 0, &schemas.SampleOrder{Kind: "torch", Seed: 42, Deal: 2})
+	if err != nil || two.PerEpoch() != 24 {
+		t.Fatalf("%d steps, %v", two.PerEpoch(), err)
+	}
+	last := two.Step(23)
+	if want := append(slices.Clone(order[184:]), order[:3]...); !slices.Equal(last, want) {
+		t.Fatalf("the last turn is %v, want %v", last, want)
+	}
+	drop, err := NewPlanner(1, 189, 2, 4, 1, 0, &schemas.SampleOrder{Kind: "sequential", DropLast: true})
+	if err != nil || drop.Leaves(23) != 2 || !slices.Equal(drop.Leaf(23, 1), []int32{186, 187}) {
+		t.Fatalf("%d leaves at the end, %v", drop.Leaves(23), err)
+	}
+	tiny, err := NewPlanner(1, 2, 2, 3, 1, 0, &schemas.SampleOrder{Kind: "sequential", Deal: 3})
+	if err != nil || !slices.Equal(tiny.Step(0), []int32{0, 1, 0, 1, 0, 1}) {
+		t.Fatalf("two samples on three devices: %v, %v", tiny.Step(0), err)
+	}
+}
+
+// TestOpenDocuments: documents that see each other are one for attention, with positions that begin again.
+func TestOpenDocuments(t *testing.T) {
+	a := Sequence{IDs: []int32{1, 2, 3, 4, 5}, Labels: []int32{1, 2, 3, 4, 5}, Docs: []int32{0, 2, 5}, Open: true}
+	b, err := makeBatch([]Sequence{a, a})
+	if err != nil || b.Rows != 2 || b.Docs != nil || !slices.Equal(b.Positions, []int32{0, 1, 0, 1, 2, 0, 1, 0, 1, 2}) {
+		t.Fatalf("%+v %v", b, err)
+	}
+	short := Sequence{IDs: []int32{6}, Labels: []int32{6}, Docs: []int32{0, 1}, Open: true}
+	b, err = makeBatch([]Sequence{a, short})
+	if err != nil || !slices.Equal(b.Docs, []int32{0, 5, 6}) || !slices.Equal(b.Positions, []int32{0, 1, 0, 1, 2, 0}) {
+		t.Fatalf("%+v %v", b, err)
 	}
 }

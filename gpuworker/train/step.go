@@ -234,7 +234,7 @@ func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.
 		Worker: s.t.Worker, Generation: s.t.Gang.Generation, Step: step, Values: map[string]float64{
 			"step": float64(step), "total": float64(s.plan.Total()), "loss": r.loss, "grad_norm": r.norm, "learning_rate": r.lr,
 			"tokens_per_second": float64(r.tokens) / max(1e-9, took.Seconds()), "tokens": float64(r.tokens),
-			"epoch": float64(step) / float64(s.plan.PerEpoch()),
+			"epoch": s.plan.Epoch(step),
 		}}
 	s.log.add(e)
 	s.t.Report(e)

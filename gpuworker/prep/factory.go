@@ -1,0 +1,336 @@
+package prep
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// factoryPlan is what all parts of a LLaMA-Factory preparation agree on: the rows of every set, and which of them each output has, in order.
+type factoryPlan struct {
+	spec  *schemas.FactorySpec
+	sets  []factorySet
+	train []source.Pick
+	eval  [][]source.Pick
+	bad   source.Bad
+	read  int64
+}
+
+// factorySet is the rows of one data set, in the order that num_samples and max_samples leave.
+type factorySet struct {
+	set  *schemas.DataSet
+	rows []source.Row
+}
+
+// makeFactoryPlan reads the data sets and orders their rows as LLaMA-Factory does: files in their order, num_samples, the first max_samples
+// rows of each set, sets mixed, and the validation split cut off.
+func makeFactoryPlan(ctx context.Context, t *consume.Task) (*factoryPlan, error) {
+	f := t.Stage.Prep.Factory
+	p := &factoryPlan{spec: f, bad: source.Bad{Policy: source.Policy(f.OnBadRow)}}
+	sampler := source.NewSampler(t.Spec.Seed)
+	for _, sets := range [][]schemas.DataSet{f.Train, f.Eval} {
+		for i := range sets {
+			s := factorySet{set: &sets[i]}
+			if err := p.readSet(ctx, t, &s, sampler); err != nil {
+				return nil, err
+			}
+			p.sets = append(p.sets, s)
+		}
+	}
+	var err error
+	if p.train, err = p.mixed(0, len(f.Train), t.Spec.Seed); err != nil {
+		return nil, err
+	}
+	switch {
+	case f.ValSize > 0 && len(f.Train) > 0:
+		train, held, err := source.Split(len(p.train), f.ValSize, t.Spec.Seed)
+		if err != nil {
+			return nil, err
+		}
+		p.eval = [][]source.Pick{choose(p.train, held)}
+		p.train = choose(p.train, train)
+	case f.EvalOnEach:
+		for i := range f.Eval {
+			one, err := p.mixed(len(f.Train)+i, 1, t.Spec.Seed)
+			if err != nil {
+				return nil, err
+			}
+			p.eval = append(p.eval, one)
+		}
+	case len(f.Eval) > 0:
+		all, err := p.mixed(len(f.Train), len(f.Eval), t.Spec.Seed)
+		if err != nil {
+			return nil, err
+		}
+		p.eval = [][]source.Pick{all}
+	}
+	return p, nil
+}
+
+func choose(all []source.Pick, idx []int) []source.Pick {
+	out := make([]source.Pick, len(idx))
+	for i, k := range idx {
+		out[i] = all[k]
+	}
+	return out
+}
+
+// mixed orders the rows of n sets from the first-th on.
+func (p *factoryPlan) mixed(first, n int, seed uint64) ([]source.Pick, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	lengths := make([]int, n)
+	for i := range lengths {
+		if lengths[i] = len(p.sets[first+i].rows); lengths[i] == 0 {
+			return nil, schemas.Errorf(schemas.CodeData, p.sets[first+i].set.Name, "the data set is empty")
+		}
+	}
+	probs := p.spec.Probs
+	if len(probs) != n {
+		probs = nil // shares are those of the training sets
+	}
+	out, err := source.Mix(lengths, p.spec.Mix, probs, seed)
+	for i := range out {
+		out[i].Set += int32(first)
+	}
+	return out, err
+}
+
+// readSet reads the files of a set.
+func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySet, sampler *source.Sampler) error {
+	limit := p.spec.MaxSamples
+	if s.set.NumSamples > 0 {
+		limit = 0
+	}
+	for _, f := range s.set.Data.Files {
+		left := 0
+		if limit > 0 {
+			if left = limit - len(s.rows); left <= 0 {
+				break
+			}
+		}
+		rows, err := p.readFile(ctx, t, s.set, f, left)
+		if err != nil {
+			return err
+		}
+		s.rows = append(s.rows, rows...)
+	}
+	p.read += int64(len(s.rows))
+	if err := checkColumns(s); err != nil {
+		return err
+	}
+	if n := s.set.NumSamples; n > 0 && len(s.rows) > 0 {
+		chosen := make([]source.Row, n)
+		for i, k := range sampler.Rows(len(s.rows), n) {
+			chosen[i] = s.rows[k]
+		}
+		s.rows = chosen
+		if p.spec.MaxSamples > 0 {
+			s.rows = s.rows[:min(len(s.rows), p.spec.MaxSamples)]
+		}
+	}
+	return nil
+}
+
+func (p *factoryPlan) readFile(ctx context.Context, t *consume.Task, set *schemas.DataSet, f schemas.File, limit int) (rows []source.Row, err error) {
+	local, err := fetchInput(ctx, t, f)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, local.Close(), os.Remove(local.Name())) }()
+	r, err := source.Open(ctx, f.Path, local, f.Bytes, source.Options{Format: set.Format, Encoding: set.Encoding, Dir: t.Dir})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return source.All(ctx, r, &p.bad, limit)
+}
+
+// fetchInput copies an uploaded file to the scratch folder and verifies it.
+func fetchInput(ctx context.Context, t *consume.Task, f schemas.File) (*os.File, error) {
+	local, err := os.CreateTemp(t.Dir, "input-*"+filepath.Ext(f.Path))
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a scratch file: %w", err)
+	}
+	o := schemas.Object{Key: schemas.InputKey(t.Spec.Tenant, f.SHA256), Bytes: f.Bytes, SHA256: f.SHA256}
+	if err = data.Download(ctx, t.Objects, o, local); schemas.IsCode(err, schemas.CodeNotFound) {
+		err = schemas.Errorf(schemas.CodeNotFound, f.Path, "the file was not uploaded").WithHint("submit the run again: tunefleet uploads its files")
+	}
+	if err == nil {
+		_, err = local.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, local.Close(), os.Remove(local.Name()))
+	}
+	return local, nil
+}
+
+// checkColumns refuses a column that none of the first rows has, before thousands of rows are dropped for it.
+func checkColumns(s *factorySet) error {
+	if len(s.rows) == 0 {
+		return nil
+	}
+	need := []string{"prompt"}
+	if s.set.Formatting != "alpaca" {
+		need = []string{"messages"}
+	}
+	if s.set.Ranking {
+		need = append(need, "chosen", "rejected")
+	}
+	if s.set.Columns["kto_tag"] != "" {
+		need = append(need, "kto_tag")
+	}
+	has := map[string]bool{}
+	for _, r := range s.rows[:min(100, len(s.rows))] {
+		var keys map[string]json.RawMessage
+		if err := json.Unmarshal(r.Raw, &keys); err != nil {
+			return schemas.Errorf(schemas.CodeData, r.Place, "broken JSON: %v", err)
+		}
+		for k := range keys {
+			has[k] = true
+		}
+	}
+	for _, role := range need {
+		c := s.set.Columns[role]
+		if c == "" {
+			return schemas.Errorf(schemas.CodeInvalid, s.set.Name, "no column is named for %s", role).WithHint("columns that dataset_info.json lists reset the others: list %s, too", role)
+		}
+		if has[c] {
+			continue
+		}
+		var names []string
+		for k := range has {
+			names = append(names, k)
+		}
+		slices.Sort(names)
+		e := schemas.Errorf(schemas.CodeData, s.rows[0].Place, "data set %q has no column %q (%s)", s.set.Name, c, role)
+		if near := schemas.Nearest(c, names); near != "" {
+			return e.WithHint("did you mean %q?", near)
+		}
+		return e.WithHint("it has: %s", strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// picks are the rows of an output.
+func (p *factoryPlan) picks(split string) ([]source.Pick, error) {
+	if split == "train" {
+		return p.train, nil
+	}
+	i := 0
+	if n, ok := strings.CutPrefix(split, "eval-"); ok {
+		var err error
+		if i, err = strconv.Atoi(n); err != nil {
+			return nil, schemas.Errorf(schemas.CodeInvalid, split, "is no evaluation set")
+		}
+	}
+	if i < 0 || i >= len(p.eval) {
+		return nil, schemas.Errorf(schemas.CodeInvalid, split, "there are %d evaluation sets", len(p.eval))
+	}
+	return p.eval[i], nil
+}
+
+// counters are those of the whole preparation.
+func (p *factoryPlan) counters() map[string]int64 {
+	return map[string]int64{"rows_read": p.read, "bad_rows": p.bad.Skipped}
+}
+
+// factoryOutput makes one output's shard of this part: a contiguous range of the batches that LLaMA-Factory's map would make.
+func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash string) (*entry, error) {
+	if err := p.openFactory(ctx); err != nil {
+		return nil, err
+	}
+	picks, err := p.factory.picks(o.Split)
+	if err != nil {
+		return nil, err
+	}
+	f := p.prep.Factory
+	batches := source.Batches(len(picks), f.Workers, f.BatchSize)
+	from, to := len(batches)*p.index/p.prep.Parts, len(batches)*(p.index+1)/p.prep.Parts
+	enc, err := p.newEncoder(o)
+	if err != nil {
+		return nil, err
+	}
+	w := data.NewGroupWriter(enc.group(), o.Form == "kto")
+	var rows, trained int64
+	for i, b := range batches[from:to] {
+		seqs, err := enc.batch(ctx, picks[b[0]:b[1]])
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range seqs {
+			if err := w.Add(s); err != nil {
+				return nil, err
+			}
+			trained += int64(s.Trained())
+		}
+		rows += int64(b[1] - b[0])
+		p.task.Phase(consume.PhaseStep, int64(i+1), int64(to-from))
+	}
+	if w.Len() == 0 && p.prep.Parts == 1 {
+		return nil, schemas.Errorf(schemas.CodeData, p.task.Stage.Name+"/"+o.Name, "none of the %d rows can be used", rows).
+			WithHint("rows with odd roles, without an answer or without a prompt are dropped; look at the columns and tags of dataset_info.json")
+	}
+	shard, err := w.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{Version: 1, Plan: p.factory.counters(), Counters: map[string]int64{"rows": rows, "dropped_rows": enc.dropped, "sequences": int64(w.Len()), "tokens": w.Tokens(), "label_tokens": trained}}
+	if err := p.store(ctx, e, hash, data.ObjectShard, shard); err != nil {
+		return nil, err
+	}
+	if q := p.factory.bad.Quarantined; len(q) > 0 && p.index == 0 {
+		b, err := quarantine(q)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.store(ctx, e, hash, "quarantine", b); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// quarantine is the file of rows that were kept aside: {place, reason, text} a line.
+func quarantine(rows []source.BadRow) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	for _, r := range rows {
+		if err := e.Encode(map[string]string{"place": r.Place, "reason": r.Reason, "text": strings.ToValidUTF8(r.Text, "\uFFFD")}); err != nil {
+			return nil, fmt.Errorf("cannot write the bad rows: %w", err)
+		}
+	}
+	return b.Bytes(), nil
+}
+
+// openFactory reads tokenizer and data when the first output is not in the cache.
+func (p *part) openFactory(ctx context.Context) (err error) {
+	if p.factory != nil {
+		return nil
+	}
+	if p.tok == nil {
+		if p.tok, err = OpenTokenizer(ctx, p.task.Objects, p.task.Spec.Tenant, p.prep.Tokenizer); err != nil {
+			return err
+		}
+		if err := checkVocabulary(ctx, p.task, p.tok); err != nil {
+			return err
+		}
+	}
+	p.factory, err = makeFactoryPlan(ctx, p.task)
+	return err
+}
