@@ -224,7 +224,7 @@ func (c *Client) Follow(ctx context.Context, tenant, run string, fn func(schemas
 		return nil, err
 	}
 	if err := api.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
-		if id == "" {
+		if id == "" && e.Type == schemas.EventState {
 			return nil // the server's own last word: Get says the same
 		}
 		return fn(e)

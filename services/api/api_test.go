@@ -172,6 +172,151 @@ func TestEventsResumeAndEnd(t *testing.T) {
 	}
 }
 
+// commit stores a segment's manifest and log, as rank 0 does, and returns what HEAD points at.
+func (b *bench) commit(t *testing.T, run, stage string, generation uint64, from, to int64, parent *schemas.ManifestRef) *schemas.ManifestRef {
+	t.Helper()
+	put := func(key string, data []byte) string {
+		if _, err := b.objects.Put(t.Context(), key, data, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(data)
+		return hex.EncodeToString(sum[:])
+	}
+	var log []byte
+	for s := from; s <= to; s++ {
+		line, err := json.Marshal(stepEvent(run, stage, generation, s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		log = append(append(log, line...), '\n')
+	}
+	m := schemas.Manifest{Version: 1, Tenant: "acme", Run: run, Stage: stage, Step: to, Generation: generation, World: 1, Parent: parent}
+	m.Log = schemas.Part{Key: schemas.LogKey("acme", run, to, generation), Bytes: int64(len(log))}
+	m.Log.SHA256 = put(m.Log.Key, log)
+	data, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := schemas.ManifestKey("acme", run, to, generation)
+	return &schemas.ManifestRef{Key: key, SHA256: put(key, data), Stage: stage, Step: to, Generation: generation}
+}
+
+func stepEvent(run, stage string, generation uint64, step int64) schemas.Event {
+	return schemas.Event{At: time.Now(), Type: schemas.EventStep, Tenant: "acme", Run: run, Stage: stage, Generation: generation, Step: step}
+}
+
+// TestEventsHoldTheWholeHistory: whoever joins late, or after the tail was lost, is told every step of the lineage once, in order, and then
+// the live ones; what a killed generation did beyond the commit is told only if it was live.
+func TestEventsHoldTheWholeHistory(t *testing.T) {
+	b := start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	reply, err := b.client.Submit(ctx, spec("late"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := reply.Run
+	base := b.commit(t, run, "base", 1, 1, 4, nil)
+	first := b.commit(t, run, "tune", 2, 1, 10, nil)
+	second := b.commit(t, run, "tune", 4, 11, 20, first)
+	h := &schemas.Head{Version: 1, Tenant: "acme", Run: run, State: schemas.RunRunning, Updated: time.Now(), Stage: "tune", Generation: 4, Manifest: second, Previous: first,
+		Stages: []schemas.StageState{{Name: "base", Kind: schemas.KindTrain, Manifest: base}, {Name: "tune", Kind: schemas.KindTrain}}}
+	put := func() {
+		t.Helper()
+		data, err := json.Marshal(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.objects.Put(ctx, schemas.HeadKey("acme", run), data, store.Condition{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put()
+	live := func(generation uint64, steps ...int64) {
+		t.Helper()
+		for _, s := range steps {
+			if err := b.live.Append(ctx, "acme", run, stepEvent(run, "tune", generation, s)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	// The tail begins at step 18 of the commit; steps 21 and 22 are not committed.
+	live(4, 18, 19, 20, 21, 22)
+	var got []string
+	var resume string
+	follow := func(after string) {
+		t.Helper()
+		err := b.client.Follow(ctx, "acme", run, after, func(id string, e schemas.Event) error {
+			if e.Type != schemas.EventStep {
+				return nil
+			}
+			got = append(got, fmt.Sprintf("%s-%d-%d", e.Stage, e.Generation, e.Step))
+			switch {
+			case e.Step == 21 && e.Generation == 4:
+				resume = id
+			case e.Step == 22 && e.Generation == 4:
+				// Generation 4 dies, 5 goes on from step 20. The tail loses step 23 of it, which its next commit holds.
+				live(5, 21, 22)
+				third := b.commit(t, run, "tune", 5, 21, 24, second)
+				h.Manifest, h.Previous, h.Generation = third, second, 5
+				put()
+				live(5, 24)
+			case e.Step == 24:
+				h.State = schemas.RunSucceeded
+				put()
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("%v after %v", err, got)
+		}
+	}
+	follow("")
+	var want []string
+	add := func(stage string, generation uint64, from, to int64) {
+		for s := from; s <= to; s++ {
+			want = append(want, fmt.Sprintf("%s-%d-%d", stage, generation, s))
+		}
+	}
+	add("base", 1, 1, 4)
+	add("tune", 2, 1, 10)
+	add("tune", 4, 11, 22)
+	add("tune", 5, 21, 24)
+	if !slices.Equal(got, want) {
+		t.Errorf("told %v\nwant %v", got, want)
+	}
+	// Who comes back is told what came since, and no history.
+	got, want = nil, []string{"tune-4-22", "tune-5-21", "tune-5-22", "tune-5-23", "tune-5-24"}
+	follow(resume)
+	if !slices.Equal(got, want) {
+		t.Errorf("on coming back told %v\nwant %v", got, want)
+	}
+	// Without any tail the lineage alone is told.
+	b.live = nil
+	empty, err := api.New(api.Config{Token: token, Poll: 20 * time.Millisecond, Grace: time.Millisecond}, api.Services{Runs: control.NewService(b.objects, memlease.New(), nil, slog.New(slog.DiscardHandler)),
+		Objects: b.objects, Live: memlease.New(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(empty.Handler())
+	defer srv.Close()
+	defer srv.CloseClientConnections()
+	c, err := client.New(srv.URL, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b.client, got, want = c, nil, nil
+	add("base", 1, 1, 4)
+	add("tune", 2, 1, 10)
+	add("tune", 4, 11, 20)
+	add("tune", 5, 21, 24)
+	follow(resume)
+	if !slices.Equal(got, want) {
+		t.Errorf("without a tail told %v\nwant %v", got, want)
+	}
+}
+
 func TestInputsAreCheckedByContent(t *testing.T) {
 	b := start(t)
 	data := []byte(`{"text":"a clause"}`)

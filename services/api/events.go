@@ -14,8 +14,9 @@ const eventBatch = 500
 
 var streamID = regexp.MustCompile(`^[0-9]{1,20}(-[0-9]{1,20})?$`)
 
-// events streams a run's live events as SSE until the run is over and its last event is sent, or the client leaves. The final state is
-// read from HEAD and not from the stream, which may be lost at any time.
+// events streams a run's events as SSE until the run is over and its last event is sent, or the client leaves: the live tail, and from the
+// segment logs the steps that the tail does not hold any more. The final state is read from HEAD and not from the stream, which may be lost
+// at any time.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	tenant, run, err := pathNames(r)
 	if err != nil {
@@ -53,6 +54,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", e.Type, data)
 		return err
 	}
+	history := s.newReplay(r.Context(), tenant, run, after)
+	past := func(e schemas.Event) error { return send("", e) }
+	caughtUp := history.resumed
 	beat := time.Now()
 	// HEAD is swapped before the last events are appended: told says that the last one has come, ended since when it is awaited.
 	var told bool
@@ -79,13 +83,22 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			pause(r, s.cfg.Poll)
 		}
 		for _, e := range evs {
-			if send(e.ID, e.Event) != nil {
+			wanted, err := history.live(r.Context(), e.Event, past)
+			if err != nil || wanted && send(e.ID, e.Event) != nil {
 				return
 			}
 			after = e.ID
 			told = told || e.Event.Type == schemas.EventState && schemas.RunState(e.Event.Message).Terminal()
 		}
-		if len(evs) == 0 && wait == 0 {
+		over := len(evs) == 0 && wait == 0
+		if err == nil && len(evs) < eventBatch && !caughtUp || over {
+			// The tail begins late, or is gone.
+			if history.fill(r.Context(), past) != nil {
+				return
+			}
+			caughtUp = true
+		}
+		if over {
 			final := schemas.Event{At: view.Updated, Type: schemas.EventState, Tenant: tenant, Run: run, Message: string(view.State), Error: view.Error}
 			if send("", final) == nil {
 				_ = out.Flush()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/embedgw"
@@ -178,11 +179,13 @@ func (s *Servers) startS3(ctx context.Context, dir string) error {
 		return fmt.Errorf("cannot open the object store's folder: %w", err)
 	}
 	log.SetOutput(io.Discard) // versitygw logs through the standard logger; tunefleet logs through slog only
+	// One account, given here: left to itself, the gateway prints to standard output, which belongs to the user's data.
+	accounts := auth.NewIAMServiceSingle(auth.Account{Access: s.Record.AccessKey, Secret: s.Record.SecretKey, Role: auth.RoleAdmin})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() {
 		done <- embedgw.RunVersityGW(ctx, be, &embedgw.Config{
-			RootUserAccess: s.Record.AccessKey, RootUserSecret: s.Record.SecretKey, Ports: []string{s.Record.S3Endpoint()}, Quiet: true,
+			RootUserAccess: s.Record.AccessKey, RootUserSecret: s.Record.SecretKey, IAMService: accounts, Ports: []string{s.Record.S3Endpoint()}, Quiet: true,
 			KeepAlive: true, MaxConnections: 4096, MaxRequests: 2048, MultipartMaxParts: 10000, HealthPath: "/health",
 		})
 	}()

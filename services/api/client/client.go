@@ -198,7 +198,8 @@ func (c *Client) Healthy(ctx context.Context) error {
 	return err
 }
 
-// Follow calls fn for each event of a run, with its stream id ("" for the last one, whose Message is the final state), until the run is
+// Follow calls fn for each event of a run, with its stream id, until the run is over: "" for the last one, an EventState whose Message is the
+// final state, and for steps that come from the run's logs since the live tail does not hold them any more. It ends when the run is
 // over or fn or ctx says stop. A broken stream is resumed after the last event; a server that stays away for a minute is an error.
 func (c *Client) Follow(ctx context.Context, tenant, run, after string, fn func(id string, e schemas.Event) error) error {
 	lost := time.Time{}

@@ -160,9 +160,11 @@ function take(e) {
   if (e.stage && (v.total || v.steps)) stageProgress[e.stage] = { done: v.done ?? v.rows ?? e.step ?? 0, total: v.total || v.steps, loss: v.loss };
   if (e.type === 'train.step') {
     const s = (series[e.stage] ||= { at: new Map() });
-    // A step that was lost and done again overwrites its older self.
-    s.at.set(e.step, v);
-    for (const k of s.at.keys()) if (k > e.step) s.at.delete(k);
+    // A step that was lost and done again overwrites its older self, and what came after that is gone. History may come late.
+    const generation = e.generation || 0;
+    if ((s.at.get(e.step)?.generation ?? -1) > generation) return;
+    s.at.set(e.step, { ...v, generation });
+    for (const [k, p] of s.at) if (k > e.step && p.generation < generation) s.at.delete(k);
     queueDraw();
     return;
   }

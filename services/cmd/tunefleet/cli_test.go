@@ -65,7 +65,8 @@ func up(t *testing.T, env []string, args ...string) (dir string) {
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var mu sync.Mutex
-	var log bytes.Buffer
+	var log, out bytes.Buffer
+	cmd.Stdout = &out
 	cmd.Stderr = writerFunc(func(p []byte) (int, error) { mu.Lock(); defer mu.Unlock(); return log.Write(p) })
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -80,6 +81,11 @@ func up(t *testing.T, env []string, args ...string) (dir string) {
 			_ = cmd.Process.Kill()
 			<-gone
 			t.Error("up did not stop within 30 s of SIGTERM")
+		}
+		for line := range bytes.Lines(out.Bytes()) {
+			if !json.Valid(line) {
+				t.Errorf("up --json printed something else: %s", line)
+			}
 		}
 		if t.Failed() {
 			mu.Lock()

@@ -196,7 +196,7 @@ func (d *demonstration) follow(ctx context.Context, run *schemas.SubmitReply, ki
 	var newest int64
 	var generation uint64
 	err = d.cl.Follow(ctx, run.Tenant, run.Run, "", func(id string, e schemas.Event) error {
-		if id == "" {
+		if id == "" && e.Type == schemas.EventState {
 			final = e
 			return nil
 		}

@@ -181,7 +181,7 @@ func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run
 	}
 	var final schemas.Event
 	err = cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
-		if id == "" {
+		if id == "" && e.Type == schemas.EventState {
 			final = e
 			return nil
 		}
