@@ -1,0 +1,125 @@
+package verify
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
+	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+)
+
+// python is the interpreter with torch and transformers: TUNEFLEET_PYTHON, or the one that "go tool task python" makes.
+func python(t *testing.T) string {
+	t.Helper()
+	if p := os.Getenv("TUNEFLEET_PYTHON"); p != "" {
+		return p
+	}
+	venv := os.Getenv("TUNEFLEET_VENV")
+	if venv == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		venv = filepath.Join(cache, "tunefleet", "venv")
+	}
+	p := filepath.Join(venv, "bin", "python")
+	if _, err := os.Stat(p); err != nil {
+		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
+			t.Fatalf("there is no Python with torch and transformers: %v", err)
+		}
+		t.Skipf("no Python with torch and transformers (make it with: go tool task python): %v", err)
+	}
+	return p
+}
+
+// TestRandomMoE compares architectures with experts, of sizes that a seed draws, with transformers: logits, losses, every gradient,
+// greedy generation, and the gradients with the routers' load-balancing loss.
+func TestRandomMoE(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs transformers")
+	}
+	names := strings.Fields("mixtral qwen2_moe qwen3_moe olmoe granitemoe granitemoeshared deepseek_v2 deepseek_v3 glm4_moe dots1 ernie4_5_moe flex_olmo gpt_oss")
+	for _, seed := range []string{"6", "7"} {
+		dir := t.TempDir()
+		out, err := exec.CommandContext(t.Context(), python(t), append([]string{"testdata/moe/make.py", dir, seed}, names...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for _, name := range names {
+			t.Run(name+seed, func(t *testing.T) {
+				folder := filepath.Join(dir, name)
+				rep, err := VerifyModel(context.Background(), folder, Options{Threads: 2, Checkpoint: seed == "7"})
+				mustPass(t, rep, err)
+				balanced(t, folder, seed == "7")
+			})
+		}
+	}
+}
+
+// balanced checks the loss that training minimizes when the configuration asks for the load-balancing loss, and its gradients.
+func balanced(t *testing.T, dir string, checkpoint bool) {
+	t.Helper()
+	root, err := openRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	f, err := safetensors.Open(root, goldenName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, ok := f.Info("balanced.loss"); !ok {
+		return
+	}
+	s, err := openSession(context.Background(), root, Options{Threads: 2, Checkpoint: checkpoint}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	s.model = balancing{s.model}
+	bs, err := readBatches(f, 2, s.model.Info().Vocab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bs[0].leaf()
+	tokens := b.LabelTokens()
+	got, err := objective.Backward(context.Background(), s.tape, s.model, b, tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _, err := f.Float32("balanced.loss")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rep Report
+	rep.add(relative("balanced.loss", got.Sum/float64(tokens), float64(want[0]), 1e-5, 0))
+	for _, p := range s.trainable() {
+		g, err := nn.Read(s.queue, p.Grad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want, _, err = f.Float32("balanced.grad." + p.Name); err != nil {
+			t.Fatal(err)
+		}
+		rep.add(l2("balanced.grad."+p.Name, g, want, nil, tensorRel, tensorFloor))
+	}
+	rep.finish()
+	mustPass(t, &rep, nil)
+}
+
+// balancing is a model whose configuration asks for the load-balancing loss.
+type balancing struct{ zoo.Model }
+
+// Info implements zoo.Modules.
+func (b balancing) Info() zoo.Info {
+	i := b.Model.Info()
+	i.RouterAux, i.RouterAuxCoef = true, 0.3
+	return i
+}
