@@ -138,18 +138,30 @@ type rowRange struct {
 	lo, hi int64
 }
 
-// RowRange is a view of rows lo to hi of x, which the caller keeps until the views are released.
+// RowRange copies rows lo to hi of x [n, d].
 func RowRange(t *autograd.Tape, x autograd.Value, lo, hi int) autograd.Value {
 	if !t.OK() {
 		return autograd.Value{}
 	}
 	op := &rowRange{x: x, lo: int64(lo), hi: int64(hi)}
-	op.y = t.Record(op, t.Data(x).Slice(0, op.lo, op.hi), autograd.Handle{}, t.Needs(x), x)
+	xd := t.Data(x)
+	yd, h := t.Out(op.hi-op.lo, xd.Dim[1])
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	op.Rematerialize(t, yd)
+	t.Check("rows", xd)
+	op.y = t.Record(op, yd, h, t.Needs(x), x)
 	return op.y
 }
 
 // Name implements autograd.Op.
 func (op *rowRange) Name() string { return "rows" }
+
+// Rematerialize implements autograd.Rematerializer.
+func (op *rowRange) Rematerialize(t *autograd.Tape, out autograd.Tensor) {
+	t.Queue().Copy(kernels.Copy{X: t.Data(op.x).Slice(0, op.lo, op.hi), Y: out})
+}
 
 // Backward implements autograd.Op.
 func (op *rowRange) Backward(t *autograd.Tape) error {

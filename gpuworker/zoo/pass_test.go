@@ -34,7 +34,16 @@ type rig struct {
 // newRig makes a model with random weights and gradients on the CPU.
 func newRig(t *testing.T, tied bool, cfg autograd.Config, prepare func(*rig)) *rig {
 	t.Helper()
-	r := &rig{}
+	m, err := zoo.New(config(tied))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newModelRig(t, m, cfg, prepare)
+}
+
+func newModelRig(t *testing.T, m zoo.Model, cfg autograd.Config, prepare func(*rig)) *rig {
+	t.Helper()
+	r := &rig{model: m}
 	var err error
 	check := func(err error) {
 		t.Helper()
@@ -42,8 +51,6 @@ func newRig(t *testing.T, tied bool, cfg autograd.Config, prepare func(*rig)) *r
 			t.Fatal(err)
 		}
 	}
-	r.model, err = zoo.New(config(tied))
-	check(err)
 	if prepare != nil {
 		prepare(r)
 	}
