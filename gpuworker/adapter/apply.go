@@ -176,14 +176,7 @@ func (a *Adapters) Adapted() []*nn.Param {
 
 // Targets lists the distinct last names of the adapted modules.
 func (a *Adapters) Targets() []string {
-	var paths []string
-	for _, s := range a.sites {
-		if _, ok := s.(*savedParam); !ok {
-			path, _ := s.where()
-			paths = append(paths, path)
-		}
-	}
-	return suffixes(paths)
+	return suffixes(a.paths())
 }
 
 // Layers lists the adapted blocks in order, or nil when every block is.
@@ -200,6 +193,27 @@ func (a *Adapters) Layers() []int {
 		return nil
 	}
 	return out
+}
+
+// paths lists the adapted modules.
+func (a *Adapters) paths() []string {
+	var out []string
+	for _, s := range a.sites {
+		if _, ok := s.(*savedParam); !ok {
+			path, _ := s.where()
+			out = append(out, path)
+		}
+	}
+	return out
+}
+
+// outside reports whether a module outside of the blocks is adapted.
+func (a *Adapters) outside() bool {
+	return slices.ContainsFunc(a.sites, func(s site) bool {
+		_, u := s.where()
+		_, saved := s.(*savedParam)
+		return !saved && u.Block < 0
+	})
 }
 
 func suffixes(paths []string) []string {

@@ -20,7 +20,6 @@ type lora struct {
 	scale float32
 	base  nn.LinearAdapter // what computes the base when it is packed
 	drop  dropout
-	start func() *factors // what PiSSA started from, once computed
 }
 
 func (a *Adapters) newLoRA(path string, l *nn.Linear, u *nn.Unit) *lora {

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"math"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
@@ -138,10 +135,9 @@ func (a *Adapters) Load(ctx context.Context, q *kernels.Queue, root *os.Root) (e
 }
 
 // Save writes a PEFT adapter folder: adapter_config.json and adapter_model.safetensors. base names the base model in the configuration.
-// An adapter that began with PiSSA belongs to a changed base: it is written as the plain LoRA of twice the rank that belongs to the
-// unchanged one, with A' = [A; A0] and B' = [B, -B0].
+// An adapter that began with PiSSA belongs to a base that it changed: Plain makes it one of the unchanged base first.
 func (a *Adapters) Save(q *kernels.Queue, root *os.Root, base string) error {
-	c, entries := a.Config, []safetensors.Entry{}
+	var entries []safetensors.Entry
 	for _, p := range a.Params() {
 		if !isTurned(p.Name) {
 			entries = append(entries, nn.Entries(q, []*nn.Param{p})...)
@@ -153,13 +149,12 @@ func (a *Adapters) Save(q *kernels.Queue, root *os.Root, base string) error {
 		}
 		entries = append(entries, safetensors.Entry{Name: p.Name, Shape: []int64{p.Shape[1], p.Shape[0]}, Float32: transpose(v, p.Shape[0], p.Shape[1])})
 	}
-	if c.PiSSA {
-		var err error
-		if c, entries, err = a.convert(q); err != nil {
-			return err
-		}
+	targets, layers := a.Targets(), a.Layers()
+	if layers != nil && a.outside() {
+		// PEFT applies layers_to_transform to every target: one outside of the blocks needs whole paths.
+		targets, layers = a.paths(), nil
 	}
-	doc, err := encodePEFT(c, base, a.Targets(), a.Layers())
+	doc, err := encodePEFT(a.Config, base, targets, layers)
 	if err != nil {
 		return fmt.Errorf("cannot encode %s: %w", ConfigName, err)
 	}
@@ -167,53 +162,6 @@ func (a *Adapters) Save(q *kernels.Queue, root *os.Root, base string) error {
 		return err
 	}
 	return writeFile(root, ConfigName, doc)
-}
-
-// convert turns a PiSSA adapter into a plain one.
-func (a *Adapters) convert(q *kernels.Queue) (c Config, entries []safetensors.Entry, err error) {
-	c = a.Config
-	factor := 2.0
-	if c.RSLoRA {
-		factor = math.Sqrt2
-	}
-	c.PiSSA, c.Rank, c.Alpha = false, 2*c.Rank, factor*c.Alpha
-	c.RankPattern, c.AlphaPattern = maps.Clone(c.RankPattern), maps.Clone(c.AlphaPattern)
-	for k := range c.RankPattern {
-		c.RankPattern[k] *= 2
-	}
-	for k := range c.AlphaPattern {
-		c.AlphaPattern[k] *= factor
-	}
-	for _, s := range a.sites {
-		l, ok := s.(*lora)
-		if !ok {
-			entries = append(entries, nn.Entries(q, s.params())...)
-			continue
-		}
-		f := l.start()
-		if f == nil {
-			return c, nil, schemas.Errorf(schemas.CodeInternal, l.path, "the start of this PiSSA adapter was not computed")
-		}
-		av, err := nn.Read(q, l.a.Data)
-		if err != nil {
-			return c, nil, err
-		}
-		bv, err := nn.Read(q, l.b.Data)
-		if err != nil {
-			return c, nil, err
-		}
-		r, in, out := l.a.Shape[0], l.a.Shape[1], l.b.Shape[0]
-		both := make([]float32, 0, 2*out*r)
-		for i := range out {
-			both = append(both, bv[i*r:(i+1)*r]...)
-			for _, v := range f.b[i*r : (i+1)*r] {
-				both = append(both, -v)
-			}
-		}
-		entries = append(entries, safetensors.Entry{Name: l.a.Name, Shape: []int64{2 * r, in}, Float32: slices.Concat(av, f.a)},
-			safetensors.Entry{Name: l.b.Name, Shape: []int64{out, 2 * r}, Float32: both})
-	}
-	return c, entries, nil
 }
 
 // writeFile writes by way of a temporary file and a rename.

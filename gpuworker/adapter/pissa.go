@@ -3,8 +3,11 @@ package adapter
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"strings"
 
 	"gonum.org/v1/gonum/mat"
 
@@ -29,7 +32,6 @@ func (a *Adapters) pissa(l *lora, rank int, scale float64) {
 		}
 		return f, err
 	}
-	l.start = func() *factors { return f }
 	l.a.Init, l.b.Init = autograd.Init{}, autograd.Init{}
 	part := func(of func(*factors) []float32) filler {
 		return func(ctx context.Context, at int64, dst []float32, base Reader) error {
@@ -74,6 +76,74 @@ func (m *Merger) pissaStart(ctx context.Context, p *nn.Param, rank int, scale fl
 		m.cache[at+p.Name], m.cache[bt+p.Name] = f.a, f.b
 	}
 	return m.cache[at+p.Name], m.cache[bt+p.Name], nil
+}
+
+// Plain turns a finished PiSSA adapter, which belongs to the base that PiSSA changed, into a LoRA of the unchanged base with twice the
+// rank: A' = [A; A0] and B' = [B, -B0] with the factors that it started from, as PEFT converts it. base reads the unchanged base, weight
+// gives a module's weight. Other adapters stay as they are.
+func Plain(c Config, stored Stored, base Reader, weight func(path string) *nn.Param) (Config, Stored) {
+	if !c.PiSSA {
+		return c, stored
+	}
+	p := c
+	factor := 2.0
+	if c.RSLoRA {
+		factor = math.Sqrt2 // the scale stays alpha / sqrt(r)
+	}
+	p.PiSSA, p.Rank, p.Alpha = false, 2*c.Rank, factor*c.Alpha
+	p.RankPattern, p.AlphaPattern = maps.Clone(c.RankPattern), maps.Clone(c.AlphaPattern)
+	for k := range p.RankPattern {
+		p.RankPattern[k] *= 2
+	}
+	for k := range p.AlphaPattern {
+		p.AlphaPattern[k] *= factor
+	}
+	return p, &plain{Stored: stored, m: NewMerger(c, stored), base: base, weight: weight}
+}
+
+// plain serves the matrices of a converted adapter.
+type plain struct {
+	Stored
+	m      *Merger
+	base   Reader
+	weight func(path string) *nn.Param
+}
+
+// Read implements Stored.
+func (p *plain) Read(ctx context.Context, name string, start int64, dst []float32) error {
+	path, isA := strings.CutSuffix(strings.TrimPrefix(name, Prefix), ".lora_A.weight")
+	path, isB := strings.CutSuffix(path, ".lora_B.weight")
+	w := p.weight(path)
+	if !isA && !isB || w == nil {
+		return p.Stored.Read(ctx, name, start, dst)
+	}
+	rank, scale := p.m.c.of(path)
+	a0, b0, err := p.m.pissaStart(ctx, w, rank, scale, p.base)
+	if err != nil {
+		return err
+	}
+	r, out, in := int64(rank), w.Shape[0], w.Shape[1]
+	if isA {
+		a, err := p.m.whole(ctx, name, r*in)
+		if err != nil {
+			return err
+		}
+		copy(dst, slices.Concat(a, a0)[start:])
+		return nil
+	}
+	b, err := p.m.whole(ctx, name, out*r)
+	if err != nil {
+		return err
+	}
+	both := make([]float32, 0, 2*out*r)
+	for i := range out {
+		both = append(both, b[i*r:(i+1)*r]...)
+		for _, v := range b0[i*r : (i+1)*r] {
+			both = append(both, -v)
+		}
+	}
+	copy(dst, both[start:])
+	return nil
 }
 
 // principal computes A = sqrt(S/scale) V^T and B = U sqrt(S/scale) of the greatest singular values: exactly where iters is negative, else

@@ -106,11 +106,14 @@ func (x *exporter) peft(ctx context.Context) error {
 // model writes a Hugging Face folder of the base parameters as they are now.
 func (x *exporter) model(ctx context.Context, name string) error {
 	return x.folder(ctx, name, func(root *os.Root) error {
-		params := nn.Params(x.loaded.Model.Root())
-		if err := safetensors.WriteFile(root, "model.safetensors", nn.Entries(x.queue, params), map[string]string{"format": "pt"}); err != nil {
+		entries, raw, err := x.entries(name)
+		if err != nil {
 			return err
 		}
-		config, generation, err := configs(x.loaded.Recipe.Config, x.loaded.Model.Info().Architecture, x.tokenizer)
+		if err := safetensors.WriteFile(root, "model.safetensors", entries, map[string]string{"format": "pt"}); err != nil {
+			return err
+		}
+		config, generation, err := configs(raw, x.loaded.Model.Info().Architecture, x.tokenizer)
 		if err != nil {
 			return err
 		}
@@ -125,6 +128,24 @@ func (x *exporter) model(ctx context.Context, name string) error {
 		}
 		return nil
 	})
+}
+
+// entries are the tensors of a model's folder and its configuration. Modules that were trained whole lie beside the base's until they are
+// merged; a head that was tied to one of them becomes a tensor of its own then.
+func (x *exporter) entries(name string) ([]safetensors.Entry, json.RawMessage, error) {
+	config := x.loaded.Recipe.Config
+	if a := x.loaded.Adapters; a != nil {
+		a.Enable(false)
+		defer a.Enable(true)
+	}
+	entries := nn.Entries(x.queue, nn.Params(x.loaded.Model.Root()))
+	if head := x.loaded.Head; head != nil && name == Merged {
+		e := nn.Entries(x.queue, []*nn.Param{head})[0]
+		e.Name = x.loaded.HeadName
+		config, err := train.Untie(config)
+		return append(entries, e), config, err
+	}
+	return entries, config, nil
 }
 
 // folder lets fill write into a scratch folder and stores what it wrote under name.

@@ -3,6 +3,7 @@ package train
 import (
 	"fmt"
 
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 )
 
@@ -65,4 +66,20 @@ func appendPositions(out []int32, s Sequence) []int32 {
 // ghost is what a rank without a leaf computes, to take part in the gathers.
 func ghost() *nn.Batch {
 	return &nn.Batch{Rows: 1, Seq: 2, IDs: []int32{0, 0}, Labels: []int32{nn.IgnoreLabel, 0}}
+}
+
+// tokenIDs names the tokens of a leaf for random numbers: sample i's token j, wherever makeBatch put it. Padding has the ids of positions
+// that its sample does not have.
+func tokenIDs(b *nn.Batch, seqs []Sequence, samples []int32) []int64 {
+	ids := make([]int64, 0, len(b.IDs))
+	for i, s := range seqs {
+		n := len(s.IDs)
+		if b.Rows == len(seqs) {
+			n = b.Seq
+		}
+		for j := range n {
+			ids = append(ids, autograd.TokenID(int64(samples[i]), j))
+		}
+	}
+	return ids
 }

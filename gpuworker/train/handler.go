@@ -11,7 +11,6 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
-	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
@@ -69,6 +68,7 @@ type session struct {
 	memory   *autograd.Memory
 	tape     *autograd.Tape
 	model    zoo.Model
+	adapters *adapter.Adapters // nil without
 	engine   *zero.Engine
 	data     Dataset
 	eval     Dataset
@@ -144,7 +144,8 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	src, err := openSource(ctx, s.t.Objects, rec, s.t.Dir, func(done, total int64) { s.t.Phase(consume.PhaseLoad, done, total) })
+	rec.Next = s.t.Stage
+	src, err := openSource(ctx, s.t.Objects, s.queue, rec, s.t.Dir, func(done, total int64) { s.t.Phase(consume.PhaseLoad, done, total) })
 	if err != nil {
 		return err
 	}
@@ -152,13 +153,18 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	if s.model, err = zoo.New(rec.Config); err != nil {
 		return err
 	}
-	base := nn.Params(s.model.Root())
-	if err := src.check(base, s.model.Info().Tied); err != nil {
+	k := src.next()
+	if s.adapters, err = prepare(s.model, s.stage, k.adapter); err != nil {
 		return err
 	}
-	if err := prepare(s.model, s.stage); err != nil {
-		return err
+	var own adapter.Stored
+	if k.resumed != nil {
+		if err := k.resumed.file.Check(s.adapters); err != nil {
+			return err
+		}
+		own = k.resumed.file
 	}
+	fill := src.filler(src.readers[len(src.readers)-1], s.adapters, own)
 	sharding, why := resolveSharding(s.stage.Sharding, s.model.Units(), s.t.Gang.World)
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
 	s.engine, err = zero.New(s.queue, s.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding,
@@ -170,7 +176,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	s.t.Logger.Info("model is laid out", "sharding", sharding, "why", why, "trainable", s.engine.Trainable(), "resident_bytes", res.Total(), "world", s.t.Gang.World)
 	var done int64
 	err = s.engine.Load(ctx, func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
-		err := src.fill(ctx, s.queue, p, start, dst, len(rec.Layers))
+		err := fill.fill(ctx, p, start, dst)
 		done += 4 * dst.Numel()
 		s.t.Phase(consume.PhaseLoad, done, res.Params)
 		return err
@@ -180,18 +186,6 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	}
 	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine})
 	return s.queue.Sync()
-}
-
-// prepare applies the method: adapters or frozen blocks.
-func prepare(m zoo.Model, t *schemas.TrainStage) error {
-	if err := unsupported(t); err != nil {
-		return err
-	}
-	if c := LoRAConfig(t); c != nil {
-		_, err := adapter.Apply(m, *c)
-		return err
-	}
-	return adapter.FreezeFirst(m, t.FreezeLayers)
 }
 
 // resolveSharding turns "auto" into a mode and says why.

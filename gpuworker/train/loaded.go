@@ -20,6 +20,10 @@ type Loaded struct {
 	Adapters *adapter.Adapters
 	// Recipe says how the weights came about.
 	Recipe *Recipe
+	// Head is, after Merge, the weight of an output head that was tied to an embedding which is trained apart now, nil where there is none.
+	// HeadName is its key in a checkpoint.
+	Head     *nn.Param
+	HeadName string
 
 	storage *nn.Storage
 }
@@ -33,6 +37,7 @@ func (l *Loaded) Merge(ctx context.Context, q *kernels.Queue) error {
 		return nil
 	}
 	err := l.Adapters.Merge(ctx, q)
+	l.Head = l.Adapters.Untied()
 	l.Adapters = nil
 	return err
 }
@@ -48,42 +53,47 @@ func LoadModel(ctx context.Context, objects store.Objects, spec *schemas.RunSpec
 	if err != nil {
 		return nil, err
 	}
-	src, err := openSource(ctx, objects, rec, dir, nil)
+	src, err := openSource(ctx, objects, q, rec, dir, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot load model %s: %w", from, err)
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	model, err := zoo.New(rec.Config)
-	if err != nil {
+	last := len(rec.Layers) - 1
+	k, read := src.links[last], src.readers[last]
+	if k.adapter == nil {
+		read = src.readers[last+1]
+	}
+	rec.Config = k.before
+	out := &Loaded{Recipe: rec}
+	for name := range k.untied {
+		out.HeadName = name
+	}
+	if out.Model, err = zoo.New(rec.Config); err != nil {
 		return nil, fmt.Errorf("cannot load model %s: %w", from, err)
 	}
-	base := nn.Params(model.Root())
-	if err := src.check(base, model.Info().Tied); err != nil {
-		return nil, err
-	}
-	out := &Loaded{Model: model, Recipe: rec}
-	last := len(rec.Layers) - 1
-	upto := last + 1
-	if c := rec.Layers[last].LoRA; c != nil {
-		if out.Adapters, err = adapter.Apply(model, *c); err != nil {
+	base := nn.Params(out.Model.Root())
+	var own adapter.Stored
+	if k.adapter != nil {
+		c := *k.adapter
+		c.Quant = adapter.QuantConfig{} // adapters that were trained over a packed base serve the base as it is
+		c, own = adapter.Plain(c, k.stored(), read, weights(base))
+		if out.Adapters, err = adapter.Apply(out.Model, c); err != nil {
 			return nil, fmt.Errorf("cannot load model %s: %w", from, err)
 		}
-		upto = last
 	}
-	if out.storage, err = nn.NewStorage(q.Device(), q, model.Units(), false); err != nil {
+	if out.storage, err = nn.NewStorage(q.Device(), q, out.Model.Units(), false); err != nil {
 		return nil, err
 	}
-	fill := func(params []*nn.Param, upto int) error {
-		for _, p := range params {
-			if err := src.fill(ctx, q, p, 0, p.Data.Reshape(p.Len()), upto); err != nil {
-				return fmt.Errorf("cannot load %s of model %s: %w", p.Name, from, err)
-			}
-		}
-		return nil
+	f := src.filler(read, out.Adapters, own)
+	params := base
+	if out.Adapters != nil {
+		params = append(params, out.Adapters.Params()...)
 	}
-	err = fill(base, upto)
-	if err == nil && out.Adapters != nil {
-		err = fill(out.Adapters.Params(), last+1)
+	for _, p := range params {
+		if err = f.fill(ctx, p, 0, p.Data.Reshape(p.Len())); err != nil {
+			err = fmt.Errorf("cannot load %s of model %s: %w", p.Name, from, err)
+			break
+		}
 	}
 	if err == nil {
 		err = q.Sync()
@@ -94,4 +104,13 @@ func LoadModel(ctx context.Context, objects store.Objects, spec *schemas.RunSpec
 		return nil, err
 	}
 	return out, nil
+}
+
+// weights finds the weight of a module by its path.
+func weights(params []*nn.Param) func(path string) *nn.Param {
+	byName := map[string]*nn.Param{}
+	for _, p := range params {
+		byName[p.Name] = p
+	}
+	return func(path string) *nn.Param { return byName[path+".weight"] }
 }

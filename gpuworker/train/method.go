@@ -1,34 +1,67 @@
 package train
 
 import (
-	"errors"
+	"slices"
 
+	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// unsupported refuses what the spec can say but this build cannot train yet.
-func unsupported(t *schemas.TrainStage) error {
-	var errs []error
-	no := func(yes bool, key string) {
-		if yes {
-			errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, key, "is not supported yet"))
+// AdapterConfig is the adapter that a train stage's spec describes, nil when its method trains none. resumed, when not nil, is the
+// configuration of an existing adapter that training goes on with: it says everything but how the base is stored.
+func AdapterConfig(t *schemas.TrainStage, resumed *adapter.Config) (*adapter.Config, error) {
+	c := &adapter.Config{}
+	switch {
+	case resumed != nil:
+		*c = *resumed
+		if kind := c.Kind; kind != kindOf(t.Method) && !(kind == "" && t.Method == "lora") {
+			return nil, schemas.Errorf(schemas.CodeInvalid, "adapters", "the existing adapter is of kind %q, the stage's method is %q", kind, t.Method)
 		}
+	case t.Method == "lora" && t.LoRA != nil:
+		l := t.LoRA
+		*c = adapter.Config{Rank: l.Rank, Alpha: l.Alpha, RSLoRA: l.RSLoRA, DoRA: l.DoRA, Dropout: l.Dropout, PiSSA: l.PiSSA, PiSSAIter: l.PiSSAIter,
+			RankPattern: l.RankPattern, AlphaPattern: l.AlphaPattern, Targets: l.Targets, Save: l.ModulesToSave}
+	case t.Method == "oft" && t.OFT != nil:
+		*c = adapter.Config{Kind: adapter.KindOFT, Targets: t.OFT.Targets, Save: t.OFT.ModulesToSave,
+			OFT: adapter.OFTConfig{Rank: t.OFT.Rank, BlockSize: t.OFT.BlockSize}}
+	case t.Method == "bottleneck" && t.Bottleneck != nil:
+		b := t.Bottleneck
+		place := adapter.Houlsby
+		if b.Kind == "pfeiffer" {
+			place = adapter.Pfeiffer
+		}
+		*c = adapter.Config{Kind: adapter.KindBottleneck, Save: b.ModulesToSave, Bottleneck: place(b.Size, b.Activation)}
+	default:
+		return nil, nil
 	}
-	if l := t.LoRA; l != nil {
-		no(l.Dropout > 0, "lora.dropout")
-		no(l.RSLoRA, "lora.rslora")
-		no(l.DoRA, "lora.dora")
-		no(l.PiSSA, "lora.pissa")
-		no(len(l.ModulesToSave) > 0, "lora.modules_to_save")
-		no(len(l.RankPattern)+len(l.AlphaPattern) > 0, "lora.rank_pattern")
+	if first := t.FreezeLayers; first > 0 && resumed == nil {
+		c.Layers = func(block int) bool { return block >= first }
 	}
-	no(t.Objective != "pt" && t.Objective != "sft", "objective: "+t.Objective)
-	no(t.Features != nil, "features")
-	no(t.OFT != nil, "oft")
-	no(t.Bottleneck != nil, "bottleneck")
-	no(t.Freeze != nil, "freeze")
-	no(t.Quant != nil, "quant")
-	no(len(t.Adapters) > 0, "adapters")
-	no(t.ExpandBlocks > 0, "expand_blocks")
-	return errors.Join(errs...)
+	if t.Quant != nil {
+		c.Quant = adapter.QuantConfig{Type: t.Quant.Type, Double: t.Quant.Double}
+	}
+	return c, nil
+}
+
+func kindOf(method string) adapter.Kind { return adapter.Kind(method) }
+
+// prepare applies the method to a model: adapters, or frozen parameters. c is what AdapterConfig made of the stage.
+func prepare(m zoo.Model, t *schemas.TrainStage, c *adapter.Config) (*adapter.Adapters, error) {
+	if c != nil {
+		return adapter.Apply(m, *c)
+	}
+	if f := t.Freeze; f != nil {
+		return nil, adapter.Freeze(m, adapter.FreezeConfig{Layers: f.TrainableLayers, Spread: f.LlamaPro, Modules: f.Modules, Extra: f.Extra})
+	}
+	return nil, adapter.FreezeFirst(m, t.FreezeLayers)
+}
+
+// folderRefs are the adapter folders that a stage merges into its base, and the one that it goes on with (nil: none).
+func folderRefs(t *schemas.TrainStage) (merged []schemas.Ref, resumed *schemas.Ref) {
+	n := len(t.Adapters)
+	if n == 0 || t.CreateNewAdapter {
+		return t.Adapters, nil
+	}
+	return slices.Clone(t.Adapters[:n-1]), &t.Adapters[n-1]
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -18,7 +17,7 @@ const maxChain = 64
 
 // Recipe says how the weights of a model come about: a base (a folder of files or random values) and the train stages after it.
 type Recipe struct {
-	// Config is the base's config.json; nil until the folder's is read.
+	// Config is the config.json of the weights; nil until the base's folder is read.
 	Config json.RawMessage
 	// Tenant owns the base's files; Base is nil when the values are drawn from Seed.
 	Tenant string
@@ -26,30 +25,24 @@ type Recipe struct {
 	Seed   uint64
 	// Layers are the finished train stages in order.
 	Layers []Layer
+	// Next is the stage that starts from there, nil when a finished model is loaded.
+	Next *schemas.Stage
 }
 
-// Uploaded reports whether the weights before the last stage are just the files that a user uploaded.
-func (r *Recipe) Uploaded() bool { return r.Base != nil && len(r.Layers) == 1 }
+// Uploaded reports whether the weights that the last stage trained are just the files that a user uploaded.
+func (r *Recipe) Uploaded() bool {
+	if r.Base == nil || len(r.Layers) != 1 {
+		return false
+	}
+	t := r.Layers[0].Stage.Train
+	merged, _ := folderRefs(t)
+	return t.ExpandBlocks == 0 && len(merged) == 0
+}
 
 // Layer is what one finished train stage changed.
 type Layer struct {
 	Stage    *schemas.Stage
 	Manifest schemas.ManifestRef
-	// LoRA is nil unless the stage trained adapters.
-	LoRA *adapter.Config
-}
-
-// LoRAConfig is the adapter configuration of a train stage, nil when it has none.
-func LoRAConfig(t *schemas.TrainStage) *adapter.Config {
-	if t.Method != "lora" || t.LoRA == nil {
-		return nil
-	}
-	first := t.FreezeLayers
-	c := &adapter.Config{Rank: t.LoRA.Rank, Alpha: t.LoRA.Alpha, Targets: t.LoRA.Targets}
-	if first > 0 {
-		c.Layers = func(block int) bool { return block >= first }
-	}
-	return c
 }
 
 // resolver reads specs and HEADs of runs.
@@ -130,7 +123,7 @@ func (r *resolver) finished(ctx context.Context, from, tenant, run string, depth
 	if err != nil {
 		return nil, err
 	}
-	rec.Layers = append(rec.Layers, Layer{Stage: stage, Manifest: *ref, LoRA: LoRAConfig(stage.Train)})
+	rec.Layers = append(rec.Layers, Layer{Stage: stage, Manifest: *ref})
 	return rec, nil
 }
 

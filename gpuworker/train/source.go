@@ -2,16 +2,13 @@ package train
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path"
-	"strings"
-	"syscall"
 
+	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
@@ -22,33 +19,61 @@ import (
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
-// maxConfigBytes bounds config.json.
-const maxConfigBytes = 1 << 20
-
-// peftPrefix stands before a module's path in the names of adapter parameters.
-const peftPrefix = "base_model.model."
-
-// source gives the values of a recipe's parameters by ranges.
+// source gives the values of a recipe's parameters by ranges: the base, and above it what every train stage makes of it.
 type source struct {
 	recipe *Recipe
+	q      *kernels.Queue
 	root   *os.Root
 	set    *safetensors.Set
-	layers []*checkpoint.Reader
-	// pairs caches the adapter matrices that merged ranges need, by layer and module.
-	pairs map[string]*pair
-	host  []float32
+	links  []*link
+	// readers[i] reads what is below the training of link i; the last one is the top.
+	readers []adapter.Reader
+	plain   bool // the base's own values are what is read
+
+	scratch     *kernels.Arena
+	scratchData kernels.Tensor
+	host        []float32
 }
 
-// pair is one module's LoRA update, rank by in and out by rank.
-type pair struct {
-	a, b     []float32
-	in, rank int64
-	scale    float64
+// link is what one train stage makes of the weights below it.
+type link struct {
+	stage *schemas.Stage
+	// before is the model's configuration that the stage trains.
+	before  json.RawMessage
+	expand  *adapter.Expansion
+	folders []*folder
+	resumed *folder
+	// adapter is what the stage trains, nil for the methods without.
+	adapter *adapter.Config
+	// ckpt holds what the stage trained; nil for the stage that is being started.
+	ckpt *checkpoint.Reader
+	// untied names parameters that this stage made of others: the head of an embedding that was trained apart.
+	untied map[string]string
 }
 
-// openSource fetches the base's files and opens the checkpoints below dir. It fills the recipe's Config.
-func openSource(ctx context.Context, objects store.Objects, r *Recipe, dir string, progress func(done, total int64)) (s *source, err error) {
-	s = &source{recipe: r, pairs: map[string]*pair{}}
+// folder is a PEFT folder.
+type folder struct {
+	root   *os.Root
+	file   *adapter.Folder
+	config adapter.Config
+}
+
+func (f *folder) close() error {
+	if f == nil {
+		return nil
+	}
+	var errs []error
+	if f.file != nil {
+		errs = append(errs, f.file.Close())
+	}
+	name := f.root.Name()
+	return errors.Join(append(errs, f.root.Close(), os.RemoveAll(name))...)
+}
+
+// openSource fetches the base's files and opens checkpoints and adapter folders below dir. It fills the recipe's Config with that of the
+// weights at the top.
+func openSource(ctx context.Context, objects store.Objects, q *kernels.Queue, r *Recipe, dir string, progress func(done, total int64)) (s *source, err error) {
+	s = &source{recipe: r, q: q, plain: true}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -56,37 +81,270 @@ func openSource(ctx context.Context, objects store.Objects, r *Recipe, dir strin
 		}
 	}()
 	if r.Base != nil {
-		if s.root, err = fetchFiles(ctx, objects, r.Tenant, r.Base.Files, dir, progress); err != nil {
-			return s, fmt.Errorf("cannot fetch the base model: %w", err)
-		}
-		f, err := s.root.Open("config.json")
-		if err != nil {
-			return s, schemas.Errorf(schemas.CodeModel, "config.json", "the base model's folder has none: %v", err)
-		}
-		raw, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
-		if err = errors.Join(err, f.Close()); err != nil || len(raw) > maxConfigBytes {
-			return s, schemas.Errorf(schemas.CodeModel, "config.json", "cannot read the base model's configuration (at most %d bytes): %v", maxConfigBytes, err)
-		}
-		r.Config = raw
-		if s.set, err = safetensors.OpenModel(s.root); err != nil {
-			return s, fmt.Errorf("cannot open the base model's weights: %w", err)
+		if err := s.openBase(ctx, objects, dir, progress); err != nil {
+			return s, err
 		}
 	}
+	read := s.base
 	for _, l := range r.Layers {
-		c, err := checkpoint.Open(ctx, objects, l.Manifest, dir)
+		k, err := s.openLink(ctx, objects, l.Stage, dir)
 		if err != nil {
+			return s, err
+		}
+		s.links = append(s.links, k)
+		if k.ckpt, err = checkpoint.Open(ctx, objects, l.Manifest, dir); err != nil {
 			return s, fmt.Errorf("cannot open the weights of stage %s: %w", l.Stage.Name, err)
 		}
-		s.layers = append(s.layers, c)
+		read = k.under(read)
+		s.readers = append(s.readers, read)
+		if read, err = k.over(read); err != nil {
+			return s, err
+		}
+		s.plain = false
+		if r.Config, err = k.after(); err != nil {
+			return s, err
+		}
 	}
+	if r.Next != nil {
+		k, err := s.openLink(ctx, objects, r.Next, dir)
+		if err != nil {
+			return s, err
+		}
+		s.links = append(s.links, k)
+		read = k.under(read)
+		s.plain = s.plain && k.expand == nil && len(k.folders) == 0
+	}
+	s.readers = append(s.readers, read)
 	return s, nil
+}
+
+// next is the link of the stage that is being started, nil without one.
+func (s *source) next() *link {
+	if s.recipe.Next == nil {
+		return nil
+	}
+	return s.links[len(s.links)-1]
+}
+
+func (s *source) openBase(ctx context.Context, objects store.Objects, dir string, progress func(done, total int64)) (err error) {
+	r := s.recipe
+	if s.root, err = fetchFiles(ctx, objects, r.Tenant, r.Base.Files, dir, progress); err != nil {
+		return fmt.Errorf("cannot fetch the base model: %w", err)
+	}
+	f, err := s.root.Open("config.json")
+	if err != nil {
+		return schemas.Errorf(schemas.CodeModel, "config.json", "the base model's folder has none: %v", err)
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	if err = errors.Join(err, f.Close()); err != nil || len(raw) > maxConfigBytes {
+		return schemas.Errorf(schemas.CodeModel, "config.json", "cannot read the base model's configuration (at most %d bytes): %v", maxConfigBytes, err)
+	}
+	r.Config = raw
+	if s.set, err = safetensors.OpenModel(s.root); err != nil {
+		return fmt.Errorf("cannot open the base model's weights: %w", err)
+	}
+	m, err := zoo.New(raw)
+	if err != nil {
+		return err
+	}
+	tied := m.Info().Tied
+	allow := func(key string) bool { return zoo.Unused(key) || tied && key == "lm_head.weight" }
+	if err := nn.Check(nn.Params(m.Root()), s.set, allow); err != nil {
+		return fmt.Errorf("the base model's weights do not fit its configuration: %w", err)
+	}
+	return nil
+}
+
+// openLink opens what a stage puts between the weights below and its training. It moves the recipe's Config on.
+func (s *source) openLink(ctx context.Context, objects store.Objects, stage *schemas.Stage, dir string) (k *link, err error) {
+	k = &link{stage: stage}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("cannot prepare the weights of stage %s: %w", stage.Name, err), k.close())
+		}
+	}()
+	t := stage.Train
+	if t.ExpandBlocks > 0 {
+		if k.expand, err = adapter.NewExpansion(s.recipe.Config, t.ExpandBlocks); err != nil {
+			return k, err
+		}
+		if s.recipe.Config, err = k.expand.Config(s.recipe.Config); err != nil {
+			return k, err
+		}
+	}
+	k.before = s.recipe.Config
+	merged, resumed := folderRefs(t)
+	for i := range merged {
+		f, err := openFolder(ctx, objects, s.recipe.Tenant, &merged[i], dir)
+		if err != nil {
+			return k, err
+		}
+		k.folders = append(k.folders, f)
+	}
+	var c *adapter.Config
+	if resumed != nil {
+		if k.resumed, err = openFolder(ctx, objects, s.recipe.Tenant, resumed, dir); err != nil {
+			return k, err
+		}
+		c = &k.resumed.config
+	}
+	k.adapter, err = AdapterConfig(t, c)
+	return k, err
+}
+
+// openFolder fetches an uploaded PEFT folder.
+func openFolder(ctx context.Context, objects store.Objects, tenant string, ref *schemas.Ref, dir string) (f *folder, err error) {
+	if len(ref.Files) == 0 {
+		return nil, schemas.Errorf(schemas.CodeUnsupported, "adapters", "an adapter is given by its files")
+	}
+	root, err := fetchFiles(ctx, objects, tenant, ref.Files, dir, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot fetch the adapter: %w", err)
+	}
+	f = &folder{root: root}
+	if f.config, err = adapter.ReadConfig(root); err == nil {
+		f.file, err = adapter.OpenFolder(root)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	return f, nil
+}
+
+func (k *link) close() error {
+	var errs []error
+	for _, f := range k.folders {
+		errs = append(errs, f.close())
+	}
+	errs = append(errs, k.resumed.close())
+	if k.ckpt != nil {
+		errs = append(errs, k.ckpt.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// under puts the stage's expansion and the adapters that it merges over a reader.
+func (k *link) under(below adapter.Reader) adapter.Reader {
+	if e := k.expand; e != nil {
+		b := below
+		below = func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+			from, zero := e.Source(p.Name)
+			if zero {
+				clear(dst)
+				return nil
+			}
+			old := *p
+			old.Name = from
+			return b(ctx, &old, start, dst)
+		}
+	}
+	for _, f := range k.folders {
+		m, b := adapter.NewMerger(f.config, f.file), below
+		below = func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+			return m.Merge(ctx, p, start, dst, b)
+		}
+	}
+	return below
+}
+
+// over puts what the stage trained over a reader.
+func (k *link) over(below adapter.Reader) (adapter.Reader, error) {
+	if k.adapter == nil {
+		return func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+			if k.ckpt.Has(zero.ParamPrefix + p.Name) {
+				return k.ckpt.ReadAt(ctx, zero.ParamPrefix+p.Name, start, dst)
+			}
+			return below(ctx, p, start, dst)
+		}, nil
+	}
+	if err := k.findUntied(); err != nil {
+		return nil, err
+	}
+	m := adapter.NewMerger(*k.adapter, k.stored())
+	return func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+		if from, ok := k.untied[p.Name]; ok {
+			old := *p
+			old.Name = from
+			return below(ctx, &old, start, dst)
+		}
+		return m.Merge(ctx, p, start, dst, below)
+	}, nil
+}
+
+// stored is the adapter that the stage trained.
+func (k *link) stored() adapter.Stored { return ckptStored{k.ckpt} }
+
+type ckptStored struct{ r *checkpoint.Reader }
+
+// Has implements adapter.Stored.
+func (c ckptStored) Has(name string) bool { return c.r.Has(zero.ParamPrefix + name) }
+
+// Read implements adapter.Stored.
+func (c ckptStored) Read(ctx context.Context, name string, start int64, dst []float32) error {
+	return c.r.ReadAt(ctx, zero.ParamPrefix+name, start, dst)
+}
+
+// findUntied finds the head that a stage made of a tied embedding by training that apart.
+func (k *link) findUntied() error {
+	if len(k.adapter.Save) == 0 {
+		return nil
+	}
+	m, err := zoo.New(k.before)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, p := range nn.Params(m.Root()) {
+		known[p.Name] = true
+	}
+	a, err := adapter.Apply(m, *k.adapter)
+	if err != nil || a.Untied() == nil {
+		return err
+	}
+	config, err := Untie(k.before)
+	if err != nil {
+		return err
+	}
+	free, err := zoo.New(config)
+	if err != nil {
+		return err
+	}
+	k.untied = map[string]string{}
+	for _, p := range nn.Params(free.Root()) {
+		if !known[p.Name] {
+			k.untied[p.Name] = a.Untied().Name
+		}
+	}
+	return nil
+}
+
+// Untie makes a configuration's output head one of its own.
+func Untie(config json.RawMessage) (json.RawMessage, error) {
+	doc := map[string]json.RawMessage{}
+	if err := json.Unmarshal(config, &doc); err != nil {
+		return nil, schemas.Errorf(schemas.CodeModel, "config.json", "cannot parse: %v", err)
+	}
+	doc["tie_word_embeddings"] = json.RawMessage("false")
+	b, err := json.Marshal(doc)
+	if err != nil {
+		return nil, schemas.Errorf(schemas.CodeModel, "config.json", "cannot encode: %v", err)
+	}
+	return b, nil
+}
+
+// after is the configuration of the weights that the stage leaves.
+func (k *link) after() (json.RawMessage, error) {
+	if len(k.untied) == 0 {
+		return k.before, nil
+	}
+	return Untie(k.before)
 }
 
 // Close frees files and scratch space.
 func (s *source) Close() error {
 	var errs []error
-	for _, l := range s.layers {
-		errs = append(errs, l.Close())
+	for _, k := range s.links {
+		errs = append(errs, k.close())
 	}
 	if s.set != nil {
 		errs = append(errs, s.set.Close())
@@ -95,228 +353,94 @@ func (s *source) Close() error {
 		name := s.root.Name()
 		errs = append(errs, s.root.Close(), os.RemoveAll(name))
 	}
+	if s.scratch != nil {
+		errs = append(errs, s.q.Sync())
+		s.scratch.Close()
+	}
 	return errors.Join(errs...)
 }
 
-// check compares the model's parameters with the base's tensors, both ways.
-func (s *source) check(params []*nn.Param, tied bool) error {
-	if s.set == nil {
-		return nil
+// drawStep is the number of elements that are drawn at a time.
+const drawStep = 1 << 20
+
+// base reads the base's own values: its files', or drawn ones.
+func (s *source) base(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	allow := func(key string) bool { return zoo.Unused(key) || tied && key == "lm_head.weight" }
-	if err := nn.Check(params, s.set, allow); err != nil {
-		return fmt.Errorf("the base model's weights do not fit its configuration: %w", err)
+	if s.set != nil {
+		return s.set.ReadFloat32(p.Name, start, dst)
+	}
+	if s.scratch == nil {
+		var err error
+		if s.scratch, err = s.q.Device().NewArena("drawn values", 4*drawStep); err != nil {
+			return err
+		}
+		if s.scratchData, err = s.scratch.New(kernels.F32, drawStep); err != nil {
+			return err
+		}
+	}
+	for len(dst) > 0 {
+		skip := start % 4 // values are drawn four at a time
+		n := min(drawStep-skip, int64(len(dst)))
+		nn.InitRange(s.q, p, s.scratchData.Slice(0, 0, skip+n), start-skip, s.recipe.Seed)
+		if err := kernels.Download(s.q, dst[:n], s.scratchData.Slice(0, skip, skip+n)); err != nil {
+			return err
+		}
+		start, dst = start+n, dst[n:]
 	}
 	return nil
 }
 
-// fill writes elements [start, start+dst.Numel()) of a parameter, after the first upto layers, to dst on the device.
-func (s *source) fill(ctx context.Context, q *kernels.Queue, p *nn.Param, start int64, dst kernels.Tensor, upto int) error {
-	if !s.inBase(p) && !s.changed(p.Name, upto) {
-		nn.InitRange(q, p, dst, start, s.recipe.Seed)
-		return q.Err()
+// filler fills the parameters of one model from a source.
+type filler struct {
+	s *source
+	// read gives the values of the model that adapters are applied to.
+	read adapter.Reader
+	a    *adapter.Adapters
+	// own are the values of adapters that exist already; nil: they are drawn, or computed from the base.
+	own adapter.Stored
+	// params are the adapters' parameters.
+	params map[*nn.Param]bool
+}
+
+func (s *source) filler(read adapter.Reader, a *adapter.Adapters, own adapter.Stored) *filler {
+	f := &filler{s: s, read: read, a: a, own: own, params: map[*nn.Param]bool{}}
+	if a != nil {
+		for _, p := range a.Params() {
+			f.params[p] = true
+		}
+	}
+	return f
+}
+
+// fill writes elements [start, start+dst.Numel()) of a parameter to dst on the device.
+func (f *filler) fill(ctx context.Context, p *nn.Param, start int64, dst kernels.Tensor) error {
+	s := f.s
+	drawn := s.set == nil && s.plain
+	if f.params[p] {
+		drawn = f.own == nil
+	}
+	if drawn && !f.a.Derived(p) {
+		nn.InitRange(s.q, p, dst, start, s.recipe.Seed)
+		return s.q.Err()
 	}
 	n := dst.Numel()
 	if int64(cap(s.host)) < n {
 		s.host = make([]float32, n)
 	}
 	host := s.host[:n]
-	if err := s.read(ctx, q, p, start, dst, host, upto); err != nil {
-		return err
-	}
-	return kernels.Upload(q, dst, host)
-}
-
-// inBase reports whether the base's files hold the parameter: those of adapters they do not.
-func (s *source) inBase(p *nn.Param) bool {
-	return s.set != nil && !strings.HasPrefix(p.Name, peftPrefix)
-}
-
-// changed reports whether any of the first upto layers touches a parameter.
-func (s *source) changed(name string, upto int) bool {
-	for i := range upto {
-		if s.layers[i].Has(zero.ParamPrefix+name) || s.layers[i].Has(loraName(name, "A")) {
-			return true
-		}
-	}
-	return false
-}
-
-// loraName is the checkpoint's name of the adapter matrix of a module's weight.
-func loraName(weight, ab string) string {
-	return zero.ParamPrefix + peftPrefix + strings.TrimSuffix(weight, ".weight") + ".lora_" + ab + ".weight"
-}
-
-// read fills host: the newest layer that stores the parameter, or the base, and then the updates of the adapters trained after that.
-// dst is scratch of the same size on the device.
-func (s *source) read(ctx context.Context, q *kernels.Queue, p *nn.Param, start int64, dst kernels.Tensor, host []float32, upto int) error {
-	from := upto - 1
-	for from >= 0 && !s.layers[from].Has(zero.ParamPrefix+p.Name) {
-		from--
-	}
+	var err error
 	switch {
-	case from >= 0:
-		if err := s.layers[from].ReadAt(ctx, zero.ParamPrefix+p.Name, start, host); err != nil {
-			return err
-		}
-	case s.inBase(p):
-		if err := s.set.ReadFloat32(p.Name, start, host); err != nil {
-			return err
-		}
+	case f.params[p] && f.own != nil:
+		err = f.own.Read(ctx, p.Name, start, host)
+	case f.a.Derived(p):
+		_, err = f.a.Initial(ctx, p, start, host, f.read)
 	default:
-		nn.InitRange(q, p, dst, start, s.recipe.Seed)
-		if err := kernels.Download(q, host, dst); err != nil {
-			return err
-		}
+		err = f.read(ctx, p, start, host)
 	}
-	for i := from + 1; i < upto; i++ {
-		if err := s.merge(ctx, i, p, start, host); err != nil {
-			return fmt.Errorf("cannot merge the adapters of stage %s: %w", s.recipe.Layers[i].Stage.Name, err)
-		}
-	}
-	return nil
-}
-
-// merge adds the update of layer i's adapter, W += scale * B A, to a range of W. Sums are float64 and rounded once, so the result does
-// not depend on how the range was cut.
-func (s *source) merge(ctx context.Context, i int, p *nn.Param, start int64, host []float32) error {
-	if s.recipe.Layers[i].LoRA == nil || len(p.Shape) != 2 || !s.layers[i].Has(loraName(p.Name, "A")) {
-		return nil
-	}
-	m, err := s.pair(ctx, i, p)
 	if err != nil {
 		return err
 	}
-	sum := make([]float64, min(m.in, int64(len(host))))
-	for at := int64(0); at < int64(len(host)); {
-		row, col := (start+at)/m.in, (start+at)%m.in
-		n := min(m.in-col, int64(len(host))-at)
-		clear(sum[:n])
-		for k := range m.rank {
-			b := float64(m.b[row*m.rank+k])
-			for j, a := range m.a[k*m.in+col : k*m.in+col+n] {
-				sum[j] += float64(b * float64(a)) // the conversion keeps the compiler from fusing, so bits are equal everywhere
-			}
-		}
-		for j := range n {
-			host[at+j] = float32(float64(host[at+j]) + float64(m.scale*sum[j]))
-		}
-		at += n
-	}
-	return nil
-}
-
-func (s *source) pair(ctx context.Context, i int, p *nn.Param) (*pair, error) {
-	key := fmt.Sprintf("%d/%s", i, p.Name)
-	if m := s.pairs[key]; m != nil {
-		return m, nil
-	}
-	c := s.recipe.Layers[i].LoRA
-	m := &pair{in: p.Shape[1], rank: int64(c.Rank), scale: c.Scale()}
-	m.a, m.b = make([]float32, m.rank*m.in), make([]float32, p.Shape[0]*m.rank)
-	for _, x := range []struct {
-		ab  string
-		dst []float32
-	}{{"A", m.a}, {"B", m.b}} {
-		if err := s.layers[i].ReadAt(ctx, loraName(p.Name, x.ab), 0, x.dst); err != nil {
-			return nil, err
-		}
-	}
-	s.pairs[key] = m
-	return m, nil
-}
-
-// fetchFiles downloads uploaded files below dir and verifies them.
-func fetchFiles(ctx context.Context, objects store.Objects, tenant string, files []schemas.File, dir string, progress func(done, total int64)) (root *os.Root, err error) {
-	scratch, err := os.MkdirTemp(dir, "files-*")
-	if err != nil {
-		return nil, fmt.Errorf("cannot create a scratch folder: %w", err)
-	}
-	root, err = os.OpenRoot(scratch)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(scratch))
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, root.Close(), os.RemoveAll(scratch))
-			root = nil
-		}
-	}()
-	var total, done int64
-	for _, f := range files {
-		total += f.Bytes
-	}
-	for _, f := range files {
-		if err := fetchFile(ctx, objects, tenant, f, root, func(n int64) {
-			if progress != nil {
-				progress(done+n, total)
-			}
-		}); err != nil {
-			return root, err
-		}
-		done += f.Bytes
-	}
-	return root, nil
-}
-
-// InputFile reads a small uploaded file whole and verifies it.
-func InputFile(ctx context.Context, objects store.Objects, tenant string, f schemas.File, limit int64) ([]byte, error) {
-	raw, _, err := objects.Get(ctx, schemas.InputKey(tenant, f.SHA256), limit)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, schemas.Errorf(schemas.CodeNotFound, f.Path, "the file was not uploaded")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read input file %s: %w", f.Path, err)
-	}
-	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != f.SHA256 {
-		return nil, schemas.Errorf(schemas.CodeVerify, f.Path, "the stored file does not have the SHA-256 %s that the spec names", f.SHA256)
-	}
-	return raw, nil
-}
-
-func fetchFile(ctx context.Context, objects store.Objects, tenant string, f schemas.File, root *os.Root, progress func(int64)) (err error) {
-	if d := path.Dir(f.Path); d != "." {
-		if err := root.MkdirAll(d, 0o755); err != nil {
-			return fmt.Errorf("cannot create folder %s: %w", d, err)
-		}
-	}
-	body, err := objects.Open(ctx, schemas.InputKey(tenant, f.SHA256), 0, -1)
-	if errors.Is(err, store.ErrNotFound) {
-		return schemas.Errorf(schemas.CodeNotFound, f.Path, "the file was not uploaded")
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read input file %s: %w", f.Path, err)
-	}
-	defer body.Close()
-	out, err := root.Create(f.Path)
-	if err != nil {
-		return fmt.Errorf("cannot create %s: %w", f.Path, err)
-	}
-	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(out, sum, counter(progress)), io.LimitReader(body, f.Bytes+1))
-	err = errors.Join(err, out.Close())
-	if errors.Is(err, syscall.ENOSPC) {
-		return schemas.Errorf(schemas.CodeDiskFull, f.Path, "no space left on the scratch disk")
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read input file %s: %w", f.Path, err)
-	}
-	if hex.EncodeToString(sum.Sum(nil)) != f.SHA256 || n != f.Bytes {
-		return schemas.Errorf(schemas.CodeVerify, f.Path, "the stored file does not have the %d bytes with SHA-256 %s that the spec names", f.Bytes, f.SHA256)
-	}
-	return nil
-}
-
-// counter is a writer that reports the bytes written so far.
-func counter(report func(int64)) io.Writer { return &counting{report: report} }
-
-type counting struct {
-	n      int64
-	report func(int64)
-}
-
-func (c *counting) Write(b []byte) (int, error) {
-	c.n += int64(len(b))
-	c.report(c.n)
-	return len(b), nil
+	return kernels.Upload(s.q, dst, host)
 }

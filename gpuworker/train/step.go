@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
@@ -120,11 +121,14 @@ func (s *session) runLeaf(ctx context.Context, step int64, micro, leaves int, la
 		return 0, 0, err
 	}
 	b, has := ghost(), s.engine.HasLeaf(micro, leaves, rank)
+	s.tape.SetNoise(nil)
 	if has {
 		var err error
-		if b, err = s.leaf(ctx, s.data, s.plan.Leaf(step, micro*world+rank)); err != nil {
+		samples := s.plan.Leaf(step, micro*world+rank)
+		if b, err = s.leaf(ctx, s.data, samples); err != nil {
 			return 0, 0, fmt.Errorf("cannot read the data of step %d: %w", step+1, err)
 		}
+		s.tape.SetNoise(&autograd.Noise{Seed: s.t.Spec.Seed, Step: step, IDs: tokenIDs(b, s.seqs, samples)})
 	}
 	r, err := objective.Backward(ctx, s.tape, s.model, b, labels)
 	if err != nil && !schemas.IsCode(err, schemas.CodeNumeric) {

@@ -1,0 +1,181 @@
+package train
+
+import (
+	"errors"
+	"math"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/collective"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// methodStages are train stages of every method over toyData.
+func methodStages() map[string]schemas.Stage {
+	out := map[string]schemas.Stage{}
+	lora := func(name string, change func(*schemas.LoRA)) {
+		s := toyStage("train", "lora")
+		change(s.Train.LoRA)
+		out[name] = s
+	}
+	lora("rslora", func(l *schemas.LoRA) { l.RSLoRA = true })
+	lora("dora", func(l *schemas.LoRA) { l.DoRA = true })
+	lora("dora with dropout", func(l *schemas.LoRA) { l.DoRA, l.Dropout = true, 0.2 })
+	lora("dropout", func(l *schemas.LoRA) { l.Dropout = 0.3 })
+	lora("lora+", func(l *schemas.LoRA) { l.PlusRatio = 4 })
+	lora("pissa", func(l *schemas.LoRA) { l.PiSSA, l.PiSSAIter = true, -1 })
+	lora("pissa, fast", func(l *schemas.LoRA) { l.PiSSA, l.PiSSAIter, l.RSLoRA = true, 3, true })
+	lora("patterns", func(l *schemas.LoRA) {
+		l.RankPattern, l.AlphaPattern = map[string]int{"layers.1.self_attn.q_proj": 7}, map[string]float64{"v_proj": 3}
+	})
+	lora("modules to save", func(l *schemas.LoRA) { l.ModulesToSave = []string{"embed_tokens", "lm_head", "model.norm"} })
+	lora("embedding and head", func(l *schemas.LoRA) { l.Targets = []string{"embed_tokens", "lm_head", "q_proj"} })
+	lora("everything", func(l *schemas.LoRA) { l.Targets = []string{"all"} })
+	tied := out["modules to save"]
+	t := *tied.Train
+	t.LoRA = &schemas.LoRA{Rank: 4, Alpha: 8, Targets: []string{"q_proj"}, ModulesToSave: []string{"embed_tokens"}}
+	t.Model = schemas.ModelSpec{Config: []byte(toyConfig[:len(toyConfig)-1] + `,"tie_word_embeddings":true}`)}
+	tied.Train = &t
+	out["modules to save, tied"] = tied
+	other := func(name, method string, change func(*schemas.TrainStage)) {
+		s := toyStage("train", method)
+		change(s.Train)
+		out[name] = s
+	}
+	other("oft", "oft", func(t *schemas.TrainStage) {
+		t.OFT = &schemas.OFT{BlockSize: 8, Targets: []string{"q_proj", "down_proj"}}
+	})
+	other("oft by rank", "oft", func(t *schemas.TrainStage) { t.OFT = &schemas.OFT{Rank: 4} })
+	other("houlsby", "bottleneck", func(t *schemas.TrainStage) {
+		t.Bottleneck = &schemas.Bottleneck{Kind: "houlsby", Size: 8, Activation: "gelu"}
+	})
+	other("pfeiffer", "bottleneck", func(t *schemas.TrainStage) {
+		t.Bottleneck = &schemas.Bottleneck{Kind: "pfeiffer", Size: 8, Activation: "relu"}
+	})
+	other("freeze last", "freeze", func(t *schemas.TrainStage) { t.Freeze = &schemas.Freeze{TrainableLayers: 1, Extra: []string{"norm"}} })
+	other("freeze first, one module", "freeze", func(t *schemas.TrainStage) {
+		t.Freeze = &schemas.Freeze{TrainableLayers: -2, Modules: []string{"mlp"}, Extra: []string{"lm_head"}}
+	})
+	other("llama pro", "freeze", func(t *schemas.TrainStage) {
+		t.ExpandBlocks, t.Freeze = 3, &schemas.Freeze{TrainableLayers: 3, LlamaPro: true}
+	})
+	return out
+}
+
+// Every method learns, and ends with the same bits on one rank, on several, and after a rank was lost and another number went on.
+func TestEveryMethodKeepsItsBits(t *testing.T) {
+	for name, stage := range methodStages() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stage.Train.Epochs, stage.Train.Steps = 0, 6
+			undisturbed := newFleet(t, stage)
+			want := undisturbed.complete("train", 1).StateHash
+			losses := undisturbed.losses()
+			if !(losses[5] < losses[0]) {
+				t.Errorf("losses %v do not fall", losses)
+			}
+			whole := newFleet(t, stage)
+			if got := whole.complete("train", 2).StateHash; got != want {
+				t.Error("2 ranks: weights differ from those of one rank")
+			}
+			f := newFleet(t, stage)
+			for r, err := range f.generation("train", plan{world: 3, killAt: 3, kill: 2}) {
+				if !errors.Is(err, collective.ErrPeerLost) {
+					t.Fatalf("rank %d: %v, want a lost peer", r, err)
+				}
+			}
+			if got := f.complete("train", 1).StateHash; got != want {
+				t.Error("weights differ from those of the undisturbed run")
+			}
+			for i, l := range f.losses() {
+				if l != losses[i] {
+					t.Errorf("step %d has loss %v, undisturbed %v", i+1, l, losses[i])
+				}
+			}
+		})
+	}
+}
+
+// What a method trained is what later stages and exports load: with adapters apart, merged, and as the base of another stage.
+func TestEveryMethodIsLoaded(t *testing.T) {
+	for name, stage := range methodStages() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stage.Train.Epochs, stage.Train.Steps = 0, 3
+			more := toyStage("more", "full")
+			more.Train.Steps, more.Train.Optim.LR, more.Train.Model = 1, 1e-12, schemas.ModelSpec{From: "stage:train"}
+			more.Train.Optim.WarmupSteps, more.Train.Optim.WeightDecay = 0, 0
+			f := newFleet(t, stage, more)
+			f.complete("train", 1)
+			_, q := device(t)
+			mem := autograd.NewMemory(q.Device(), q, 0)
+			defer mem.Close()
+			tape := autograd.New(mem, autograd.Config{})
+			loss := func(l *Loaded) float64 {
+				t.Helper()
+				r, err := objective.Loss(t.Context(), tape, l.Model, toyBatch(t, f))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r.Sum / float64(r.Targets)
+			}
+			load := func(from string) *Loaded {
+				t.Helper()
+				l, err := LoadModel(t.Context(), f.objects, f.spec, "acme", "r1", from, q, t.TempDir())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return l
+			}
+			f.stageTurn("more")
+			l := load("stage:train")
+			apart := loss(l)
+			if stage.Train.Bottleneck != nil {
+				if err := l.Merge(t.Context(), q); !schemas.IsCode(err, schemas.CodeUnsupported) {
+					t.Errorf("a bottleneck adapter was merged: %v", err)
+				}
+				l.Close()
+				return
+			}
+			if err := l.Merge(t.Context(), q); err != nil {
+				t.Fatal(err)
+			}
+			merged := loss(l)
+			if (l.Head != nil) != (name == "modules to save, tied") {
+				t.Errorf("head %v", l.Head)
+			}
+			l.Close()
+			f.complete("more", 2)
+			f.stageTurn("train")
+			on := load("stage:more")
+			based := loss(on)
+			on.Close()
+			for what, got := range map[string]float64{"merged": merged, "as a base": based} {
+				if math.Abs(got-apart) > 1e-5*apart {
+					t.Errorf("%s the loss is %v, apart %v", what, got, apart)
+				}
+			}
+		})
+	}
+}
+
+// Dropout changes what is trained, by the seed and by nothing else.
+func TestDropoutIsSeeded(t *testing.T) {
+	stage := methodStages()["dropout"]
+	stage.Train.Epochs, stage.Train.Steps = 0, 3
+	hash := func(seed uint64, p float64) string {
+		s := stage
+		train, l := *stage.Train, *stage.Train.LoRA
+		l.Dropout, train.LoRA, s.Train = p, &l, &train
+		f := newFleet(t, s)
+		f.spec.Seed = seed
+		return f.complete("train", 1).StateHash
+	}
+	if hash(1, 0.3) == hash(1, 0) {
+		t.Error("dropout changes nothing")
+	}
+	if hash(1, 0.3) != hash(1, 0.3) {
+		t.Error("dropout is not a function of the seed")
+	}
+}
