@@ -22,7 +22,7 @@ type Row struct {
 
 // Report is the outcome of a verification.
 type Report struct {
-	Kind string `json:"kind"` // "model" or "train"
+	Kind string `json:"kind"` // "model", "train" or "e2e"
 	Dir  string `json:"dir"`
 	Pass bool   `json:"pass"`
 	// Compared counts the rows that had a reference.
@@ -50,6 +50,15 @@ func (r *Report) add(row Row) {
 	}
 	r.Rows = append(r.Rows, row)
 }
+
+// Fail adds a comparison that failed for a reason in words.
+func (r *Report) Fail(place, note string) { r.fail(place, note) }
+
+// Relative adds a comparison of |got - want| with rel*|want|.
+func (r *Report) Relative(place string, got, want, rel float64) { r.add(relative(place, got, want, rel, 0)) }
+
+// Finish counts and decides; call it when everything was added.
+func (r *Report) Finish() { r.finish() }
 
 func (r *Report) fail(place, note string) { r.add(Row{Place: place, Note: note}) }
 

@@ -13,7 +13,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	return group("verify", "Compare this build with reference folders",
 		a.verifyKind("model", "Compare logits, loss, gradients and generation of one model folder with its golden.safetensors", verify.VerifyModel),
 		a.verifyKind("train", "Repeat the training runs of a reference folder and compare each step and the final weights", verify.VerifyTrain),
-		a.verifyDataCommand())
+		a.verifyDataCommand(), a.verifyE2ECommand())
 }
 
 type verifier func(ctx context.Context, dir string, o verify.Options) (*verify.Report, error)
