@@ -71,7 +71,7 @@ type session struct {
 	adapters *adapter.Adapters // nil without
 	engine   *zero.Engine
 	data     Dataset
-	eval     Dataset
+	evals    []evalSet
 	plan     *Planner
 	schedule optim.Schedule
 	commits  *committer
@@ -79,8 +79,11 @@ type session struct {
 	metrics  *telemetry.TrainMetrics
 
 	done int64 // finished steps
-	meta []byte
-	seqs []Sequence
+	// evaluated is the step of the newest evaluation, evalValues what it gave.
+	evaluated  int64
+	evalValues map[string]float64
+	meta       []byte
+	seqs       []Sequence
 }
 
 func (s *session) close() error {
@@ -95,10 +98,11 @@ func (s *session) close() error {
 	if s.memory != nil {
 		errs = append(errs, s.memory.Close())
 	}
-	for _, d := range []Dataset{s.data, s.eval} {
-		if d != nil {
-			errs = append(errs, d.Close())
-		}
+	if s.data != nil {
+		errs = append(errs, s.data.Close())
+	}
+	for _, e := range s.evals {
+		errs = append(errs, e.data.Close())
 	}
 	if s.dev != nil {
 		errs = append(errs, s.dev.Close())
@@ -113,10 +117,8 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	if s.data, err = o.OpenData(ctx, s.t, s.stage.Data); err != nil {
 		return err
 	}
-	if s.stage.Eval != "" {
-		if s.eval, err = o.OpenData(ctx, s.t, s.stage.Eval); err != nil {
-			return err
-		}
+	if err := s.openEvals(ctx, o); err != nil {
+		return err
 	}
 	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len(), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps, s.stage.Order); err != nil {
 		return schemas.Errorf(schemas.CodeData, s.stage.Data, "%v", err)
@@ -263,6 +265,12 @@ func (s *session) run(ctx context.Context) error {
 		s.emit(ctx, s.done, r, now.Sub(last))
 		last = now
 		s.t.Phase(consume.PhaseStep, s.done, s.plan.Total())
+		if s.evalDue() {
+			if _, err := s.evaluate(ctx); err != nil {
+				return err
+			}
+			last = time.Now()
+		}
 		if err := s.boundary(ctx, r); err != nil {
 			return err
 		}
@@ -321,7 +329,7 @@ func (s *session) snapshot(ctx context.Context, final bool) error {
 	maps.Copy(f.state, map[string]string{"step": strconv.FormatInt(s.done, 10), "objective": s.stage.Objective, "method": s.stage.Method})
 	var err error
 	if final {
-		if s.eval != nil {
+		if len(s.evals) > 0 {
 			if err := s.finalEval(ctx, f.state); err != nil {
 				return err
 			}
@@ -335,20 +343,5 @@ func (s *session) snapshot(ctx context.Context, final bool) error {
 	}
 	s.commits.spare = nil
 	s.commits.begin(f, s.log.take())
-	return nil
-}
-
-func (s *session) finalEval(ctx context.Context, state map[string]string) error {
-	loss, labels, err := s.evalLoss(ctx, s.eval)
-	if err != nil {
-		return fmt.Errorf("cannot measure the evaluation loss: %w", err)
-	}
-	state["eval_loss"] = strconv.FormatFloat(loss, 'g', -1, 64)
-	if s.t.Gang.Rank == 0 {
-		e := schemas.Event{At: time.Now().UTC(), Type: schemas.EventProgress, Tenant: s.t.Message.Tenant, Run: s.t.Message.Run, Stage: s.t.Message.Stage,
-			Worker: s.t.Worker, Generation: s.t.Gang.Generation, Step: s.done, Values: map[string]float64{"eval_loss": loss, "eval_tokens": float64(labels)}}
-		s.log.add(e)
-		s.t.Report(e)
-	}
 	return nil
 }

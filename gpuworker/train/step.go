@@ -166,54 +166,6 @@ func (s *session) leaf(ctx context.Context, data Dataset, samples []int32) (*nn.
 	return b, nil
 }
 
-// evalLoss is the mean loss over the labels of a data set. Batches are dealt over the ranks and added in their order.
-func (s *session) evalLoss(ctx context.Context, data Dataset) (loss float64, labels int64, err error) {
-	rank, world, micro := s.t.Gang.Rank, s.t.Gang.World, s.stage.MicroBatch
-	batches := (data.Len() + micro - 1) / micro
-	passes := (batches + world - 1) / world
-	sums := make([]byte, 0, 8*passes)
-	samples := make([]int32, 0, micro)
-	for pass := range passes {
-		at := pass*world + rank
-		b, has := ghost(), at < batches
-		if has {
-			samples = samples[:0]
-			for i := at * micro; i < min((at+1)*micro, data.Len()); i++ {
-				samples = append(samples, int32(i))
-			}
-			if b, err = s.leaf(ctx, data, samples); err != nil {
-				return 0, 0, fmt.Errorf("cannot read the evaluation data: %w", err)
-			}
-		}
-		r, err := objective.Loss(ctx, s.tape, s.model, b)
-		if err != nil {
-			return 0, 0, err
-		}
-		if !has {
-			r.Sum = 0
-		}
-		sums = binary.LittleEndian.AppendUint64(sums, math.Float64bits(r.Sum))
-		s.t.Phase("eval_loss", int64(pass+1), int64(passes))
-	}
-	all := make([][]byte, world)
-	for r := range all {
-		all[r] = make([]byte, len(sums))
-	}
-	if err := s.t.Gang.Collective.AllGather(ctx, sums, all); err != nil {
-		return 0, 0, fmt.Errorf("cannot share the evaluation loss: %w", err)
-	}
-	for i := range data.Len() {
-		labels += data.LabelTokens(i)
-	}
-	for b := range batches {
-		loss += math.Float64frombits(binary.LittleEndian.Uint64(all[b%world][8*(b/world):]))
-	}
-	if labels == 0 {
-		return 0, 0, nil
-	}
-	return loss / float64(labels), labels, nil
-}
-
 // pace slows a step down where the spec asks for it.
 func (s *session) pace(ctx context.Context) error {
 	if s.stage.StepDelayMS == 0 {

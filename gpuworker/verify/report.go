@@ -55,7 +55,9 @@ func (r *Report) add(row Row) {
 func (r *Report) Fail(place, note string) { r.fail(place, note) }
 
 // Relative adds a comparison of |got - want| with rel*|want|.
-func (r *Report) Relative(place string, got, want, rel float64) { r.add(relative(place, got, want, rel, 0)) }
+func (r *Report) Relative(place string, got, want, rel float64) {
+	r.add(relative(place, got, want, rel, 0))
+}
 
 // Finish counts and decides; call it when everything was added.
 func (r *Report) Finish() { r.finish() }

@@ -1,0 +1,223 @@
+package train
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// evalSet is held-out data under the name that its metrics have: "eval", or "eval_<name>".
+type evalSet struct {
+	prefix string
+	data   Dataset
+}
+
+// openEvals opens the stage's evaluation sets.
+func (s *session) openEvals(ctx context.Context, o Options) error {
+	sets := make([]schemas.EvalSet, 0, 1+len(s.stage.Evals))
+	if s.stage.Eval != "" {
+		sets = append(sets, schemas.EvalSet{Data: s.stage.Eval})
+	}
+	for _, e := range append(sets, s.stage.Evals...) {
+		d, err := o.OpenData(ctx, s.t, e.Data)
+		if err != nil {
+			return err
+		}
+		prefix := "eval"
+		if e.Name != "" {
+			prefix += "_" + e.Name
+		}
+		s.evals = append(s.evals, evalSet{prefix: prefix, data: d})
+	}
+	return nil
+}
+
+// evaluate measures every set, and reports the values at the current step; all ranks take part and get the same values.
+func (s *session) evaluate(ctx context.Context) (map[string]float64, error) {
+	if s.evaluated == s.done && s.evalValues != nil {
+		return s.evalValues, nil
+	}
+	values := map[string]float64{}
+	for _, e := range s.evals {
+		start := time.Now()
+		if err := s.evalOne(ctx, e, values); err != nil {
+			return nil, fmt.Errorf("cannot measure the evaluation loss: %w", err)
+		}
+		seconds := time.Since(start).Seconds()
+		values[e.prefix+"_runtime"] = seconds
+		values[e.prefix+"_samples_per_second"] = float64(e.data.Len()) / max(1e-9, seconds)
+	}
+	s.evaluated, s.evalValues = s.done, values
+	if s.t.Gang.Rank == 0 {
+		e := schemas.Event{At: time.Now().UTC(), Type: schemas.EventProgress, Tenant: s.t.Message.Tenant, Run: s.t.Message.Run, Stage: s.t.Message.Stage,
+			Worker: s.t.Worker, Generation: s.t.Gang.Generation, Step: s.done, Values: values}
+		s.log.add(e)
+		s.t.Report(e)
+	}
+	return values, nil
+}
+
+// evalDue reports whether the step just done is one to evaluate after.
+func (s *session) evalDue() bool {
+	f := s.stage.Features
+	return f != nil && f.EvalEvery > 0 && len(s.evals) > 0 && s.done%f.EvalEvery == 0
+}
+
+// finalEval evaluates at the end and keeps the values in the checkpoint's state.
+func (s *session) finalEval(ctx context.Context, state map[string]string) error {
+	values, err := s.evaluate(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range s.evals {
+		for _, k := range []string{"_loss", "_accuracy"} {
+			if v, ok := values[e.prefix+k]; ok {
+				state[e.prefix+k] = strconv.FormatFloat(v, 'g', -1, 64)
+			}
+		}
+	}
+	return nil
+}
+
+// evalFields are what a rank tells of one batch: the sum of its losses, its targets and rows, and the sum over rows of their accuracy.
+const evalFields = 4
+
+// evalOne measures one set: batches are dealt over the ranks, and their values are added in the order of the batches.
+func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]float64) error {
+	rank, world, micro := s.t.Gang.Rank, s.t.Gang.World, max(s.stage.EvalBatch, 0)
+	if micro == 0 {
+		micro = s.stage.MicroBatch
+	}
+	batches := (e.data.Len() + micro - 1) / micro
+	passes := (batches + world - 1) / world
+	mine := make([]byte, 0, 8*evalFields*passes)
+	samples := make([]int32, 0, micro)
+	for pass := range passes {
+		at := pass*world + rank
+		b, has := ghost(), at < batches
+		if has {
+			samples = samples[:0]
+			for i := at * micro; i < min((at+1)*micro, e.data.Len()); i++ {
+				samples = append(samples, int32(i))
+			}
+			var err error
+			if b, err = s.leaf(ctx, e.data, samples); err != nil {
+				return fmt.Errorf("cannot read the evaluation data: %w", err)
+			}
+		}
+		fields, err := s.evalBatch(ctx, b, len(samples))
+		if err != nil {
+			return err
+		}
+		for _, v := range fields {
+			if !has {
+				v = 0
+			}
+			mine = binary.LittleEndian.AppendUint64(mine, math.Float64bits(v))
+		}
+		s.t.Phase("eval_loss", int64(pass+1), int64(passes))
+	}
+	all := make([][]byte, world)
+	for r := range all {
+		all[r] = make([]byte, len(mine))
+	}
+	if err := s.t.Gang.Collective.AllGather(ctx, mine, all); err != nil {
+		return fmt.Errorf("cannot share the evaluation loss: %w", err)
+	}
+	total := make([][evalFields]float64, batches)
+	for b := range total {
+		for f := range evalFields {
+			total[b][f] = math.Float64frombits(binary.LittleEndian.Uint64(all[b%world][8*(evalFields*(b/world)+f):]))
+		}
+	}
+	s.reduceEval(e, total, values)
+	return nil
+}
+
+// evalBatch runs the forward pass of one batch.
+func (s *session) evalBatch(ctx context.Context, b *nn.Batch, rows int) ([evalFields]float64, error) {
+	r, err := objective.Loss(ctx, s.tape, s.model, b)
+	if err != nil {
+		return [evalFields]float64{}, err
+	}
+	out := [evalFields]float64{r.Sum, float64(r.Targets), float64(rows)}
+	if s.stage.EvalAccuracy {
+		s.tape.Reset(ctx, false)
+		logits, err := s.tape.Read(s.model.Logits(s.tape, b))
+		if err != nil {
+			return out, err
+		}
+		out[3] = rowAccuracy(b, logits)
+	}
+	return out, nil
+}
+
+// rowAccuracy adds up the rows' shares of labels that are the likeliest token, as LLaMA-Factory's ComputeAccuracy does. logits is
+// [positions, vocabulary]; of equal logits the first counts.
+func rowAccuracy(b *nn.Batch, logits []float32) float64 {
+	targets := b.Targets()
+	vocab := len(logits) / max(1, len(targets))
+	bounds := b.Docs
+	if len(bounds) == 0 {
+		for r := range b.Rows + 1 {
+			bounds = append(bounds, int32(r*b.Seq))
+		}
+	}
+	sum := 0.0
+	for d := 1; d < len(bounds); d++ {
+		right, all := 0, 0
+		for i := bounds[d-1]; i < bounds[d]; i++ {
+			if targets[i] < 0 {
+				continue
+			}
+			all++
+			row := logits[int(i)*vocab : (int(i)+1)*vocab]
+			best := 0
+			for j, v := range row {
+				if v > row[best] {
+					best = j
+				}
+			}
+			if best == int(targets[i]) {
+				right++
+			}
+		}
+		if all > 0 {
+			sum += float64(right) / float64(all)
+		}
+	}
+	return sum
+}
+
+// reduceEval turns the batches' values into the set's, as EvalReduce says.
+func (s *session) reduceEval(e evalSet, batches [][evalFields]float64, values map[string]float64) {
+	var loss, weight, tokens, rows, accuracy float64
+	for _, b := range batches {
+		tokens += b[1]
+		rows += b[2]
+		accuracy += b[3]
+		if b[1] == 0 {
+			continue
+		}
+		switch s.stage.EvalReduce {
+		case "batches":
+			loss, weight = loss+b[0]/b[1], weight+1
+		case "rows":
+			loss, weight = loss+b[0]/b[1]*b[2], weight+b[2]
+		default:
+			loss, weight = loss+b[0], weight+b[1]
+		}
+	}
+	values[e.prefix+"_loss"] = loss / max(1, weight)
+	values[e.prefix+"_tokens"] = tokens
+	if s.stage.EvalAccuracy {
+		values[e.prefix+"_accuracy"] = accuracy / max(1, rows)
+	}
+}
