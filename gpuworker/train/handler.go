@@ -112,6 +112,9 @@ func (s *session) close() error {
 
 // open loads data, model and the newest commit.
 func (s *session) open(ctx context.Context, o Options) (err error) {
+	if err := unbuilt(s.stage); err != nil {
+		return err
+	}
 	s.commits = newCommitter(ctx, s.t)
 	s.t.Phase(consume.PhaseLoad, 0, 0)
 	if s.data, err = o.OpenData(ctx, s.t, s.stage.Data); err != nil {
