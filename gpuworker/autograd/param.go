@@ -66,6 +66,14 @@ type Param struct {
 	written bool
 }
 
+// FileShape is the shape that checkpoints have.
+func (p *Param) FileShape() []int64 {
+	if p.Transposed {
+		return []int64{p.Shape[1], p.Shape[0]}
+	}
+	return p.Shape
+}
+
 // Len is the number of elements.
 func (p *Param) Len() int64 {
 	n := int64(1)

@@ -43,6 +43,64 @@ func (h *Heads) Attend(t *Tape, q, k, v Value, p *Positions, cache *ops.LayerCac
 	return o
 }
 
+// Layer maps rows to rows.
+type Layer interface {
+	Forward(t *Tape, x Value) Value
+}
+
+// Projections are the layers around attention. With a fused layout Q is the fused projection and K and V are nil.
+type Projections struct {
+	Q, K, V, O *Linear
+	// QNorm and KNorm, when not nil, normalize queries and keys: before the rotation, or after it with NormRotated.
+	QNorm, KNorm Layer
+	NormRotated  bool
+	// Clip, when positive, clamps what Q, K and V compute to [-Clip, Clip].
+	Clip float32
+}
+
+// Add computes residual + O(attention(x)) and releases x. An absent residual counts as zero.
+func (h *Heads) Add(t *Tape, x, residual Value, l Projections, p *Positions, cache *ops.LayerCache) Value {
+	project := func(l1 *Linear) Value {
+		if l1 == nil {
+			return Value{}
+		}
+		y := l1.Forward(t, x)
+		if l.Clip > 0 {
+			z := ops.Clamp(t, y, -l.Clip, l.Clip)
+			t.Release(y)
+			y = z
+		}
+		return y
+	}
+	q, k, v := project(l.Q), project(l.K), project(l.V)
+	t.Release(x)
+	heads := *h
+	if l.NormRotated && !h.NoRope {
+		q, k = h.rotate(t, q, p), h.rotate(t, k, p)
+		heads.NoRope = true
+	}
+	normalize := func(n Layer, x Value) Value {
+		if n == nil {
+			return x
+		}
+		y := n.Forward(t, x)
+		t.Release(x)
+		return y
+	}
+	q, k = normalize(l.QNorm, q), normalize(l.KNorm, k)
+	o := heads.Attend(t, q, k, v, p, cache)
+	y := l.O.Add(t, o, residual)
+	t.Release(o)
+	return y
+}
+
+func (h *Heads) rotate(t *Tape, x Value, p *Positions) Value {
+	r := p.Tables[h.Rope]
+	y := ops.Rotate(t, x, ops.Rotary{Batch: p.Batch, Seq: p.Seq, HeadDim: h.HeadDim, RotDim: r.Dim, Interleaved: r.Interleaved, Cos: r.Cos, Sin: r.Sin, Pos: p.Pos})
+	t.Release(x)
+	return y
+}
+
 // Attention is self-attention with separate projections under the names most use.
 type Attention struct {
 	Q Linear `hf:"q_proj"`
@@ -52,7 +110,7 @@ type Attention struct {
 	// QNorm and KNorm, when not nil, normalize queries and keys before the rotation.
 	QNorm *Norm `hf:"q_norm"`
 	KNorm *Norm `hf:"k_norm"`
-	// Clip, when positive, clamps q, k and v to [-Clip, Clip] before the rotation.
+	// Clip, when positive, clamps q, k and v to [-Clip, Clip] before that.
 	Clip float32
 	Heads
 }
@@ -66,33 +124,30 @@ func NewAttention(hidden int, h Heads, qkv, out bool, std float64) Attention {
 
 // Add computes residual + Attention(x) and releases x. An absent residual counts as zero.
 func (a *Attention) Add(t *Tape, x, residual Value, p *Positions, cache *ops.LayerCache) Value {
-	q := a.Q.Forward(t, x)
-	k := a.K.Forward(t, x)
-	v := a.V.Forward(t, x)
-	t.Release(x)
-	q, k = normed(t, a.QNorm, q), normed(t, a.KNorm, k)
-	if a.Clip > 0 {
-		q, k, v = a.clip(t, q), a.clip(t, k), a.clip(t, v)
+	l := Projections{Q: &a.Q, K: &a.K, V: &a.V, O: &a.O, Clip: a.Clip}
+	if a.QNorm != nil {
+		l.QNorm = a.QNorm
 	}
-	o := a.Attend(t, q, k, v, p, cache)
-	y := a.O.Add(t, o, residual)
-	t.Release(o)
-	return y
+	if a.KNorm != nil {
+		l.KNorm = a.KNorm
+	}
+	return a.Heads.Add(t, x, residual, l, p, cache)
 }
 
-func normed(t *Tape, n *Norm, x Value) Value {
-	if n == nil {
-		return x
-	}
-	y := n.Forward(t, x)
-	t.Release(x)
-	return y
+// HeadNorms normalizes each head with a norm of its own.
+type HeadNorms struct {
+	Norms []Norm `hf:"norms"`
 }
 
-func (a *Attention) clip(t *Tape, x Value) Value {
-	y := ops.Clamp(t, x, -a.Clip, a.Clip)
-	t.Release(x)
-	return y
+// Forward implements Layer for x [n, heads*dim].
+func (h *HeadNorms) Forward(t *Tape, x Value) Value {
+	ws := make([]Value, len(h.Norms))
+	for i := range h.Norms {
+		ws[i] = t.Param(h.Norms[i].Weight)
+	}
+	c := h.Norms[0].NormConfig
+	c.Dim = int(h.Norms[0].Weight.Shape[0])
+	return ops.Norm(t, x, ws, Value{}, c)
 }
 
 // RopeTable holds cos and sin [positions, Dim/2] of the positions that occur in a batch.

@@ -118,8 +118,8 @@ func Check(params []*Param, set *safetensors.Set, allow func(key string) bool) e
 			errs = append(errs, schemas.Errorf(schemas.CodeModel, p.Name, "tensor is missing from the checkpoint"))
 			continue
 		}
-		if !sameShape(info.Shape, p.Shape) {
-			errs = append(errs, schemas.Errorf(schemas.CodeModel, p.Name, "tensor has shape %v, the model needs %v", info.Shape, p.Shape))
+		if want := p.FileShape(); !sameShape(info.Shape, want) {
+			errs = append(errs, schemas.Errorf(schemas.CodeModel, p.Name, "tensor has shape %v, the model needs %v", info.Shape, want))
 		}
 	}
 	for _, n := range set.Names() {

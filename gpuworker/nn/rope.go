@@ -24,6 +24,8 @@ type RopeScaling struct {
 	MScaleAllDim    *float64 `json:"mscale_all_dim"`
 	Truncate        *bool    `json:"truncate"`
 	Partial         *float64 `json:"partial_rotary_factor"`
+	// Alpha is hunyuan's factor on the base.
+	Alpha *float64 `json:"alpha"`
 	// LongFactor and ShortFactor divide the frequencies of longrope, one each.
 	LongFactor  []float64 `json:"long_factor"`
 	ShortFactor []float64 `json:"short_factor"`

@@ -109,9 +109,59 @@ func (s *Storage) Close() {
 // staging is the number of elements that loading and saving hold on the host at a time.
 const staging = 1 << 20
 
+// Reader reads parameters of a checkpoint that Check has accepted, in the order that they have in memory.
+type Reader struct {
+	set *safetensors.Set
+	// whole is the last transposed tensor, name its parameter.
+	name  string
+	whole []float32
+}
+
+// NewReader reads from a checkpoint, which must stay open.
+func NewReader(set *safetensors.Set) *Reader { return &Reader{set: set} }
+
+// Read fills dst with the elements of a parameter from start on.
+func (r *Reader) Read(p *Param, start int64, dst []float32) error {
+	if !p.Transposed {
+		return r.set.ReadFloat32(p.Name, start, dst)
+	}
+	if r.name != p.Name {
+		whole := make([]float32, p.Len())
+		if err := r.set.ReadFloat32(p.Name, 0, whole); err != nil {
+			return err
+		}
+		r.name, r.whole = p.Name, transpose(whole, p.Shape[1], p.Shape[0])
+	}
+	if start < 0 || start+int64(len(dst)) > int64(len(r.whole)) {
+		return fmt.Errorf("elements %d to %d of %s do not exist", start, start+int64(len(dst)), p.Name)
+	}
+	copy(dst, r.whole[start:])
+	return nil
+}
+
+// transpose turns a matrix of rows x cols elements around.
+func transpose(v []float32, rows, cols int64) []float32 {
+	out := make([]float32, len(v))
+	for i := range rows {
+		for j := range cols {
+			out[j*rows+i] = v[i*cols+j]
+		}
+	}
+	return out
+}
+
+// FileOrder puts the elements of a parameter, or of its gradient, into the order that checkpoints have.
+func FileOrder(p *Param, v []float32) []float32 {
+	if !p.Transposed {
+		return v
+	}
+	return transpose(v, p.Shape[0], p.Shape[1])
+}
+
 // Load fills the bound parameters from a checkpoint that Check has accepted.
 func Load(ctx context.Context, q *kernels.Queue, params []*Param, set *safetensors.Set) error {
 	buf := make([]float32, 0, staging)
+	r := NewReader(set)
 	for _, p := range params {
 		n := p.Len()
 		flat := p.Data.Reshape(n)
@@ -120,7 +170,7 @@ func Load(ctx context.Context, q *kernels.Queue, params []*Param, set *safetenso
 				return err
 			}
 			part := buf[:min(staging, n-at)]
-			if err := set.ReadFloat32(p.Name, at, part); err != nil {
+			if err := r.Read(p, at, part); err != nil {
 				return fmt.Errorf("cannot load %s: %w", p.Name, err)
 			}
 			if err := kernels.Upload(q, flat.Slice(0, at, at+int64(len(part))), part); err != nil {
@@ -170,25 +220,32 @@ func Read(q *kernels.Queue, x kernels.Tensor) ([]float32, error) {
 	return out, kernels.Download(q, out, x)
 }
 
-// Entries describes bound parameters for the safetensors writer; values are downloaded in pieces while the file is written.
+// Entries describes bound parameters for the safetensors writer, in the order of checkpoints; values are downloaded in pieces while the
+// file is written, transposed ones whole.
 func Entries(q *kernels.Queue, params []*Param) []safetensors.Entry {
 	out := make([]safetensors.Entry, 0, len(params))
 	for _, p := range params {
-		out = append(out, safetensors.Entry{Name: p.Name, Shape: p.Shape, DType: safetensors.F32, Stream: func(w io.Writer) error {
-			n := p.Len()
-			flat := p.Data.Reshape(n)
-			buf := make([]float32, min(n, staging))
-			for at := int64(0); at < n; at += staging {
-				part := buf[:min(staging, n-at)]
-				if err := kernels.Download(q, part, flat.Slice(0, at, at+int64(len(part)))); err != nil {
-					return err
-				}
-				if _, err := w.Write(unsafe.Slice((*byte)(unsafe.Pointer(&part[0])), 4*len(part))); err != nil {
-					return err
-				}
-			}
-			return nil
-		}})
+		out = append(out, safetensors.Entry{Name: p.Name, Shape: p.FileShape(), DType: safetensors.F32, Stream: func(w io.Writer) error { return stream(q, p, w) }})
 	}
 	return out
+}
+
+func stream(q *kernels.Queue, p *Param, w io.Writer) error {
+	n, most := p.Len(), int64(staging)
+	if p.Transposed {
+		most = n
+	}
+	flat := p.Data.Reshape(n)
+	buf := make([]float32, min(n, most))
+	for at := int64(0); at < n; at += most {
+		part := buf[:min(most, n-at)]
+		if err := kernels.Download(q, part, flat.Slice(0, at, at+int64(len(part)))); err != nil {
+			return err
+		}
+		part = FileOrder(p, part)
+		if _, err := w.Write(unsafe.Slice((*byte)(unsafe.Pointer(&part[0])), 4*len(part))); err != nil {
+			return err
+		}
+	}
+	return nil
 }

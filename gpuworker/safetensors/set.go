@@ -25,6 +25,8 @@ type Set struct {
 	files []*File
 	where map[string]*File
 	names []string
+	// stored maps names that Rename has given to those in the files.
+	stored map[string]string
 }
 
 // OpenModel opens the weights in a Hugging Face model folder: model.safetensors, or the shards of model.safetensors.index.json.
@@ -175,13 +177,40 @@ func findPickle(root *os.Root) string {
 // Names lists all tensors in lexical order.
 func (s *Set) Names() []string { return s.names }
 
+// Rename gives tensors other names, for checkpoints that were written with another prefix. name returns the new name of a tensor, or the
+// old one to keep it. Two tensors must not get one name.
+func (s *Set) Rename(name func(string) string) error {
+	where, stored := map[string]*File{}, map[string]string{}
+	names := make([]string, 0, len(s.names))
+	for _, old := range s.names {
+		n := name(old)
+		if _, dup := where[n]; dup {
+			return schemas.Errorf(schemas.CodeModel, n, "two tensors of the checkpoint have this name")
+		}
+		where[n], stored[n] = s.where[old], s.storedName(old)
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	s.where, s.stored, s.names = where, stored, names
+	return nil
+}
+
+func (s *Set) storedName(name string) string {
+	if old, ok := s.stored[name]; ok {
+		return old
+	}
+	return name
+}
+
 // Info finds a tensor by name.
 func (s *Set) Info(name string) (Info, bool) {
 	f := s.where[name]
 	if f == nil {
 		return Info{}, false
 	}
-	return f.Info(name)
+	i, ok := f.Info(s.storedName(name))
+	i.Name = name
+	return i, ok
 }
 
 // ReadFloat32 reads a range of a tensor, as File.ReadFloat32.
@@ -190,7 +219,7 @@ func (s *Set) ReadFloat32(name string, start int64, dst []float32) error {
 	if f == nil {
 		return schemas.Errorf(schemas.CodeModel, "", "tensor %q is missing", name)
 	}
-	return f.ReadFloat32(name, start, dst)
+	return f.ReadFloat32(s.storedName(name), start, dst)
 }
 
 // Close closes all files.

@@ -25,6 +25,7 @@ type source struct {
 	q      *kernels.Queue
 	root   *os.Root
 	set    *safetensors.Set
+	file   *nn.Reader
 	links  []*link
 	// readers[i] reads what is below the training of link i; the last one is the top.
 	readers []adapter.Reader
@@ -140,18 +141,17 @@ func (s *source) openBase(ctx context.Context, objects store.Objects, dir string
 		return schemas.Errorf(schemas.CodeModel, "config.json", "cannot read the base model's configuration (at most %d bytes): %v", maxConfigBytes, err)
 	}
 	r.Config = raw
-	if s.set, err = safetensors.OpenModel(s.root); err != nil {
-		return fmt.Errorf("cannot open the base model's weights: %w", err)
-	}
 	m, err := zoo.New(raw)
 	if err != nil {
 		return err
 	}
-	tied := m.Info().Tied
-	allow := func(key string) bool { return zoo.Unused(key) || tied && key == "lm_head.weight" }
-	if err := nn.Check(nn.Params(m.Root()), s.set, allow); err != nil {
+	if s.set, err = zoo.OpenWeights(s.root, m.Info()); err != nil {
+		return fmt.Errorf("cannot open the base model's weights: %w", err)
+	}
+	if err := zoo.CheckWeights(m.Info(), nn.Params(m.Root()), s.set); err != nil {
 		return fmt.Errorf("the base model's weights do not fit its configuration: %w", err)
 	}
+	s.file = nn.NewReader(s.set)
 	return nil
 }
 
@@ -369,7 +369,7 @@ func (s *source) base(ctx context.Context, p *nn.Param, start int64, dst []float
 		return err
 	}
 	if s.set != nil {
-		return s.set.ReadFloat32(p.Name, start, dst)
+		return s.file.Read(p, start, dst)
 	}
 	if s.scratch == nil {
 		var err error

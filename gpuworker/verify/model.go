@@ -115,9 +115,11 @@ func computeModel(ctx context.Context, s *session, f *safetensors.File, o Option
 	}
 	r.params = s.trainable()
 	for _, p := range r.params {
-		if r.grads[p.Name], err = nn.Read(s.queue, p.Grad); err != nil {
+		g, err := nn.Read(s.queue, p.Grad)
+		if err != nil {
 			return nil, err
 		}
+		r.grads[p.Name] = nn.FileOrder(p, g)
 	}
 	if err := r.rows(ctx, s, leaf); err != nil {
 		return nil, err
@@ -206,7 +208,7 @@ func emitModel(dir string, rep *Report, r *modelResult) error {
 			safetensors.Entry{Name: "loss_with_aux", Float32: []float32{float32(r.total)}})
 	}
 	for _, p := range r.params {
-		entries = append(entries, safetensors.Entry{Name: "grad." + p.Name, Shape: p.Shape, Float32: r.grads[p.Name]})
+		entries = append(entries, safetensors.Entry{Name: "grad." + p.Name, Shape: p.FileShape(), Float32: r.grads[p.Name]})
 	}
 	if r.gen != nil {
 		entries = append(entries, safetensors.Entry{Name: "gen.ids", Shape: []int64{1, int64(len(r.gen))}, Int64: r.gen})

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -60,7 +61,7 @@ func openSession(ctx context.Context, root *os.Root, o Options, prepare func(*se
 			s = nil
 		}
 	}()
-	if s.model, err = zoo.Open(root); err != nil {
+	if s.model, err = openReference(root); err != nil {
 		return nil, err
 	}
 	base := nn.Params(s.model.Root())
@@ -69,12 +70,12 @@ func openSession(ctx context.Context, root *os.Root, o Options, prepare func(*se
 			return nil, err
 		}
 	}
-	set, err := safetensors.OpenModel(root)
+	set, err := zoo.OpenWeights(root, s.model.Info())
 	if err != nil {
 		return nil, err
 	}
 	defer set.Close()
-	if err = nn.Check(base, set, zoo.Unused); err != nil {
+	if err = zoo.CheckWeights(s.model.Info(), base, set); err != nil {
 		return nil, fmt.Errorf("cannot load model: %w", err)
 	}
 	if s.dev, err = kernels.Open(kernels.Options{Backend: o.Backend, Threads: o.Threads}); err != nil {
@@ -89,6 +90,22 @@ func openSession(ctx context.Context, root *os.Root, o Options, prepare func(*se
 		return nil, err
 	}
 	return s, nn.Load(ctx, s.queue, base, set)
+}
+
+// openReference makes the model as the references were made: with transformers' eager attention, unless the configuration says otherwise.
+func openReference(root *os.Root) (zoo.Model, error) {
+	raw, err := zoo.ReadConfig(root)
+	if err != nil {
+		return nil, err
+	}
+	const key = "attn_implementation"
+	var c map[string]json.RawMessage
+	if json.Unmarshal(raw, &c) == nil && c[key] == nil {
+		if raw, err = zoo.Override(raw, map[string]any{key: "eager"}); err != nil {
+			return nil, err
+		}
+	}
+	return zoo.New(raw)
 }
 
 func (s *session) close() error {

@@ -131,7 +131,16 @@ func newCausal(d description) *causal {
 	for _, r := range d.ropes {
 		m.info.LengthLimit = max(m.info.LengthLimit, r.LengthLimit())
 	}
+	if m.info.Tied && d.head != nil {
+		d.head.Weight = &nn.Param{} // for its name only
+	}
 	nn.Name(d.root)
+	if d.head != nil {
+		m.info.HeadKey = d.head.Weight.Name
+	}
+	if m.info.Tied && d.head != nil {
+		d.head.Weight = nil
+	}
 	m.embedUnit = unit(-1, d.embed, d.positions, d.embedNorm, d.projectIn)
 	m.normUnit = unit(-1, d.norm, d.projectOut)
 	m.headUnit = m.embedUnit

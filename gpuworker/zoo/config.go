@@ -114,6 +114,11 @@ func (s Sizes) info(prefix string) Info {
 	return Info{Prefix: prefix, Vocab: s.Vocab, Hidden: s.Hidden, KVHeads: s.kv(), HeadDim: s.headDim(), MaxPositions: s.MaxPositions}
 }
 
+// fusedQKV is a projection onto queries, keys and values at once.
+func (s Sizes) fusedQKV(bias bool) nn.Linear {
+	return nn.NewLinear(s.Hidden, (s.Heads+2*s.kv())*s.headDim(), bias, s.InitRange)
+}
+
 // activation is the feed-forward activation; Validate has checked its name.
 func (s Sizes) activation() kernels.Activation { return activations()[s.Act] }
 
@@ -202,11 +207,13 @@ func (p *problems) check(err error) {
 	}
 }
 
-// sizes checks what all configurations share; names maps keys to those of the file where they differ.
+// sizes checks what all configurations share; names is what define was given: the file's spellings of keys.
 func (p *problems) sizes(s Sizes, names map[string]string) {
 	name := func(key string) string {
-		if n, ok := names[key]; ok {
-			return n
+		for file, k := range names {
+			if k == key {
+				return file
+			}
 		}
 		return key
 	}
@@ -241,7 +248,14 @@ func (p *problems) rotary(r nn.Rope, headDim int) {
 	}
 }
 
-// layerTypes gives each layer a window: 0 for "full_attention", window for "sliding_attention".
+// window checks a sliding window; none is all keys.
+func (p *problems) window(w maybe[int]) {
+	if w.ok {
+		p.size("sliding_window", w.v)
+	}
+}
+
+// layerTypes checks the kinds of attention of the layers.
 func (p *problems) layerTypes(types []string, layers int, window maybe[int]) {
 	if len(types) != layers {
 		p.bad("layer_types", "%d entries for %d layers", len(types), layers)
@@ -255,6 +269,18 @@ func (p *problems) layerTypes(types []string, layers int, window maybe[int]) {
 			p.unsupported("layer_types", "layer %d has type %q (full_attention and sliding_attention are supported)", i, t)
 		}
 	}
+}
+
+// patternOf lists layer types where the file does not.
+func patternOf(layers int, sliding func(i int) bool) []string {
+	types := make([]string, max(0, min(layers, 1<<16)))
+	for i := range types {
+		types[i] = "full_attention"
+		if sliding(i) {
+			types[i] = "sliding_attention"
+		}
+	}
+	return types
 }
 
 // windowOf is the window of a layer of that type.

@@ -47,24 +47,16 @@ type llamaBlock struct {
 	MLP      nn.SwiGLU    `hf:"mlp"`
 }
 
+func newLlamaBlock(s Sizes, eps float64, attn nn.Attention, mlpBias bool) llamaBlock {
+	return llamaBlock{AttnNorm: nn.NewRMSNorm(s.Hidden, eps), Attn: attn, MLPNorm: nn.NewRMSNorm(s.Hidden, eps), MLP: newGated(s, mlpBias)}
+}
+
 func describeLlama(c LlamaConfig) description {
 	d := newDecoder(c.Sizes, nn.NewRMSNorm(c.Hidden, c.Eps), func(int) llamaBlock {
-		return llamaBlock{
-			AttnNorm: nn.NewRMSNorm(c.Hidden, c.Eps),
-			MLPNorm:  nn.NewRMSNorm(c.Hidden, c.Eps),
-			Attn:     nn.NewAttention(c.Hidden, c.geometry(), c.AttentionBias, c.AttentionBias, c.InitRange),
-			MLP:      newGated(c.Sizes, c.MLPBias),
-		}
+		return newLlamaBlock(c.Sizes, c.Eps, nn.NewAttention(c.Hidden, c.geometry(), c.AttentionBias, c.AttentionBias, c.InitRange), c.MLPBias)
 	})
 	d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
 	return d
-}
-
-// newGated describes the gated feed-forward layer of a configuration.
-func newGated(s Sizes, bias bool) nn.SwiGLU {
-	m := nn.NewSwiGLU(s.Hidden, s.Intermediate, bias, s.InitRange)
-	m.Act = s.activation()
-	return m
 }
 
 func (b *llamaBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Value {

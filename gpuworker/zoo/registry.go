@@ -31,6 +31,39 @@ func architectures() []entry {
 		llamaEntries(),
 		mixtralEntries(), qwenMoEEntries(), olmoeEntries(), graniteMoEEntries(), deepseekEntries(), glm4MoEEntries(), gptOssEntries(),
 		ernie45MoEEntries(), dots1Entries(), flexOlmoEntries(),
+		mistralEntries(),
+		qwen2Entries(),
+		qwen3Entries(),
+		gemmaEntries(),
+		gemma2Entries(),
+		gemma3Entries(),
+		graniteEntries(),
+		olmoEntries(),
+		olmo2Entries(),
+		exaone4Entries(),
+		smollm3Entries(),
+		ernie45Entries(),
+		seedOssEntries(),
+		hunyuanEntries(),
+		nemotronEntries(),
+		starcoder2Entries(),
+		stablelmEntries(),
+		cohereEntries(),
+		cohere2Entries(),
+		glmEntries(),
+		glm4Entries(),
+		phiEntries(),
+		phi3Entries(),
+		bloomEntries(),
+		neoxEntries(),
+		gpt2Entries(),
+		bigcodeEntries(),
+		gptjEntries(),
+		optEntries(),
+		falconEntries(),
+		mptEntries(),
+		internlm2Entries(),
+		baichuanEntries(),
 	)
 }
 
@@ -110,8 +143,8 @@ func nearest(name string, names []string, most int) []string {
 	return out[:min(most, len(out))]
 }
 
-// Open makes a model from the config.json of a folder.
-func Open(root *os.Root) (Model, error) {
+// ReadConfig reads the config.json of a folder.
+func ReadConfig(root *os.Root) ([]byte, error) {
 	f, err := root.Open("config.json")
 	if err != nil {
 		return nil, fmt.Errorf("cannot open model configuration: %w", err)
@@ -121,15 +154,34 @@ func Open(root *os.Root) (Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read config.json: %w", err)
 	}
+	return raw, nil
+}
+
+// Open makes a model from the config.json of a folder.
+func Open(root *os.Root) (Model, error) {
+	raw, err := ReadConfig(root)
+	if err != nil {
+		return nil, err
+	}
 	return New(raw)
 }
 
-// Unused reports checkpoint tensors that older tools wrote and that carry no weights: rotary tables and causal masks.
-func Unused(key string) bool {
-	for _, s := range []string{".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"} {
-		if strings.HasSuffix(key, s) {
-			return true
-		}
+// Override replaces keys of a config.json.
+func Override(config []byte, values map[string]any) ([]byte, error) {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(config, &keys); err != nil || keys == nil {
+		return nil, schemas.Errorf(schemas.CodeModel, "config.json", "cannot parse: %v", err)
 	}
-	return false
+	for k, v := range values {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode %s: %w", k, err)
+		}
+		keys[k] = raw
+	}
+	out, err := json.MarshalIndent(keys, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode config.json: %w", err)
+	}
+	return append(out, '\n'), nil
 }

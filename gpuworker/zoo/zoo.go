@@ -58,8 +58,9 @@ type Model interface {
 type Info struct {
 	// Architecture is the class in transformers ("LlamaForCausalLM").
 	Architecture string
-	// Prefix is the path of the base model ("model", "transformer"): checkpoints saved without a head lack it.
-	Prefix                                  string
+	// Prefix is the path of the base model ("model", "transformer"): checkpoints saved without a head lack it. HeadKey is the head's
+	// tensor, which checkpoints of tied models may hold once more.
+	Prefix, HeadKey                         string
 	Vocab, Hidden, Layers, KVHeads, HeadDim int
 	// ValueDim is the length of a value, default HeadDim.
 	ValueDim     int

@@ -81,7 +81,7 @@ func TestStrictBinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer set.Close()
-	err = nn.Check(params, set, Unused)
+	err = CheckWeights(m.Info(), params, set)
 	if err == nil {
 		t.Fatal("accepted")
 	}
