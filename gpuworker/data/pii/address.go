@@ -30,7 +30,7 @@ const num = `(?:[甲乙丙]?[0-9]+(?:-[0-9]+)*|[一二三四五六七八九十�
 
 // streetRE is the heart of a Chinese address: a named street, lane, estate or village with a number.
 var streetRE = regexp.MustCompile(`(?:大道|大街|马路|公路|胡同|路|街|巷|弄|里|道|村|社区|小区|新村|花园|公寓|大厦|广场|苑|园|庄|屯|城|府|段|线)(?:[东南西北中]段|[一二三四五六七八九十]段|[东南西北]侧)? ?` + num +
-	` ?(?:号楼|号院|号|號|弄|栋|幢|座|组|单元)|(?:路|街|大道|大街) ?[A-Z]座`)
+	` ?(?:号楼|号院|号|號|弄|栋|幢|座|组|单元)|(?:路|街|大道|大街) ?[A-Za-z]座`)
 
 // tailRE are the parts that follow: house, stairs, floor, flat, or a named building.
 var tailRE = regexp.MustCompile(`^ ?(?:` +
@@ -155,9 +155,9 @@ func (d *doc) addressEnd(end int) int {
 const (
 	streetKind = `(?:Street|St\.?|Avenue|Ave\.?|Road|Rd\.?|Boulevard|Blvd\.?|Lane|Ln\.?|Drive|Dr\.?|Court|Ct\.?|Terrace|Parkway|Pkwy\.?|Highway|Hwy\.?|Crescent|Gardens|Mews|Place|Pl\.?|Square|Sq\.?|Way|Circle|Cir\.?|Close|Row|Trail|Trl\.?|Walk|Grove|Hill|Broadway|Plaza|Alley|Loop)`
 	streetName = `(?:[A-Z][A-Za-z'’.-]*|\d{1,3}(?:st|nd|rd|th)|of|the|de|la|del)`
-	unitPart   = `(?:,? (?:Apt\.?|Apartment|Unit|Suite|Ste\.?|Floor|Fl\.?|Flat|Room|Rm\.?|Building|Bldg\.?|PH|Lot)\.? ?#?[A-Za-z0-9-]{1,6}|,? #\d{1,5}[A-Z]?|,? \d{1,3}(?:st|nd|rd|th) Floor)`
+	unitPart   = `(?:,? (?:Apt\.?|Apartment|Unit|Suite|Ste\.?|Floor|Fl\.?|Flat|Room|Rm\.?|Building|Bldg\.?|PH|Lot)(?: #?|#)(?:[A-Za-z]?-?\d[0-9A-Za-z-]{0,5}|[A-Z]\b)|,? #\d{1,5}[A-Z]?|,? \d{1,3}(?:st|nd|rd|th) Floor)`
 	ukPostcode = `[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}`
-	usStates   = `(?:A[LKZR]|C[AOT]|D[CE]|FL|GA|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[TA]|W[AVIY])`
+	usStates   = `(?:A[LKZR]|C[AOT]|D[CE]|FL|GA|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[TAI]|W[AVIY]|A[SAEP]|FM|GU|M[HP]|P[RW])`
 	stateNames = `(?:Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska|Nevada|New Hampshire|New Jersey|New Mexico|New York|North Carolina|North Dakota|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|South Carolina|South Dakota|Tennessee|Texas|Utah|Vermont|Virginia|Washington|West Virginia|Wisconsin|Wyoming)`
 )
 
@@ -175,13 +175,16 @@ var (
 	englishRE  = regexp.MustCompile(`(?:(?:Flat|Apartment|Apt\.?|Unit|Suite|Room) [A-Za-z0-9-]{1,5},? )?\d{1,5}[A-Za-z]?(?:[-/]\d{1,4})? (?:[NSEW]\.? |North |South |East |West |Upper |Lower )?` +
 		streetName + `(?: ` + streetName + `){0,4}(?: (?:NW|NE|SW|SE|N|S|E|W|North|South|East|West)\b)?`)
 	kindRE   = regexp.MustCompile(`^` + streetKind + `$`)
+	flatRE   = regexp.MustCompile(`\b(?:Flat|Studio|Apartment|Unit|Suite|Room) \d{1,4}[A-Za-z]?,? [A-Z][A-Za-z'’]+(?: [A-Z][A-Za-z'’]+){0,3}`)
 	poBoxRE  = regexp.MustCompile(`\b(?:P\.? ?O\.?|Post Office) Box \d{1,6}`)
 	unitRE   = regexp.MustCompile(`^` + unitPart)
 	regionRE = regexp.MustCompile(`^(?:,? |,?\n)(?:(` + usStates + `)|` + stateNames + `)(?:,? \d{5}(?:-\d{4})?)?\b`)
 	zipRE    = regexp.MustCompile(`^(?:,? |,?\n)(?:\d{5}(?:-\d{4})?|` + ukPostcode + `)\b`)
 	cityRE   = regexp.MustCompile(`^(?:,? |,?\n)(?:St\. |Saint |New |Los |San |Santa |Fort |Port |El |Las |Salt |North |South |East |West )?[A-Z][a-zA-Z'’-]+(?: (?:City|Springs|Beach|Park|Falls|Hills|Heights|Lake|Rapids|Grove|Valley|Town|Island|on Sea|upon Tyne|Kong|Barbara|Antonio|Francisco|Diego|Jose|Angeles|Vegas|Orleans|York|Lauderdale|Worth|Paso|Rock))?`)
-	landRE   = regexp.MustCompile(`^,? (?:USA|U\.S\.A\.|US\b|United States|UK\b|U\.K\.|United Kingdom|England|Scotland|Wales|Ireland|Canada|Australia)`)
-	germanRE = regexp.MustCompile(`\p{Lu}\p{L}+(?:straße|strasse|str\.|weg|platz|allee|gasse|ring) \d{1,4}[a-z]?(?:, \d{5} \p{Lu}\p{L}+(?: (?:am|an der) \p{Lu}\p{L}+)?)?`)
+	// longCityRE are up to three capitalized words: a city only where a state or a code follows.
+	longCityRE = regexp.MustCompile(`^(?:,? |,?\n)[A-Z][a-zA-Z'’-]+(?: [A-Z][a-zA-Z'’-]+){1,2}`)
+	landRE     = regexp.MustCompile(`^,? (?:USA|U\.S\.A\.|US\b|United States|UK\b|U\.K\.|United Kingdom|England|Scotland|Wales|Ireland|Canada|Australia)`)
+	germanRE   = regexp.MustCompile(`\p{Lu}\p{L}+(?:straße|strasse|str\.|weg|platz|allee|gasse|ring) \d{1,4}[a-z]?(?:, \d{5} \p{Lu}\p{L}+(?: (?:am|an der) \p{Lu}\p{L}+)?)?`)
 )
 
 // shortKinds are written with a full stop.
@@ -195,7 +198,8 @@ func endsSentence(rest string) bool {
 	if !strings.HasPrefix(rest, " ") || len(rest) < 2 || rest[1] < 'A' || rest[1] > 'Z' {
 		return false
 	}
-	return restOfAddress(rest, 0) == 0
+	_, sure := restOfAddress(rest, 0)
+	return !sure
 }
 
 // ambiguous kinds are words of their own ("2 Way", "3 Place", "5 Hill"): they need more to be a street.
@@ -224,11 +228,22 @@ func (d *doc) englishAddresses() []Span {
 		if !ok {
 			continue
 		}
-		out = append(out, Span{d.pos(start), d.pos(restOfAddress(s, end)), Address})
+		end, _ = restOfAddress(s, end)
+		out = append(out, Span{d.pos(start), d.pos(end), Address})
 		from = end
 	}
 	for _, m := range poBoxRE.FindAllStringIndex(s, -1) {
-		out = append(out, Span{d.pos(m[0]), d.pos(restOfAddress(s, m[1])), Address})
+		end, _ := restOfAddress(s, m[1])
+		out = append(out, Span{d.pos(m[0]), d.pos(end), Address})
+	}
+	for _, m := range flatRE.FindAllStringIndex(s, -1) {
+		words := strings.Fields(s[m[0]:m[1]])
+		if last := words[len(words)-1]; !kindRE.MatchString(last) && !uspsRE.MatchString(last) {
+			continue
+		}
+		if end, sure := restOfAddress(s, m[1]); sure {
+			out = append(out, Span{d.pos(m[0]), d.pos(end), Address})
+		}
 	}
 	for _, m := range militaryRE.FindAllStringIndex(s, -1) {
 		out = append(out, Span{d.pos(m[0]), d.pos(m[1]), Address})
@@ -275,43 +290,48 @@ func streetEnd(s string, start, end int) (int, bool) {
 		return last, true
 	}
 	// Something that only addresses have must follow, or a house number of more than one digit stand before.
-	rest := s[last:]
+	_, sure := restOfAddress(s, last)
 	number := strings.TrimFunc(words[0], isLetter)
 	if year := len(number) == 4 && (number[:2] == "19" || number[:2] == "20"); rare && (len(number) < 3 || year) {
 		number = ""
 	}
-	return last, len(number) >= 2 || unitRE.MatchString(rest) || !rare && strings.HasPrefix(rest, ",") || zipRE.MatchString(rest) || regionRE.MatchString(rest)
+	return last, len(number) >= 2 || sure || !rare && strings.HasPrefix(s[last:], ",")
 }
 
-// restOfAddress takes in unit, city, state, code and country behind a street.
-func restOfAddress(s string, end int) int {
+// restOfAddress takes in unit, city, state, code and country behind a street; sure tells that there was what only addresses have.
+func restOfAddress(s string, end int) (stop int, sure bool) {
+	unit := false
 	for range 2 {
-		end += len(unitRE.FindString(s[end:]))
+		n := len(unitRE.FindString(s[end:]))
+		unit = unit || n > 0
+		end += n
 	}
 	region := end + len(regionOrZip(s[end:]))
 	city := cityRE.FindString(s[end:])
 	comma := strings.HasPrefix(city, ",")
 	name, _, _ := strings.Cut(strings.TrimLeft(city, ", \n"), " ")
 	rest := s[end+len(city):]
-	if n := len(regionOrZip(rest)); city != "" && n > 0 && !slices.Contains(noCity, name) {
-		return land(s, max(region, end+len(city)+n))
+	for _, c := range []string{city, longCityRE.FindString(s[end:])} {
+		if n := len(regionOrZip(s[end+len(c):])); c != "" && n > 0 && !slices.Contains(noCity, name) {
+			return land(s, max(region, end+len(c)+n)), true
+		}
 	}
 	if region > end {
-		return land(s, region)
+		return land(s, region), true
 	}
 	if city == "" || slices.Contains(noCity, name) {
-		return end
+		return end, unit
 	}
 	if !comma {
-		return end
+		return end, unit
 	}
 	if m := landRE.FindString(rest); m != "" {
-		return end + len(city) + len(m)
+		return end + len(city) + len(m), true
 	}
 	if rest == "" || strings.ContainsAny(rest[:1], ".,;!?\n)") || !isASCIIByte(rest[0]) || strings.HasPrefix(rest, " and ") || strings.HasPrefix(rest, " or ") {
-		return end + len(city)
+		return end + len(city), unit
 	}
-	return end
+	return end, unit
 }
 
 func isASCIIByte(b byte) bool { return b < 0x80 }

@@ -86,28 +86,34 @@ func (c *cluster) number(i int) (Span, int) {
 	return Span{}, 0
 }
 
-// alone reports whether groups i to i+n are a number of their own: nothing glued on that would make them part of a longer code.
+// alone reports whether groups i to i+n, at start to end, are a number of their own: nothing glued on that would make them part of a longer
+// code.
 func (c *cluster) alone(start, end, i, n int) bool {
-	if i > 0 && c.groups[i].sep != " " && start == c.groups[i].start && strings.Trim(c.groups[i].sep, " (") != "" {
+	return c.freeBefore(start, i) && c.freeAfter(end, i+n)
+}
+
+func (c *cluster) freeBefore(start, i int) bool {
+	if i > 0 && start == c.groups[i].start && strings.Trim(c.groups[i].sep, " (") != "" {
 		return false
 	}
-	if i+n < len(c.groups) && strings.Trim(c.groups[i+n].sep, " ()") != "" && !strings.HasPrefix(c.groups[i+n].sep, " ") && !strings.HasPrefix(c.groups[i+n].sep, "/") {
-		return false
-	}
-	before, after := c.d.char(start-1), c.d.char(end)
+	before := c.d.char(start - 1)
 	if isAlnum(before) || before != 0 && strings.ContainsRune("_-#$¥￥€£%*/\\&", before) {
 		return false
 	}
-	if before == '.' && isAlnum(c.d.char(start-2)) && isDigit(c.d.char(start-2)) || before == ',' && isDigit(c.d.char(start-2)) {
-		return false
+	return before != '.' && before != ',' || !isDigit(c.d.char(start-2))
+}
+
+func (c *cluster) freeAfter(end, next int) bool {
+	if next < len(c.groups) {
+		if sep := c.groups[next].sep; strings.Trim(sep, " ()") != "" && !strings.HasPrefix(sep, " ") && !strings.HasPrefix(sep, "/") {
+			return false
+		}
 	}
+	after := c.d.char(end)
 	if isAlnum(after) || after == '_' || after == '%' || after == '@' {
 		return false
 	}
-	if (after == '.' || after == ',' || after == '-' || after == ':') && isAlnum(c.d.char(end+1)) {
-		return false
-	}
-	return true
+	return after == 0 || !strings.ContainsRune(".,-:", after) || !isAlnum(c.d.char(end+1))
 }
 
 // Words before a number that say what it is; the nearest counts.
@@ -115,8 +121,9 @@ var (
 	phoneWords = regexp.MustCompile(`(?i)(?:\bphones?|\btel|\btelephone|\bmobile|\bcell|\bcall(?:ed|ing)?|\bcontact|\btext|\bsms|\bfax|\bwhatsapp|\bdial|\breach|\bring|\bhotline|电话|手机|联系|致电|拨打|拨|热线|座机|传真|来电|短信|微信同号|打给)`)
 	cardWords  = regexp.MustCompile(`(?i)(?:\bcards?|\bvisa|\bmastercard|\bamex|\bamerican express|\bunionpay|\bdiscover|\bjcb|\bcredit|\bdebit|银行卡|卡号|信用卡|储蓄卡|借记卡|银联|账户|账号|尾号)`)
 	idWords    = regexp.MustCompile(`(?i)(?:身份证|证件|\bid\b|\bresident|\bidentity|\bid card|户口)`)
+	// otherWords must stand right before the number, fillers between.
 	otherWords = regexp.MustCompile(`(?i)(?:\borders?|\btracking|\binvoice|\bserial|\bsku|\bref(?:erence)?|\bticket|\bcase|\bparcel|\bshipment|\btransaction|\bbatch|\blot\b|\bmodel|\bpart\b|\bisbn|\bimei|\bupc|\bean\b|\bbarcode|\bcoupon|\bcode|\bhash|\btimestamp|\bpo\b|\brma|\bdoi|\bpmid|\bcustomer (?:id|no)|\bmember(?:ship)? (?:id|no)|\buser ?id|\baccount (?:id|no)|\bproduct|` +
-		`订单|单号|运单|快递|物流|流水|编号|序列|发票|工单|交易|合同|条码|条形码|批次|批号|货号|型号|券码|校验|时间戳|学号|工号|会员号|会员卡号|案号|税号|信用代码|编码|版本|票号|房号|产品|商品|兑换码|验证码|哈希|备案|许可证|QQ号|QQ群|QQ[:：]|主键|日志)`)
+		`订单|单号|运单|快递|物流|流水|编号|序列|发票|工单|交易|合同|条码|条形码|批次|批号|货号|型号|券码|校验|时间戳|学号|工号|会员号|会员卡号|案号|税号|信用代码|编码|版本|票号|房号|产品|商品|兑换码|验证码|哈希|备案|许可证|QQ|主键|日志)` + `(?: ?(?:numbers?|no\b\.?|nr\b\.?|id|#|is|was|code|[:：=]|号码|号|码|编号|为|是|了|\(|（|-|[A-Z]{1,3}))* *$`)
 )
 
 // context is what the words before a number say: the kind whose word is nearest, "" when there is none.

@@ -18,7 +18,8 @@ func (c *cluster) phone(i int) (Span, int) {
 			continue
 		}
 		start, end := c.bounds(i, n)
-		if !c.alone(start, end, i, n) || c.measured(end) {
+		whole := c.extension(end, i+n)
+		if !c.freeBefore(start, i) || whole == end && !c.freeAfter(end, i+n) || c.measured(end) {
 			continue
 		}
 		k := c.d.context(start)
@@ -29,7 +30,7 @@ func (c *cluster) phone(i int) (Span, int) {
 		if n > 1 && k != "phone" && c.blanksOnly(i, n) && (i > 0 && c.groups[i].sep == " " || i+n < len(c.groups) && c.groups[i+n].sep == " ") && kind != surePhone {
 			continue
 		}
-		return Span{start, c.extension(end, i+n), Phone}, n
+		return Span{start, whole, Phone}, n
 	}
 	return Span{}, 0
 }
@@ -211,10 +212,11 @@ func (c *cluster) international(i int) (Span, int) {
 	if c.d.char(start) == '(' && !c.closes(i, best) {
 		start++
 	}
-	if after := c.d.char(end); isAlnum(after) || after == '_' || c.measured(end) && best == 1 {
+	whole := c.extension(end, i+best)
+	if after := c.d.char(end); whole == end && (isAlnum(after) || after == '_' || c.measured(end) && best == 1) {
 		return Span{}, 0
 	}
-	return Span{start, c.extension(end, i+best), Phone}, best
+	return Span{start, whole, Phone}, best
 }
 
 // countryMost is the most digits of a number with its country code, where it is fixed.

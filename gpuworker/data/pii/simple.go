@@ -109,8 +109,8 @@ func (d *doc) ips() []Span {
 			if _, err := netip.ParseAddr(d.s[m[0]:m[1]]); err != nil {
 				continue
 			}
-			if isAlnum(before) || before == '.' || before == '_' || before == '-' || isAlnum(after) || after == '_' || after == '.' && isAlnum(d.char(end+1)) ||
-				after == '-' && isAlnum(d.char(end+1)) {
+			if isAlnum(before) || before == '.' || before == '_' || before == '-' && !isDigit(d.char(start-2)) || isAlnum(after) || after == '_' || after == '.' && isAlnum(d.char(end+1)) ||
+				after == '-' && isAlnum(d.char(end+1)) && !ipv4RE.MatchString(string(d.r[end+1:min(len(d.r), end+16)])) {
 				continue
 			}
 			if versionWords.MatchString(window(d.s[:m[0]], 40)) || versionSuffix.MatchString(d.s[m[1]:min(len(d.s), m[1]+16)]) {
