@@ -33,6 +33,11 @@ func cli(t *testing.T, env []string, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
+	return cliContext(ctx, t, env, args...)
+}
+
+func cliContext(ctx context.Context, t *testing.T, env []string, args ...string) result {
+	t.Helper()
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
 	cmd.Env = append(os.Environ(), env...)
 	var out, errOut bytes.Buffer
@@ -61,6 +66,13 @@ func (r result) want(t *testing.T, code int, parts ...string) {
 func up(t *testing.T, env []string, args ...string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
+	upIn(t, dir, env, args...)
+	return dir
+}
+
+// upIn is up over a data directory of the test's own.
+func upIn(t *testing.T, dir string, env []string, args ...string) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0], append([]string{"up", "--dir", dir, "--json"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -106,7 +118,7 @@ func up(t *testing.T, env []string, args ...string) (dir string) {
 			c.Close()
 		}
 		if err == nil {
-			return dir
+			return
 		}
 		select {
 		case werr := <-gone:

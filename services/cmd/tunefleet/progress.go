@@ -93,7 +93,11 @@ func (p *progress) event(e schemas.Event) {
 	case schemas.EventGeneration:
 		p.line("%s: generation %d, %s", e.Stage, e.Generation, nonEmpty(e.Message, fmt.Sprintf("%.0f worker(s)", e.Values["world"])))
 	case schemas.EventMemberLost:
-		p.line("%s: lost worker %s at step %d %s", e.Stage, e.Worker, e.Step, e.Message)
+		if e.Worker == "" {
+			p.line("%s", e.Message) // control's own words, which name the stage
+			return
+		}
+		p.line("%s: %s lost its gang after step %d", e.Stage, e.Worker, e.Step)
 	case schemas.EventPreempt, schemas.EventWarning:
 		text := e.Message
 		if e.Error != nil {

@@ -41,7 +41,7 @@ func TestPlainProgress(t *testing.T) {
 		p.event(e)
 	}
 	p.close()
-	for _, want := range []string{"prep: started", "prep: 100/100 rows", "prep: done in", "tuned: generation 2, 2 worker(s)", "tuned: lost worker worker-2", "tuned: 4/4 steps  loss 2.0000  100 tokens/s", "run succeeded"} {
+	for _, want := range []string{"prep: started", "prep: 100/100 rows", "prep: done in", "tuned: generation 2, 2 worker(s)", "tuned: worker-2 lost its gang", "tuned: 4/4 steps  loss 2.0000  100 tokens/s", "run succeeded"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("missing %q in\n%s", want, out.String())
 		}
