@@ -86,8 +86,9 @@ func (s *session) finalEval(ctx context.Context, state map[string]string) error 
 	return nil
 }
 
-// evalFields are what a rank tells of one batch: the sum of its losses, its targets and rows, and the sum over rows of their accuracy.
-const evalFields = 4
+// evalFields are what a rank tells of one batch: the sum of its losses, its targets, its labels (position 0 included), its rows, and the sum
+// over rows of their accuracy.
+const evalFields = 5
 
 // evalOne measures one set: batches are dealt over the ranks, and their values are added in the order of the batches.
 func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]float64) error {
@@ -95,18 +96,16 @@ func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]floa
 	if micro == 0 {
 		micro = s.stage.MicroBatch
 	}
-	batches := (e.data.Len() + micro - 1) / micro
+	order := evalOrder(e.data.Len(), micro, s.stage.Order)
+	batches := (len(order) + micro - 1) / micro
 	passes := (batches + world - 1) / world
 	mine := make([]byte, 0, 8*evalFields*passes)
-	samples := make([]int32, 0, micro)
 	for pass := range passes {
 		at := pass*world + rank
 		b, has := ghost(), at < batches
+		var samples []int32
 		if has {
-			samples = samples[:0]
-			for i := at * micro; i < min((at+1)*micro, e.data.Len()); i++ {
-				samples = append(samples, int32(i))
-			}
+			samples = order[at*micro : min((at+1)*micro, len(order))]
 			var err error
 			if b, err = s.leaf(ctx, e.data, samples); err != nil {
 				return fmt.Errorf("cannot read the evaluation data: %w", err)
@@ -147,14 +146,14 @@ func (s *session) evalBatch(ctx context.Context, b *nn.Batch, rows int) ([evalFi
 	if err != nil {
 		return [evalFields]float64{}, err
 	}
-	out := [evalFields]float64{r.Sum, float64(r.Targets), float64(rows)}
+	out := [evalFields]float64{r.Sum, float64(r.Targets), float64(b.LabelTokens()), float64(rows)}
 	if s.stage.EvalAccuracy {
 		s.tape.Reset(ctx, false)
 		logits, err := s.tape.Read(s.model.Logits(s.tape, b))
 		if err != nil {
 			return out, err
 		}
-		out[3] = rowAccuracy(b, logits)
+		out[4] = rowAccuracy(b, logits)
 	}
 	return out, nil
 }
@@ -196,27 +195,36 @@ func rowAccuracy(b *nn.Batch, logits []float32) float64 {
 	return sum
 }
 
-// reduceEval turns the batches' values into the set's, as EvalReduce says.
+// reduceEval turns the batches' values into the set's, as EvalReduce says. transformers divides the losses of the batches that its devices
+// compute at a time by the number of all their labels (position 0 included) and averages over these turns.
 func (s *session) reduceEval(e evalSet, batches [][evalFields]float64, values map[string]float64) {
-	var loss, weight, tokens, rows, accuracy float64
-	for _, b := range batches {
-		tokens += b[1]
-		rows += b[2]
-		accuracy += b[3]
-		if b[1] == 0 {
+	var loss, weight, targets, rows, accuracy float64
+	turn := 1
+	if s.stage.EvalReduce == "batches" && s.stage.Order != nil {
+		turn = max(1, s.stage.Order.Deal)
+	}
+	for at := 0; at < len(batches); at += turn {
+		var t [evalFields]float64
+		for _, b := range batches[at:min(at+turn, len(batches))] {
+			for f, v := range b {
+				t[f] += v
+			}
+		}
+		targets, rows, accuracy = targets+t[1], rows+t[3], accuracy+t[4]
+		if t[1] == 0 {
 			continue
 		}
 		switch s.stage.EvalReduce {
 		case "batches":
-			loss, weight = loss+b[0]/b[1], weight+1
+			loss, weight = loss+t[0]/t[2], weight+1
 		case "rows":
-			loss, weight = loss+b[0]/b[1]*b[2], weight+b[2]
+			loss, weight = loss+t[0]/t[1]*t[3], weight+t[3]
 		default:
-			loss, weight = loss+b[0], weight+b[1]
+			loss, weight = loss+t[0], weight+t[1]
 		}
 	}
 	values[e.prefix+"_loss"] = loss / max(1, weight)
-	values[e.prefix+"_tokens"] = tokens
+	values[e.prefix+"_tokens"] = targets
 	if s.stage.EvalAccuracy {
 		values[e.prefix+"_accuracy"] = accuracy / max(1, rows)
 	}

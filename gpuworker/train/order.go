@@ -131,6 +131,23 @@ func (p *Planner) epochOrder(epoch int64) []int32 {
 	return out[:want]
 }
 
+// evalOrder is the samples 0 to n-1 in batches of micro, as they are dealt for evaluation: in order, and, over several nominal devices, the
+// last turn filled from the beginning, as accelerate does.
+func evalOrder(n, micro int, order *schemas.SampleOrder) []int32 {
+	out := make([]int32, n)
+	for i := range out {
+		out[i] = int32(i)
+	}
+	if order == nil || order.Deal <= 1 || n == 0 {
+		return out
+	}
+	turn := micro * order.Deal
+	for len(out)%turn != 0 {
+		out = append(out, out[len(out)-n])
+	}
+	return out
+}
+
 // batch is the samples of a step, counted from 0.
 func (p *Planner) batch(step int64) []int32 {
 	epoch, at := step/p.perEpoch, int(step%p.perEpoch)
