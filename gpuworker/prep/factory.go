@@ -17,6 +17,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/store"
 )
 
 // factoryPlan is what all parts of a LLaMA-Factory preparation agree on: the rows of every set, and which of them each output has, in order.
@@ -318,18 +319,22 @@ func quarantine(rows []source.BadRow) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// Files are the uploaded files of a tenant.
+type Files struct {
+	Objects store.Objects
+	Tenant  string
+}
+
 // openFactory reads tokenizer and data when the first output is not in the cache.
 func (p *part) openFactory(ctx context.Context) (err error) {
 	if p.factory != nil {
 		return nil
 	}
-	if p.tok == nil {
-		if p.tok, err = OpenTokenizer(ctx, p.task.Objects, p.task.Spec.Tenant, p.prep.Tokenizer); err != nil {
-			return err
-		}
-		if err := checkVocabulary(ctx, p.task, p.tok); err != nil {
-			return err
-		}
+	if p.chatTok, err = OpenChatTokenizer(ctx, Files{p.task.Objects, p.task.Spec.Tenant}, p.prep.Tokenizer); err != nil {
+		return err
+	}
+	if err := checkVocabulary(ctx, p.task, p.chatTok.Len()); err != nil {
+		return err
 	}
 	p.factory, err = makeFactoryPlan(ctx, p.task)
 	return err

@@ -1,28 +1,92 @@
 package prep
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/align"
+	"github.com/tunefleet/tunefleet/gpuworker/data/chat"
+	"github.com/tunefleet/tunefleet/gpuworker/data/hftok"
+	"github.com/tunefleet/tunefleet/gpuworker/data/process"
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// factoryEncoder turns batches of rows into sequences.
+// factoryEncoder turns batches of rows into sequences as LLaMA-Factory's processors do.
 type factoryEncoder struct {
-	p       *part
-	o       *schemas.PrepOutput
-	t       data.Template
+	p     *part
+	o     *schemas.PrepOutput
+	proc  *process.Processor
+	attrs []*align.Attr
+	// dropped counts rows that cannot be used: odd roles, no prompt, no answer.
 	dropped int64
 }
 
-func (p *part) newEncoder(o *schemas.PrepOutput) (*factoryEncoder, error) {
-	t, err := data.OutputTemplate(o)
+// OpenChatTokenizer loads the tokenizer of a Ref for chat templates: tokenizer.json or tokenizer.model with its configuration.
+func OpenChatTokenizer(ctx context.Context, t Files, ref schemas.Ref) (*hftok.Tokenizer, error) {
+	var f hftok.Files
+	for _, x := range ref.Files {
+		dst := map[string]*[]byte{"tokenizer.json": &f.Tokenizer, "tokenizer.model": &f.SentencePiece, "tokenizer_config.json": &f.Config,
+			"special_tokens_map.json": &f.SpecialMap, "chat_template.jinja": &f.ChatTemplate}[x.Path]
+		if dst == nil {
+			continue
+		}
+		if x.Bytes > hftok.MaxBytes {
+			return nil, schemas.Errorf(schemas.CodeModel, x.Path, "has %d bytes, the limit is %d", x.Bytes, hftok.MaxBytes)
+		}
+		b, err := data.ReadInput(ctx, t.Objects, t.Tenant, x, hftok.MaxBytes)
+		if err != nil {
+			return nil, err
+		}
+		*dst = b
+	}
+	return hftok.New("tokenizer", f)
+}
+
+// NewChatEncoder makes the encoder of an output: its template with the options of a LLaMA-Factory preparation (nil: none).
+func NewChatEncoder(tok *hftok.Tokenizer, o *schemas.PrepOutput, f *schemas.FactorySpec) (*chat.Encoder, error) {
+	t, err := chat.ByName(cmp.Or(o.Template, "empty"))
 	if err != nil {
 		return nil, err
 	}
-	return &factoryEncoder{p: p, o: o, t: t}, nil
+	if f != nil {
+		t, err = t.With(chat.Options{ToolFormat: f.ToolFormat, DefaultSystem: f.DefaultSystem, EnableThinking: f.EnableThinking, PreserveThinking: f.PreserveThinking, Today: time.Now()})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return chat.NewEncoder(t, tok)
+}
+
+func (p *part) newEncoder(o *schemas.PrepOutput) (*factoryEncoder, error) {
+	f := p.prep.Factory
+	if o.Template == "" && o.Form != "pt" {
+		if _, ok := p.chatTok.ChatTemplate(); ok {
+			return nil, schemas.Errorf(schemas.CodeUnsupported, "template", "reading the template from the tokenizer's chat_template is not built yet").WithHint("name a template")
+		}
+	}
+	enc, err := NewChatEncoder(p.chatTok, o, f)
+	if err != nil {
+		return nil, err
+	}
+	proc, err := process.New(enc, process.Settings{Cutoff: o.CutoffLen, TrainOnPrompt: f.TrainOnPrompt, MaskHistory: f.MaskHistory})
+	if err != nil {
+		return nil, err
+	}
+	e := &factoryEncoder{p: p, o: o, proc: proc}
+	for i := range p.factory.sets {
+		s := p.factory.sets[i].set
+		e.attrs = append(e.attrs, &align.Attr{Formatting: s.Formatting, Ranking: s.Ranking, Columns: s.Columns, Tags: s.Tags})
+	}
+	return e, nil
 }
 
 func (e *factoryEncoder) group() int {
@@ -32,23 +96,194 @@ func (e *factoryEncoder) group() int {
 	return 1
 }
 
-func (e *factoryEncoder) batch(_ context.Context, picks []source.Pick) ([]data.Sequence, error) {
-	var rows []data.Row
-	for _, k := range picks {
-		s := e.p.factory.sets[k.Set]
-		var m map[string]any
-		if err := json.Unmarshal(s.rows[k.Row].Raw, &m); err != nil {
+// examples converts the rows of a batch. A row that a converter refuses is a bad row of the plan's policy; it stays in the batch as an
+// empty example, since batches are counted in rows.
+func (e *factoryEncoder) examples(picks []source.Pick) ([]process.Example, error) {
+	out := make([]process.Example, len(picks))
+	errs := make([]error, len(picks))
+	inParallel(len(picks), func(i int) { out[i], errs[i] = e.example(picks[i]) })
+	for i, err := range errs {
+		if err == nil {
+			continue
+		}
+		row := e.p.factory.sets[picks[i].Set].rows[picks[i].Row]
+		bad := &source.BadRow{Place: row.Place, Reason: reason(err), Text: string(row.Raw[:min(len(row.Raw), 4096)])}
+		if err := e.p.factory.bad.Take(bad); err != nil {
 			return nil, err
 		}
-		get := func(role string) string { v, _ := m[s.set.Columns[role]].(string); return v }
-		r := data.Row{Prompt: get("prompt"), Response: get("response"), System: get("system")}
-		if q := get("query"); q != "" {
-			r.Prompt += "\n" + q
-		}
-		if e.o.Form == "pt" {
-			r.Text = r.Prompt
-		}
-		rows = append(rows, r)
 	}
-	return data.Encode(e.p.tok, e.o, rows, nil)
+	return out, nil
 }
+
+// reason is an error's message without place.
+func reason(err error) string {
+	var info *schemas.ErrorInfo
+	if errors.As(err, &info) {
+		return info.Message
+	}
+	return err.Error()
+}
+
+func (e *factoryEncoder) example(k source.Pick) (process.Example, error) {
+	row := e.p.factory.sets[k.Set].rows[k.Row]
+	o, err := pyjson.ParseObject(string(row.Raw))
+	if err != nil {
+		return process.Example{}, err
+	}
+	r, err := align.Convert(o, e.attrs[k.Set])
+	if err != nil {
+		return process.Example{}, err
+	}
+	x, err := r.Example()
+	if err != nil {
+		return process.Example{}, err
+	}
+	return *x, nil
+}
+
+// inParallel calls f for 0 to n-1 on all CPUs. f must not panic.
+func inParallel(n int, f func(i int)) {
+	workers := min(n, runtime.GOMAXPROCS(0))
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < n; i += workers {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// batch makes the sequences of one batch.
+func (e *factoryEncoder) batch(ctx context.Context, picks []source.Pick) ([]data.Sequence, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	examples, err := e.examples(picks)
+	if err != nil {
+		return nil, err
+	}
+	switch e.o.Form {
+	case "pt":
+		return e.pretrain(examples), nil
+	case "pairwise":
+		return e.each(picks, examples, (*process.Example).Pairs, e.pair)
+	case "kto":
+		return e.kto(examples)
+	case "predict":
+		return e.each(picks, examples, (*process.Example).Prompted, e.prompt)
+	}
+	if !e.o.Packing {
+		return e.each(picks, examples, (*process.Example).Supervised, func(x *process.Example) ([]data.Sequence, error) {
+			s, err := e.proc.Supervised(x)
+			return []data.Sequence{sequence(s)}, err
+		})
+	}
+	return e.packed(picks, examples)
+}
+
+func sequence(s process.Sample) data.Sequence { return data.Sequence{IDs: s.IDs, Labels: s.Labels} }
+
+// each makes sequences of every example that can be used, in order; the others are dropped, as is one without a token.
+func (e *factoryEncoder) each(picks []source.Pick, examples []process.Example, usable func(*process.Example) bool, f func(*process.Example) ([]data.Sequence, error)) ([]data.Sequence, error) {
+	made := make([][]data.Sequence, len(examples))
+	errs := make([]error, len(examples))
+	inParallel(len(examples), func(i int) {
+		if usable(&examples[i]) {
+			made[i], errs[i] = f(&examples[i])
+		}
+	})
+	var out []data.Sequence
+	for i, seqs := range made {
+		if errs[i] != nil {
+			return nil, fmt.Errorf("%s: %w", e.p.factory.sets[picks[i].Set].rows[picks[i].Row].Place, errs[i])
+		}
+		if len(seqs) == 0 || len(seqs[0].IDs) == 0 {
+			e.dropped++
+			continue
+		}
+		out = append(out, seqs...)
+	}
+	return out, nil
+}
+
+func (e *factoryEncoder) pair(x *process.Example) ([]data.Sequence, error) {
+	c, r, err := e.proc.Pairwise(x)
+	return []data.Sequence{sequence(c), sequence(r)}, err
+}
+
+// prompt keeps a prompt and the reference answer as one sequence; the labels begin where the answer does.
+func (e *factoryEncoder) prompt(x *process.Example) ([]data.Sequence, error) {
+	p, a, err := e.proc.Unsupervised(x)
+	s := data.Sequence{IDs: append(append([]int32(nil), p...), a...), Labels: make([]int32, 0, len(p)+len(a))}
+	for range p {
+		s.Labels = append(s.Labels, data.IgnoreLabel)
+	}
+	s.Labels = append(s.Labels, a...)
+	return []data.Sequence{s}, err
+}
+
+func (e *factoryEncoder) kto(examples []process.Example) ([]data.Sequence, error) {
+	judged, kept, err := e.proc.KTO(examples)
+	if err != nil {
+		return nil, err
+	}
+	e.dropped += int64(len(examples) - len(kept))
+	var out []data.Sequence
+	for _, j := range judged {
+		s, kl := sequence(j.Sample), sequence(j.KL)
+		if j.Desired {
+			s.Tag = 1
+		}
+		out = append(out, s, kl)
+	}
+	return out, nil
+}
+
+// pretrain takes the first message of each row.
+func (e *factoryEncoder) pretrain(examples []process.Example) []data.Sequence {
+	var texts []string
+	for i := range examples {
+		if len(examples[i].Prompt) == 0 {
+			e.dropped++
+			continue
+		}
+		texts = append(texts, examples[i].Prompt[0].Content)
+	}
+	var out []data.Sequence
+	for _, s := range e.proc.Pretrain(texts, e.o.Packing) {
+		if len(s.IDs) > 0 {
+			out = append(out, sequence(s))
+		}
+	}
+	return out
+}
+
+// packed packs the samples of a batch. Padding is not stored: it is at the end, where nothing sees it and it trains nothing.
+func (e *factoryEncoder) packed(picks []source.Pick, examples []process.Example) ([]data.Sequence, error) {
+	seqs, err := e.each(picks, examples, (*process.Example).Supervised, func(x *process.Example) ([]data.Sequence, error) {
+		s, err := e.proc.Supervised(x)
+		return []data.Sequence{sequence(s)}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	samples := make([]process.Sample, 0, len(seqs))
+	for _, s := range seqs {
+		if len(s.IDs) > e.o.CutoffLen {
+			e.dropped++ // an efficient end of sequence can exceed the length
+			continue
+		}
+		samples = append(samples, process.Sample{IDs: s.IDs, Labels: s.Labels})
+	}
+	var out []data.Sequence
+	for _, p := range process.Pack(samples, e.o.CutoffLen, e.o.Neat, 0) {
+		n := len(p.IDs) - p.Padding
+		out = append(out, data.Sequence{IDs: p.IDs[:n], Labels: p.Labels[:n], Docs: p.Bounds[:len(p.Bounds)-1], Open: !e.o.Neat})
+	}
+	return out, nil
+}
+
+// usesToday reports whether a template's tool descriptions tell the date, so that what was prepared yesterday differs.
+func usesToday(o *schemas.PrepOutput) bool { return strings.HasPrefix(o.Template, "llama3") }

@@ -40,7 +40,7 @@ func makePlan(ctx context.Context, t *consume.Task) (*plan, error) {
 		return nil, err
 	}
 	p := &plan{tok: tok, prep: prep, part: t.Message.Part}
-	if err := checkVocabulary(ctx, t, tok); err != nil {
+	if err := checkVocabulary(ctx, t, tok.VocabSize()); err != nil {
 		return nil, errors.Join(err, tok.Close())
 	}
 	rows, err := readRows(ctx, t, prep)
@@ -153,7 +153,7 @@ func OpenTokenizer(ctx context.Context, objects store.Objects, tenant string, re
 }
 
 // checkVocabulary refuses a tokenizer whose ids the run's models do not have: training would fail on them much later.
-func checkVocabulary(ctx context.Context, t *consume.Task, tok data.Tokenizer) error {
+func checkVocabulary(ctx context.Context, t *consume.Task, vocab int) error {
 	for i := range t.Spec.Stages {
 		s := &t.Spec.Stages[i]
 		if s.Train == nil || len(s.Train.Data) <= len(t.Stage.Name) || s.Train.Data[:len(t.Stage.Name)+1] != t.Stage.Name+"/" {
@@ -180,8 +180,8 @@ func checkVocabulary(ctx context.Context, t *consume.Task, tok data.Tokenizer) e
 		if len(raw) == 0 || json.Unmarshal(raw, &c) != nil {
 			continue // the train stage says what is wrong with it
 		}
-		if n := max(c.Vocab, c.Text.Vocab); n > 0 && tok.VocabSize() > n {
-			return schemas.Errorf(schemas.CodeModel, place, "the model has a vocabulary of %d, the tokenizer one of %d", n, tok.VocabSize()).
+		if n := max(c.Vocab, c.Text.Vocab); n > 0 && vocab > n {
+			return schemas.Errorf(schemas.CodeModel, place, "the model has a vocabulary of %d, the tokenizer one of %d", n, vocab).
 				WithHint("take the tokenizer that belongs to the model")
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/hftok"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
 )
@@ -40,9 +41,6 @@ func Handle(ctx context.Context, t *consume.Task) error {
 	if p.plan != nil {
 		err = errors.Join(err, p.plan.tok.Close())
 	}
-	if p.tok != nil {
-		err = errors.Join(err, p.tok.Close())
-	}
 	if err != nil {
 		return fmt.Errorf("cannot prepare part %d of stage %s: %w", p.index, t.Stage.Name, storeError(err))
 	}
@@ -56,9 +54,9 @@ type part struct {
 	index int
 	// plan is made when the first output is not in the cache.
 	plan *plan
-	// factory and tok are their counterparts for LLaMA-Factory's preparation.
+	// factory and chatTok are their counterparts for LLaMA-Factory's preparation.
 	factory *factoryPlan
-	tok     data.Tokenizer
+	chatTok *hftok.Tokenizer
 }
 
 func (p *part) run(ctx context.Context) error {
