@@ -96,6 +96,9 @@ func New(place string, f Files) (*Tokenizer, error) {
 		return nil, schemas.Errorf(schemas.CodeModel, place, "%v", err)
 	}
 	t.before, t.behind = j.Post.around()
+	if f.Config == nil && f.SpecialMap == nil {
+		t.guessSpecial(j.Added)
+	}
 	t.addConfigured(j.Added)
 	return t, nil
 }
@@ -112,6 +115,22 @@ func (t *Tokenizer) build(raw []byte, j *tokenizerJSON) error {
 	}
 	t.model, err = newLibrary(raw)
 	return err
+}
+
+// guessSpecial finds begin and end of a sequence by their usual names, for a tokenizer.json without any configuration.
+func (t *Tokenizer) guessSpecial(added []AddedToken) {
+	for r, names := range map[Special][]string{
+		BOS: {"<s>", "<|begin_of_text|>", "<bos>", "<｜begin▁of▁sentence｜>"},
+		EOS: {"</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>", "<｜end▁of▁sentence｜>"},
+	} {
+		for _, n := range names {
+			_, ok := t.model.tokenID(n)
+			if ok || slices.ContainsFunc(added, func(a AddedToken) bool { return a.Content == n }) {
+				t.cfg.special[r] = n
+				break
+			}
+		}
+	}
 }
 
 // addConfigured adds the tokens of tokenizer.json and those that transformers adds from the configuration when it loads a tokenizer.
