@@ -26,6 +26,8 @@ type Batch struct {
 	// Balance, when not nil, is where a model with experts puts its routers' load-balancing loss; its Scale says with what weight
 	// Backward differentiates it. Models without experts leave it alone.
 	Balance *ops.RouterLoss
+	// Extra, when not nil, adds label smoothing and z-loss to the loss that LogProbs differentiates.
+	Extra *ops.XentExtra
 }
 
 // Validate checks lengths and ranges against a vocabulary.

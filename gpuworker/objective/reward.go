@@ -3,6 +3,7 @@ package objective
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
@@ -19,10 +20,12 @@ type ValueHead struct {
 	unit *nn.Unit
 }
 
-// NewValueHead describes a head over hidden states of that width. TRL draws weights from N(0, 0.2) and biases from zero.
+// NewValueHead describes a head over hidden states of that width, drawn uniformly within 1/sqrt(width) as torch.nn.Linear is.
 func NewValueHead(hidden int) *ValueHead {
 	h := &ValueHead{}
-	h.Head.Summary = nn.NewLinear(hidden, 1, true, 0.2)
+	h.Head.Summary = nn.NewLinear(hidden, 1, true, 0)
+	init := autograd.Init{Kind: autograd.InitUniform, Std: 1 / math.Sqrt(float64(hidden))}
+	h.Head.Summary.Weight.Init, h.Head.Summary.Bias.Init = init, init
 	nn.Name(h)
 	h.unit = &nn.Unit{Name: "v_head", Block: -1, Params: nn.Params(h)}
 	return h

@@ -13,6 +13,38 @@ type Head struct {
 	Scale, Softcap float32
 	// Unit is the unit that W belongs to.
 	Unit *autograd.Unit
+	// Extra, when not nil, changes what LinearXent differentiates.
+	Extra *XentExtra
+}
+
+// XentExtra adds terms to the loss of LinearXent: of each token it becomes (1-Smoothing)*-logp + Smoothing*mean_v(-log p_v) + ZLoss*lse^2.
+// The pass leaves what they are computed from in it.
+type XentExtra struct {
+	Smoothing, ZLoss float32
+
+	lse, zsum autograd.Value
+	vocab     int64
+}
+
+// Loss is the loss of one pass, added over the tokens whose target is not negative, with log-probabilities lp as the pass gave them.
+func (e *XentExtra) Loss(t *autograd.Tape, lp []float32, targets []int32) (float64, error) {
+	lse, err := t.Read(e.lse)
+	if err != nil {
+		return 0, err
+	}
+	zsum, err := t.Read(e.zsum)
+	if err != nil {
+		return 0, err
+	}
+	var sum float64
+	s, z := float64(e.Smoothing), float64(e.ZLoss)
+	for i, target := range targets {
+		if target >= 0 {
+			l := float64(lse[i])
+			sum += (1-s)*-float64(lp[i]) + s*(l-float64(zsum[i])/float64(e.vocab)) + z*l*l
+		}
+	}
+	return sum, nil
 }
 
 func (h Head) bias(t *autograd.Tape) autograd.Tensor {
@@ -41,6 +73,16 @@ func LinearXent(t *autograd.Tape, x autograd.Value, head Head, targets autograd.
 	lp, h := t.Out(xd.Dim[0])
 	needs := t.Needs(x, head.W, head.B)
 	p := kernels.LinearXent{X: xd, Targets: targets, LogP: lp, LossScale: scale, LogitScale: head.Scale, Softcap: head.Softcap}
+	if e := head.Extra; e != nil {
+		var lh, zh autograd.Handle
+		p.LSE, lh = t.Out(xd.Dim[0])
+		p.ZSum, zh = t.Out(xd.Dim[0])
+		if !t.OK() {
+			return autograd.Value{}
+		}
+		p.LabelSmoothing, p.ZLoss = e.Smoothing, e.ZLoss
+		e.lse, e.zsum, e.vocab = t.Hold(p.LSE, lh), t.Hold(p.ZSum, zh), t.Data(head.W).Dim[0]
+	}
 	if needs {
 		t.BeginGrads(head.Unit)
 		if t.Needs(x) {

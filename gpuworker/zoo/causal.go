@@ -330,7 +330,10 @@ func (m *causal) LogProbs(t *autograd.Tape, b *nn.Batch, scale float32) autograd
 func (m *causal) logProbs(t *autograd.Tape, b *nn.Batch, c *Cache, scale float32) autograd.Value {
 	x := m.hidden(t, b, c, false)
 	ids := m.targets(t, b)
-	logp := m.output(t, x, func(x autograd.Value, h ops.Head) autograd.Value { return ops.LinearXent(t, x, h, ids, scale) })
+	logp := m.output(t, x, func(x autograd.Value, h ops.Head) autograd.Value {
+		h.Extra = b.Extra
+		return ops.LinearXent(t, x, h, ids, scale)
+	})
 	t.Release(x)
 	return logp
 }
