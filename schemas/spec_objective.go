@@ -51,6 +51,8 @@ type Preference struct {
 type Reward struct {
 	// Dropout before the value head while training; nil: 0.1 as TRL, unless the model's config.json has summary_dropout_prob.
 	Dropout *float64 `json:"dropout,omitempty"`
+	// Head is a folder with value_head.safetensors to start from; without it the head is that of the existing adapter, or drawn.
+	Head *Ref `json:"head,omitempty"`
 }
 
 // RL configures ppo and grpo.
@@ -274,6 +276,9 @@ func (p *problems) objective(st *Stage, t *TrainStage, at string, before map[str
 	}
 	if t.Reward != nil && t.Reward.Dropout != nil {
 		share(*t.Reward.Dropout, at+".reward.dropout")
+	}
+	if t.Reward != nil && t.Reward.Head != nil {
+		p.ref(*t.Reward.Head, at+".reward.head")
 	}
 	if t.RL != nil {
 		p.rl(st, t, at+".rl", before)

@@ -17,8 +17,9 @@ func TokenID(sample int64, position int) int64 { return sample<<24 | int64(posit
 type NoiseRows struct {
 	Seed uint64
 	Step int64
-	// Rows are the token ids, i64 [tokens].
+	// Rows are the token ids, i64 [tokens]; IDs are the same on the host.
 	Rows Tensor
+	IDs  []int64
 }
 
 // SetNoise sets the noise of the following training passes; nil switches it off. Evaluation passes have none.
@@ -32,7 +33,7 @@ func (t *Tape) Noise() (n NoiseRows, ok bool) {
 	if !t.noiseRows.Present() {
 		t.noiseRows = t.longs(t.noise.IDs)
 	}
-	return NoiseRows{Seed: t.noise.Seed, Step: t.noise.Step, Rows: t.noiseRows}, t.err == nil
+	return NoiseRows{Seed: t.noise.Seed, Step: t.noise.Step, Rows: t.noiseRows, IDs: t.noise.IDs}, t.err == nil
 }
 
 // Mix spreads a number over 64 bits (the finalizer of SplitMix64), to make a stream of a step.

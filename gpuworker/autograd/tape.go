@@ -266,6 +266,16 @@ func (t *Tape) Hold(x Tensor, h Handle) Value { return t.add(slot{data: x, dataM
 // Keep makes a value's memory last until the backward of the operation that made it.
 func (t *Tape) Keep(v Value) { t.slots[v.id].refs++ }
 
+// Pin makes values stay in memory for the backward pass instead of being computed again: the parameters that they come from belong to a
+// unit that is not bound when their readers' backward runs.
+func (t *Tape) Pin(vs ...Value) {
+	for _, v := range vs {
+		if v.Valid() {
+			t.slots[v.id].remat = nil
+		}
+	}
+}
+
 // Modified says that an operation changes the data of values in place: they cannot be computed again from what made them.
 func (t *Tape) Modified(vs ...Value) {
 	for _, v := range vs {

@@ -2,6 +2,7 @@ package objective
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 
@@ -17,7 +18,21 @@ type ValueHead struct {
 	Head struct {
 		Summary nn.Linear `hf:"summary"`
 	} `hf:"v_head"`
+	// Dropout acts on the hidden states while training.
+	Dropout float64
+
 	unit *nn.Unit
+}
+
+// HeadDropout is the dropout that TRL gives the value head of a model with that config.json: summary_dropout_prob, else 0.1.
+func HeadDropout(config []byte) float64 {
+	var c struct {
+		P *float64 `json:"summary_dropout_prob"`
+	}
+	if json.Unmarshal(config, &c) == nil && c.P != nil {
+		return *c.P
+	}
+	return 0.1
 }
 
 // NewValueHead describes a head over hidden states of that width, drawn uniformly within 1/sqrt(width) as torch.nn.Linear is.
@@ -34,11 +49,22 @@ func NewValueHead(hidden int) *ValueHead {
 // Unit holds the head's parameters.
 func (h *ValueHead) Unit() *nn.Unit { return h.unit }
 
-// Values computes a number a row of hidden [n, d] as [n, 1].
-func (h *ValueHead) Values(t *autograd.Tape, hidden autograd.Value) autograd.Value {
+// values computes a number a row of x [n, d], which it releases, as [n, 1]. rows are the rows' places in the batch, for dropout.
+func (h *ValueHead) values(t *autograd.Tape, x autograd.Value, rows []int32) autograd.Value {
+	if n, ok := t.Noise(); ok && h.Dropout > 0 && t.OK() {
+		ids := make([]int64, len(rows))
+		for i, r := range rows {
+			ids[i] = n.IDs[r]
+		}
+		y := ops.Dropout(t, x, ops.DropoutConfig{P: float32(h.Dropout), Seed: n.Seed, Stream: nn.Stream("v_head.dropout") ^ autograd.Mix(n.Step),
+			Rows: t.Longs(ids, int64(len(ids)))})
+		t.Release(x)
+		x = y
+	}
 	t.Enter(h.unit)
-	y := h.Head.Summary.Forward(t, hidden)
+	y := h.Head.Summary.Forward(t, x)
 	t.Leave(h.unit)
+	t.Release(x)
 	return y
 }
 
@@ -70,8 +96,7 @@ func (h *ValueHead) scores(t *autograd.Tape, m zoo.Model, b *nn.Batch) (autograd
 	hidden := m.Hidden(t, b)
 	rows := ops.SelectRows(t, hidden, last)
 	t.Release(hidden)
-	v := h.Values(t, rows)
-	t.Release(rows)
+	v := h.values(t, rows, last)
 	out, err := t.Read(v)
 	if err != nil {
 		return v, nil, fmt.Errorf("cannot compute scores: %w", err)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
-	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -96,25 +95,22 @@ func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]floa
 	if micro == 0 {
 		micro = s.stage.MicroBatch
 	}
-	order := evalOrder(e.data.Len(), micro, s.stage.Order)
+	order := evalOrder(e.data.Len()/groupOf(e.data), micro, s.stage.Order)
 	batches := (len(order) + micro - 1) / micro
 	passes := (batches + world - 1) / world
 	mine := make([]byte, 0, 8*evalFields*passes)
 	for pass := range passes {
 		at := pass*world + rank
-		b, has := ghost(), at < batches
+		has := at < batches
 		var samples []int32
 		if has {
 			samples = order[at*micro : min((at+1)*micro, len(order))]
-			var err error
-			if b, err = s.leaf(ctx, e.data, samples); err != nil {
-				return fmt.Errorf("cannot read the evaluation data: %w", err)
-			}
 		}
-		fields, err := s.evalBatch(ctx, b, len(samples))
+		r, err := s.goal.eval(ctx, e.data, samples)
 		if err != nil {
-			return err
+			return fmt.Errorf("cannot evaluate batch %d: %w", at, err)
 		}
+		fields := [evalFields]float64{r.sum, r.weight, r.labels, float64(len(samples)), r.accuracy}
 		for _, v := range fields {
 			if !has {
 				v = 0
@@ -138,24 +134,6 @@ func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]floa
 	}
 	s.reduceEval(e, total, values)
 	return nil
-}
-
-// evalBatch runs the forward pass of one batch.
-func (s *session) evalBatch(ctx context.Context, b *nn.Batch, rows int) ([evalFields]float64, error) {
-	r, err := objective.Loss(ctx, s.tape, s.model, b)
-	if err != nil {
-		return [evalFields]float64{}, err
-	}
-	out := [evalFields]float64{r.Sum, float64(r.Targets), float64(b.LabelTokens()), float64(rows)}
-	if s.stage.EvalAccuracy {
-		s.tape.Reset(ctx, false)
-		logits, err := s.tape.Read(s.model.Logits(s.tape, b))
-		if err != nil {
-			return out, err
-		}
-		out[4] = rowAccuracy(b, logits)
-	}
-	return out, nil
 }
 
 // rowAccuracy adds up the rows' shares of labels that are the likeliest token, as LLaMA-Factory's ComputeAccuracy does. logits is

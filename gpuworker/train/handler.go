@@ -11,6 +11,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
@@ -70,15 +71,21 @@ type session struct {
 	model    zoo.Model
 	adapters *adapter.Adapters // nil without
 	engine   *zero.Engine
-	data     Dataset
-	evals    []evalSet
-	plan     *Planner
-	schedule optim.Schedule
-	commits  *committer
-	log      segmentLog
-	metrics  *telemetry.TrainMetrics
+	// head reads values (rm, ppo); reference is what preference losses compare with. Both may be nil.
+	head       *objective.ValueHead
+	headValues map[string][]float32 // given initial values
+	reference  *reference
+	goal       goal
+	data       Dataset
+	evals      []evalSet
+	plan       *Planner
+	schedule   optim.Schedule
+	commits    *committer
+	log        segmentLog
+	metrics    *telemetry.TrainMetrics
 
 	done int64 // finished steps
+	step int64 // the step being computed, from 0
 	// evaluated is the step of the newest evaluation, evalValues what it gave.
 	evaluated  int64
 	evalValues map[string]float64
@@ -95,6 +102,7 @@ func (s *session) close() error {
 		s.engine.Reset()
 		errs = append(errs, s.engine.Close())
 	}
+	errs = append(errs, s.reference.close())
 	if s.memory != nil {
 		errs = append(errs, s.memory.Close())
 	}
@@ -112,9 +120,6 @@ func (s *session) close() error {
 
 // open loads data, model and the newest commit.
 func (s *session) open(ctx context.Context, o Options) (err error) {
-	if err := unbuilt(s.stage); err != nil {
-		return err
-	}
 	s.commits = newCommitter(ctx, s.t)
 	s.t.Phase(consume.PhaseLoad, 0, 0)
 	if s.data, err = o.OpenData(ctx, s.t, s.stage.Data); err != nil {
@@ -123,8 +128,11 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	if err := s.openEvals(ctx, o); err != nil {
 		return err
 	}
-	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len(), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps, s.stage.Order); err != nil {
+	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len()/groupOf(s.data), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps, s.stage.Order); err != nil {
 		return schemas.Errorf(schemas.CodeData, s.stage.Data, "%v", err)
+	}
+	if s.goal, err = s.newGoal(); err != nil {
+		return err
 	}
 	s.schedule = scheduleOf(s.stage.Optim, s.plan.Total())
 	if err := s.schedule.Validate(); err != nil {
@@ -170,9 +178,13 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		own = k.resumed.file
 	}
 	fill := src.filler(src.readers[len(src.readers)-1], s.adapters, own)
-	sharding, why := resolveSharding(s.stage.Sharding, s.model.Units(), s.t.Gang.World)
+	units, err := s.addHead(ctx, k)
+	if err != nil {
+		return err
+	}
+	sharding, why := resolveSharding(s.stage.Sharding, units, s.t.Gang.World)
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
-	s.engine, err = zero.New(s.queue, s.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding,
+	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, zero.Config{Sharding: sharding,
 		Optim: optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), Scratch: s.memory})
 	if err != nil {
 		return err
@@ -181,7 +193,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	s.t.Logger.Info("model is laid out", "sharding", sharding, "why", why, "trainable", s.engine.Trainable(), "resident_bytes", res.Total(), "world", s.t.Gang.World)
 	var done int64
 	err = s.engine.Load(ctx, func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
-		err := fill.fill(ctx, p, start, dst)
+		err := s.fill(ctx, fill, p, start, dst)
 		done += 4 * dst.Numel()
 		s.t.Phase(consume.PhaseLoad, done, res.Params)
 		return err
@@ -190,6 +202,9 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		return err
 	}
 	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine})
+	if err := s.openReference(ctx, rec, src, k); err != nil {
+		return err
+	}
 	return s.queue.Sync()
 }
 

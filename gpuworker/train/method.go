@@ -65,18 +65,3 @@ func folderRefs(t *schemas.TrainStage) (merged []schemas.Ref, resumed *schemas.R
 	}
 	return slices.Clone(t.Adapters[:n-1]), &t.Adapters[n-1]
 }
-
-// unbuilt refuses what the spec can say but this handler does not train yet.
-func unbuilt(t *schemas.TrainStage) error {
-	if t.Objective != "pt" && t.Objective != "sft" {
-		return schemas.Errorf(schemas.CodeUnsupported, "objective", "%s is not trained yet", t.Objective)
-	}
-	if f := t.Features; f != nil {
-		rest := *f
-		rest.EvalEvery, rest.OnAnomaly = 0, ""
-		if rest != (schemas.TrainFeatures{}) {
-			return schemas.Errorf(schemas.CodeUnsupported, "features", "are not built yet, but for eval_every")
-		}
-	}
-	return nil
-}

@@ -11,7 +11,6 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
-	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -19,8 +18,10 @@ import (
 // stepResult is what all ranks know after a step.
 type stepResult struct {
 	loss, norm, lr float64
-	tokens         int64
-	control        schemas.Control
+	// metrics has the goal's metrics.
+	metrics []float64
+	tokens  int64
+	control schemas.Control
 	// stored: every rank's parts of the checkpoint on its way are stored.
 	stored bool
 }
@@ -64,23 +65,24 @@ func parseReport(b []byte) (report, error) {
 // runStep computes one step, counted from 0, and updates the parameters. Nothing is updated when loss or gradient are not finite.
 func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 	leaves, world := s.plan.Leaves(step), s.t.Gang.World
-	var labels int64
-	for _, i := range s.plan.Step(step) {
-		labels += s.data.LabelTokens(int(i))
+	if err := s.goal.begin(ctx, step); err != nil {
+		return stepResult{}, err
 	}
-	if labels < 1 {
-		return stepResult{}, schemas.Errorf(schemas.CodeData, fmt.Sprintf("step %d", step+1), "none of its %d sequences has a token to train on", len(s.plan.Step(step)))
-	}
+	names := s.goal.metrics()
+	width := 8 * (1 + len(names)) // bytes of a leaf's numbers
 	micros := (leaves + world - 1) / world
 	meta := s.meta[:0]
 	mine := report{control: s.t.Gang.Control(), stored: s.commits.flight != nil && s.commits.flight.stored()}
 	for micro := range micros {
-		sum, tokens, err := s.runLeaf(ctx, step, micro, leaves, labels)
+		r, err := s.runLeaf(ctx, step, micro, leaves)
 		if err != nil {
 			return stepResult{}, err
 		}
-		mine.tokens += tokens
-		meta = binary.LittleEndian.AppendUint64(meta, math.Float64bits(sum))
+		mine.tokens += r.tokens
+		meta = binary.LittleEndian.AppendUint64(meta, math.Float64bits(r.loss))
+		for k := range names {
+			meta = binary.LittleEndian.AppendUint64(meta, math.Float64bits(r.metrics[k]))
+		}
 	}
 	meta = mine.append(meta)
 	s.meta = meta
@@ -88,13 +90,16 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 	if err != nil {
 		return stepResult{}, err
 	}
-	res := stepResult{norm: zero.Norm(sumsq), lr: s.stage.Optim.LR * s.schedule.Factor(step), stored: true}
+	res := stepResult{norm: zero.Norm(sumsq), lr: s.stage.Optim.LR * s.schedule.Factor(step), stored: true, metrics: make([]float64, len(names))}
 	for leaf := range leaves {
-		at := 8 * (leaf / world)
-		res.loss += math.Float64frombits(binary.LittleEndian.Uint64(metas[leaf%world][at:])) / float64(labels)
+		numbers := metas[leaf%world][width*(leaf/world):]
+		res.loss += math.Float64frombits(binary.LittleEndian.Uint64(numbers))
+		for k := range names {
+			res.metrics[k] += math.Float64frombits(binary.LittleEndian.Uint64(numbers[8*(k+1):]))
+		}
 	}
 	for _, m := range metas {
-		r, err := parseReport(m[8*micros:])
+		r, err := parseReport(m[width*micros:])
 		if err != nil {
 			return stepResult{}, fmt.Errorf("cannot read a rank's report: %w", err)
 		}
@@ -113,34 +118,43 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
-// runLeaf computes this rank's leaf of a micro-step: the sum of its losses and its tokens. A loss that is not finite is returned as such,
-// so that all ranks learn of it in the same step.
-func (s *session) runLeaf(ctx context.Context, step int64, micro, leaves int, labels int64) (float64, int64, error) {
+// runLeaf computes this rank's leaf of a micro-step. A loss that is not finite is returned as such, so that all ranks learn of it in the
+// same step.
+func (s *session) runLeaf(ctx context.Context, step int64, micro, leaves int) (leafResult, error) {
 	rank, world := s.t.Gang.Rank, s.t.Gang.World
 	if err := s.engine.BeginLeaf(micro, leaves); err != nil {
-		return 0, 0, err
+		return leafResult{}, err
 	}
-	b, has := ghost(), s.engine.HasLeaf(micro, leaves, rank)
+	var samples []int32
+	at, has := micro*world+rank, s.engine.HasLeaf(micro, leaves, rank)
+	s.step = step
 	s.tape.SetNoise(nil)
 	if has {
-		var err error
-		samples := s.plan.Leaf(step, micro*world+rank)
-		if b, err = s.leaf(ctx, s.data, samples); err != nil {
-			return 0, 0, fmt.Errorf("cannot read the data of step %d: %w", step+1, err)
-		}
-		s.tape.SetNoise(&autograd.Noise{Seed: s.t.Spec.Seed, Step: step, IDs: tokenIDs(b, s.seqs, samples)})
+		samples = s.plan.Leaf(step, at)
 	}
-	r, err := objective.Backward(ctx, s.tape, s.model, b, labels)
+	r, err := s.goal.leaf(ctx, at, samples)
 	if err != nil && !schemas.IsCode(err, schemas.CodeNumeric) {
-		return 0, 0, err
+		return leafResult{}, fmt.Errorf("cannot compute leaf %d of step %d: %w", at, step+1, err)
 	}
-	if err := s.engine.EndLeaf(); err != nil {
-		return 0, 0, err
+	if err := s.engine.EndLeaf(ctx); err != nil {
+		return leafResult{}, err
 	}
 	if !has {
-		return 0, 0, nil
+		return leafResult{metrics: make([]float64, len(s.goal.metrics()))}, nil
 	}
-	return r.Sum, int64(len(b.IDs)), nil
+	if r.metrics == nil {
+		r.metrics = make([]float64, len(s.goal.metrics()))
+	}
+	return r, nil
+}
+
+// trainLeaf reads samples into a batch to train on: what is random in the pass depends on the run's seed, the step and the samples.
+func (s *session) trainLeaf(ctx context.Context, samples []int32) (*nn.Batch, error) {
+	b, err := s.leaf(ctx, s.data, samples)
+	if err == nil {
+		s.tape.SetNoise(&autograd.Noise{Seed: s.t.Spec.Seed, Step: s.step, IDs: tokenIDs(b, s.seqs, samples)})
+	}
+	return b, err
 }
 
 // leaf reads samples into a batch.
@@ -192,6 +206,9 @@ func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.
 			"tokens_per_second": float64(r.tokens) / max(1e-9, took.Seconds()), "tokens": float64(r.tokens),
 			"epoch": s.plan.Epoch(step),
 		}}
+	for k, name := range s.goal.metrics() {
+		e.Values[name] = r.metrics[k]
+	}
 	s.log.add(e)
 	s.t.Report(e)
 	if m := s.metrics; m != nil {

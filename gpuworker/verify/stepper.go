@@ -54,7 +54,7 @@ func (s *sharded) backward(ctx context.Context, b *nn.Batch, tokens int64) (obje
 	if err != nil {
 		return res, 0, err
 	}
-	if err := s.engine.EndLeaf(); err != nil {
+	if err := s.engine.EndLeaf(ctx); err != nil {
 		return res, 0, err
 	}
 	sumsq, _, err := s.engine.Finish(ctx, nil)

@@ -32,6 +32,9 @@ func (e *Engine) BeginLeaf(micro, leaves int) error {
 	e.micro, e.leaves, e.inLeaf = micro, leaves, true
 	for _, b := range e.plan.buckets {
 		b.begun, b.ended = 0, 0
+		for _, u := range b.units {
+			u.passed = 0
+		}
 	}
 	return nil
 }
@@ -39,8 +42,25 @@ func (e *Engine) BeginLeaf(micro, leaves int) error {
 // HasLeaf reports whether a rank has a leaf in a micro-step: rank r computes leaf micro*world+r.
 func (e *Engine) HasLeaf(micro, leaves, rank int) bool { return micro*e.plan.world+rank < leaves }
 
-// EndLeaf checks that every gradient was exchanged.
-func (e *Engine) EndLeaf() error {
+// EndLeaf completes the exchanges: a unit that the pass did not use (the output head of a reward model) has the gradient zero.
+func (e *Engine) EndLeaf(ctx context.Context) error {
+	for _, u := range e.plan.units {
+		b := u.bucket
+		if b == nil || u.passed == e.micro+1 {
+			continue
+		}
+		if err := e.BeforeBackward(ctx, u.u); err != nil {
+			return fmt.Errorf("cannot end the leaf: %w", err)
+		}
+		for _, p := range u.u.Params {
+			if !p.Frozen {
+				e.q.Fill(kernels.Fill{Y: p.Grad})
+			}
+		}
+		if err := e.AfterBackward(ctx, u.u); err != nil {
+			return fmt.Errorf("cannot end the leaf: %w", err)
+		}
+	}
 	e.inLeaf = false
 	for _, b := range e.plan.buckets {
 		if b.ended != len(b.units) {
@@ -79,6 +99,7 @@ func (e *Engine) AfterBackward(ctx context.Context, au *autograd.Unit) error {
 	}
 	if u.bucket != nil {
 		u.train.layout.Unbind(true)
+		u.passed = e.micro + 1
 		u.bucket.ended++
 		if u.bucket.ended == len(u.bucket.units) {
 			if err := e.reduce(ctx, u.bucket); err != nil {

@@ -54,6 +54,8 @@ type unit struct {
 	full, own int64
 	uses      int
 	data      *slot
+	// passed is 1 + the micro-step of the last backward pass, 0 before the first of a leaf.
+	passed int
 }
 
 // bucket is a group of units whose gradients are exchanged together once a leaf.

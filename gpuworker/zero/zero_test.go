@@ -156,7 +156,7 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 			if err != nil {
 				return out, err
 			}
-			if err := e.EndLeaf(); err != nil {
+			if err := e.EndLeaf(ctx); err != nil {
 				return out, err
 			}
 			if !has {

@@ -348,6 +348,7 @@ func (m *causal) TokenLogProbs(t *autograd.Tape, b *nn.Batch) autograd.Value {
 // HiddenLogProbs implements Model.
 func (m *causal) HiddenLogProbs(t *autograd.Tape, b *nn.Batch) (hidden, logp autograd.Value) {
 	hidden = m.hidden(t, b, nil, false)
+	t.Pin(hidden) // the head's backward comes before the norm's
 	ids := m.targets(t, b)
 	return hidden, m.output(t, hidden, func(x autograd.Value, h ops.Head) autograd.Value { return ops.LinearLogProb(t, x, h, ids) })
 }
@@ -355,6 +356,7 @@ func (m *causal) HiddenLogProbs(t *autograd.Tape, b *nn.Batch) (hidden, logp aut
 // Hidden implements Model.
 func (m *causal) Hidden(t *autograd.Tape, b *nn.Batch) autograd.Value {
 	x := m.hidden(t, b, nil, false)
+	t.Pin(x) // the backward of what reads it comes before the norm's
 	if m.headUnit == m.embedUnit {
 		t.Leave(m.embedUnit)
 	}

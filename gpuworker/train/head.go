@@ -1,0 +1,96 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+const (
+	// headPrefix stands before the names of a value head's parameters.
+	headPrefix = "v_head."
+	// HeadFile is the file of a value head beside an adapter or a model, with TRL's tensor names.
+	HeadFile = "value_head.safetensors"
+)
+
+// hasHead reports whether the stage trains a value head beside the model.
+func hasHead(t *schemas.TrainStage) bool { return t.Objective == "rm" || t.Objective == "ppo" }
+
+// addHead gives the model the value head of its objective and returns all units. Values come from the folder that the spec names for it,
+// or from the adapter folder that training goes on with; without either they are drawn.
+func (s *session) addHead(ctx context.Context, k *link) ([]*nn.Unit, error) {
+	units := s.model.Units()
+	if !hasHead(s.stage) {
+		return units, nil
+	}
+	s.head = objective.NewValueHead(s.model.Info().Hidden)
+	s.head.Dropout = s.headDropout()
+	units = append(slices.Clone(units), s.head.Unit())
+	if r := s.stage.Reward; r != nil && r.Head != nil {
+		root, err := fetchFiles(ctx, s.t.Objects, s.t.Spec.Tenant, r.Head.Files, s.t.Dir, nil)
+		if err != nil {
+			return nil, fmt.Errorf("cannot fetch the value head: %w", err)
+		}
+		name := root.Name()
+		err = s.readHead(root)
+		return units, errors.Join(err, root.Close(), os.RemoveAll(name))
+	}
+	if k != nil && k.resumed != nil {
+		if err := s.readHead(k.resumed.root); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return units, nil
+}
+
+// headDropout is the dropout before the head: the spec's, else the configuration's summary_dropout_prob, else 0.1 as TRL has it.
+func (s *session) headDropout() float64 {
+	if r := s.stage.Reward; r != nil && r.Dropout != nil {
+		return *r.Dropout
+	}
+	return objective.HeadDropout(s.model.Info().Config)
+}
+
+// readHead keeps the values of a value_head.safetensors.
+func (s *session) readHead(root *os.Root) error {
+	f, err := safetensors.Open(root, HeadFile)
+	if err != nil {
+		return fmt.Errorf("cannot open the value head: %w", err)
+	}
+	defer f.Close()
+	s.headValues = map[string][]float32{}
+	for _, p := range s.head.Unit().Params {
+		v, _, err := f.Float32(p.Name)
+		if err != nil {
+			return fmt.Errorf("cannot read the value head: %w", err)
+		}
+		if int64(len(v)) != p.Len() {
+			return schemas.Errorf(schemas.CodeModel, p.Name, "the value head has %d elements, the model needs %d", len(v), p.Len())
+		}
+		s.headValues[p.Name] = v
+	}
+	return nil
+}
+
+// fill writes a range of a parameter's initial values: the head's from its file or drawn, all others from the source.
+func (s *session) fill(ctx context.Context, f *filler, p *autograd.Param, start int64, dst kernels.Tensor) error {
+	if !strings.HasPrefix(p.Name, headPrefix) {
+		return f.fill(ctx, p, start, dst)
+	}
+	if v, ok := s.headValues[p.Name]; ok {
+		return kernels.Upload(s.queue, dst, v[start:start+dst.Numel()])
+	}
+	nn.InitRange(s.queue, p, dst, start, s.t.Spec.Seed)
+	return s.queue.Err()
+}

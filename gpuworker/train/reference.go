@@ -1,0 +1,108 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/zero"
+	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// reference is the model that preference losses compare with.
+type reference struct {
+	// own is the trained model itself, asked with its adapters off; nil when the reference is a model of its own.
+	own  *session
+	tape *autograd.Tape
+	// model and engine are the second, frozen model.
+	model  zoo.Model
+	engine *zero.Engine
+}
+
+// score computes the reference's log-probabilities of a batch's sequences.
+func (r *reference) score(ctx context.Context, b *nn.Batch) (out []objective.LogProb, err error) {
+	if r.own == nil {
+		return objective.Score(ctx, r.tape, r.model, b)
+	}
+	err = objective.WithoutAdapters(r.own.model, func() error {
+		out, err = objective.Score(ctx, r.own.tape, r.own.model, b)
+		return err
+	})
+	return out, err
+}
+
+func (r *reference) close() error {
+	if r == nil || r.engine == nil {
+		return nil
+	}
+	r.engine.Reset()
+	return r.engine.Close()
+}
+
+// needsReference reports whether the stage's loss compares with a reference model.
+func needsReference(t *schemas.TrainStage) bool {
+	switch t.Objective {
+	case "dpo":
+		return objective.PairLossOf(t.Pref).NeedsReference()
+	case "kto":
+		return true
+	case "ppo":
+		return true
+	case "grpo":
+		return *t.RL.Beta > 0
+	}
+	return false
+}
+
+// hasAdapters reports whether the stage trains adapters beside a frozen base, so that the base is there without them.
+func hasAdapters(t *schemas.TrainStage) bool { return t.LoRA != nil || t.OFT != nil }
+
+// openReference makes the reference: the model that the spec names, the base without its adapters, or a frozen copy of where the stage
+// starts. src holds the stage's own start, of which k is the last link.
+func (s *session) openReference(ctx context.Context, rec *Recipe, src *source, k *link) (err error) {
+	if !needsReference(s.stage) {
+		return nil
+	}
+	var named *schemas.ModelSpec
+	if s.stage.Pref != nil {
+		named = s.stage.Pref.Reference
+	}
+	if named == nil && k.adapter != nil && hasAdapters(s.stage) {
+		s.reference = &reference{own: s}
+		return nil
+	}
+	if named != nil {
+		stage, train := *s.t.Stage, schemas.TrainStage{Objective: "sft", Method: "full", Model: *named}
+		stage.Train = &train
+		if rec, err = newResolver(s.t.Objects, s.t.Spec).start(ctx, s.t.Spec, &stage, 0); err != nil {
+			return fmt.Errorf("cannot find the reference model: %w", err)
+		}
+		if src, err = openSource(ctx, s.t.Objects, s.queue, rec, s.t.Dir, nil); err != nil {
+			return fmt.Errorf("cannot open the reference model: %w", err)
+		}
+		defer func() { err = errors.Join(err, src.Close()) }()
+	}
+	r := &reference{}
+	if r.model, err = zoo.New(rec.Config); err != nil {
+		return fmt.Errorf("cannot make the reference model: %w", err)
+	}
+	if r.model.Info().Vocab < s.model.Info().Vocab {
+		return schemas.Errorf(schemas.CodeModel, "pref.reference", "the reference model has a vocabulary of %d, the trained one of %d", r.model.Info().Vocab, s.model.Info().Vocab)
+	}
+	for _, p := range nn.Params(r.model.Root()) {
+		p.Frozen = true
+	}
+	sharding, _ := resolveSharding(s.stage.Sharding, r.model.Units(), s.t.Gang.World)
+	if r.engine, err = zero.New(s.queue, r.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding}); err != nil {
+		return err
+	}
+	s.reference = r
+	fill := src.filler(src.readers[len(src.readers)-1], nil, nil)
+	err = r.engine.Load(ctx, fill.fill)
+	r.tape = autograd.New(s.memory, autograd.Config{Hooks: r.engine})
+	return err
+}
