@@ -28,7 +28,7 @@ typedef struct tf_kern tf_kern;
 
 struct tf_device {
   tf_pool *pool;
-  const tf_kern *k;
+  const tf_kern *k, *kb; /* kernels on f32, and on bf16 */
   int isa, threads;
   char *scratch; /* threads * TF_SCRATCH_BYTES */
   void *lock;    /* pthread_mutex_t: operations of several queues run one at a time */
@@ -76,10 +76,11 @@ int64_t cpu_moe_aux_fwd_ws(const tf_moe_aux_fwd *);
 
 /* A tensor as rows: up to 4 leading dimensions with any strides, the last with stride 1. */
 typedef struct {
-  float *p;
+  float *p; /* or bf16, see dt */
   int64_t rows, d;
   int64_t dim[4], stride[4]; /* leading dimensions, right-aligned; unused ones are 1 */
   int64_t ld;                /* distance of rows when uniform, else -1 */
+  int32_t dt;                /* TF_F32 or TF_BF16 */
 } tf_rows;
 
 static inline int64_t tf_rows_at(const tf_rows *r, int64_t i) {
@@ -94,6 +95,21 @@ static inline int64_t tf_rows_at(const tf_rows *r, int64_t i) {
 
 static inline float *tf_row(const tf_rows *r, int64_t i) { return r->p + tf_rows_at(r, i); }
 
+static inline float tf_from_bf16(uint16_t h) {
+  uint32_t u = (uint32_t)h << 16;
+  float f;
+  __builtin_memcpy(&f, &u, 4);
+  return f;
+}
+
+/* Round to nearest even; a NaN stays one. */
+static inline uint16_t tf_to_bf16(float f) {
+  uint32_t u;
+  __builtin_memcpy(&u, &f, 4);
+  if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 64);
+  return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
 static inline int tf_has(const tf_tensor *t) { return t->data != 0 || t->rank < 0; }
 static inline void *tf_addr(const tf_tensor *t) { return (void *)(uintptr_t)t->data; }
 int64_t tf_numel(const tf_tensor *t);
@@ -104,6 +120,11 @@ int64_t tf_dtype_size(int32_t dtype);
 tf_status tf_as_rows(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r);
 /* As tf_as_rows, and of this size. */
 tf_status tf_as_rows_of(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r, int64_t rows, int64_t d);
+/* As tf_as_rows, of f32 or bf16; tf_as_elems_of wants a certain one of them. */
+tf_status tf_as_elems(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r);
+tf_status tf_as_elems_of(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r, int64_t rows, int64_t d, int32_t dt);
+/* The kernels for an element type. */
+static inline const tf_kern *tf_kern_of(const tf_device *d, int32_t dt) { return dt == TF_BF16 ? d->kb : d->k; }
 /* Requires a contiguous tensor with this type and number of elements. */
 tf_status tf_flat(tf_queue *q, const tf_tensor *t, const char *name, int32_t dtype, int64_t n, void **p);
 

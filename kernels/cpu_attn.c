@@ -5,9 +5,10 @@
 
 #define MAX_HEAD 1024
 
-static tf_status head_view(tf_queue *q, const tf_tensor *t, const char *name, int64_t b, int64_t n, int64_t h, int64_t d) {
+static tf_status head_view(tf_queue *q, const tf_tensor *t, const char *name, int64_t b, int64_t n, int64_t h, int64_t d, int32_t dt) {
   if (!t->data || t->rank != 4) return tf_fail(q, TF_EINVALID, "%s has to be [b,t,h,d]", name);
-  if (t->dtype != TF_F32) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 is needed", name, t->dtype);
+  if (t->dtype != dt || (dt != TF_F32 && dt != TF_BF16))
+    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d; all f32 or all bf16 are needed", name, t->dtype);
   if (t->dim[0] != b || t->dim[1] != n || t->dim[2] != h || t->dim[3] != d)
     return tf_fail(q, TF_EINVALID, "%s is [%ld,%ld,%ld,%ld], [%ld,%ld,%ld,%ld] is needed", name, (long)t->dim[0], (long)t->dim[1], (long)t->dim[2],
                    (long)t->dim[3], (long)b, (long)n, (long)h, (long)d);
@@ -65,10 +66,10 @@ static tf_status prepare(tf_queue *q, const tf_attn_fwd *p, const tf_attn_bwd *g
   if (j->hk < 1 || j->hq % j->hk) return tf_fail(q, TF_EINVALID, "%ld query heads are no multiple of %ld kv heads", (long)j->hq, (long)j->hk);
   if (j->dk > MAX_HEAD || j->dv > MAX_HEAD) return tf_fail(q, TF_EUNSUPPORTED, "heads of more than %d elements", MAX_HEAD);
   if (j->tk >= 1 << 23) return tf_fail(q, TF_EUNSUPPORTED, "more than %d keys", (1 << 23) - 1);
-  TF_TRY(head_view(q, &p->q, "q", j->b, j->tq, j->hq, j->dk));
-  TF_TRY(head_view(q, &p->k, "k", j->b, j->tk, j->hk, j->dk));
-  TF_TRY(head_view(q, &p->v, "v", j->b, j->tk, j->hk, j->dv));
-  TF_TRY(head_view(q, &p->o, "o", j->b, j->tq, j->hq, j->dv));
+  TF_TRY(head_view(q, &p->q, "q", j->b, j->tq, j->hq, j->dk, p->q.dtype));
+  TF_TRY(head_view(q, &p->k, "k", j->b, j->tk, j->hk, j->dk, p->q.dtype));
+  TF_TRY(head_view(q, &p->v, "v", j->b, j->tk, j->hk, j->dv, p->q.dtype));
+  TF_TRY(head_view(q, &p->o, "o", j->b, j->tq, j->hq, j->dv, p->q.dtype));
   j->group = j->hq / j->hk;
   const void *lse = NULL, *start = NULL, *first = NULL, *last = NULL, *mask = NULL, *cu = NULL, *alibi = NULL, *sinks = NULL;
   TF_TRY(optional(q, &p->lse, "lse", TF_F32, j->b * j->hq * j->tq, &lse));
@@ -134,8 +135,8 @@ tf_status cpu_attn_fwd(tf_queue *q, const tf_attn_fwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_attn_job j;
   TF_TRY(prepare(q, p, NULL, &j));
-  tf_run(q, j.b * j.hk * j.kblocks, q->d->k->attn_pack, &j);
-  tf_run(q, j.b * j.hq * tf_ceil_div(j.tq, TF_ATTN_LANES), q->d->k->attn_fwd, &j);
+  tf_run(q, j.b * j.hk * j.kblocks, tf_kern_of(q->d, p->q.dtype)->attn_pack, &j);
+  tf_run(q, j.b * j.hq * tf_ceil_div(j.tq, TF_ATTN_LANES), tf_kern_of(q->d, p->q.dtype)->attn_fwd, &j);
   return TF_OK;
 }
 
@@ -144,12 +145,12 @@ tf_status cpu_attn_bwd(tf_queue *q, const tf_attn_bwd *p) {
   tf_attn_job j;
   void *ds = NULL;
   TF_TRY(prepare(q, &p->f, p, &j));
-  TF_TRY(head_view(q, &p->d_o, "d_o", j.b, j.tq, j.hq, j.dv));
-  if (tf_has(&p->dq)) TF_TRY(head_view(q, &p->dq, "dq", j.b, j.tq, j.hq, j.dk));
-  if (tf_has(&p->dk)) TF_TRY(head_view(q, &p->dk, "dk", j.b, j.tk, j.hk, j.dk));
-  if (tf_has(&p->dv)) TF_TRY(head_view(q, &p->dv, "dv", j.b, j.tk, j.hk, j.dv));
+  TF_TRY(head_view(q, &p->d_o, "d_o", j.b, j.tq, j.hq, j.dv, p->f.q.dtype));
+  if (tf_has(&p->dq)) TF_TRY(head_view(q, &p->dq, "dq", j.b, j.tq, j.hq, j.dk, p->f.q.dtype));
+  if (tf_has(&p->dk)) TF_TRY(head_view(q, &p->dk, "dk", j.b, j.tk, j.hk, j.dk, p->f.q.dtype));
+  if (tf_has(&p->dv)) TF_TRY(head_view(q, &p->dv, "dv", j.b, j.tk, j.hk, j.dv, p->f.q.dtype));
   if (tf_has(&p->dsinks)) TF_TRY(tf_flat(q, &p->dsinks, "dsinks", TF_F32, j.hq, &ds));
-  const tf_kern *k = q->d->k;
+  const tf_kern *k = tf_kern_of(q->d, p->f.q.dtype);
   tf_run(q, j.b * j.hk * j.kblocks + j.b * j.hq * j.qblocks, k->attn_pack, &j);
   tf_run(q, j.b * j.hq, k->attn_bwd_prep, &j);
   if (tf_has(&p->dk) || tf_has(&p->dv)) tf_run(q, j.b * j.hk * tf_ceil_div(j.tk, TF_ATTN_LANES), k->attn_bwd_kv, &j);

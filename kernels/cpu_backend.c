@@ -74,7 +74,8 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
   tf_device *d = calloc(1, sizeof *d);
   if (!d) return TF_ENOMEM;
   d->isa = isa;
-  d->k = tf_isa_table(isa);
+  d->k = tf_isa_table(isa, 0);
+  d->kb = tf_isa_table(isa, 1);
   d->threads = threads;
   d->lock = calloc(1, sizeof(pthread_mutex_t));
   d->scratch = map((int64_t)threads * TF_SCRATCH_BYTES);

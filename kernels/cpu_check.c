@@ -34,12 +34,12 @@ int tf_contiguous(const tf_tensor *t) {
   return t->rank >= 0;
 }
 
-tf_status tf_as_rows(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r) {
+tf_status tf_as_elems(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r) {
   if (t->rank < 1 || t->rank > TF_MAX_RANK || !t->data) return tf_fail(q, TF_EINVALID, "%s is absent or not a valid view", name);
-  if (t->dtype != TF_F32) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 is needed", name, t->dtype);
+  if (t->dtype != TF_F32 && t->dtype != TF_BF16) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 or bf16 is needed", name, t->dtype);
   int last = t->rank - 1;
   if (t->dim[last] > 1 && t->stride[last] != 1) return tf_fail(q, TF_EINVALID, "%s has a last stride of %ld", name, (long)t->stride[last]);
-  *r = (tf_rows){.p = tf_addr(t), .rows = 1, .d = t->dim[last], .dim = {1, 1, 1, 1}};
+  *r = (tf_rows){.p = tf_addr(t), .rows = 1, .d = t->dim[last], .dim = {1, 1, 1, 1}, .dt = t->dtype};
   for (int i = 0; i < last; i++) {
     r->dim[4 - last + i] = t->dim[i];
     r->stride[4 - last + i] = t->stride[i];
@@ -61,6 +61,19 @@ tf_status tf_as_rows(tf_queue *q, const tf_tensor *t, const char *name, tf_rows 
   }
   if (!ok) r->ld = -1;
   return TF_OK;
+}
+
+tf_status tf_as_elems_of(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r, int64_t rows, int64_t d, int32_t dt) {
+  TF_TRY(tf_as_elems(q, t, name, r));
+  if (r->dt != dt) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, %d is needed", name, r->dt, dt);
+  if (r->rows != rows || r->d != d)
+    return tf_fail(q, TF_EINVALID, "%s is %ld rows of %ld, %ld of %ld are needed", name, (long)r->rows, (long)r->d, (long)rows, (long)d);
+  return TF_OK;
+}
+
+tf_status tf_as_rows(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r) {
+  if (t->dtype != TF_F32) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 is needed", name, t->dtype);
+  return tf_as_elems(q, t, name, r);
 }
 
 tf_status tf_as_rows_of(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r, int64_t rows, int64_t d) {

@@ -41,21 +41,6 @@ static uint16_t to_half(float f) {
   return sign | (uint16_t)(u >> 13);
 }
 
-static float from_bf16(uint16_t h) {
-  uint32_t u = (uint32_t)h << 16;
-  float f;
-  memcpy(&f, &u, 4);
-  return f;
-}
-
-/* Round to nearest even; a NaN stays one. */
-static uint16_t to_bf16(float f) {
-  uint32_t u;
-  memcpy(&u, &f, 4);
-  if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 64);
-  return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
 typedef struct {
   const char *x;
   char *y;
@@ -84,11 +69,11 @@ static void convert(const copy_job *j, const char *x, char *y) {
       *(float *)d = (float)*(const double *)s;
       continue;
     }
-    float f = j->xt == TF_F32 ? *(const float *)s : j->xt == TF_BF16 ? from_bf16(*(const uint16_t *)s) : j->xt == TF_F16 ? from_half(*(const uint16_t *)s) : (float)*(const double *)s;
+    float f = j->xt == TF_F32 ? *(const float *)s : j->xt == TF_BF16 ? tf_from_bf16(*(const uint16_t *)s) : j->xt == TF_F16 ? from_half(*(const uint16_t *)s) : (float)*(const double *)s;
     if (j->yt == TF_F32)
       *(float *)d = f;
     else if (j->yt == TF_BF16)
-      *(uint16_t *)d = to_bf16(f);
+      *(uint16_t *)d = tf_to_bf16(f);
     else if (j->yt == TF_F16)
       *(uint16_t *)d = to_half(f);
     else
@@ -168,7 +153,7 @@ tf_status cpu_fill(tf_queue *q, const tf_fill *p) {
   switch (y->dtype) {
     case TF_F32: v.f = (float)p->value; break;
     case TF_F64: v.d = p->value; break;
-    case TF_BF16: v.h = to_bf16((float)p->value); break;
+    case TF_BF16: v.h = tf_to_bf16((float)p->value); break;
     case TF_F16: v.h = to_half((float)p->value); break;
     case TF_I32: v.i = (int32_t)p->value; break;
     case TF_I64: v.l = (int64_t)p->value; break;
@@ -225,8 +210,8 @@ tf_status cpu_dropout(tf_queue *q, const tf_dropout *p) {
   if (q->st != TF_OK) return q->st;
   uint64_t key = splitmix(p->seed ^ splitmix(p->stream));
   tf_dropout_job j = {.k0 = (uint32_t)key, .k1 = (uint32_t)(key >> 32), .acc = p->accumulate};
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.x));
-  TF_TRY(tf_as_rows_of(q, &p->y, "y", &j.y, j.x.rows, j.x.d));
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.x));
+  TF_TRY(tf_as_elems_of(q, &p->y, "y", &j.y, j.x.rows, j.x.d, j.x.dt));
   if (!(p->p >= 0 && p->p < 1)) return tf_fail(q, TF_EINVALID, "p is %g", (double)p->p);
   if (tf_has(&p->row_ids)) {
     void *v;
@@ -236,7 +221,7 @@ tf_status cpu_dropout(tf_queue *q, const tf_dropout *p) {
   j.scale = 1.0f / (1.0f - p->p);
   j.threshold = (uint32_t)((double)p->p * 4294967296.0);
   j.block = tf_max(1, BLOCK / 4 / tf_max(1, j.x.d));
-  tf_run(q, tf_ceil_div(j.x.rows, j.block), q->d->k->dropout, &j);
+  tf_run(q, tf_ceil_div(j.x.rows, j.block), tf_kern_of(q->d, j.x.dt)->dropout, &j);
   return TF_OK;
 }
 

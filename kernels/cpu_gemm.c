@@ -14,12 +14,15 @@ static int64_t pass_cols(int64_t n, int64_t k) {
 
 int64_t tf_gemm_pack_bytes(int64_t n, int64_t k) { return pass_cols(n, k) * tf_max(k, 1) * (int64_t)sizeof(float) + 64; }
 
+int64_t tf_gemm_c_floats(int64_t m, int64_t n, int64_t k) { return m <= FEW_ROWS ? m * n : m * tf_min(n, pass_cols(n, k)); }
+
 void tf_gemm_exec(tf_device *d, tf_gemm_job *j) {
   if (j->m == 0 || j->n == 0) return;
   j->dev = d;
   if (j->m <= FEW_ROWS) {
     j->n0 = 0;
     j->nn = j->n;
+    if (j->c16) j->ldc = j->nn;
     int64_t tasks = tf_ceil_div(j->n, TF_PACK_COLS);
     if (d->threads > 1 && tasks > 1 && j->n * j->k > 1 << 15) {
       tf_pool_run(d->pool, tasks, d->k->gemm_run_few, j);
@@ -31,6 +34,7 @@ void tf_gemm_exec(tf_device *d, tf_gemm_job *j) {
   int64_t cols = pass_cols(j->n, j->k), mr = d->k->mr;
   for (j->n0 = 0; j->n0 < j->n; j->n0 += cols) {
     j->nn = tf_min(cols, j->n - j->n0);
+    if (j->c16) j->ldc = j->nn;
     int64_t packs = tf_ceil_div(j->nn, TF_PACK_COLS);
     /* Blocks of a that stay in the second-level cache; smaller ones when there would be too few tasks. */
     int64_t want = d->threads > 1 && j->m * j->nn * j->k > 1 << 17 ? 4 * d->threads : 1;
@@ -56,13 +60,16 @@ void tf_gemm_exec(tf_device *d, tf_gemm_job *j) {
 
 int64_t cpu_gemm_ws(const tf_gemm *p) {
   int r = p->b.rank;
-  if (r < 2 || r > 3 || (p->c.rank == r && p->c.dim[r - 2] <= FEW_ROWS)) return 0;
-  return tf_gemm_pack_bytes(p->b.dim[r - 1], p->b.dim[r - 2]);
+  if (r < 2 || r > 3 || p->c.rank != r) return 0;
+  int64_t m = p->c.dim[r - 2], n = p->b.dim[r - 1], k = p->b.dim[r - 2];
+  int64_t bytes = p->c.dtype == TF_BF16 ? tf_gemm_c_floats(m, n, k) * (int64_t)sizeof(float) + 64 : 0;
+  return m <= FEW_ROWS ? bytes : bytes + tf_gemm_pack_bytes(n, k);
 }
 
 static tf_status operand(tf_queue *q, const tf_tensor *t, const char *name, int rank) {
   if (!t->data || t->rank != rank) return tf_fail(q, TF_EINVALID, "%s has rank %d, c has %d", name, t->rank, rank);
-  if (t->dtype != TF_F32) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 is needed", name, t->dtype);
+  if (t->dtype != TF_F32 && t->dtype != TF_BF16)
+    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 or bf16 is needed", name, t->dtype);
   return TF_OK;
 }
 
@@ -81,14 +88,16 @@ tf_status cpu_gemm(tf_queue *q, const tf_gemm *p) {
   if (cd[1] > 1 && p->c.stride[r - 1] != 1) return tf_fail(q, TF_EINVALID, "c has a last stride of %ld", (long)p->c.stride[r - 1]);
   void *bias = NULL;
   if (tf_has(&p->bias)) TF_TRY(tf_flat(q, &p->bias, "bias", TF_F32, cd[1], &bias));
-  tf_gemm_job j = {.bias = bias, .packed_b = (float *)(uintptr_t)q->ws, .m = cd[0], .n = cd[1], .k = ad[1], .alpha = p->alpha,
+  tf_gemm_job j = {.bias = bias, .m = cd[0], .n = cd[1], .k = ad[1], .alpha = p->alpha,
                    .accumulate = p->accumulate, .ars = p->a.stride[r - 2], .acs = p->a.stride[r - 1], .brs = p->b.stride[r - 2],
-                   .bcs = p->b.stride[r - 1], .ldc = p->c.stride[r - 2]};
+                   .bcs = p->b.stride[r - 1]};
+  float *ws = (float *)(uintptr_t)q->ws;
+  j.packed_b = ws + (p->c.dtype == TF_BF16 ? (tf_gemm_c_floats(j.m, j.n, j.k) + 15) / 16 * 16 : 0);
   tf_lock(q->d);
   for (int64_t i = 0; i < batch; i++) {
-    j.a = (float *)tf_addr(&p->a) + (r == 3 ? i * p->a.stride[0] : 0);
-    j.b = (float *)tf_addr(&p->b) + (r == 3 ? i * p->b.stride[0] : 0);
-    j.c = (float *)tf_addr(&p->c) + (r == 3 ? i * p->c.stride[0] : 0);
+    tf_gemm_a(&j, tf_elem(&p->a, r == 3 ? i * p->a.stride[0] : 0), p->a.dtype);
+    tf_gemm_b(&j, tf_elem(&p->b, r == 3 ? i * p->b.stride[0] : 0), p->b.dtype);
+    tf_gemm_c(&j, tf_elem(&p->c, r == 3 ? i * p->c.stride[0] : 0), p->c.stride[r - 2], p->c.dtype, ws);
     tf_gemm_exec(q->d, &j);
   }
   tf_unlock(q->d);

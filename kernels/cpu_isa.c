@@ -7,9 +7,9 @@
 
 /* A build for tests that has nothing but the emulated AVX-512. */
 static int has(int isa) { return isa == TF_ISA_AVX512; }
-const tf_kern *tf_isa_table(int isa) {
+const tf_kern *tf_isa_table(int isa, int bf16) {
   (void)isa;
-  return &tf_kern_avx512;
+  return bf16 ? &tf_kern_avx512_bf16 : &tf_kern_avx512;
 }
 
 #else
@@ -29,16 +29,16 @@ static int has(int isa) {
   return 0;
 }
 
-const tf_kern *tf_isa_table(int isa) {
+const tf_kern *tf_isa_table(int isa, int bf16) {
   switch (isa) {
 #if defined(__x86_64__)
     case TF_ISA_AVX2:
-      return &tf_kern_avx2;
+      return bf16 ? &tf_kern_avx2_bf16 : &tf_kern_avx2;
     case TF_ISA_AVX512:
-      return &tf_kern_avx512;
+      return bf16 ? &tf_kern_avx512_bf16 : &tf_kern_avx512;
 #endif
     default:
-      return &tf_kern_scalar;
+      return bf16 ? &tf_kern_scalar_bf16 : &tf_kern_scalar;
   }
 }
 

@@ -16,7 +16,8 @@ static int64_t bytes_needed(const tf_tensor *x, const tf_tensor *w) {
   if (x->rank != 2 || w->rank != 2) return 0;
   int64_t n = x->dim[0], d = x->dim[1], v = w->dim[0], c = chunk_rows(n, v);
   int64_t pack = tf_max(tf_gemm_pack_bytes(v, d), tf_max(tf_gemm_pack_bytes(d, v), tf_gemm_pack_bytes(d, c)));
-  return (c * v + 64) * (int64_t)sizeof(float) + (tf_ceil_div(c, 32) * v + 64) * (int64_t)sizeof(float) + pack;
+  return (c * v + 64) * (int64_t)sizeof(float) + (tf_ceil_div(c, 32) * v + 64) * (int64_t)sizeof(float) + pack +
+         (x->dtype == TF_BF16 ? (tf_gemm_c_floats(c, d, v) + 64) * (int64_t)sizeof(float) : 0);
 }
 
 int64_t cpu_linear_logprob_fwd_ws(const tf_linear_logprob_fwd *p) { return bytes_needed(&p->x, &p->w); }
@@ -28,8 +29,8 @@ static tf_status check(tf_queue *q, const operands *o, tf_loss_job *j) {
   if (o->x->rank != 2 || o->w->rank != 2 || !o->x->data || !o->w->data || o->x->dim[1] != o->w->dim[1])
     return tf_fail(q, TF_EINVALID, "x and w have to be [n,d] and [v,d]");
   tf_rows r;
-  TF_TRY(tf_as_rows(q, o->x, "x", &r));
-  TF_TRY(tf_as_rows(q, o->w, "w", &r));
+  TF_TRY(tf_as_elems(q, o->x, "x", &r));
+  TF_TRY(tf_as_elems(q, o->w, "w", &r));
   int64_t n = o->x->dim[0], d = o->x->dim[1], V = o->w->dim[0];
   TF_TRY(tf_flat(q, o->targets, "targets", TF_I32, n, &v));
   j->targets = v;
@@ -40,7 +41,7 @@ static tf_status check(tf_queue *q, const operands *o, tf_loss_job *j) {
     TF_TRY(tf_flat(q, o->bias, "bias", TF_F32, V, &v));
     j->bias = v;
   }
-  if (o->dx && tf_has(o->dx)) TF_TRY(tf_as_rows_of(q, o->dx, "dx", &r, n, d));
+  if (o->dx && tf_has(o->dx)) TF_TRY(tf_as_elems_of(q, o->dx, "dx", &r, n, d, o->x->dtype));
   if (o->dw && tf_has(o->dw)) TF_TRY(tf_as_rows_of(q, o->dw, "dw", &r, V, d));
   if (o->dbias && tf_has(o->dbias)) TF_TRY(tf_flat(q, o->dbias, "dbias", TF_F32, V, &v));
   if (j->logit_scale == 0) j->logit_scale = 1;
@@ -57,16 +58,17 @@ static tf_status out_row(tf_queue *q, const tf_tensor *t, const char *name, int6
 
 static void run(tf_queue *q, const operands *o, tf_loss_job j) {
   int64_t n = o->x->dim[0], d = o->x->dim[1], V = j.v, c = chunk_rows(n, V);
-  float *z = (float *)(uintptr_t)q->ws, *part = z + (c * V + 15) / 16 * 16, *pack = part + (tf_ceil_div(c, 32) * V + 15) / 16 * 16;
-  float *x = tf_addr(o->x), *w = tf_addr(o->w);
+  float *z = (float *)(uintptr_t)q->ws, *part = z + (c * V + 15) / 16 * 16, *c32 = part + (tf_ceil_div(c, 32) * V + 15) / 16 * 16;
+  float *pack = c32 + (o->x->dtype == TF_BF16 ? (tf_gemm_c_floats(c, d, V) + 15) / 16 * 16 : 0);
   int64_t xs = o->x->stride[0], ws = o->w->stride[0];
   int dx = o->dx && tf_has(o->dx), dw = o->dw && tf_has(o->dw), db = o->dbias && tf_has(o->dbias);
   tf_device *dev = q->d;
   tf_lock(dev);
   for (int64_t r = 0; r < n; r += c) {
     int64_t m = tf_min(c, n - r);
-    tf_gemm_job g = {.a = x + r * xs, .ars = xs, .acs = 1, .b = w, .brs = 1, .bcs = ws, .bias = j.bias, .c = z, .ldc = V, .m = m, .n = V, .k = d,
-                     .alpha = 1, .packed_b = pack};
+    tf_gemm_job g = {.ars = xs, .acs = 1, .brs = 1, .bcs = ws, .bias = j.bias, .c = z, .ldc = V, .m = m, .n = V, .k = d, .alpha = 1, .packed_b = pack};
+    tf_gemm_a(&g, tf_elem(o->x, r * xs), o->x->dtype);
+    tf_gemm_b(&g, tf_addr(o->w), o->w->dtype);
     tf_gemm_exec(dev, &g);
     tf_loss_job t = j;
     t.z = z;
@@ -82,13 +84,15 @@ static void run(tf_queue *q, const operands *o, tf_loss_job j) {
     if (t.zsum) t.zsum += r;
     tf_pool_run(dev->pool, tf_ceil_div(m, t.block), dev->k->loss, &t);
     if (dx) {
-      g = (tf_gemm_job){.a = z, .ars = V, .acs = 1, .b = w, .brs = ws, .bcs = 1, .c = (float *)tf_addr(o->dx) + r * o->dx->stride[0],
-                        .ldc = o->dx->stride[0], .m = m, .n = d, .k = V, .alpha = 1, .packed_b = pack, .accumulate = o->dx_acc};
+      g = (tf_gemm_job){.a = z, .ars = V, .acs = 1, .brs = ws, .bcs = 1, .m = m, .n = d, .k = V, .alpha = 1, .packed_b = pack, .accumulate = o->dx_acc};
+      tf_gemm_b(&g, tf_addr(o->w), o->w->dtype);
+      tf_gemm_c(&g, tf_elem(o->dx, r * o->dx->stride[0]), o->dx->stride[0], o->dx->dtype, c32);
       tf_gemm_exec(dev, &g);
     }
     if (dw) {
-      g = (tf_gemm_job){.a = z, .ars = 1, .acs = V, .b = x + r * xs, .brs = xs, .bcs = 1, .c = tf_addr(o->dw), .ldc = o->dw->stride[0], .m = V,
-                        .n = d, .k = m, .alpha = 1, .packed_b = pack, .accumulate = r > 0 || o->dw_acc};
+      g = (tf_gemm_job){.a = z, .ars = 1, .acs = V, .brs = xs, .bcs = 1, .c = tf_addr(o->dw), .ldc = o->dw->stride[0], .m = V, .n = d, .k = m, .alpha = 1,
+                        .packed_b = pack, .accumulate = r > 0 || o->dw_acc};
+      tf_gemm_b(&g, tf_elem(o->x, r * xs), o->x->dtype);
       tf_gemm_exec(dev, &g);
     }
     if (db) {

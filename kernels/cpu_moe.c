@@ -8,15 +8,21 @@
 /* Tokens whose load is summed before the sums are. */
 #define AUX_ROWS 256
 
+static int64_t rows_of(const tf_tensor *t) {
+  int64_t n = 1;
+  for (int i = 0; i < t->rank - 1; i++) n *= t->dim[i];
+  return n;
+}
+
 static int64_t block_of(int64_t d) { return tf_max(1, TASK_ELEMS / tf_max(d, 1)); }
 
 static tf_status clamped(tf_queue *q, tf_row_job *j, const tf_tensor *x, const tf_tensor *half, tf_rows *h, float alpha, float limit, int interleaved) {
   j->alpha = alpha;
   j->beta = limit;
   j->mode = interleaved;
-  TF_TRY(tf_as_rows(q, x, "x", &j->a));
+  TF_TRY(tf_as_elems(q, x, "x", &j->a));
   if (j->a.d % 2 || !(limit >= 0)) return tf_fail(q, TF_EINVALID, "rows of x have %ld elements, limit is %g", (long)j->a.d, (double)limit);
-  TF_TRY(tf_as_rows_of(q, half, "y or dy", h, j->a.rows, j->a.d / 2));
+  TF_TRY(tf_as_elems_of(q, half, "y or dy", h, j->a.rows, j->a.d / 2, j->a.dt));
   j->block = block_of(j->a.d);
   return TF_OK;
 }
@@ -25,7 +31,7 @@ tf_status cpu_glu_clamped_fwd(tf_queue *q, const tf_glu_clamped_fwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {0};
   TF_TRY(clamped(q, &j, &p->x, &p->y, &j.y, p->alpha, p->limit, p->interleaved));
-  tf_run(q, tf_ceil_div(j.a.rows, j.block), q->d->k->glu_clamped_fwd, &j);
+  tf_run(q, tf_ceil_div(j.a.rows, j.block), tf_kern_of(q->d, j.a.dt)->glu_clamped_fwd, &j);
   return TF_OK;
 }
 
@@ -33,8 +39,8 @@ tf_status cpu_glu_clamped_bwd(tf_queue *q, const tf_glu_clamped_bwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.acc = p->accumulate};
   TF_TRY(clamped(q, &j, &p->x, &p->dy, &j.b, p->alpha, p->limit, p->interleaved));
-  TF_TRY(tf_as_rows_of(q, &p->dx, "dx", &j.y, j.a.rows, j.a.d));
-  tf_run(q, tf_ceil_div(j.a.rows, j.block), q->d->k->glu_clamped_bwd, &j);
+  TF_TRY(tf_as_elems_of(q, &p->dx, "dx", &j.y, j.a.rows, j.a.d, j.a.dt));
+  tf_run(q, tf_ceil_div(j.a.rows, j.block), tf_kern_of(q->d, j.a.dt)->glu_clamped_bwd, &j);
   return TF_OK;
 }
 
@@ -165,12 +171,11 @@ static tf_status places(tf_queue *q, tf_combine_job *j, const tf_tensor *place, 
 tf_status cpu_moe_combine_fwd(tf_queue *q, const tf_moe_combine_fwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_combine_job j = {.k = p->k, .acc = p->accumulate};
-  TF_TRY(tf_as_rows(q, &p->y, "y", &j.y));
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.x));
-  if (j.x.d != j.y.d) return tf_fail(q, TF_EINVALID, "rows of x have %ld elements, of y %ld", (long)j.x.d, (long)j.y.d);
+  TF_TRY(tf_as_elems(q, &p->y, "y", &j.y));
+  TF_TRY(tf_as_elems_of(q, &p->x, "x", &j.x, rows_of(&p->x), j.y.d, j.y.dt));
   TF_TRY(places(q, &j, &p->place, &p->weights, j.y.rows, j.x.rows));
   j.block = block_of(j.y.d * j.k);
-  tf_run(q, tf_ceil_div(j.y.rows, j.block), q->d->k->moe_combine_fwd, &j);
+  tf_run(q, tf_ceil_div(j.y.rows, j.block), tf_kern_of(q->d, j.y.dt)->moe_combine_fwd, &j);
   return TF_OK;
 }
 
@@ -178,24 +183,21 @@ tf_status cpu_moe_combine_bwd(tf_queue *q, const tf_moe_combine_bwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_combine_job j = {.k = p->k, .acc = p->dx_accumulate, .acc2 = p->dweights_accumulate};
   void *v;
-  TF_TRY(tf_as_rows(q, &p->dy, "dy", &j.dy));
+  TF_TRY(tf_as_elems(q, &p->dy, "dy", &j.dy));
   int64_t n = j.dy.rows, m = n;
   if (tf_has(&p->dx)) {
-    TF_TRY(tf_as_rows(q, &p->dx, "dx", &j.dx));
-    m = j.dx.rows;
-    if (j.dx.d != j.dy.d) return tf_fail(q, TF_EINVALID, "rows of dx have %ld elements, of dy %ld", (long)j.dx.d, (long)j.dy.d);
+    m = rows_of(&p->dx);
+    TF_TRY(tf_as_elems_of(q, &p->dx, "dx", &j.dx, m, j.dy.d, j.dy.dt));
   }
   if (tf_has(&p->dweights)) {
-    TF_TRY(tf_as_rows(q, &p->x, "x", &j.x));
-    if (tf_has(&p->dx) && j.x.rows != m) return tf_fail(q, TF_EINVALID, "x has %ld rows, dx %ld", (long)j.x.rows, (long)m);
-    m = j.x.rows;
-    if (j.x.d != j.dy.d) return tf_fail(q, TF_EINVALID, "rows of x have %ld elements, of dy %ld", (long)j.x.d, (long)j.dy.d);
+    if (!tf_has(&p->dx)) m = rows_of(&p->x);
+    TF_TRY(tf_as_elems_of(q, &p->x, "x", &j.x, m, j.dy.d, j.dy.dt));
     TF_TRY(tf_flat(q, &p->dweights, "dweights", TF_F32, n * j.k, &v));
     j.dweights = v;
   }
   TF_TRY(places(q, &j, &p->place, &p->weights, n, m));
   j.block = block_of(j.dy.d * j.k);
-  tf_run(q, tf_ceil_div(n, j.block), q->d->k->moe_combine_bwd, &j);
+  tf_run(q, tf_ceil_div(n, j.block), tf_kern_of(q->d, j.dy.dt)->moe_combine_bwd, &j);
   return TF_OK;
 }
 
@@ -203,25 +205,26 @@ tf_status cpu_moe_combine_bwd(tf_queue *q, const tf_moe_combine_bwd *p) {
 
 /* The matrices of the experts: where the i-th begins, or NULL to leave it out. */
 typedef struct {
-  float *p;
+  char *p;
   const int64_t *at;
-  int64_t stride, rs, cs;
+  int64_t stride, rs, cs, size;
 } stack;
 
-static float *stack_at(const stack *s, int64_t i) {
-  if (!s->at) return s->p + i * s->stride;
-  return s->at[i] < 0 ? NULL : s->p + s->at[i];
+static void *stack_at(const stack *s, int64_t i) {
+  if (!s->at) return s->p + i * s->stride * s->size;
+  return s->at[i] < 0 ? NULL : s->p + s->at[i] * s->size;
 }
 
 static tf_status as_stack(tf_queue *q, const tf_tensor *t, const tf_tensor *at, const char *name, int64_t e, int64_t m, int64_t n, stack *s) {
   int uneven = tf_has(at), r = uneven ? 2 : 3;
   if (!t->data || t->rank != r) return tf_fail(q, TF_EINVALID, "%s has rank %d, %d is needed", name, t->rank, r);
-  if (t->dtype != TF_F32) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 is needed", name, t->dtype);
+  if (t->dtype != TF_F32 && t->dtype != TF_BF16)
+    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 or bf16 is needed", name, t->dtype);
   const int64_t *d = t->dim + r - 2;
   if ((!uneven && t->dim[0] != e) || d[0] != m || d[1] != n)
     return tf_fail(q, TF_EINVALID, "%s is %ld of [%ld,%ld], %ld of [%ld,%ld] are needed", name, (long)(uneven ? e : t->dim[0]), (long)d[0],
                    (long)d[1], (long)e, (long)m, (long)n);
-  *s = (stack){.p = tf_addr(t), .stride = uneven ? 0 : t->stride[0], .rs = t->stride[r - 2], .cs = t->stride[r - 1]};
+  *s = (stack){.p = tf_addr(t), .stride = uneven ? 0 : t->stride[0], .rs = t->stride[r - 2], .cs = t->stride[r - 1], .size = tf_dtype_size(t->dtype)};
   if (uneven) {
     void *v;
     TF_TRY(tf_flat(q, at, "the table of distances", TF_I64, e, &v));
@@ -242,9 +245,16 @@ static tf_status groups(tf_queue *q, const tf_tensor *t, int64_t m, const int32_
   return TF_OK;
 }
 
+/* Workspace of a bf16 c, whatever the groups. */
+static int64_t c_floats(int64_t m, int64_t n, int64_t k) {
+  return (tf_max(tf_gemm_c_floats(m, n, k), tf_gemm_c_floats(tf_min(m, 48), n, k)) + 15) / 16 * 16;
+}
+
 int64_t cpu_grouped_gemm_ws(const tf_grouped_gemm *p) {
   int r = p->b.rank;
-  return r < 2 ? 0 : tf_gemm_pack_bytes(p->b.dim[r - 1], p->b.dim[r - 2]);
+  if (r < 2 || p->c.rank != 2) return 0;
+  int64_t n = p->b.dim[r - 1], k = p->b.dim[r - 2];
+  return tf_gemm_pack_bytes(n, k) + (p->c.dtype == TF_BF16 ? c_floats(p->c.dim[0], n, k) * (int64_t)sizeof(float) : 0);
 }
 
 tf_status cpu_grouped_gemm(tf_queue *q, const tf_grouped_gemm *p) {
@@ -253,23 +263,26 @@ tf_status cpu_grouped_gemm(tf_queue *q, const tf_grouped_gemm *p) {
   const int32_t *o;
   int64_t e;
   stack b;
-  TF_TRY(tf_as_rows(q, &p->a, "a", &a));
-  TF_TRY(tf_as_rows(q, &p->c, "c", &c));
+  TF_TRY(tf_as_elems(q, &p->a, "a", &a));
+  TF_TRY(tf_as_elems(q, &p->c, "c", &c));
   if (p->a.rank != 2 || p->c.rank != 2 || a.rows != c.rows)
     return tf_fail(q, TF_EINVALID, "a has rank %d and %ld rows, c rank %d and %ld rows", p->a.rank, (long)a.rows, p->c.rank, (long)c.rows);
   TF_TRY(groups(q, &p->offsets, a.rows, &o, &e));
   TF_TRY(as_stack(q, &p->b, &p->b_at, "b", e, a.d, c.d, &b));
   if (tf_has(&p->bias)) TF_TRY(tf_as_rows_of(q, &p->bias, "bias", &bias, e, c.d));
-  tf_gemm_job j = {.packed_b = (float *)(uintptr_t)q->ws, .n = c.d, .k = a.d, .alpha = p->alpha, .accumulate = p->accumulate, .ars = p->a.stride[0],
-                   .acs = 1, .brs = b.rs, .bcs = b.cs, .ldc = p->c.stride[0]};
+  float *ws = (float *)(uintptr_t)q->ws;
+  tf_gemm_job j = {.n = c.d, .k = a.d, .alpha = p->alpha, .accumulate = p->accumulate, .ars = p->a.stride[0], .acs = 1, .brs = b.rs, .bcs = b.cs};
+  j.packed_b = ws + (c.dt == TF_BF16 ? c_floats(c.rows, j.n, j.k) : 0);
   tf_lock(q->d);
   for (int64_t i = 0; i < e; i++) {
+    void *bi = stack_at(&b, i);
     j.m = o[i + 1] - o[i];
-    j.a = a.p + o[i] * j.ars;
-    j.c = c.p + o[i] * j.ldc;
-    j.b = stack_at(&b, i);
+    if (j.m == 0 || !bi) continue;
+    tf_gemm_a(&j, tf_elem(&p->a, o[i] * j.ars), a.dt);
+    tf_gemm_b(&j, bi, p->b.dtype);
+    tf_gemm_c(&j, tf_elem(&p->c, o[i] * p->c.stride[0]), p->c.stride[0], c.dt, ws);
     j.bias = bias.p ? tf_row(&bias, i) : NULL;
-    if (j.m > 0 && j.b) tf_gemm_exec(q->d, &j);
+    tf_gemm_exec(q->d, &j);
   }
   tf_unlock(q->d);
   return TF_OK;
@@ -285,20 +298,21 @@ tf_status cpu_grouped_gemm_dw(tf_queue *q, const tf_grouped_gemm_dw *p) {
   const int32_t *o;
   int64_t e;
   stack c;
-  TF_TRY(tf_as_rows(q, &p->a, "a", &a));
-  TF_TRY(tf_as_rows(q, &p->b, "b", &b));
+  TF_TRY(tf_as_elems(q, &p->a, "a", &a));
+  TF_TRY(tf_as_elems(q, &p->b, "b", &b));
   if (p->a.rank != 2 || p->b.rank != 2 || a.rows != b.rows)
     return tf_fail(q, TF_EINVALID, "a has rank %d and %ld rows, b rank %d and %ld rows", p->a.rank, (long)a.rows, p->b.rank, (long)b.rows);
   TF_TRY(groups(q, &p->offsets, a.rows, &o, &e));
   TF_TRY(as_stack(q, &p->c, &p->c_at, "c", e, a.d, b.d, &c));
+  if (p->c.dtype != TF_F32) return tf_fail(q, TF_EUNSUPPORTED, "c has element type %d, f32 is needed", p->c.dtype);
   if (b.d > 1 && c.cs != 1) return tf_fail(q, TF_EINVALID, "c has a last stride of %ld", (long)c.cs);
   tf_gemm_job j = {.packed_b = (float *)(uintptr_t)q->ws, .m = a.d, .n = b.d, .alpha = p->alpha, .accumulate = p->accumulate, .ars = 1,
                    .acs = p->a.stride[0], .brs = p->b.stride[0], .bcs = 1, .ldc = c.rs};
   tf_lock(q->d);
   for (int64_t i = 0; i < e; i++) {
     j.k = o[i + 1] - o[i];
-    j.a = a.p + o[i] * j.acs;
-    j.b = b.p + o[i] * j.brs;
+    tf_gemm_a(&j, tf_elem(&p->a, o[i] * j.acs), a.dt);
+    tf_gemm_b(&j, tf_elem(&p->b, o[i] * j.brs), b.dt);
     j.c = stack_at(&c, i);
     if (j.c) tf_gemm_exec(q->d, &j);
   }
@@ -320,8 +334,11 @@ static void colsum_task(void *arg, int64_t i, int thread) {
   if (!y) return;
   if (!j->acc) memset(y, 0, (size_t)j->x.d * sizeof *y);
   for (int64_t r = j->o[i]; r < j->o[i + 1]; r++) {
-    const float *x = tf_row(&j->x, r);
-    for (int64_t c = 0; c < j->x.d; c++) y[c] += x[c];
+    int64_t at = tf_rows_at(&j->x, r);
+    if (j->x.dt == TF_BF16)
+      for (int64_t c = 0; c < j->x.d; c++) y[c] += tf_from_bf16(((const uint16_t *)j->x.p)[at + c]);
+    else
+      for (int64_t c = 0; c < j->x.d; c++) y[c] += j->x.p[at + c];
   }
 }
 
@@ -329,7 +346,8 @@ tf_status cpu_grouped_colsum(tf_queue *q, const tf_grouped_colsum *p) {
   if (q->st != TF_OK) return q->st;
   colsum_job j = {.acc = p->accumulate};
   int64_t e;
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.x));
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.x));
+  if (p->y.dtype != TF_F32) return tf_fail(q, TF_EUNSUPPORTED, "y has element type %d, f32 is needed", p->y.dtype);
   TF_TRY(groups(q, &p->offsets, j.x.rows, &j.o, &e));
   tf_tensor y = p->y; /* rows of one */
   if (y.rank < 1 || y.rank > 2) return tf_fail(q, TF_EINVALID, "y has rank %d", y.rank);

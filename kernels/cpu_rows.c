@@ -19,7 +19,7 @@ static int is_flat(const tf_rows *r) { return !r->p || r->rows == 1 || r->ld == 
 
 static void reshape(tf_rows *r, int64_t off, int64_t rows, int64_t d) {
   if (!r->p) return;
-  *r = (tf_rows){.p = r->p + off, .rows = rows, .d = d, .dim = {1, 1, 1, rows}, .stride = {0, 0, 0, d}, .ld = d};
+  *r = (tf_rows){.p = (float *)(void *)((char *)r->p + off * tf_dtype_size(r->dt)), .dt = r->dt, .rows = rows, .d = d, .dim = {1, 1, 1, rows}, .stride = {0, 0, 0, d}, .ld = d};
 }
 
 /* Runs an elementwise fn over rows; a single stretch is cut anew, so that its rows do not matter. */
@@ -42,26 +42,26 @@ tf_status cpu_add(tf_queue *q, const tf_add *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.alpha = p->alpha, .beta = p->beta, .acc = p->accumulate};
   if (p->alpha_dev) j.alpha *= *(const float *)(uintptr_t)p->alpha_dev;
-  TF_TRY(tf_as_rows(q, &p->a, "a", &j.a));
-  if (tf_has(&p->b)) TF_TRY(tf_as_rows_of(q, &p->b, "b", &j.b, j.a.rows, j.a.d));
-  TF_TRY(tf_as_rows_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d));
-  run_elements(q, &j, q->d->k->add);
+  TF_TRY(tf_as_elems(q, &p->a, "a", &j.a));
+  if (tf_has(&p->b)) TF_TRY(tf_as_elems_of(q, &p->b, "b", &j.b, j.a.rows, j.a.d, j.a.dt));
+  TF_TRY(tf_as_elems_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d, j.a.dt));
+  run_elements(q, &j, tf_kern_of(q->d, j.a.dt)->add);
   return TF_OK;
 }
 
 tf_status cpu_mul(tf_queue *q, const tf_mul *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.acc = p->accumulate};
-  TF_TRY(tf_as_rows(q, &p->a, "a", &j.a));
-  TF_TRY(tf_as_rows_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d));
+  TF_TRY(tf_as_elems(q, &p->a, "a", &j.a));
+  TF_TRY(tf_as_elems_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d, j.a.dt));
   if (p->b.rank == 1 && p->a.rank > 1) {
     void *w;
     TF_TRY(tf_flat(q, &p->b, "b", TF_F32, j.a.d, &w));
     j.w = w;
   } else {
-    TF_TRY(tf_as_rows_of(q, &p->b, "b", &j.b, j.a.rows, j.a.d));
+    TF_TRY(tf_as_elems_of(q, &p->b, "b", &j.b, j.a.rows, j.a.d, j.a.dt));
   }
-  run_elements(q, &j, q->d->k->mul);
+  run_elements(q, &j, tf_kern_of(q->d, j.a.dt)->mul);
   return TF_OK;
 }
 
@@ -74,9 +74,9 @@ tf_status cpu_act_fwd(tf_queue *q, const tf_act_fwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.act = p->act};
   TF_TRY(check_act(q, p->act));
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.a));
-  TF_TRY(tf_as_rows_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d));
-  run_elements(q, &j, q->d->k->act_fwd);
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.a));
+  TF_TRY(tf_as_elems_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d, j.a.dt));
+  run_elements(q, &j, tf_kern_of(q->d, j.a.dt)->act_fwd);
   return TF_OK;
 }
 
@@ -84,10 +84,10 @@ tf_status cpu_act_bwd(tf_queue *q, const tf_act_bwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.act = p->act, .acc = p->accumulate};
   TF_TRY(check_act(q, p->act));
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.a));
-  TF_TRY(tf_as_rows_of(q, &p->dy, "dy", &j.b, j.a.rows, j.a.d));
-  TF_TRY(tf_as_rows_of(q, &p->dx, "dx", &j.y, j.a.rows, j.a.d));
-  run_elements(q, &j, q->d->k->act_bwd);
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.a));
+  TF_TRY(tf_as_elems_of(q, &p->dy, "dy", &j.b, j.a.rows, j.a.d, j.a.dt));
+  TF_TRY(tf_as_elems_of(q, &p->dx, "dx", &j.y, j.a.rows, j.a.d, j.a.dt));
+  run_elements(q, &j, tf_kern_of(q->d, j.a.dt)->act_bwd);
   return TF_OK;
 }
 
@@ -95,10 +95,10 @@ tf_status cpu_glu_fwd(tf_queue *q, const tf_glu_fwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.act = p->act};
   TF_TRY(check_act(q, p->act));
-  TF_TRY(tf_as_rows(q, &p->gate, "gate", &j.a));
-  TF_TRY(tf_as_rows_of(q, &p->up, "up", &j.b, j.a.rows, j.a.d));
-  TF_TRY(tf_as_rows_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d));
-  run_elements(q, &j, q->d->k->glu_fwd);
+  TF_TRY(tf_as_elems(q, &p->gate, "gate", &j.a));
+  TF_TRY(tf_as_elems_of(q, &p->up, "up", &j.b, j.a.rows, j.a.d, j.a.dt));
+  TF_TRY(tf_as_elems_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d, j.a.dt));
+  run_elements(q, &j, tf_kern_of(q->d, j.a.dt)->glu_fwd);
   return TF_OK;
 }
 
@@ -106,12 +106,12 @@ tf_status cpu_glu_bwd(tf_queue *q, const tf_glu_bwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.act = p->act, .acc = p->dgate_accumulate, .acc2 = p->dup_accumulate};
   TF_TRY(check_act(q, p->act));
-  TF_TRY(tf_as_rows(q, &p->gate, "gate", &j.a));
-  TF_TRY(tf_as_rows_of(q, &p->up, "up", &j.b, j.a.rows, j.a.d));
-  TF_TRY(tf_as_rows_of(q, &p->dy, "dy", &j.c, j.a.rows, j.a.d));
-  TF_TRY(tf_as_rows_of(q, &p->dgate, "dgate", &j.y, j.a.rows, j.a.d));
-  TF_TRY(tf_as_rows_of(q, &p->dup, "dup", &j.z, j.a.rows, j.a.d));
-  run_elements(q, &j, q->d->k->glu_bwd);
+  TF_TRY(tf_as_elems(q, &p->gate, "gate", &j.a));
+  TF_TRY(tf_as_elems_of(q, &p->up, "up", &j.b, j.a.rows, j.a.d, j.a.dt));
+  TF_TRY(tf_as_elems_of(q, &p->dy, "dy", &j.c, j.a.rows, j.a.d, j.a.dt));
+  TF_TRY(tf_as_elems_of(q, &p->dgate, "dgate", &j.y, j.a.rows, j.a.d, j.a.dt));
+  TF_TRY(tf_as_elems_of(q, &p->dup, "dup", &j.z, j.a.rows, j.a.d, j.a.dt));
+  run_elements(q, &j, tf_kern_of(q->d, j.a.dt)->glu_bwd);
   return TF_OK;
 }
 
@@ -124,9 +124,9 @@ tf_status cpu_clamp_fwd(tf_queue *q, const tf_clamp_fwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.alpha = p->lo, .beta = p->hi};
   TF_TRY(check_clamp(q, p->lo, p->hi));
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.a));
-  TF_TRY(tf_as_rows_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d));
-  run_elements(q, &j, q->d->k->clamp_fwd);
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.a));
+  TF_TRY(tf_as_elems_of(q, &p->y, "y", &j.y, j.a.rows, j.a.d, j.a.dt));
+  run_elements(q, &j, tf_kern_of(q->d, j.a.dt)->clamp_fwd);
   return TF_OK;
 }
 
@@ -134,10 +134,10 @@ tf_status cpu_clamp_bwd(tf_queue *q, const tf_clamp_bwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.alpha = p->lo, .beta = p->hi, .acc = p->accumulate};
   TF_TRY(check_clamp(q, p->lo, p->hi));
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.a));
-  TF_TRY(tf_as_rows_of(q, &p->dy, "dy", &j.b, j.a.rows, j.a.d));
-  TF_TRY(tf_as_rows_of(q, &p->dx, "dx", &j.y, j.a.rows, j.a.d));
-  run_elements(q, &j, q->d->k->clamp_bwd);
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.a));
+  TF_TRY(tf_as_elems_of(q, &p->dy, "dy", &j.b, j.a.rows, j.a.d, j.a.dt));
+  TF_TRY(tf_as_elems_of(q, &p->dx, "dx", &j.y, j.a.rows, j.a.d, j.a.dt));
+  run_elements(q, &j, tf_kern_of(q->d, j.a.dt)->clamp_bwd);
   return TF_OK;
 }
 
@@ -147,11 +147,11 @@ tf_status cpu_clamp_bwd(tf_queue *q, const tf_clamp_bwd *p) {
 static tf_status norm_operands(tf_queue *q, tf_row_job *j, const tf_tensor *x, const tf_tensor *res, const tf_tensor *sum, const tf_tensor *w,
                                const tf_tensor *y, const tf_tensor *rstd) {
   void *v;
-  TF_TRY(tf_as_rows(q, x, "x", &j->a));
+  TF_TRY(tf_as_elems(q, x, "x", &j->a));
   if (j->a.d == 0) return tf_fail(q, TF_EINVALID, "rows of x are empty");
   if (tf_has(res)) {
-    TF_TRY(tf_as_rows_of(q, res, "res", &j->b, j->a.rows, j->a.d));
-    TF_TRY(tf_as_rows_of(q, sum, "sum", &j->z, j->a.rows, j->a.d));
+    TF_TRY(tf_as_elems_of(q, res, "res", &j->b, j->a.rows, j->a.d, j->a.dt));
+    TF_TRY(tf_as_elems_of(q, sum, "sum", &j->z, j->a.rows, j->a.d, j->a.dt));
   } else if (tf_has(sum)) {
     return tf_fail(q, TF_EINVALID, "sum is given without res");
   }
@@ -159,7 +159,7 @@ static tf_status norm_operands(tf_queue *q, tf_row_job *j, const tf_tensor *x, c
     TF_TRY(tf_flat(q, w, "w", TF_F32, j->a.d, &v));
     j->w = v;
   }
-  TF_TRY(tf_as_rows_of(q, y, "y", &j->y, j->a.rows, j->a.d));
+  TF_TRY(tf_as_elems_of(q, y, "y", &j->y, j->a.rows, j->a.d, j->a.dt));
   if (tf_has(rstd)) {
     TF_TRY(tf_flat(q, rstd, "rstd", TF_F32, j->a.rows, &v));
     j->u = v;
@@ -171,7 +171,7 @@ tf_status cpu_rmsnorm_fwd(tf_queue *q, const tf_rmsnorm_fwd *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.eps = p->eps, .off = p->w_offset};
   TF_TRY(norm_operands(q, &j, &p->x, &p->res, &p->sum, &p->w, &p->y, &p->rstd));
-  run_blocks(q, &j, q->d->k->rmsnorm_fwd);
+  run_blocks(q, &j, tf_kern_of(q->d, j.a.dt)->rmsnorm_fwd);
   return TF_OK;
 }
 
@@ -188,7 +188,7 @@ tf_status cpu_layernorm_fwd(tf_queue *q, const tf_layernorm_fwd *p) {
     TF_TRY(tf_flat(q, &p->mean, "mean", TF_F32, j.a.rows, &v));
     j.v = v;
   }
-  run_blocks(q, &j, q->d->k->layernorm_fwd);
+  run_blocks(q, &j, tf_kern_of(q->d, j.a.dt)->layernorm_fwd);
   return TF_OK;
 }
 
@@ -222,16 +222,16 @@ int64_t cpu_colsum_ws(const tf_colsum *p) { return partial_bytes(&p->x, 1); }
 static tf_status bwd_operands(tf_queue *q, tf_row_job *j, const tf_tensor *x, const tf_tensor *w, const tf_tensor *rstd, const tf_tensor *dy,
                               const tf_tensor *dsum, const tf_tensor *dx) {
   void *v;
-  TF_TRY(tf_as_rows(q, x, "x", &j->a));
+  TF_TRY(tf_as_elems(q, x, "x", &j->a));
   if (tf_has(w)) {
     TF_TRY(tf_flat(q, w, "w", TF_F32, j->a.d, &v));
     j->w = v;
   }
   TF_TRY(tf_flat(q, rstd, "rstd", TF_F32, j->a.rows, &v));
   j->u = v;
-  TF_TRY(tf_as_rows_of(q, dy, "dy", &j->b, j->a.rows, j->a.d));
-  if (tf_has(dsum)) TF_TRY(tf_as_rows_of(q, dsum, "dsum", &j->c, j->a.rows, j->a.d));
-  if (tf_has(dx)) TF_TRY(tf_as_rows_of(q, dx, "dx", &j->y, j->a.rows, j->a.d));
+  TF_TRY(tf_as_elems_of(q, dy, "dy", &j->b, j->a.rows, j->a.d, j->a.dt));
+  if (tf_has(dsum)) TF_TRY(tf_as_elems_of(q, dsum, "dsum", &j->c, j->a.rows, j->a.d, j->a.dt));
+  if (tf_has(dx)) TF_TRY(tf_as_elems_of(q, dx, "dx", &j->y, j->a.rows, j->a.d, j->a.dt));
   j->block = sum_block(j->a.rows);
   return TF_OK;
 }
@@ -244,7 +244,7 @@ tf_status cpu_rmsnorm_bwd(tf_queue *q, const tf_rmsnorm_bwd *p) {
   if (tf_has(&p->dw)) TF_TRY(tf_flat(q, &p->dw, "dw", TF_F32, j.a.d, &dw));
   if (dw) j.v = (float *)(uintptr_t)q->ws;
   int64_t n = tf_ceil_div(j.a.rows, j.block);
-  tf_run(q, n, q->d->k->rmsnorm_bwd, &j);
+  tf_run(q, n, tf_kern_of(q->d, j.a.dt)->rmsnorm_bwd, &j);
   if (dw) join(q, j.v, n, j.a.d, dw, j.a.d, p->dw_accumulate);
   return TF_OK;
 }
@@ -260,7 +260,7 @@ tf_status cpu_layernorm_bwd(tf_queue *q, const tf_layernorm_bwd *p) {
   if (tf_has(&p->db)) TF_TRY(tf_flat(q, &p->db, "db", TF_F32, j.a.d, &db));
   j.v = (float *)(uintptr_t)q->ws;
   int64_t n = tf_ceil_div(j.a.rows, j.block), d = j.a.d;
-  tf_run(q, n, q->d->k->layernorm_bwd, &j);
+  tf_run(q, n, tf_kern_of(q->d, j.a.dt)->layernorm_bwd, &j);
   if (dw) join(q, j.v, n, 2 * d, dw, d, p->dw_accumulate);
   if (db) join(q, j.v + d, n, 2 * d, db, d, p->db_accumulate);
   return TF_OK;
@@ -270,11 +270,11 @@ tf_status cpu_colsum(tf_queue *q, const tf_colsum *p) {
   if (q->st != TF_OK) return q->st;
   tf_row_job j = {.v = (float *)(uintptr_t)q->ws};
   void *y;
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.a));
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.a));
   TF_TRY(tf_flat(q, &p->y, "y", TF_F32, j.a.d, &y));
   j.block = sum_block(j.a.rows);
   int64_t n = tf_ceil_div(j.a.rows, j.block);
-  tf_run(q, n, q->d->k->colsum, &j);
+  tf_run(q, n, tf_kern_of(q->d, j.a.dt)->colsum, &j);
   join(q, j.v, n, j.a.d, y, j.a.d, p->accumulate);
   return TF_OK;
 }
@@ -286,8 +286,8 @@ tf_status cpu_rope(tf_queue *q, const tf_rope *p) {
   tf_rope_job j = {.p = p};
   tf_rows r;
   void *v;
-  TF_TRY(tf_as_rows(q, &p->x, "x", &r));
-  TF_TRY(tf_as_rows(q, &p->y, "y", &r));
+  TF_TRY(tf_as_elems(q, &p->x, "x", &r));
+  TF_TRY(tf_as_elems_of(q, &p->y, "y", &r, r.rows, r.d, r.dt));
   if (p->x.rank != 4 || p->y.rank != 4 || memcmp(p->x.dim, p->y.dim, 4 * sizeof(int64_t)))
     return tf_fail(q, TF_EINVALID, "x and y have to be [b,t,h,d] of equal size");
   int64_t half = p->rot_dim / 2;
@@ -312,7 +312,7 @@ tf_status cpu_rope(tf_queue *q, const tf_rope *p) {
   j.x = tf_addr(&p->x);
   j.y = tf_addr(&p->y);
   j.block = block_of(p->x.dim[2] * p->x.dim[3]);
-  if (j.n) tf_run(q, tf_ceil_div(j.n, j.block), q->d->k->rope, &j);
+  if (j.n) tf_run(q, tf_ceil_div(j.n, j.block), tf_kern_of(q->d, p->x.dtype)->rope, &j);
   return TF_OK;
 }
 
@@ -327,28 +327,42 @@ typedef struct {
   float scale;
 } ids_job;
 
+/* y = scale * x, or y += it, of d elements. */
+static void scaled_row(const tf_rows *tx, int64_t i, const tf_rows *ty, int64_t k, float scale, int add) {
+  int64_t d = tx->d, xi = tf_rows_at(tx, i), yi = tf_rows_at(ty, k);
+  const float *x = tx->p + xi;
+  const uint16_t *x16 = (const uint16_t *)(const void *)tx->p + xi;
+  float *y = ty->p + yi;
+  uint16_t *y16 = (uint16_t *)(void *)ty->p + yi;
+  if (tx->dt == ty->dt && scale == 1 && !add) {
+    int64_t size = tf_dtype_size(tx->dt);
+    memcpy((char *)ty->p + yi * size, (const char *)tx->p + xi * size, (size_t)(d * size));
+  } else if (ty->dt == TF_BF16) {
+    for (int64_t c = 0; c < d; c++) y16[c] = tf_to_bf16(scale * (tx->dt == TF_BF16 ? tf_from_bf16(x16[c]) : x[c]));
+  } else if (tx->dt == TF_BF16) {
+    for (int64_t c = 0; c < d; c++) y[c] = scale * tf_from_bf16(x16[c]) + (add ? y[c] : 0);
+  } else if (add) {
+    for (int64_t c = 0; c < d; c++) y[c] += scale * x[c];
+  } else {
+    for (int64_t c = 0; c < d; c++) y[c] = scale * x[c];
+  }
+}
+
 static void gather_task(void *arg, int64_t task, int thread) {
   const ids_job *j = arg;
   (void)thread;
-  for (int64_t i = task * j->block; i < j->n && i < (task + 1) * j->block; i++) {
-    const float *x = tf_row(&j->x, j->ids[i]);
-    float *y = tf_row(&j->y, i);
-    if (j->scale == 1)
-      memcpy(y, x, (size_t)j->x.d * sizeof *y);
-    else
-      for (int64_t k = 0; k < j->x.d; k++) y[k] = j->scale * x[k];
-  }
+  for (int64_t i = task * j->block; i < j->n && i < (task + 1) * j->block; i++) scaled_row(&j->x, j->ids[i], &j->y, i, j->scale, 0);
 }
 
 tf_status cpu_gather_rows(tf_queue *q, const tf_gather_rows *p) {
   if (q->st != TF_OK) return q->st;
   ids_job j = {.scale = p->scale};
   void *v;
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.x));
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.x));
   TF_TRY(tf_flat(q, &p->ids, "ids", TF_I32, -1, &v));
   j.ids = v;
   j.n = tf_numel(&p->ids);
-  TF_TRY(tf_as_rows_of(q, &p->y, "y", &j.y, j.n, j.x.d));
+  TF_TRY(tf_as_elems_of(q, &p->y, "y", &j.y, j.n, j.x.d, p->y.dtype));
   for (int64_t i = 0; i < j.n; i++)
     if (j.ids[i] < 0 || j.ids[i] >= j.x.rows)
       return tf_fail(q, TF_EINVALID, "id %d at %ld is outside the table of %ld rows", j.ids[i], (long)i, (long)j.x.rows);
@@ -368,9 +382,7 @@ static void scatter_task(void *arg, int64_t task, int thread) {
   for (int64_t i = lo; i < hi; i++) {
     int32_t id = j->ids[j->order[i]];
     if (id < 0) continue;
-    const float *x = tf_row(&j->x, j->order[i]);
-    float *y = tf_row(&j->y, id);
-    for (int64_t k = 0; k < j->x.d; k++) y[k] += j->scale * x[k];
+    scaled_row(&j->x, j->order[i], &j->y, id, j->scale, 1);
   }
 }
 
@@ -399,7 +411,7 @@ tf_status cpu_scatter_add_rows(tf_queue *q, const tf_scatter_add_rows *p) {
   TF_TRY(tf_flat(q, &p->ids, "ids", TF_I32, -1, &v));
   j.ids = v;
   j.n = tf_numel(&p->ids);
-  TF_TRY(tf_as_rows_of(q, &p->x, "x", &j.x, j.n, j.y.d));
+  TF_TRY(tf_as_elems_of(q, &p->x, "x", &j.x, j.n, j.y.d, p->x.dtype));
   for (int64_t i = 0; i < j.n; i++)
     if (j.ids[i] >= j.y.rows) return tf_fail(q, TF_EINVALID, "id %d at %ld is outside the table of %ld rows", j.ids[i], (long)i, (long)j.y.rows);
   if (!p->accumulate)
@@ -411,27 +423,29 @@ tf_status cpu_scatter_add_rows(tf_queue *q, const tf_scatter_add_rows *p) {
   return TF_OK;
 }
 
+static float elem(const tf_rows *r, int64_t i) { return r->dt == TF_BF16 ? tf_from_bf16(((const uint16_t *)(const void *)r->p)[i]) : r->p[i]; }
+
 static void topk_task(void *arg, int64_t task, int thread) {
   const ids_job *j = arg;
   (void)thread;
-  const float *x = tf_row(&j->x, task);
+  int64_t row = tf_rows_at(&j->x, task), have = 0;
   int32_t *ids = j->out + task * j->k;
-  int64_t have = 0;
   for (int64_t i = 0; i < j->x.d; i++) {
-    if (have == j->k && !(x[i] > x[ids[have - 1]])) continue;
+    float x = elem(&j->x, row + i);
+    if (have == j->k && !(x > elem(&j->x, row + ids[have - 1]))) continue;
     int64_t at = have < j->k ? have++ : have - 1;
-    for (; at > 0 && x[i] > x[ids[at - 1]]; at--) ids[at] = ids[at - 1];
+    for (; at > 0 && x > elem(&j->x, row + ids[at - 1]); at--) ids[at] = ids[at - 1];
     ids[at] = (int32_t)i;
   }
   if (j->values)
-    for (int64_t i = 0; i < j->k; i++) j->values[task * j->k + i] = x[ids[i]];
+    for (int64_t i = 0; i < j->k; i++) j->values[task * j->k + i] = elem(&j->x, row + ids[i]);
 }
 
 tf_status cpu_row_topk(tf_queue *q, const tf_row_topk *p) {
   if (q->st != TF_OK) return q->st;
   ids_job j = {.k = p->k};
   void *v;
-  TF_TRY(tf_as_rows(q, &p->x, "x", &j.x));
+  TF_TRY(tf_as_elems(q, &p->x, "x", &j.x));
   if (p->k < 1 || p->k > j.x.d) return tf_fail(q, TF_EINVALID, "k is %ld of %ld columns", (long)p->k, (long)j.x.d);
   TF_TRY(tf_flat(q, &p->ids, "ids", TF_I32, j.x.rows * p->k, &v));
   j.out = v;

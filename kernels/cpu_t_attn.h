@@ -1,45 +1,13 @@
 /* Attention. Scores are made transposed, a panel of NR queries at a time: lanes are queries and rows are keys (or the other way round for
  * dK and dV), so that the softmax runs down the lanes without horizontal sums, and the probabilities already lie as the packed right
  * operand of the next product. Keys go in blocks of TF_ATTN_BLOCK with a running maximum (FlashAttention, arXiv:2205.14135; only the
- * logarithm of the sum is kept). */
+ * logarithm of the sum is kept). Once for f32 and once for bf16 as cpu_t_rows.h: packed operands and sums are f32. */
 
+#ifndef E_BF16
 #define NG (NR / 16) /* v16 groups of a panel */
 #define LOW (-1e30f)
 
 enum { PACK_K = 1, PACK_V = 2, PACK_KT = 4, PACK_VT = 8 };
-
-/* One packing task: TF_ATTN_BLOCK rows of one head of x [rows][d]: as panels of TF_MR rows (rowp) and of TF_MR columns (colp). */
-static void attn_pack_block(const float *x, int64_t ld, int64_t rows, int64_t r0, int64_t d, float *rowp, float *colp) {
-  int64_t n = tf_min(TF_ATTN_BLOCK, rows - r0), len = rows + TF_ATTN_PAD;
-  if (rowp) pack_a(x + r0 * ld, ld, 1, n, d, rowp + r0 * d);
-  if (colp)
-    for (int64_t c = 0; c < d; c += TF_MR)
-      pack_rows(x + r0 * ld + c, 1, ld, tf_min(TF_MR, d - c), n, colp + c * len + r0 * TF_MR);
-}
-
-static inline const float *head_of(const tf_tensor *t, int64_t b, int64_t h) {
-  return (const float *)tf_addr(t) + b * t->stride[0] + h * t->stride[2];
-}
-
-static void k_attn_pack(void *arg, int64_t task, int thread) {
-  const tf_attn_job *j = arg;
-  (void)thread;
-  int64_t nk = j->b * j->hk * j->kblocks;
-  if (task < nk) {
-    int64_t blk = task % j->kblocks, bh = task / j->kblocks, b = bh / j->hk, h = bh % j->hk, r0 = blk * TF_ATTN_BLOCK, len = j->tk + TF_ATTN_PAD;
-    attn_pack_block(head_of(&j->p->k, b, h), j->p->k.stride[1], j->tk, r0, j->dk, j->ka + bh * len * j->dk,
-                    j->kt ? j->kt + bh * len * (j->dk + TF_ATTN_PAD) : NULL);
-    attn_pack_block(head_of(&j->p->v, b, h), j->p->v.stride[1], j->tk, r0, j->dv, j->va ? j->va + bh * len * j->dv : NULL,
-                    j->vt ? j->vt + bh * len * (j->dv + TF_ATTN_PAD) : NULL);
-    return;
-  }
-  task -= nk;
-  int64_t blk = task % j->qblocks, bh = task / j->qblocks, b = bh / j->hq, h = bh % j->hq, r0 = blk * TF_ATTN_BLOCK, len = j->tq + TF_ATTN_PAD;
-  attn_pack_block(head_of(&j->p->q, b, h), j->p->q.stride[1], j->tq, r0, j->dk, j->qa + bh * len * j->dk,
-                  j->qt + bh * len * (j->dk + TF_ATTN_PAD));
-  attn_pack_block(head_of(&j->g->d_o, b, h), j->g->d_o.stride[1], j->tq, r0, j->dv, j->oa + bh * len * j->dv,
-                  j->ot + bh * len * (j->dv + TF_ATTN_PAD));
-}
 
 /* rows [MR-padded] x NR scores into s: a panels times the packed right operand. */
 V1 void panel_product(const float *a, int64_t rows, int64_t k, const float *b, float *s) {
@@ -49,18 +17,6 @@ V1 void panel_product(const float *a, int64_t rows, int64_t k, const float *b, f
 /* out [d rows, MR-padded][NR] += the panels of TF_MR columns over n rows, times s [n][NR]. */
 V1 void panel_accumulate(const float *colp, int64_t len, int64_t r0, int64_t n, int64_t d, const float *s, float *out, int load) {
   for (int64_t c = 0; c < d; c += TF_MR) micro(TF_MR, n, colp + c * len + r0 * TF_MR, s, out + c * NR, NR, load);
-}
-
-/* Writes the transposed panel t [d][NR] times scale per lane as rows of y. */
-static void write_rows(const float *t, int64_t d, int64_t lanes, const float *scale, float *y, int64_t ld, int acc) {
-  for (int64_t i = 0; i < lanes; i++) {
-    float *o = y + i * ld;
-    float f = scale ? scale[i] : 1;
-    if (acc)
-      for (int64_t k = 0; k < d; k++) o[k] += t[k * NR + i] * f;
-    else
-      for (int64_t k = 0; k < d; k++) o[k] = t[k * NR + i] * f;
-  }
 }
 
 /* How products become scores, for one head. */
@@ -127,8 +83,54 @@ V1 v16 masked(v16 s, const lanes_q *w, int g, int64_t key, int hidden) {
   m16 see = v_and(v_lt(v_ld(w->lo + 16 * g), k), v_lt(k, v_ld(w->hi + 16 * g)));
   return v_sel(see, s, v_set1(LOW));
 }
+#endif
 
-static void k_attn_fwd(void *arg, int64_t task, int thread) {
+/* One packing task: TF_ATTN_BLOCK rows of one head of x [rows][d]: as panels of TF_MR rows (rowp) and of TF_MR columns (colp). */
+static void K(attn_pack_block)(const E *x, int64_t ld, int64_t rows, int64_t r0, int64_t d, float *rowp, float *colp) {
+  int64_t n = tf_min(TF_ATTN_BLOCK, rows - r0), len = rows + TF_ATTN_PAD;
+  if (rowp) PACK_A(x + r0 * ld, ld, 1, n, d, rowp + r0 * d);
+  if (colp)
+    for (int64_t c = 0; c < d; c += TF_MR)
+      PACK_ROWS(x + r0 * ld + c, 1, ld, tf_min(TF_MR, d - c), n, colp + c * len + r0 * TF_MR);
+}
+
+static inline const E *K(head_of)(const tf_tensor *t, int64_t b, int64_t h) {
+  return (const E *)tf_addr(t) + b * t->stride[0] + h * t->stride[2];
+}
+
+static void K(attn_pack)(void *arg, int64_t task, int thread) {
+  const tf_attn_job *j = arg;
+  (void)thread;
+  int64_t nk = j->b * j->hk * j->kblocks;
+  if (task < nk) {
+    int64_t blk = task % j->kblocks, bh = task / j->kblocks, b = bh / j->hk, h = bh % j->hk, r0 = blk * TF_ATTN_BLOCK, len = j->tk + TF_ATTN_PAD;
+    K(attn_pack_block)(K(head_of)(&j->p->k, b, h), j->p->k.stride[1], j->tk, r0, j->dk, j->ka + bh * len * j->dk,
+                    j->kt ? j->kt + bh * len * (j->dk + TF_ATTN_PAD) : NULL);
+    K(attn_pack_block)(K(head_of)(&j->p->v, b, h), j->p->v.stride[1], j->tk, r0, j->dv, j->va ? j->va + bh * len * j->dv : NULL,
+                    j->vt ? j->vt + bh * len * (j->dv + TF_ATTN_PAD) : NULL);
+    return;
+  }
+  task -= nk;
+  int64_t blk = task % j->qblocks, bh = task / j->qblocks, b = bh / j->hq, h = bh % j->hq, r0 = blk * TF_ATTN_BLOCK, len = j->tq + TF_ATTN_PAD;
+  K(attn_pack_block)(K(head_of)(&j->p->q, b, h), j->p->q.stride[1], j->tq, r0, j->dk, j->qa + bh * len * j->dk,
+                  j->qt + bh * len * (j->dk + TF_ATTN_PAD));
+  K(attn_pack_block)(K(head_of)(&j->g->d_o, b, h), j->g->d_o.stride[1], j->tq, r0, j->dv, j->oa + bh * len * j->dv,
+                  j->ot + bh * len * (j->dv + TF_ATTN_PAD));
+}
+
+/* Writes the transposed panel t [d][NR] times scale per lane as rows of y. */
+static void K(write_rows)(const float *t, int64_t d, int64_t lanes, const float *scale, E *y, int64_t ld, int acc) {
+  for (int64_t i = 0; i < lanes; i++) {
+    E *o = y + i * ld;
+    float f = scale ? scale[i] : 1;
+    if (acc)
+      for (int64_t k = 0; k < d; k++) o[k] = e_set(e_get(o[k]) + t[k * NR + i] * f);
+    else
+      for (int64_t k = 0; k < d; k++) o[k] = e_set(t[k * NR + i] * f);
+  }
+}
+
+static void K(attn_fwd)(void *arg, int64_t task, int thread) {
   const tf_attn_job *j = arg;
   int64_t qt = tf_ceil_div(j->tq, TF_ATTN_LANES), bh = task / qt, b = bh / j->hq, h = bh % j->hq, kv = b * j->hk + h / j->group;
   int64_t len = j->tk + TF_ATTN_PAD, dk = j->dk, dv = j->dv;
@@ -140,7 +142,7 @@ static void k_attn_fwd(void *arg, int64_t task, int thread) {
     int64_t n = tf_min(NR, end - q0), qs = j->p->q.stride[1];
     lanes_q w;
     query_lanes(j, b, q0, n, &w);
-    pack_cols(head_of(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp);
+    PACK_COLS(K(head_of)(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp);
     v16 m[NG], l[NG];
     for (int g = 0; g < NG; g++) {
       m[g] = v_set1(j->sinks ? j->sinks[h] : LOW);
@@ -184,26 +186,26 @@ static void k_attn_fwd(void *arg, int64_t task, int thread) {
       v_st(lse + 16 * g, v_sel(v_lt(l[g], v_set1(1e-37f)), v_set1(-__builtin_inff()), v_add(m[g], v_log(safe))));
     }
     const tf_tensor *y = &j->p->o;
-    float *out = (float *)head_of(y, b, h) + q0 * y->stride[1];
+    E *out = (E *)K(head_of)(y, b, h) + q0 * y->stride[1];
     if (!load)
       for (int64_t d = 0; d < dv * NR; d++) o[d] = 0;
-    write_rows(o, dv, n, inv, out, y->stride[1], 0);
+    K(write_rows)(o, dv, n, inv, out, y->stride[1], 0);
     if (j->lse)
       for (int64_t i = 0; i < n; i++) j->lse[bh * j->tq + q0 + i] = lse[i];
   }
 }
 
 /* One (sequence, head): delta = the dot products of dO and O, and the head's share of the sinks' gradient. */
-static void k_attn_bwd_prep(void *arg, int64_t task, int thread) {
+static void K(attn_bwd_prep)(void *arg, int64_t task, int thread) {
   const tf_attn_job *j = arg;
   (void)thread;
   int64_t b = task / j->hq, h = task % j->hq;
   const tf_tensor *to = &j->p->o, *td = &j->g->d_o;
   float *delta = j->delta + task * j->tq;
   for (int64_t i = 0; i < j->tq; i++) {
-    const float *o = head_of(to, b, h) + i * to->stride[1], *e = head_of(td, b, h) + i * td->stride[1];
+    const E *o = K(head_of)(to, b, h) + i * to->stride[1], *e = K(head_of)(td, b, h) + i * td->stride[1];
     v16 s = v_zero();
-    for (int64_t d = 0; d < j->dv; d += 16) s = v_fma(v_ldn(o + d, j->dv - d), v_ldn(e + d, j->dv - d), s);
+    for (int64_t d = 0; d < j->dv; d += 16) s = v_fma(e_ldn(o + d, j->dv - d), e_ldn(e + d, j->dv - d), s);
     delta[i] = v_hsum(s);
   }
   if (!j->sinks) return;
@@ -216,7 +218,7 @@ static void k_attn_bwd_prep(void *arg, int64_t task, int thread) {
 }
 
 /* dK and dV of TF_ATTN_LANES keys of one (sequence, kv head): lanes are keys, rows are queries. */
-static void k_attn_bwd_kv(void *arg, int64_t task, int thread) {
+static void K(attn_bwd_kv)(void *arg, int64_t task, int thread) {
   const tf_attn_job *j = arg;
   int64_t kt = tf_ceil_div(j->tk, TF_ATTN_LANES), bk = task / kt, b = bk / j->hk, hk = bk % j->hk;
   int64_t dk = j->dk, dv = j->dv, len = j->tq + TF_ATTN_PAD;
@@ -230,8 +232,8 @@ static void k_attn_bwd_kv(void *arg, int64_t task, int thread) {
       key[i] = (float)(k0 + i);
       see[i] = i < n && !(j->key_mask && !j->key_mask[b * j->tk + k0 + i]) ? 1.0f : 0.0f;
     }
-    pack_cols(head_of(&j->p->k, b, hk) + k0 * ks, ks, 1, n, dk, kp);
-    pack_cols(head_of(&j->p->v, b, hk) + k0 * vs, vs, 1, n, dv, vp);
+    PACK_COLS(K(head_of)(&j->p->k, b, hk) + k0 * ks, ks, 1, n, dk, kp);
+    PACK_COLS(K(head_of)(&j->p->v, b, hk) + k0 * vs, vs, 1, n, dv, vp);
     int load = 0;
     for (int64_t h = hk * j->group; h < (hk + 1) * j->group; h++) {
       int64_t bh = b * j->hq + h;
@@ -279,13 +281,13 @@ static void k_attn_bwd_kv(void *arg, int64_t task, int thread) {
       for (int64_t i = 0; i < dv * NR; i++) gv[i] = 0;
     }
     const tf_tensor *tk = &j->g->dk, *tv = &j->g->dv;
-    if (tf_has(tk)) write_rows(gk, dk, n, NULL, (float *)head_of(tk, b, hk) + k0 * tk->stride[1], tk->stride[1], j->g->dk_accumulate);
-    if (tf_has(tv)) write_rows(gv, dv, n, NULL, (float *)head_of(tv, b, hk) + k0 * tv->stride[1], tv->stride[1], j->g->dv_accumulate);
+    if (tf_has(tk)) K(write_rows)(gk, dk, n, NULL, (E *)K(head_of)(tk, b, hk) + k0 * tk->stride[1], tk->stride[1], j->g->dk_accumulate);
+    if (tf_has(tv)) K(write_rows)(gv, dv, n, NULL, (E *)K(head_of)(tv, b, hk) + k0 * tv->stride[1], tv->stride[1], j->g->dv_accumulate);
   }
 }
 
 /* dQ of TF_ATTN_LANES queries of one (sequence, head): lanes are queries, rows are keys. */
-static void k_attn_bwd_q(void *arg, int64_t task, int thread) {
+static void K(attn_bwd_q)(void *arg, int64_t task, int thread) {
   const tf_attn_job *j = arg;
   int64_t qt = tf_ceil_div(j->tq, TF_ATTN_LANES), bh = task / qt, b = bh / j->hq, h = bh % j->hq, kv = b * j->hk + h / j->group;
   int64_t len = j->tk + TF_ATTN_PAD, dk = j->dk, dv = j->dv;
@@ -298,8 +300,8 @@ static void k_attn_bwd_q(void *arg, int64_t task, int thread) {
     int64_t n = tf_min(NR, end - q0), qs = j->p->q.stride[1], os = j->g->d_o.stride[1];
     lanes_q w;
     query_lanes(j, b, q0, n, &w);
-    pack_cols(head_of(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp);
-    pack_cols(head_of(&j->g->d_o, b, h) + q0 * os, os, 1, n, dv, op);
+    PACK_COLS(K(head_of)(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp);
+    PACK_COLS(K(head_of)(&j->g->d_o, b, h) + q0 * os, os, 1, n, dv, op);
     int load = 0;
     for (int64_t j0 = w.first / TF_ATTN_BLOCK * TF_ATTN_BLOCK; j0 < w.last; j0 += TF_ATTN_BLOCK) {
       int64_t kn = tf_min(TF_ATTN_BLOCK, w.last - j0);
@@ -326,6 +328,6 @@ static void k_attn_bwd_q(void *arg, int64_t task, int thread) {
     if (!load)
       for (int64_t i = 0; i < dk * NR; i++) gq[i] = 0;
     const tf_tensor *t = &j->g->dq;
-    write_rows(gq, dk, n, NULL, (float *)head_of(t, b, h) + q0 * t->stride[1], t->stride[1], j->g->dq_accumulate);
+    K(write_rows)(gq, dk, n, NULL, (E *)K(head_of)(t, b, h) + q0 * t->stride[1], t->stride[1], j->g->dq_accumulate);
   }
 }

@@ -55,24 +55,6 @@ static void k_random(void *arg, int64_t task, int thread) {
   }
 }
 
-static void k_dropout(void *arg, int64_t task, int thread) {
-  const tf_dropout_job *j = arg;
-  (void)thread;
-  for (int64_t r = task * j->block; r < j->x.rows && r < (task + 1) * j->block; r++) {
-    const float *x = tf_row(&j->x, r);
-    float *y = tf_row(&j->y, r);
-    uint64_t id = j->row_ids ? (uint64_t)j->row_ids[r] : (uint64_t)r;
-    for (int64_t i = 0; i < j->x.d; i += 4) {
-      uint32_t u[4];
-      philox((uint32_t)(i / 4), 0, (uint32_t)id, (uint32_t)(id >> 32), j->k0, j->k1, u);
-      for (int64_t q = 0; q < 4 && i + q < j->x.d; q++) {
-        float t = u[q] >= j->threshold ? x[i + q] * j->scale : 0.0f;
-        y[i + q] = j->acc ? y[i + q] + t : t;
-      }
-    }
-  }
-}
-
 static void k_adamw(void *arg, int64_t task, int thread) {
   const tf_adamw_job *j = arg;
   (void)thread;
@@ -122,15 +104,6 @@ static void k_nonfinite(void *arg, int64_t task, int thread) {
   j->flags[task] = !(t == 0);
 }
 
-V1 v16 load_bf16(const uint16_t *p, int64_t n) {
-  float t[16];
-  for (int i = 0; i < 16; i++) {
-    uint32_t u = i < n ? (uint32_t)p[i] << 16 : 0;
-    __builtin_memcpy(t + i, &u, 4);
-  }
-  return v_ld(t);
-}
-
 static void k_slice_add(void *arg, int64_t task, int thread) {
   const tf_flat_job *j = arg;
   (void)thread;
@@ -141,7 +114,7 @@ static void k_slice_add(void *arg, int64_t task, int thread) {
     for (int64_t s = j->acc ? -1 : 0; s < j->s; s++) {
       v16 x = s < 0                   ? v_ldn(j->y + i, n)
               : j->dtype == TF_F32    ? v_ldn(j->x + s * j->ld + i, n)
-                                      : load_bf16((const uint16_t *)j->x + s * j->ld + i, n);
+                                      : b_ldn((const uint16_t *)j->x + s * j->ld + i, n);
       a = s == (j->acc ? -1 : 0) ? x : v_add(a, x);
     }
     v_stn(j->y + i, a, n);

@@ -129,6 +129,73 @@ static void pack_a(const float *src, int64_t is, int64_t ks, int64_t m, int64_t 
   for (int64_t i = 0; i < m; i += TF_MR) pack_rows(src + i * is, is, ks, tf_min(TF_MR, m - i), kc, dst + i * kc);
 }
 
+/* The same from bf16: rows are converted to f32 some steps at a time. */
+V1 void packb_panel(const uint16_t *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *restrict dst, const int64_t w) {
+  if (is == 1) {
+    for (int64_t k = 0; k < kc; k++) {
+      float t[NR + 16];
+      for (int64_t i = 0; i < n; i += 16) v_st(t + i, b_ldn(src + k * ks + i, n - i));
+      for (int64_t i = 0; i < n; i++) dst[k * w + i] = t[i];
+      for (int64_t i = n; i < w; i++) dst[k * w + i] = 0;
+    }
+    return;
+  }
+  float t[NR * 32];
+  for (int64_t k = 0; k < kc; k += 32) {
+    int64_t steps = tf_min(32, kc - k);
+    for (int64_t i = 0; i < n; i++) {
+      const uint16_t *s = src + i * is + k * ks;
+      if (ks == 1) {
+        v_st(t + i * 32, b_ldn(s, steps));
+        v_st(t + i * 32 + 16, b_ldn(s + 16, tf_max(0, steps - 16)));
+      } else {
+        for (int64_t x = 0; x < steps; x++) t[i * 32 + x] = tf_from_bf16(s[x * ks]);
+      }
+    }
+    pack_panel(t, 32, 1, n, steps, dst + k * w, w);
+  }
+}
+
+static __attribute__((noinline)) void packb_rows(const uint16_t *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *dst) {
+  packb_panel(src, is, ks, n, kc, dst, TF_MR);
+}
+
+static __attribute__((noinline)) void packb_cols(const uint16_t *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *dst) {
+  packb_panel(src, is, ks, n, kc, dst, NR);
+}
+
+static void packb_a(const uint16_t *src, int64_t is, int64_t ks, int64_t m, int64_t kc, float *dst) {
+  for (int64_t i = 0; i < m; i += TF_MR) packb_rows(src + i * is, is, ks, tf_min(TF_MR, m - i), kc, dst + i * kc);
+}
+
+/* Operands of a product at an element's distance, of either type. */
+V1 void gemm_pack_a(const tf_gemm_job *j, int64_t at, int64_t m, int64_t kc, float *dst) {
+  if (j->a_bf16)
+    packb_a((const uint16_t *)j->a + at, j->ars, j->acs, m, kc, dst);
+  else
+    pack_a(j->a + at, j->ars, j->acs, m, kc, dst);
+}
+
+V1 void gemm_pack_cols(const tf_gemm_job *j, int64_t at, int64_t n, int64_t kc, float *dst) {
+  if (j->b_bf16)
+    packb_cols((const uint16_t *)j->b + at, j->bcs, j->brs, n, kc, dst);
+  else
+    pack_cols(j->b + at, j->bcs, j->brs, n, kc, dst);
+}
+
+/* A bf16 c is made in f32 beside it: brought there before, rounded once after. */
+V1 void gemm_c_in(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int64_t c1) {
+  if (!j->c16 || !j->accumulate) return;
+  for (int64_t i = m0; i < m1; i++)
+    for (int64_t n = c0; n < c1; n += 16) v_stn(j->c + i * j->ldc + n, b_ldn(j->c16 + i * j->ldc16 + j->n0 + n, c1 - n), c1 - n);
+}
+
+V1 void gemm_c_out(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int64_t c1) {
+  if (!j->c16) return;
+  for (int64_t i = m0; i < m1; i++)
+    for (int64_t n = c0; n < c1; n += 16) b_stn(j->c16 + i * j->ldc16 + j->n0 + n, v_ldn(j->c + i * j->ldc + n, c1 - n), c1 - n);
+}
+
 static void gemm_pack_b(void *arg, int64_t task, int thread) {
   (void)thread;
   const tf_gemm_job *j = arg;
@@ -136,22 +203,22 @@ static void gemm_pack_b(void *arg, int64_t task, int thread) {
   /* Few steps at a time, so that lines of b that several panels share are still in the first-level cache. */
   for (int64_t k0 = 0; k0 < j->k; k0 += 64)
     for (int64_t n = lo; n < hi; n += NR)
-      pack_cols(j->b + (j->n0 + n) * j->bcs + k0 * j->brs, j->bcs, j->brs, tf_min(NR, hi - n), tf_min(64, j->k - k0),
-                j->packed_b + n * j->k + k0 * NR);
+      gemm_pack_cols(j, (j->n0 + n) * j->bcs + k0 * j->brs, tf_min(NR, hi - n), tf_min(64, j->k - k0), j->packed_b + n * j->k + k0 * NR);
 }
 
 /* Rows m0..m1 and columns c0..c1 (within the pass) of c over steps k0..k0+kc. pa: the packed rows; panel n of b at pb + n * pitch. */
 V1 void gemm_block(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int64_t c1, int64_t k0, int64_t kc, float *pa, const float *pb0,
                    int64_t pitch) {
   int load = k0 > 0 || j->accumulate || j->bias;
-  pack_a(j->a + m0 * j->ars + k0 * j->acs, j->ars, j->acs, m1 - m0, kc, pa);
+  int64_t cn = j->c16 ? 0 : j->n0; /* where the pass begins in c */
+  gemm_pack_a(j, m0 * j->ars + k0 * j->acs, m1 - m0, kc, pa);
   if (j->alpha != 1) {
     int64_t n = (m1 - m0 + TF_MR - 1) / TF_MR * TF_MR * kc;
     for (int64_t i = 0; i < n; i++) pa[i] *= j->alpha;
   }
   if (k0 == 0 && j->bias) {
     for (int64_t i = m0; i < m1; i++) {
-      float *c = j->c + i * j->ldc + j->n0;
+      float *c = j->c + i * j->ldc + cn;
       for (int64_t n = c0; n < c1; n += 16) {
         v16 bv = v_ldn(j->bias + j->n0 + n, c1 - n);
         v_stn(c + n, j->accumulate ? v_add(v_ldn(c + n, c1 - n), bv) : bv, c1 - n);
@@ -165,7 +232,7 @@ V1 void gemm_block(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int
     int64_t ahead = n + NR < c1 ? kc * NR * 4 : 0, part = (ahead * TF_MR / tf_max(m1 - m0, 1) + 63) / 64 * 64;
     for (int64_t i = m0; i < m1; i += TF_MR) {
       int64_t mr = tf_min(TF_MR, m1 - i);
-      float *c = j->c + i * j->ldc + j->n0 + n;
+      float *c = j->c + i * j->ldc + cn + n;
       const float *ap = pa + (i - m0) * kc;
       for (int64_t x = 0; x < part && ahead > 0; x += 64, ahead -= 64, next += 64) __builtin_prefetch(next, 0, 2);
       if (n + NR <= c1) {
@@ -190,8 +257,10 @@ static void gemm_run(void *arg, int64_t task, int thread) {
   int64_t m0 = task / j->nt * j->mc, m1 = tf_min(m0 + j->mc, j->m);
   int64_t c0 = task % j->nt * j->nc, c1 = tf_min(c0 + j->nc, j->nn);
   float *pa = tf_scratch(j->dev, thread);
+  gemm_c_in(j, m0, m1, c0, c1);
   for (int64_t k0 = 0; k0 < j->k || k0 == 0; k0 += TF_KC)
     gemm_block(j, m0, m1, c0, c1, k0, tf_min(TF_KC, j->k - k0), pa, j->packed_b + c0 * j->k + k0 * NR, j->k);
+  gemm_c_out(j, m0, m1, c0, c1);
 }
 
 /* A task of a product with few rows: each panel of b is used by one task only, which packs it where it stays in the cache. */
@@ -199,10 +268,11 @@ static void gemm_run_few(void *arg, int64_t task, int thread) {
   const tf_gemm_job *j = arg;
   int64_t c0 = task * TF_PACK_COLS, c1 = tf_min(c0 + TF_PACK_COLS, j->nn);
   float *pb = tf_scratch(j->dev, thread), *pa = pb + TF_PACK_COLS * TF_KC;
+  gemm_c_in(j, 0, j->m, c0, c1);
   for (int64_t k0 = 0; k0 < j->k || k0 == 0; k0 += TF_KC) {
     int64_t kc = tf_min(TF_KC, j->k - k0);
-    for (int64_t n = c0; n < c1; n += NR)
-      pack_cols(j->b + (j->n0 + n) * j->bcs + k0 * j->brs, j->bcs, j->brs, tf_min(NR, c1 - n), kc, pb + (n - c0) * kc);
+    for (int64_t n = c0; n < c1; n += NR) gemm_pack_cols(j, (j->n0 + n) * j->bcs + k0 * j->brs, tf_min(NR, c1 - n), kc, pb + (n - c0) * kc);
     gemm_block(j, 0, j->m, c0, c1, k0, kc, pa, pb, kc);
   }
+  gemm_c_out(j, 0, j->m, c0, c1);
 }

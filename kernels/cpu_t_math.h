@@ -98,3 +98,24 @@ V1 v16 v_erf(v16 x) {
   v16 big = v_sub(one, v_mul(q, v_exp(v_neg(z))));
   return v_sel(v_lt(a, one), v_mul(p, x), v_copysign(big, x));
 }
+
+#ifndef TF_V_BF16
+/* 16 bf16 from and to memory, as v_ldn and v_stn; rounded to nearest, ties to even, a NaN stays one. */
+V1 v16 b_ldn(const uint16_t *p, int64_t n) {
+  float t[16];
+  for (int i = 0; i < 16; i++) {
+    uint32_t u = i < n ? (uint32_t)p[i] << 16 : 0;
+    __builtin_memcpy(t + i, &u, 4);
+  }
+  return v_ld(t);
+}
+V1 void b_stn(uint16_t *p, v16 a, int64_t n) {
+  float t[16];
+  v_st(t, a);
+  for (int i = 0; i < n && i < 16; i++) {
+    uint32_t u;
+    __builtin_memcpy(&u, t + i, 4);
+    p[i] = (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? u >> 16 | 64 : (u + 0x7fff + (u >> 16 & 1)) >> 16);
+  }
+}
+#endif

@@ -1,53 +1,53 @@
-/* Mixture of experts: the clamped gated unit, routing, combination, load balancing. */
+/* Mixture of experts: the clamped gated unit and combination, once for f32 and once for bf16 as cpu_t_rows.h; routing and load balancing. */
 
 /* 16 gates and ups of column i on; n of them are there. */
-V1 void glu_pair(const float *x, int64_t i, int64_t n, int64_t f, int interleaved, v16 *g, v16 *u) {
+V1 void K(glu_pair)(const E *x, int64_t i, int64_t n, int64_t f, int interleaved, v16 *g, v16 *u) {
   if (!interleaved) {
-    *g = v_ldn(x + i, n);
-    *u = v_ldn(x + f + i, n);
+    *g = e_ldn(x + i, n);
+    *u = e_ldn(x + f + i, n);
     return;
   }
   float a[16] = {0}, b[16] = {0};
   for (int64_t c = 0; c < n && c < 16; c++) {
-    a[c] = x[2 * (i + c)];
-    b[c] = x[2 * (i + c) + 1];
+    a[c] = e_get(x[2 * (i + c)]);
+    b[c] = e_get(x[2 * (i + c) + 1]);
   }
   *g = v_ld(a);
   *u = v_ld(b);
 }
 
 /* a = x, y; alpha, beta = limit, mode = interleaved. */
-static void k_glu_clamped_fwd(void *arg, int64_t task, int thread) {
+static void K(glu_clamped_fwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
   v16 al = v_set1(j->alpha), hi = v_set1(j->beta), lo = v_set1(-j->beta), one = v_set1(1.0f);
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r);
-    float *y = tf_row(&j->y, r);
+    const E *x = E_ROW(&j->a, r);
+    E *y = E_ROW(&j->y, r);
     for (int64_t i = 0, f = j->y.d; i < f; i += 16) {
       v16 g, u;
-      glu_pair(x, i, f - i, f, j->mode, &g, &u);
+      K(glu_pair)(x, i, f - i, f, j->mode, &g, &u);
       g = v_min(hi, g);
       u = v_min(hi, v_max(lo, u));
-      v_stn(y + i, v_mul(v_add(u, one), v_mul(g, v_sigmoid(v_mul(al, g)))), f - i);
+      e_stn(y + i, v_mul(v_add(u, one), v_mul(g, v_sigmoid(v_mul(al, g)))), f - i);
     }
   }
 }
 
 /* a = x, b = dy, y = dx. */
-static void k_glu_clamped_bwd(void *arg, int64_t task, int thread) {
+static void K(glu_clamped_bwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
   v16 al = v_set1(j->alpha), hi = v_set1(j->beta), lo = v_set1(-j->beta), one = v_set1(1.0f), zero = v_zero();
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r), *dy = tf_row(&j->b, r);
-    float *dx = tf_row(&j->y, r);
+    const E *x = E_ROW(&j->a, r), *dy = E_ROW(&j->b, r);
+    E *dx = E_ROW(&j->y, r);
     for (int64_t i = 0, f = j->b.d; i < f; i += 16) {
       int64_t n = f - i;
-      v16 g0, u0, e = v_ldn(dy + i, n);
-      glu_pair(x, i, n, f, j->mode, &g0, &u0);
+      v16 g0, u0, e = e_ldn(dy + i, n);
+      K(glu_pair)(x, i, n, f, j->mode, &g0, &u0);
       v16 g = v_min(hi, g0), u = v_min(hi, v_max(lo, u0)), s = v_sigmoid(v_mul(al, g));
       /* d(g s)/dg = s * (1 + alpha * g * (1 - s)) */
       v16 dg = v_mul(v_mul(e, v_add(u, one)), v_mul(s, v_fma(v_mul(al, g), v_sub(one, s), one)));
@@ -56,24 +56,70 @@ static void k_glu_clamped_bwd(void *arg, int64_t task, int thread) {
       du = v_sel(v_lt(hi, u0), zero, v_sel(v_lt(u0, lo), zero, du));
       if (!j->mode) {
         if (j->acc) {
-          dg = v_add(v_ldn(dx + i, n), dg);
-          du = v_add(v_ldn(dx + f + i, n), du);
+          dg = v_add(e_ldn(dx + i, n), dg);
+          du = v_add(e_ldn(dx + f + i, n), du);
         }
-        v_stn(dx + i, dg, n);
-        v_stn(dx + f + i, du, n);
+        e_stn(dx + i, dg, n);
+        e_stn(dx + f + i, du, n);
         continue;
       }
       float a[16], b[16];
       v_st(a, dg);
       v_st(b, du);
       for (int64_t c = 0; c < n && c < 16; c++) {
-        dx[2 * (i + c)] = j->acc ? dx[2 * (i + c)] + a[c] : a[c];
-        dx[2 * (i + c) + 1] = j->acc ? dx[2 * (i + c) + 1] + b[c] : b[c];
+        dx[2 * (i + c)] = e_set(j->acc ? e_get(dx[2 * (i + c)]) + a[c] : a[c]);
+        dx[2 * (i + c) + 1] = e_set(j->acc ? e_get(dx[2 * (i + c) + 1]) + b[c] : b[c]);
       }
     }
   }
 }
 
+/* --- combination --- */
+
+static void K(moe_combine_fwd)(void *arg, int64_t task, int thread) {
+  const tf_combine_job *j = arg;
+  (void)thread;
+  for (int64_t t = task * j->block; t < j->y.rows && t < (task + 1) * j->block; t++) {
+    E *y = E_ROW(&j->y, t);
+    for (int64_t i = 0, d = j->y.d; i < d; i += 16) {
+      v16 s = j->acc ? e_ldn(y + i, d - i) : v_zero();
+      for (int64_t c = 0; c < j->k; c++) {
+        v16 x = e_ldn(E_ROW(&j->x, j->place ? j->place[t * j->k + c] : t) + i, d - i);
+        s = j->weights ? v_fma(v_set1(j->weights[t * j->k + c]), x, s) : v_add(s, x);
+      }
+      e_stn(y + i, s, d - i);
+    }
+  }
+}
+
+static void K(moe_combine_bwd)(void *arg, int64_t task, int thread) {
+  const tf_combine_job *j = arg;
+  (void)thread;
+  int64_t d = j->dy.d;
+  for (int64_t t = task * j->block; t < j->dy.rows && t < (task + 1) * j->block; t++) {
+    const E *dy = E_ROW(&j->dy, t);
+    for (int64_t c = 0; c < j->k; c++) {
+      int64_t slot = t * j->k + c, row = j->place ? j->place[slot] : t;
+      if (j->dweights) {
+        const E *x = E_ROW(&j->x, row);
+        v16 s = v_zero();
+        for (int64_t i = 0; i < d; i += 16) s = v_fma(e_ldn(dy + i, d - i), e_ldn(x + i, d - i), s);
+        float v = v_hsum(s);
+        j->dweights[slot] = j->acc2 ? j->dweights[slot] + v : v;
+      }
+      if (!j->dx.p) continue;
+      E *dx = E_ROW(&j->dx, row);
+      v16 w = v_set1(j->weights ? j->weights[slot] : 1);
+      for (int64_t i = 0; i < d; i += 16) {
+        v16 g = v_mul(w, e_ldn(dy + i, d - i));
+        if (j->acc) g = v_add(e_ldn(dx + i, d - i), g);
+        e_stn(dx + i, g, d - i);
+      }
+    }
+  }
+}
+
+#ifndef E_BF16
 /* --- routing --- */
 
 /* p = softmax of x [e]. */
@@ -203,51 +249,6 @@ static void k_moe_route_bwd(void *arg, int64_t task, int thread) {
   }
 }
 
-/* --- combination --- */
-
-static void k_moe_combine_fwd(void *arg, int64_t task, int thread) {
-  const tf_combine_job *j = arg;
-  (void)thread;
-  for (int64_t t = task * j->block; t < j->y.rows && t < (task + 1) * j->block; t++) {
-    float *y = tf_row(&j->y, t);
-    for (int64_t i = 0, d = j->y.d; i < d; i += 16) {
-      v16 s = j->acc ? v_ldn(y + i, d - i) : v_zero();
-      for (int64_t c = 0; c < j->k; c++) {
-        v16 x = v_ldn(tf_row(&j->x, j->place ? j->place[t * j->k + c] : t) + i, d - i);
-        s = j->weights ? v_fma(v_set1(j->weights[t * j->k + c]), x, s) : v_add(s, x);
-      }
-      v_stn(y + i, s, d - i);
-    }
-  }
-}
-
-static void k_moe_combine_bwd(void *arg, int64_t task, int thread) {
-  const tf_combine_job *j = arg;
-  (void)thread;
-  int64_t d = j->dy.d;
-  for (int64_t t = task * j->block; t < j->dy.rows && t < (task + 1) * j->block; t++) {
-    const float *dy = tf_row(&j->dy, t);
-    for (int64_t c = 0; c < j->k; c++) {
-      int64_t slot = t * j->k + c, row = j->place ? j->place[slot] : t;
-      if (j->dweights) {
-        const float *x = tf_row(&j->x, row);
-        v16 s = v_zero();
-        for (int64_t i = 0; i < d; i += 16) s = v_fma(v_ldn(dy + i, d - i), v_ldn(x + i, d - i), s);
-        float v = v_hsum(s);
-        j->dweights[slot] = j->acc2 ? j->dweights[slot] + v : v;
-      }
-      if (!j->dx.p) continue;
-      float *dx = tf_row(&j->dx, row);
-      v16 w = v_set1(j->weights ? j->weights[slot] : 1);
-      for (int64_t i = 0; i < d; i += 16) {
-        v16 g = v_mul(w, v_ldn(dy + i, d - i));
-        if (j->acc) g = v_add(v_ldn(dx + i, d - i), g);
-        v_stn(dx + i, g, d - i);
-      }
-    }
-  }
-}
-
 /* --- load balancing --- */
 
 static void k_moe_aux_fwd(void *arg, int64_t task, int thread) {
@@ -291,3 +292,4 @@ static void k_moe_aux_bwd(void *arg, int64_t task, int thread) {
     }
   }
 }
+#endif

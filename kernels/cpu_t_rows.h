@@ -1,74 +1,79 @@
-/* Elementwise operations and normalizations over rows; one task is a block of rows, or of a long row's elements. */
+/* Elementwise operations and normalizations over rows; one task is a block of rows, or of a long row's elements. Included once for f32
+ * and once for bf16: E is the element type, e_ldn and e_stn load and store it, K(name) is the function's name. Sums are in f32, and so are
+ * weights, statistics and gradients of weights. */
 
+#ifndef ROW_TASK
 #define ROW_TASK(j)                                 \
   int64_t r0 = task * (j)->block, r1 = r0 + (j)->block; \
   (void)thread
+#endif
 
 /* Where the operands are one stretch, rows are cut into pieces of job->d elements by the caller. */
-static void k_add(void *arg, int64_t task, int thread) {
+static void K(add)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
   v16 al = v_set1(j->alpha), be = v_set1(j->beta);
   for (int64_t r = r0; r < r1; r++) {
-    const float *a = tf_row(&j->a, r), *b = j->b.p ? tf_row(&j->b, r) : NULL;
-    float *y = tf_row(&j->y, r);
+    const E *a = E_ROW(&j->a, r), *b = j->b.p ? E_ROW(&j->b, r) : NULL;
+    E *y = E_ROW(&j->y, r);
     for (int64_t i = 0, d = j->a.d; i < d; i += 16) {
       int64_t n = d - i;
-      v16 t = v_mul(al, v_ldn(a + i, n));
-      if (b) t = v_fma(be, v_ldn(b + i, n), t);
-      if (j->acc) t = v_add(v_ldn(y + i, n), t);
-      v_stn(y + i, t, n);
+      v16 t = v_mul(al, e_ldn(a + i, n));
+      if (b) t = v_fma(be, e_ldn(b + i, n), t);
+      if (j->acc) t = v_add(e_ldn(y + i, n), t);
+      e_stn(y + i, t, n);
     }
   }
 }
 
-static void k_mul(void *arg, int64_t task, int thread) {
+static void K(mul)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
   for (int64_t r = r0; r < r1; r++) {
-    const float *a = tf_row(&j->a, r), *b = j->w ? j->w : tf_row(&j->b, r);
-    float *y = tf_row(&j->y, r);
+    const E *a = E_ROW(&j->a, r), *b = j->w ? NULL : E_ROW(&j->b, r);
+    E *y = E_ROW(&j->y, r);
     for (int64_t i = 0, d = j->a.d; i < d; i += 16) {
       int64_t n = d - i;
-      v16 t = v_mul(v_ldn(a + i, n), v_ldn(b + i, n));
-      if (j->acc) t = v_add(v_ldn(y + i, n), t);
-      v_stn(y + i, t, n);
+      v16 t = v_mul(e_ldn(a + i, n), b ? e_ldn(b + i, n) : v_ldn(j->w + i, n));
+      if (j->acc) t = v_add(e_ldn(y + i, n), t);
+      e_stn(y + i, t, n);
     }
   }
 }
 
 /* alpha = lower limit, beta = upper. */
-static void k_clamp_fwd(void *arg, int64_t task, int thread) {
+static void K(clamp_fwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
   v16 lo = v_set1(j->alpha), hi = v_set1(j->beta);
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r);
-    float *y = tf_row(&j->y, r);
-    for (int64_t i = 0, d = j->a.d; i < d; i += 16) v_stn(y + i, v_min(hi, v_max(lo, v_ldn(x + i, d - i))), d - i);
+    const E *x = E_ROW(&j->a, r);
+    E *y = E_ROW(&j->y, r);
+    for (int64_t i = 0, d = j->a.d; i < d; i += 16) e_stn(y + i, v_min(hi, v_max(lo, e_ldn(x + i, d - i))), d - i);
   }
 }
 
-static void k_clamp_bwd(void *arg, int64_t task, int thread) {
+static void K(clamp_bwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
   v16 lo = v_set1(j->alpha), hi = v_set1(j->beta);
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r), *dy = tf_row(&j->b, r);
-    float *dx = tf_row(&j->y, r);
+    const E *x = E_ROW(&j->a, r), *dy = E_ROW(&j->b, r);
+    E *dx = E_ROW(&j->y, r);
     for (int64_t i = 0, d = j->a.d; i < d; i += 16) {
       int64_t n = d - i;
-      v16 v = v_ldn(x + i, n), g = v_sel(v_lt(v, lo), v_zero(), v_sel(v_lt(hi, v), v_zero(), v_ldn(dy + i, n)));
-      if (j->acc) g = v_add(v_ldn(dx + i, n), g);
-      v_stn(dx + i, g, n);
+      v16 v = e_ldn(x + i, n), g = v_sel(v_lt(v, lo), v_zero(), v_sel(v_lt(hi, v), v_zero(), e_ldn(dy + i, n)));
+      if (j->acc) g = v_add(e_ldn(dx + i, n), g);
+      e_stn(dx + i, g, n);
     }
   }
 }
 
+#ifndef ACT_SWITCH
 /* act(x), and its derivative in *g. */
 V1 v16 act(int kind, v16 x, v16 *g) {
   v16 one = v_set1(1.0f), half = v_set1(0.5f), zero = v_zero();
@@ -119,75 +124,76 @@ V1 v16 act(int kind, v16 x, v16 *g) {
     ACT_LOOP(TF_ACT_SILU) ACT_LOOP(TF_ACT_GELU_TANH) ACT_LOOP(TF_ACT_GELU_ERF) ACT_LOOP(TF_ACT_RELU)    \
     ACT_LOOP(TF_ACT_RELU2) ACT_LOOP(TF_ACT_TANH)                                                        \
   }
+#endif
 
-static void k_act_fwd(void *arg, int64_t task, int thread) {
+static void K(act_fwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
 #define ACT_BODY(kind)                                                 \
   {                                                                    \
-    const float *x = tf_row(&j->a, r);                                 \
-    float *y = tf_row(&j->y, r);                                       \
+    const E *x = E_ROW(&j->a, r);                                 \
+    E *y = E_ROW(&j->y, r);                                       \
     v16 g;                                                             \
-    for (int64_t i = 0, d = j->a.d; i < d; i += 16) v_stn(y + i, act(kind, v_ldn(x + i, d - i), &g), d - i); \
+    for (int64_t i = 0, d = j->a.d; i < d; i += 16) e_stn(y + i, act(kind, e_ldn(x + i, d - i), &g), d - i); \
   }
   ACT_SWITCH
 #undef ACT_BODY
 }
 
-static void k_act_bwd(void *arg, int64_t task, int thread) {
+static void K(act_bwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
 #define ACT_BODY(kind)                                                   \
   {                                                                      \
-    const float *x = tf_row(&j->a, r), *dy = tf_row(&j->b, r);           \
-    float *dx = tf_row(&j->y, r);                                        \
+    const E *x = E_ROW(&j->a, r), *dy = E_ROW(&j->b, r);           \
+    E *dx = E_ROW(&j->y, r);                                        \
     for (int64_t i = 0, d = j->a.d; i < d; i += 16) {                    \
       v16 g;                                                             \
-      act(kind, v_ldn(x + i, d - i), &g);                                \
-      g = v_mul(g, v_ldn(dy + i, d - i));                                \
-      if (j->acc) g = v_add(v_ldn(dx + i, d - i), g);                    \
-      v_stn(dx + i, g, d - i);                                           \
+      act(kind, e_ldn(x + i, d - i), &g);                                \
+      g = v_mul(g, e_ldn(dy + i, d - i));                                \
+      if (j->acc) g = v_add(e_ldn(dx + i, d - i), g);                    \
+      e_stn(dx + i, g, d - i);                                           \
     }                                                                    \
   }
   ACT_SWITCH
 #undef ACT_BODY
 }
 
-static void k_glu_fwd(void *arg, int64_t task, int thread) {
+static void K(glu_fwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
 #define ACT_BODY(kind)                                                              \
   {                                                                                 \
-    const float *g = tf_row(&j->a, r), *u = tf_row(&j->b, r);                       \
-    float *y = tf_row(&j->y, r);                                                    \
+    const E *g = E_ROW(&j->a, r), *u = E_ROW(&j->b, r);                       \
+    E *y = E_ROW(&j->y, r);                                                    \
     v16 dg;                                                                         \
     for (int64_t i = 0, d = j->a.d; i < d; i += 16)                                 \
-      v_stn(y + i, v_mul(act(kind, v_ldn(g + i, d - i), &dg), v_ldn(u + i, d - i)), d - i); \
+      e_stn(y + i, v_mul(act(kind, e_ldn(g + i, d - i), &dg), e_ldn(u + i, d - i)), d - i); \
   }
   ACT_SWITCH
 #undef ACT_BODY
 }
 
-static void k_glu_bwd(void *arg, int64_t task, int thread) {
+static void K(glu_bwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
 #define ACT_BODY(kind)                                                                               \
   {                                                                                                  \
-    const float *g = tf_row(&j->a, r), *u = tf_row(&j->b, r), *dy = tf_row(&j->c, r);                \
-    float *dg = tf_row(&j->y, r), *du = tf_row(&j->z, r);                                            \
+    const E *g = E_ROW(&j->a, r), *u = E_ROW(&j->b, r), *dy = E_ROW(&j->c, r);                \
+    E *dg = E_ROW(&j->y, r), *du = E_ROW(&j->z, r);                                            \
     for (int64_t i = 0, d = j->a.d; i < d; i += 16) {                                                \
       int64_t n = d - i;                                                                             \
-      v16 deriv, up = v_ldn(u + i, n), e = v_ldn(dy + i, n);                                         \
-      v16 y = v_mul(act(kind, v_ldn(g + i, n), &deriv), e);                                          \
+      v16 deriv, up = e_ldn(u + i, n), e = e_ldn(dy + i, n);                                         \
+      v16 y = v_mul(act(kind, e_ldn(g + i, n), &deriv), e);                                          \
       v16 x = v_mul(v_mul(deriv, up), e);                                                            \
-      if (j->acc) x = v_add(v_ldn(dg + i, n), x);                                                    \
-      if (j->acc2) y = v_add(v_ldn(du + i, n), y);                                                   \
-      v_stn(dg + i, x, n);                                                                           \
-      v_stn(du + i, y, n);                                                                           \
+      if (j->acc) x = v_add(e_ldn(dg + i, n), x);                                                    \
+      if (j->acc2) y = v_add(e_ldn(du + i, n), y);                                                   \
+      e_stn(dg + i, x, n);                                                                           \
+      e_stn(du + i, y, n);                                                                           \
     }                                                                                                \
   }
   ACT_SWITCH
@@ -195,44 +201,44 @@ static void k_glu_bwd(void *arg, int64_t task, int thread) {
 }
 
 /* a = x, b = res, z = sum, w, y; u = rstd, v = mean (layer norm), alpha unused. */
-static void k_rmsnorm_fwd(void *arg, int64_t task, int thread) {
+static void K(rmsnorm_fwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
   int64_t d = j->a.d;
   v16 off = v_set1(j->off);
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r);
+    const E *x = E_ROW(&j->a, r);
     v16 ss = v_zero();
     if (j->b.p) {
-      const float *res = tf_row(&j->b, r);
-      float *s = tf_row(&j->z, r);
+      const E *res = E_ROW(&j->b, r);
+      E *s = E_ROW(&j->z, r);
       for (int64_t i = 0; i < d; i += 16) {
-        v16 t = v_add(v_ldn(x + i, d - i), v_ldn(res + i, d - i));
-        v_stn(s + i, t, d - i);
+        v16 t = v_add(e_ldn(x + i, d - i), e_ldn(res + i, d - i));
+        e_stn(s + i, t, d - i);
         ss = v_fma(t, t, ss);
       }
       x = s;
     } else {
       for (int64_t i = 0; i < d; i += 16) {
-        v16 t = v_ldn(x + i, d - i);
+        v16 t = e_ldn(x + i, d - i);
         ss = v_fma(t, t, ss);
       }
     }
     float rs = 1.0f / __builtin_sqrtf(v_hsum(ss) / (float)d + j->eps);
     if (j->u) j->u[r] = rs;
     v16 rv = v_set1(rs);
-    float *y = tf_row(&j->y, r);
+    E *y = E_ROW(&j->y, r);
     for (int64_t i = 0; i < d; i += 16) {
-      v16 t = v_mul(v_ldn(x + i, d - i), rv);
+      v16 t = v_mul(e_ldn(x + i, d - i), rv);
       if (j->w) t = v_mul(t, v_add(v_ldn(j->w + i, d - i), off));
-      v_stn(y + i, t, d - i);
+      e_stn(y + i, t, d - i);
     }
   }
 }
 
 /* a = x, b = dy, c = dsum, y = dx (optional), u = rstd, v = partial sums of dw by task (optional). */
-static void k_rmsnorm_bwd(void *arg, int64_t task, int thread) {
+static void K(rmsnorm_bwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
@@ -242,55 +248,55 @@ static void k_rmsnorm_bwd(void *arg, int64_t task, int thread) {
     for (int64_t i = 0; i < d; i += 16) v_stn(dw + i, v_zero(), d - i);
   v16 off = v_set1(j->off);
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r), *dy = tf_row(&j->b, r), *ds = j->c.p ? tf_row(&j->c, r) : NULL;
+    const E *x = E_ROW(&j->a, r), *dy = E_ROW(&j->b, r), *ds = j->c.p ? E_ROW(&j->c, r) : NULL;
     float rs = j->u[r];
     v16 rv = v_set1(rs), dot = v_zero();
     for (int64_t i = 0; i < d; i += 16) {
-      v16 xv = v_ldn(x + i, d - i), e = v_ldn(dy + i, d - i);
+      v16 xv = e_ldn(x + i, d - i), e = e_ldn(dy + i, d - i);
       if (dw) v_stn(dw + i, v_fma(v_mul(xv, rv), e, v_ldn(dw + i, d - i)), d - i);
       if (j->w) e = v_mul(e, v_add(v_ldn(j->w + i, d - i), off));
       dot = v_fma(e, xv, dot);
     }
     if (!j->y.p) continue;
-    float *dx = tf_row(&j->y, r);
+    E *dx = E_ROW(&j->y, r);
     v16 k = v_set1(-(v_hsum(dot) / (float)d * rs * rs * rs));
     for (int64_t i = 0; i < d; i += 16) {
-      v16 e = v_ldn(dy + i, d - i);
+      v16 e = e_ldn(dy + i, d - i);
       if (j->w) e = v_mul(e, v_add(v_ldn(j->w + i, d - i), off));
-      v16 t = v_fma(k, v_ldn(x + i, d - i), v_mul(e, rv));
-      if (ds) t = v_add(v_ldn(ds + i, d - i), t);
-      if (j->acc) t = v_add(v_ldn(dx + i, d - i), t);
-      v_stn(dx + i, t, d - i);
+      v16 t = v_fma(k, e_ldn(x + i, d - i), v_mul(e, rv));
+      if (ds) t = v_add(e_ldn(ds + i, d - i), t);
+      if (j->acc) t = v_add(e_ldn(dx + i, d - i), t);
+      e_stn(dx + i, t, d - i);
     }
   }
 }
 
 /* As rmsnorm_fwd; v = mean, c.p = bias row. */
-static void k_layernorm_fwd(void *arg, int64_t task, int thread) {
+static void K(layernorm_fwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
   int64_t d = j->a.d;
   v16 off = v_set1(j->off);
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r);
+    const E *x = E_ROW(&j->a, r);
     v16 s = v_zero();
     if (j->b.p) {
-      const float *res = tf_row(&j->b, r);
-      float *sum = tf_row(&j->z, r);
+      const E *res = E_ROW(&j->b, r);
+      E *sum = E_ROW(&j->z, r);
       for (int64_t i = 0; i < d; i += 16) {
-        v16 t = v_add(v_ldn(x + i, d - i), v_ldn(res + i, d - i));
-        v_stn(sum + i, t, d - i);
+        v16 t = v_add(e_ldn(x + i, d - i), e_ldn(res + i, d - i));
+        e_stn(sum + i, t, d - i);
         s = v_add(s, t);
       }
       x = sum;
     } else {
-      for (int64_t i = 0; i < d; i += 16) s = v_add(s, v_ldn(x + i, d - i));
+      for (int64_t i = 0; i < d; i += 16) s = v_add(s, e_ldn(x + i, d - i));
     }
     float mean = v_hsum(s) / (float)d;
     v16 mv = v_set1(mean), ss = v_zero();
     for (int64_t i = 0; i < d; i += 16) {
-      v16 t = v_sub(v_ldn(x + i, d - i), mv);
+      v16 t = v_sub(e_ldn(x + i, d - i), mv);
       if (d - i < 16) t = v_sel(v_lt(v_lane(), v_set1((float)(d - i))), t, v_zero());
       ss = v_fma(t, t, ss);
     }
@@ -298,18 +304,18 @@ static void k_layernorm_fwd(void *arg, int64_t task, int thread) {
     if (j->u) j->u[r] = rs;
     if (j->v) j->v[r] = mean;
     v16 rv = v_set1(rs);
-    float *y = tf_row(&j->y, r);
+    E *y = E_ROW(&j->y, r);
     for (int64_t i = 0; i < d; i += 16) {
-      v16 t = v_mul(v_sub(v_ldn(x + i, d - i), mv), rv);
+      v16 t = v_mul(v_sub(e_ldn(x + i, d - i), mv), rv);
       if (j->w) t = v_mul(t, v_add(v_ldn(j->w + i, d - i), off));
       if (j->c.p) t = v_add(t, v_ldn(j->c.p + i, d - i));
-      v_stn(y + i, t, d - i);
+      e_stn(y + i, t, d - i);
     }
   }
 }
 
 /* a = x, b = dy, c = dsum, y = dx, u = rstd, z.p = mean, v = partials by task: dw [d] then db [d]. */
-static void k_layernorm_bwd(void *arg, int64_t task, int thread) {
+static void K(layernorm_bwd)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
@@ -318,11 +324,11 @@ static void k_layernorm_bwd(void *arg, int64_t task, int thread) {
   for (int64_t i = 0; i < 2 * d; i += 16) v_stn(dw + i, v_zero(), 2 * d - i);
   v16 off = v_set1(j->off);
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r), *dy = tf_row(&j->b, r), *ds = j->c.p ? tf_row(&j->c, r) : NULL;
+    const E *x = E_ROW(&j->a, r), *dy = E_ROW(&j->b, r), *ds = j->c.p ? E_ROW(&j->c, r) : NULL;
     float rs = j->u[r];
     v16 rv = v_set1(rs), mv = v_set1(j->z.p[r]), dot = v_zero(), sum = v_zero();
     for (int64_t i = 0; i < d; i += 16) {
-      v16 h = v_mul(v_sub(v_ldn(x + i, d - i), mv), rv), e = v_ldn(dy + i, d - i);
+      v16 h = v_mul(v_sub(e_ldn(x + i, d - i), mv), rv), e = e_ldn(dy + i, d - i);
       v_stn(dw + i, v_fma(h, e, v_ldn(dw + i, d - i)), d - i);
       v_stn(db + i, v_add(e, v_ldn(db + i, d - i)), d - i);
       if (j->w) e = v_mul(e, v_add(v_ldn(j->w + i, d - i), off));
@@ -330,21 +336,21 @@ static void k_layernorm_bwd(void *arg, int64_t task, int thread) {
       sum = v_add(sum, e);
     }
     if (!j->y.p) continue;
-    float *dx = tf_row(&j->y, r);
+    E *dx = E_ROW(&j->y, r);
     v16 c1 = v_set1(-(v_hsum(dot) / (float)d)), c0 = v_set1(-(v_hsum(sum) / (float)d));
     for (int64_t i = 0; i < d; i += 16) {
-      v16 h = v_mul(v_sub(v_ldn(x + i, d - i), mv), rv), e = v_ldn(dy + i, d - i);
+      v16 h = v_mul(v_sub(e_ldn(x + i, d - i), mv), rv), e = e_ldn(dy + i, d - i);
       if (j->w) e = v_mul(e, v_add(v_ldn(j->w + i, d - i), off));
       v16 t = v_mul(v_fma(c1, h, v_add(e, c0)), rv);
-      if (ds) t = v_add(v_ldn(ds + i, d - i), t);
-      if (j->acc) t = v_add(v_ldn(dx + i, d - i), t);
-      v_stn(dx + i, t, d - i);
+      if (ds) t = v_add(e_ldn(ds + i, d - i), t);
+      if (j->acc) t = v_add(e_ldn(dx + i, d - i), t);
+      e_stn(dx + i, t, d - i);
     }
   }
 }
 
 /* v[task] = the sum of the task's rows of a. */
-static void k_colsum(void *arg, int64_t task, int thread) {
+static void K(colsum)(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
   ROW_TASK(j);
   if (r1 > j->a.rows) r1 = j->a.rows;
@@ -352,11 +358,12 @@ static void k_colsum(void *arg, int64_t task, int thread) {
   float *out = j->v + task * d;
   for (int64_t i = 0; i < d; i += 16) v_stn(out + i, v_zero(), d - i);
   for (int64_t r = r0; r < r1; r++) {
-    const float *x = tf_row(&j->a, r);
-    for (int64_t i = 0; i < d; i += 16) v_stn(out + i, v_add(v_ldn(out + i, d - i), v_ldn(x + i, d - i)), d - i);
+    const E *x = E_ROW(&j->a, r);
+    for (int64_t i = 0; i < d; i += 16) v_stn(out + i, v_add(v_ldn(out + i, d - i), e_ldn(x + i, d - i)), d - i);
   }
 }
 
+#ifndef E_BF16
 /* u[i] (+)= v[0][i] + v[1][i] + ...: n rows of y.d at a distance of y.ld; block elements a task. */
 static void k_colsum_join(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;
@@ -368,8 +375,9 @@ static void k_colsum_join(void *arg, int64_t task, int thread) {
     v_stn(j->u + i, s, r1 - i);
   }
 }
+#endif
 
-static void k_rope(void *arg, int64_t task, int thread) {
+static void K(rope)(void *arg, int64_t task, int thread) {
   const tf_rope_job *j = arg;
   const tf_rope *p = j->p;
   (void)thread;
@@ -379,31 +387,31 @@ static void k_rope(void *arg, int64_t task, int thread) {
     int64_t b = i / T, t = i % T, pos = j->pos ? j->pos[i] : p->pos0 + t;
     const float *c = j->cos + pos * half, *s = j->sin + pos * half;
     for (int64_t h = 0; h < H; h++) {
-      const float *xi = j->x + b * x->stride[0] + t * x->stride[1] + h * x->stride[2];
-      float *yi = j->y + b * y->stride[0] + t * y->stride[1] + h * y->stride[2];
+      const E *xi = (const E *)j->x + b * x->stride[0] + t * x->stride[1] + h * x->stride[2];
+      E *yi = (E *)j->y + b * y->stride[0] + t * y->stride[1] + h * y->stride[2];
       if (!p->interleaved) {
         for (int64_t k = 0; k < half; k += 16) {
           int64_t n = half - k;
-          v16 u = v_ldn(xi + k, n), v = v_ldn(xi + half + k, n), cv = v_ldn(c + k, n), sv = v_ldn(s + k, n);
+          v16 u = e_ldn(xi + k, n), v = e_ldn(xi + half + k, n), cv = v_ldn(c + k, n), sv = v_ldn(s + k, n);
           if (p->inverse) sv = v_neg(sv);
           v16 a = v_fma(u, cv, v_neg(v_mul(v, sv))), e = v_fma(v, cv, v_mul(u, sv));
           if (p->accumulate) {
-            a = v_add(v_ldn(yi + k, n), a);
-            e = v_add(v_ldn(yi + half + k, n), e);
+            a = v_add(e_ldn(yi + k, n), a);
+            e = v_add(e_ldn(yi + half + k, n), e);
           }
-          v_stn(yi + k, a, n);
-          v_stn(yi + half + k, e, n);
+          e_stn(yi + k, a, n);
+          e_stn(yi + half + k, e, n);
         }
       } else {
         for (int64_t k = 0; k < half; k++) {
-          float u = xi[2 * k], v = xi[2 * k + 1], sv = p->inverse ? -s[k] : s[k];
+          float u = e_get(xi[2 * k]), v = e_get(xi[2 * k + 1]), sv = p->inverse ? -s[k] : s[k];
           float a = __builtin_fmaf(u, c[k], -(v * sv)), e = __builtin_fmaf(v, c[k], u * sv);
-          yi[2 * k] = p->accumulate ? yi[2 * k] + a : a;
-          yi[2 * k + 1] = p->accumulate ? yi[2 * k + 1] + e : e;
+          yi[2 * k] = e_set(p->accumulate ? e_get(yi[2 * k]) + a : a);
+          yi[2 * k + 1] = e_set(p->accumulate ? e_get(yi[2 * k + 1]) + e : e);
         }
       }
       if (p->accumulate)
-        for (int64_t k = p->rot_dim; k < D; k++) yi[k] += xi[k];
+        for (int64_t k = p->rot_dim; k < D; k++) yi[k] = e_set(e_get(yi[k]) + e_get(xi[k]));
       else if (yi != xi)
         for (int64_t k = p->rot_dim; k < D; k++) yi[k] = xi[k];
     }

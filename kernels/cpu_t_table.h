@@ -1,10 +1,35 @@
 /* The kernels of one instruction set, as a table. TF_TABLE names it. */
 #include "cpu_t_math.h"
 #include "cpu_t_gemm.h"
-#include "cpu_t_rows.h"
 #include "cpu_t_flat.h"
-#include "cpu_t_attn.h"
-#include "cpu_t_moe.h"
+
+#define E float
+#define K(name) k_##name
+#define E_ROW(r, i) tf_row(r, i)
+#define e_ldn v_ldn
+#define e_stn v_stn
+#define e_get(x) (x)
+#define e_set(x) (x)
+#define PACK_A pack_a
+#define PACK_ROWS pack_rows
+#define PACK_COLS pack_cols
+#include "cpu_t_elems.h"
+
+#define E_BF16 1
+#define E uint16_t
+#define K(name) kb_##name
+#define E_ROW(r, i) ((uint16_t *)(void *)(r)->p + tf_rows_at(r, i))
+#define e_ldn b_ldn
+#define e_stn b_stn
+#define e_get(x) tf_from_bf16(x)
+#define e_set(x) tf_to_bf16(x)
+#define PACK_A packb_a
+#define PACK_ROWS packb_rows
+#define PACK_COLS packb_cols
+#include "cpu_t_elems.h"
+
+#define CAT2(a, b) a##b
+#define CAT(a, b) CAT2(a, b)
 
 const tf_kern TF_TABLE = {
     .mr = TF_MR,
@@ -47,4 +72,32 @@ const tf_kern TF_TABLE = {
     .attn_bwd_prep = k_attn_bwd_prep,
     .attn_bwd_kv = k_attn_bwd_kv,
     .attn_bwd_q = k_attn_bwd_q,
+};
+
+/* What works on bf16; the rest is in the table above. */
+const tf_kern CAT(TF_TABLE, _bf16) = {
+    .add = kb_add,
+    .mul = kb_mul,
+    .act_fwd = kb_act_fwd,
+    .act_bwd = kb_act_bwd,
+    .glu_fwd = kb_glu_fwd,
+    .glu_bwd = kb_glu_bwd,
+    .dropout = kb_dropout,
+    .clamp_fwd = kb_clamp_fwd,
+    .clamp_bwd = kb_clamp_bwd,
+    .rmsnorm_fwd = kb_rmsnorm_fwd,
+    .rmsnorm_bwd = kb_rmsnorm_bwd,
+    .layernorm_fwd = kb_layernorm_fwd,
+    .layernorm_bwd = kb_layernorm_bwd,
+    .colsum = kb_colsum,
+    .rope = kb_rope,
+    .glu_clamped_fwd = kb_glu_clamped_fwd,
+    .glu_clamped_bwd = kb_glu_clamped_bwd,
+    .moe_combine_fwd = kb_moe_combine_fwd,
+    .moe_combine_bwd = kb_moe_combine_bwd,
+    .attn_pack = kb_attn_pack,
+    .attn_fwd = kb_attn_fwd,
+    .attn_bwd_prep = kb_attn_bwd_prep,
+    .attn_bwd_kv = kb_attn_bwd_kv,
+    .attn_bwd_q = kb_attn_bwd_q,
 };

@@ -97,6 +97,34 @@ V1 float v_hmax(v16 a) {
   return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
 }
 
+#define TF_V_BF16 1
+/* 16 bf16 from and to memory, as v_ldn and v_stn; rounded to nearest, ties to even, a NaN stays one. */
+V1 v16 b_ldn(const uint16_t *p, int64_t n) {
+  uint16_t t[16] = {0};
+  if (n < 16) {
+    for (int64_t i = 0; i < n; i++) t[i] = p[i];
+    p = t;
+  }
+  __m256i a = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), b = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8)));
+  return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+}
+V1 __m256i b_round(__m256 a) {
+  __m256i u = _mm256_castps_si256(a), high = _mm256_srli_epi32(u, 16);
+  __m256i r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff))), 16);
+  __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(r, _mm256_or_si256(high, _mm256_set1_epi32(64)), nan);
+}
+V1 void b_stn(uint16_t *p, v16 a, int64_t n) {
+  __m256i r = _mm256_permute4x64_epi64(_mm256_packus_epi32(b_round(a.l), b_round(a.h)), 0xd8);
+  if (n >= 16) {
+    _mm256_storeu_si256((__m256i *)p, r);
+    return;
+  }
+  uint16_t t[16];
+  _mm256_storeu_si256((__m256i *)t, r);
+  for (int64_t i = 0; i < n; i++) p[i] = t[i];
+}
+
 /* The microkernel's vectors: NV of W lanes. */
 typedef __m256 vn;
 #define VN_W 8

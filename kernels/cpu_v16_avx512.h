@@ -59,6 +59,20 @@ V1 float v_hmax(v16 a) {
   return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
 }
 
+#ifndef TF_EMULATE_AVX512
+#define TF_V_BF16 1
+/* 16 bf16 from and to memory, as v_ldn and v_stn; rounded to nearest, ties to even, a NaN stays one. */
+V1 v16 b_ldn(const uint16_t *p, int64_t n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(v_tail(n), p)), 16));
+}
+V1 void b_stn(uint16_t *p, v16 a, int64_t n) {
+  __m512i u = _mm512_castps_si512(a), high = _mm512_srli_epi32(u, 16);
+  __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff))), 16);
+  r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), high, _mm512_set1_epi32(64));
+  _mm256_mask_storeu_epi16(p, v_tail(n), _mm512_cvtepi32_epi16(r));
+}
+#endif
+
 /* The microkernel's vectors: NV of W lanes. */
 typedef __m512 vn;
 #define VN_W 16

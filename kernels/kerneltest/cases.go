@@ -65,13 +65,13 @@ func rowCases() []Case {
 			e.Do(func(q *kernels.Queue) { q.GatherRows(kernels.GatherRows{X: x.T, IDs: t, Y: y.T, Scale: 1}) })
 		}},
 		Case{Op: "colsum", Name: "wrong length", Fails: true, Run: func(e *Env) {
-			x, y := e.In(3, 5), e.Out(4)
+			x, y := e.In(3, 5), e.Out32(4)
 			e.Do(func(q *kernels.Queue) { q.ColSum(kernels.ColSum{X: x.T, Y: y.T}) })
 		}},
 	)
 	for _, acc := range []bool{false, true} {
 		cases = append(cases, Case{Op: "scatter_add_rows", Name: fmt.Sprintf("accumulate %v", acc), Run: func(e *Env) {
-			y, old := e.before(acc, 7, 19)
+			y, old := e.before32(acc, 7, 19)
 			x, t := e.In(8, 19), e.I32(append([]int32{-1, 5}, ids...), 8)
 			e.Do(func(q *kernels.Queue) {
 				q.ScatterAddRows(kernels.ScatterAddRows{X: x.T, IDs: t, Y: y.T, Scale: 0.5, Accumulate: flag(acc)})
@@ -80,7 +80,7 @@ func rowCases() []Case {
 				return add(scaled(oracle.EmbeddingBackward(x.V[19:], append([]int32{5}, ids...), 7, 19), 0.5), old)
 			})
 		}}, Case{Op: "colsum", Name: fmt.Sprintf("accumulate %v", acc), Run: func(e *Env) {
-			y, old := e.before(acc, 37)
+			y, old := e.before32(acc, 37)
 			x := e.Wide(3, 1, 521, 37)
 			e.Do(func(q *kernels.Queue) { q.ColSum(kernels.ColSum{X: x.T, Y: y.T, Accumulate: flag(acc)}) })
 			e.Want("y", y, func() []float64 {
@@ -155,7 +155,7 @@ func elementCases() []Case {
 			e.Want("y", y, func() []float64 { return add(add(scaled(a.V, 1.5), scaled(b.V, -2)), old) })
 		}}, Case{Op: "mul", Name: name, Run: func(e *Env) {
 			y, old := e.before(acc, 5, 23)
-			a, b := e.In(5, 23), e.In(23)
+			a, b := e.In(5, 23), e.In32(23)
 			e.Do(func(q *kernels.Queue) { q.Mul(kernels.Mul{A: a.T, B: b.T, Y: y.T, Accumulate: flag(acc)}) })
 			e.Want("y", y, func() []float64 {
 				out := slices.Clone(a.V)

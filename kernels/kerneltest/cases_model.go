@@ -24,7 +24,7 @@ func normCases() []Case {
 			if !o.weight {
 				return kernels.Tensor{}, ones
 			}
-			w := e.In(n)
+			w := e.In32(n)
 			return w.T, w.V
 		}
 		offset := o.offset
@@ -52,7 +52,7 @@ func normCases() []Case {
 				p.DSum, old = ds.T, add(ds.V, old)
 			}
 			if o.weight {
-				dw, oldW := e.before(o.acc, n)
+				dw, oldW := e.before32(o.acc, n)
 				p.DW = dw.T
 				e.Want("dw", dw, func() []float64 {
 					_, g := oracle.RMSNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
@@ -72,7 +72,7 @@ func normCases() []Case {
 			s := x.V
 			var wv, bv []float64
 			if o.weight {
-				w, b := e.In(n), e.In(n)
+				w, b := e.In32(n), e.In32(n)
 				p.W, p.B, wv, bv = w.T, b.T, w.V, b.V
 			}
 			if o.residual {
@@ -96,9 +96,9 @@ func normCases() []Case {
 				return dot(y, dy.V)
 			}
 			if o.weight {
-				w := e.In(n)
-				dw, oldW := e.before(o.acc, n)
-				db, oldB := e.before(o.acc, n)
+				w := e.In32(n)
+				dw, oldW := e.before32(o.acc, n)
+				db, oldB := e.before32(o.acc, n)
 				p.W, p.DW, p.DB, wv = w.T, dw.T, db.T, w.V
 				e.Want("dw", dw, func() []float64 {
 					_, g, _ := oracle.LayerNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
@@ -170,7 +170,7 @@ func gemmCases() []Case {
 				p := kernels.Gemm{A: a.T, B: b.T, C: c.T, Alpha: float32(v.alpha), Accumulate: flag(v.acc)}
 				var bias []float64
 				if v.bias {
-					o := e.In(N)
+					o := e.In32(N)
 					p.Bias, bias = o.T, o.V
 				}
 				e.Do(func(q *kernels.Queue) { q.Gemm(p) })
@@ -192,6 +192,14 @@ func gemmCases() []Case {
 		rep.Dim[0], rep.Stride[0] = 3, 0
 		e.Do(func(q *kernels.Queue) { q.Gemm(kernels.Gemm{A: a.T, B: rep, C: c.T, Alpha: 1}) })
 		e.Want("c", c, func() []float64 { return oracle.Gemm(a.V, b.V, nil, 0, 15, 9, 7) })
+	}}, Case{Op: "gemm", Name: "into f32, accumulate", Run: func(e *Env) {
+		const m, n, k = 61, 35, 300
+		a, b, c := e.In(k, m), e.Wide(1, k, n), e.In32(m, n)
+		e.Do(func(q *kernels.Queue) { q.Gemm(kernels.Gemm{A: a.T.T(), B: b.T, C: c.T, Alpha: 1, Accumulate: 1}) })
+		e.Want("c", c, func() []float64 {
+			_, dw, _ := oracle.LinearBackward(b.V, make([]float64, m*n), a.V, k, m, n)
+			return add(dw, c.V)
+		})
 	}}, Case{Op: "gemm", Name: "inner dimensions differ", Fails: true, Run: func(e *Env) {
 		a, b, c := e.In(3, 5), e.In(4, 2), e.Out(3, 2)
 		e.Do(func(q *kernels.Queue) { q.Gemm(kernels.Gemm{A: a.T, B: b.T, C: c.T, Alpha: 1}) })
@@ -380,7 +388,7 @@ func vocabCases() []Case {
 		common := func(e *Env) (x, w Operand, bias Operand, targets []int32, t kernels.Tensor) {
 			x, w = e.In(n, k), e.In(v, k)
 			if o.bias {
-				bias = e.In(v)
+				bias = e.In32(v)
 			}
 			for i := range o.n {
 				targets = append(targets, int32(i*31%o.v))
@@ -404,12 +412,12 @@ func vocabCases() []Case {
 			x, w, bias, targets, t := common(e)
 			lse, d := e.Vals32(voc.Forward(x.V, w.V, bias.V, targets).LSE, n), e.In32(n)
 			dx, oldX := e.before(o.acc, n, k)
-			dw, oldW := e.before(o.acc, v, k)
+			dw, oldW := e.before32(o.acc, v, k)
 			p := kernels.LinearLogprobBwd{X: x.T, W: w.T, Bias: bias.T, Targets: t, LSE: lse.T, DLogP: d.T, DX: dx.T, DW: dw.T, LogitScale: float32(o.scale),
 				Softcap: float32(o.softcap), DXAccumulate: flag(o.acc), DWAccumulate: flag(o.acc), DBiasAccumulate: flag(o.acc)}
 			loss := func(x, w, b []float64) float64 { return dot(voc.Forward(x, w, b, targets).LogP, d.V) }
 			if o.bias {
-				db, oldB := e.before(o.acc, v)
+				db, oldB := e.before32(o.acc, v)
 				p.DBias = db.T
 				e.Grad("dbias", db, bias.V, oldB, func(b []float64) float64 { return loss(x.V, w.V, b) })
 			}
@@ -428,7 +436,7 @@ func vocabCases() []Case {
 			ws := e.Vals32(weights, n)
 			logp, lse := e.Out32(n), e.Out32(n)
 			dx, oldX := e.before(o.acc, n, k)
-			dw, oldW := e.before(o.acc, v, k)
+			dw, oldW := e.before32(o.acc, v, k)
 			factor := 0.125
 			p := kernels.LinearXent{X: x.T, W: w.T, Bias: bias.T, Targets: t, Weights: ws.T, LogP: logp.T, LSE: lse.T, DX: dx.T, DW: dw.T,
 				LogitScale: float32(o.scale), Softcap: float32(o.softcap), LossScale: 0.125, LabelSmoothing: float32(o.smoothing), ZLoss: float32(o.zloss),
@@ -442,7 +450,7 @@ func vocabCases() []Case {
 			var oldB []float64
 			var db Operand
 			if o.bias {
-				db, oldB = e.before(o.acc, v)
+				db, oldB = e.before32(o.acc, v)
 				p.DBias = db.T
 				e.Grad("dbias", db, bias.V, oldB, func(b []float64) float64 { return loss(x.V, w.V, b) })
 			}

@@ -10,11 +10,11 @@ import (
 )
 
 func clampCases() []Case {
-	const lo, hi = -0.75, 0.5
+	const lo, hi = -0.7513, 0.513 // no bf16 lies there
 	cases := []Case{{Op: "clamp_fwd", Name: "both sides", Run: func(e *Env) {
 		x, y := e.Wide(3, 6, 37), e.Out(6, 37)
 		e.Do(func(q *kernels.Queue) { q.ClampFwd(kernels.ClampFwd{X: x.T, Y: y.T, Lo: lo, Hi: hi}) })
-		e.WantTol("y", y, 0, func() []float64 { return oracle.Clamp(x.V, lo, hi) })
+		e.Want("y", y, func() []float64 { return oracle.Clamp(x.V, float64(float32(lo)), float64(float32(hi))) })
 	}}, {Op: "clamp_fwd", Name: "limits the wrong way round", Fails: true, Run: func(e *Env) {
 		x, y := e.In(2, 3), e.Out(2, 3)
 		e.Do(func(q *kernels.Queue) { q.ClampFwd(kernels.ClampFwd{X: x.T, Y: y.T, Lo: hi, Hi: lo}) })
@@ -247,7 +247,7 @@ func groupedCases() []Case {
 		name := fmt.Sprintf("accumulate %v", acc)
 		cases = append(cases, Case{Op: "grouped_gemm", Name: "transposed, bias, " + name, Run: func(e *Env) {
 			c, old := e.before(acc, m, n)
-			a, b, bias, off := e.Wide(2, m, k), e.In(groups, n, k), e.In(groups, n), e.I32(groupRows, groups+1)
+			a, b, bias, off := e.Wide(2, m, k), e.In(groups, n, k), e.In32(groups, n), e.I32(groupRows, groups+1)
 			e.Do(func(q *kernels.Queue) {
 				q.GroupedGemm(kernels.GroupedGemm{A: a.T, B: b.T.Transpose(1, 2), C: c.T, Bias: bias.T, Offsets: off, Alpha: 1, Accumulate: flag(acc)})
 			})
@@ -259,7 +259,7 @@ func groupedCases() []Case {
 				return add(out, old)
 			})
 		}}, Case{Op: "grouped_gemm_dw", Name: name, Run: func(e *Env) {
-			c, old := e.before(acc, groups, k, n)
+			c, old := e.before32(acc, groups, k, n)
 			a, b, off := e.In(m, k), e.Wide(1, m, n), e.I32(groupRows, groups+1)
 			e.Do(func(q *kernels.Queue) {
 				q.GroupedGemmDW(kernels.GroupedGemmDW{A: a.T, B: b.T, C: c.T, Offsets: off, Alpha: 0.5, Accumulate: flag(acc)})
@@ -273,7 +273,7 @@ func groupedCases() []Case {
 				return add(out, old)
 			})
 		}}, Case{Op: "grouped_colsum", Name: name, Run: func(e *Env) {
-			y, old := e.before(acc, groups, n)
+			y, old := e.before32(acc, groups, n)
 			x, off := e.Wide(3, m, n), e.I32(groupRows, groups+1)
 			e.Do(func(q *kernels.Queue) {
 				q.GroupedColSum(kernels.GroupedColSum{X: x.T, Y: y.T, Offsets: off, Accumulate: flag(acc)})
@@ -303,7 +303,7 @@ func groupedCases() []Case {
 			return out
 		})
 	}}, Case{Op: "grouped_gemm_dw", Name: "an expert left out", Run: func(e *Env) {
-		a, b, c, off := e.In(m, k), e.In(m, n), e.In(groups, k, n), e.I32(groupRows, groups+1)
+		a, b, c, off := e.In(m, k), e.In(m, n), e.In32(groups, k, n), e.I32(groupRows, groups+1)
 		dist := e.I64(at, groups)
 		e.Do(func(q *kernels.Queue) {
 			q.GroupedGemmDW(kernels.GroupedGemmDW{A: a.T, B: b.T, C: c.T.Select(0, 0), CAt: dist, Offsets: off, Alpha: 1})

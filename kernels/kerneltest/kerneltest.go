@@ -323,7 +323,7 @@ func (e *Env) Want(name string, o Operand, want func() []float64) { e.WantTol(na
 
 // WantTol is Want with a tolerance that is a multiple of the usual one; 0 wants equal values.
 func (e *Env) WantTol(name string, o Operand, times float64, want func() []float64) {
-	e.wants = append(e.wants, expectation{name: name, at: o, tol: times * tolerance(o.T.DType), want: want})
+	e.wants = append(e.wants, expectation{name: name, at: o, tol: times * e.tolerance(o), want: want})
 }
 
 // Verify checks a property of an output.
@@ -333,9 +333,26 @@ func (e *Env) Verify(name string, o Operand, check func(got []float64) error) {
 
 // Grad says that an output is the gradient of loss at x (plus before, when the operation accumulates).
 func (e *Env) Grad(name string, o Operand, x, before []float64, loss func(x []float64) float64) {
-	e.grads = append(e.grads, expectation{name: name, at: o, tol: 20 * tolerance(o.T.DType), want: func() []float64 {
+	e.grads = append(e.grads, expectation{name: name, at: o, tol: e.gradTolerance(o), want: func() []float64 {
 		return add(oracle.CentralDifference(loss, x, 1e-5), before)
 	}})
+}
+
+// tolerance of an output is that of its element type, or of the operands' where those have half the digits.
+func (e *Env) tolerance(o Operand) float64 {
+	t := tolerance(o.T.DType)
+	if e.dt == kernels.BF16 || e.dt == kernels.F16 {
+		t = max(t, tolerance(e.dt))
+	}
+	return t
+}
+
+// gradTolerance is wider for f32, since a difference quotient has fewer digits.
+func (e *Env) gradTolerance(o Operand) float64 {
+	if t := e.tolerance(o); t >= tolerance(kernels.F16) {
+		return t
+	}
+	return 20 * tolerance(o.T.DType)
 }
 
 // tolerance of results that went through sums of some hundred terms.

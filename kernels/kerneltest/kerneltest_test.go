@@ -60,6 +60,17 @@ func TestCPU(t *testing.T) {
 	}
 }
 
+// TestBF16: every operation with bf16 operands against the oracle, with every instruction set, and against central differences.
+func TestBF16(t *testing.T) {
+	for name, isa := range map[string]kernels.ISA{"scalar": kernels.ISAScalar, "avx2": kernels.ISAAVX2, "avx512": kernels.ISAAVX512} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			wantOK(t, run(t, cpu(t, kernels.Options{ISA: isa, Threads: 2}), kerneltest.Test, kerneltest.Options{DType: kernels.BF16}))
+		})
+	}
+	wantOK(t, run(t, cpu(t, kernels.Options{Threads: 2}), kerneltest.Grad, kerneltest.Options{DType: kernels.BF16}))
+}
+
 // TestGradients: every backward operation against central differences.
 func TestGradients(t *testing.T) {
 	t.Parallel()
