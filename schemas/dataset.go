@@ -31,11 +31,9 @@ type DataSet struct {
 // the outputs "train", and "eval" or "eval-<number>" for each of several evaluation sets; its Data, Columns, Clean and Split are unused.
 type FactorySpec struct {
 	// Stage is pt, sft, rm, dpo or kto.
-	Stage string `json:"stage" jsonschema:"enum=pt,enum=sft,enum=rm,enum=dpo,enum=kto"`
-	// Predict prepares prompts and labels for generation in the outputs that are not "train".
-	Predict bool      `json:"predict,omitempty"`
-	Train   []DataSet `json:"train,omitempty"`
-	Eval    []DataSet `json:"eval,omitempty"`
+	Stage string    `json:"stage" jsonschema:"enum=pt,enum=sft,enum=rm,enum=dpo,enum=kto"`
+	Train []DataSet `json:"train,omitempty"`
+	Eval  []DataSet `json:"eval,omitempty"`
 	// EvalOnEach measures each evaluation set by itself.
 	EvalOnEach bool `json:"eval_on_each,omitempty"`
 	// Mix is concat, interleave_under, interleave_over or interleave_once; Probs are the shares of the interleaved sets.

@@ -253,7 +253,9 @@ type OptimSpec struct {
 // EvalStage scores models on a prep output that stored rows.
 type EvalStage struct {
 	// Models are compared with the same procedure.
-	Models []EvalModel `json:"models"`
+	Models []EvalModel `json:"models,omitempty"`
+	// Predict answers the data's prompts instead.
+	Predict *Prediction `json:"predict,omitempty"`
 	// Data is "<prep stage>/<output>" with rows.
 	Data string `json:"data"`
 	// Slices is the number of evaluation messages.
@@ -275,7 +277,10 @@ type EvalModel struct {
 
 // ExportStage writes what users' tools read.
 type ExportStage struct {
-	From string `json:"from"`
+	// From is a Ref URI of a train stage; or Model names a folder of files, into which Adapters (PEFT folders) are merged in order.
+	From     string     `json:"from,omitempty"`
+	Model    *ModelSpec `json:"model,omitempty"`
+	Adapters []Ref      `json:"adapters,omitempty"`
 	// Formats holds "peft" and "merged".
 	Formats []string `json:"formats"`
 	// Tokenizer is copied beside the weights.

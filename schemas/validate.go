@@ -153,7 +153,15 @@ func (p *problems) stage(st *Stage, place string, before map[string]*Stage) {
 	case KindEval:
 		p.eval(st, st.Eval, at, before)
 	case KindExport:
-		p.from(st, st.Export.From, at+".from", before)
+		if m := st.Export.Model; m != nil {
+			p.check(st.Export.From == "", at+".model", "cannot be given beside from")
+			p.model(st, m, at+".model", before)
+		} else {
+			p.from(st, st.Export.From, at+".from", before)
+		}
+		for _, a := range st.Export.Adapters {
+			p.ref(a, at+".adapters")
+		}
 		p.check(len(st.Export.Formats) > 0, at+".formats", "is empty (peft, merged)")
 		for _, f := range st.Export.Formats {
 			p.check(f == "peft" || f == "merged", at+".formats", "%q is unknown (peft, merged)", f)
@@ -215,7 +223,11 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 }
 
 func (p *problems) eval(st *Stage, e *EvalStage, at string, before map[string]*Stage) {
-	p.check(len(e.Models) > 0, at+".models", "is empty")
+	if e.Predict != nil {
+		p.prediction(st, e, at, before)
+	} else {
+		p.check(len(e.Models) > 0, at+".models", "is empty")
+	}
 	seen := map[string]bool{}
 	for i, m := range e.Models {
 		mp := fmt.Sprintf("%s.models[%d]", at, i)

@@ -66,7 +66,12 @@ func Handle(ctx context.Context, t *consume.Task) error {
 	if t.Stage.Eval == nil {
 		return schemas.Errorf(schemas.CodeInternal, t.Message.Stage, "an evaluation message came without an evaluation stage")
 	}
-	if t.Message.Part >= t.Message.Parts {
+	switch last := t.Message.Part >= t.Message.Parts; {
+	case t.Stage.Eval.Predict != nil && last:
+		return reducePredictions(ctx, t)
+	case t.Stage.Eval.Predict != nil:
+		return predict(ctx, t)
+	case last:
 		return reduce(ctx, t)
 	}
 	return slice(ctx, t)

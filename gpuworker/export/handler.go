@@ -42,7 +42,7 @@ func Handle(ctx context.Context, t *consume.Task) (err error) {
 		return err
 	}
 	t.Phase(consume.PhaseLoad, 0, 0)
-	loaded, err := train.LoadModel(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, e.From, q, t.Dir)
+	loaded, err := load(ctx, t, q)
 	if err != nil {
 		return err
 	}
@@ -63,6 +63,18 @@ func Handle(ctx context.Context, t *consume.Task) (err error) {
 	}
 	t.Phase("export", int64(len(formats)), int64(len(formats)))
 	return x.out.Commit(ctx)
+}
+
+// load loads what is exported: a finished stage's model, or files with adapters merged into them.
+func load(ctx context.Context, t *consume.Task, q *kernels.Queue) (*train.Loaded, error) {
+	e := t.Stage.Export
+	switch {
+	case e.Model == nil:
+		return train.LoadModel(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, e.From, q, t.Dir)
+	case e.Model.From != "":
+		return train.LoadModel(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, e.Model.From, q, t.Dir)
+	}
+	return train.LoadFiles(ctx, t.Objects, t.Message.Tenant, e.Model.Base, e.Adapters, q, t.Dir)
 }
 
 func rank(format string) int { return slices.Index([]string{PEFT, Merged}, format) }

@@ -49,6 +49,10 @@ func Verify(ctx context.Context, dir string, o Options) (_ *verify.Report, err e
 	switch {
 	case isFile(filepath.Join(dir, "train.yaml")):
 		err = v.train(ctx)
+	case isFile(filepath.Join(dir, "predict.yaml")):
+		err = v.predict(ctx)
+	case isFile(filepath.Join(dir, "export.yaml")):
+		err = v.export(ctx)
 	default:
 		err = schemas.Errorf(schemas.CodeNotFound, dir, "there is no train.yaml, predict.yaml or export.yaml")
 	}
@@ -104,18 +108,23 @@ func devices(dir string) int {
 	return n
 }
 
-// train repeats a training run.
-func (v *verification) train(ctx context.Context) error {
-	spec, inputs, err := v.o.Load(ctx, filepath.Join(v.dir, "train.yaml"), v.overrides())
+// start resolves a configuration and makes its run.
+func (v *verification) start(ctx context.Context, file string, overrides []string) (*localrun.Run, error) {
+	spec, inputs, err := v.o.Load(ctx, filepath.Join(v.dir, file), overrides)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	run, err := localrun.New(ctx, localrun.Config{Spec: spec, Inputs: inputs, Handlers: v.o.Handlers, Dir: v.scratch, Threads: v.o.Threads, Logger: v.o.Logger,
+	return localrun.New(ctx, localrun.Config{Spec: spec, Inputs: inputs, Handlers: v.o.Handlers, Dir: v.scratch, Threads: v.o.Threads, Logger: v.o.Logger,
 		Phase: func(stage, name string, done, total int64) {
 			if v.o.Progress != nil {
 				v.o.Progress(stage+" "+name, int(done), int(total))
 			}
 		}})
+}
+
+// train repeats a training run.
+func (v *verification) train(ctx context.Context) error {
+	run, err := v.start(ctx, "train.yaml", v.overrides())
 	if err != nil {
 		return err
 	}

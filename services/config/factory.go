@@ -44,6 +44,9 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 		return nil, err
 	}
 	r := &Resolved{Form: FormFactory, Spec: spec, Inputs: c.inputs, Output: nonEmpty(v.text("output_dir"), "output"), Workers: v.whole("num_workers"), ReportTo: "none", Notes: b.notes}
+	if v.exportOnly() {
+		r.Output = v.text("export_dir")
+	}
 	r.Logs = nonEmpty(v.text("logging_dir"), r.Output)
 	r.Factory = &FactoryOutput{LoggingSteps: v.interval("logging_steps", 0), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
 		BatchSize: v.whole("per_device_train_batch_size"), Epochs: v.number("num_train_epochs")}
@@ -109,6 +112,9 @@ func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 		spec.Name = strings.Join(append([]string{v.text("stage")}, v.list("dataset")...), "-")
 		spec.Name = spec.Name[:min(len(spec.Name), 200)]
 	}
+	if v.exportOnly() {
+		return spec, b.export(ctx, spec)
+	}
 	prep, err := b.prep(ctx)
 	if err != nil {
 		return nil, err
@@ -125,6 +131,11 @@ func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 		}
 		spec.Stages = append(spec.Stages, schemas.Stage{Name: "train", Kind: schemas.KindTrain, Needs: []string{"prep"}, Train: train},
 			schemas.Stage{Name: "export", Kind: schemas.KindExport, Needs: []string{"train"}, Export: &schemas.ExportStage{From: "stage:train", Formats: []string{format}, Tokenizer: &b.tokenizer}})
+	}
+	if v.truth("do_predict") {
+		if err := b.predict(ctx, spec); err != nil {
+			return nil, err
+		}
 	}
 	return spec, nil
 }

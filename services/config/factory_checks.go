@@ -9,6 +9,9 @@ import (
 func (v *factoryValues) rules() {
 	v.ranges()
 	stage, method := v.text("stage"), v.text("finetuning_type")
+	if v.exportOnly() {
+		return
+	}
 	if !v.truth("do_train") && !v.truth("do_eval") && !v.truth("do_predict") {
 		v.p.add(nil, "none of do_train, do_eval and do_predict is true: there is nothing to do")
 	}
@@ -34,6 +37,9 @@ func (v *factoryValues) rules() {
 		} else if n := len(v.list("dataset")); len(v.list("interleave_probs")) != n {
 			v.bad("interleave_probs", "has %d shares for %d data sets", len(v.list("interleave_probs")), n)
 		}
+	}
+	if v.truth("predict_with_generate") && v.truth("do_predict") && (v.doEval() || v.truth("eval_on_each_dataset")) {
+		v.bad("do_predict", "cannot be combined with do_eval, eval_strategy or eval_on_each_dataset yet: run them one after the other")
 	}
 	if stage != "sft" {
 		for _, k := range []string{"predict_with_generate", "neat_packing", "train_on_prompt", "mask_history"} {
@@ -87,6 +93,11 @@ func (v *factoryValues) methodRules(stage, method string) {
 	if stage == "ppo" {
 		v.bad("stage", "ppo is configured by a run spec (objective: ppo)")
 	}
+}
+
+// exportOnly says that the configuration is that of llamafactory-cli export.
+func (v *factoryValues) exportOnly() bool {
+	return v.given("export_dir") && !v.truth("do_train") && !v.truth("do_eval") && !v.truth("do_predict")
 }
 
 // doEval says whether the loss is measured on held-out data, as transformers decides it.

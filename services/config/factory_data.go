@@ -18,8 +18,7 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 	v := b.v
 	f := &schemas.FactorySpec{Stage: v.text("stage"), EvalOnEach: v.truth("eval_on_each_dataset"), Mix: v.text("mix_strategy"), MaxSamples: v.whole("max_samples"),
 		ValSize: v.number("val_size"), BatchSize: v.whole("preprocessing_batch_size"), Workers: v.whole("preprocessing_num_workers"), TrainOnPrompt: v.truth("train_on_prompt"),
-		MaskHistory: v.truth("mask_history"), ToolFormat: v.text("tool_format"), PreserveThinking: v.truth("preserve_thinking"), OnBadRow: v.text("on_bad_row"),
-		Predict: v.truth("do_predict") && v.truth("predict_with_generate") && !v.truth("do_train")}
+		MaskHistory: v.truth("mask_history"), ToolFormat: v.text("tool_format"), PreserveThinking: v.truth("preserve_thinking"), OnBadRow: v.text("on_bad_row")}
 	for _, s := range v.list("interleave_probs") {
 		var p float64
 		if _, err := fmt.Sscan(s, &p); err != nil || p < 0 {
@@ -76,7 +75,7 @@ func (b *factoryBuilder) outputs(f *schemas.FactorySpec) []schemas.PrepOutput {
 		return out
 	}
 	if predict {
-		o.Form, o.Rows = "predict", true
+		o.Form, o.Packing, o.Neat, o.CutoffLen = "predict", false, false, v.whole("cutoff_len")
 	}
 	if f.EvalOnEach && len(f.Eval) > 0 {
 		for i := range f.Eval {

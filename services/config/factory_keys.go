@@ -128,13 +128,13 @@ func dataAndModelKeys() []factoryKey {
 		{"Processor", "audio_sampling_rate", kWhole, "16000", refused, "images, video and audio are not read"},
 		// Export
 		{"Export", "export_dir", kText, "", works, ""},
-		{"Export", "export_size", kWhole, "5", refused, "not built"},
+		{"Export", "export_size", kWhole, "5", noEffect, "merged weights are one file"},
 		{"Export", "export_device", kText, "cpu", noEffect, "merging runs where the worker runs; its result does not depend on it"},
 		{"Export", "export_quantization_bit", kText, "", refused, "not built"},
 		{"Export", "export_quantization_dataset", kText, "", refused, "not built"},
 		{"Export", "export_quantization_nsamples", kWhole, "128", refused, "not built"},
 		{"Export", "export_quantization_maxlen", kWhole, "1024", refused, "not built"},
-		{"Export", "export_legacy_format", kTruth, "false", refused, "not built"},
+		{"Export", "export_legacy_format", kTruth, "false", refused, "only safetensors are written"},
 		{"Export", "export_hub_model_id", kText, "", refused, "not built"},
 		// Vllm
 		{"Vllm", "vllm_maxlen", kWhole, "4096", refused, "generation runs in our own engine"},

@@ -250,19 +250,10 @@ func (b *factoryBuilder) preference(ctx context.Context, t *schemas.TrainStage) 
 }
 
 // adapters collects the PEFT folders of adapter_name_or_path.
-func (b *factoryBuilder) adapters(ctx context.Context, t *schemas.TrainStage) error {
-	for _, name := range b.v.list("adapter_name_or_path") {
-		if f := b.v.text("adapter_folder"); f != "" {
-			name = filepath.Join(f, name)
-		}
-		ref, err := b.adapter(ctx, name)
-		if err != nil {
-			return err
-		}
-		t.Adapters = append(t.Adapters, *ref)
-	}
+func (b *factoryBuilder) adapters(ctx context.Context, t *schemas.TrainStage) (err error) {
+	t.Adapters, err = b.adapterRefs(ctx)
 	t.CreateNewAdapter = b.v.truth("create_new_adapter") && len(t.Adapters) > 0
-	return nil
+	return err
 }
 
 // adapter is the Ref of a PEFT folder.

@@ -1,0 +1,275 @@
+package evaluate
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/chat"
+	"github.com/tunefleet/tunefleet/gpuworker/data/hftok"
+	"github.com/tunefleet/tunefleet/gpuworker/generate"
+	"github.com/tunefleet/tunefleet/gpuworker/metrics"
+	"github.com/tunefleet/tunefleet/gpuworker/metrics/jieba"
+	"github.com/tunefleet/tunefleet/gpuworker/partresult"
+	"github.com/tunefleet/tunefleet/gpuworker/prep"
+	"github.com/tunefleet/tunefleet/gpuworker/train"
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// Names of the objects of a prediction stage's result.
+const (
+	PredictionsName    = "generated_predictions.jsonl"
+	PredictResultsName = "predict_results.json"
+)
+
+// prediction is one row of generated_predictions.jsonl. Predict and Label are as the spec wants them; Scored are the texts that are
+// compared, without special tokens.
+type prediction struct {
+	Prompt  string    `json:"prompt"`
+	Predict string    `json:"predict"`
+	Label   string    `json:"label"`
+	Scored  [2]string `json:"scored"`
+}
+
+// predictionSlice is the content of a part's object.
+type predictionSlice struct {
+	Rows    []prediction `json:"rows"`
+	Tokens  int64        `json:"new_tokens"`
+	Seconds float64      `json:"seconds"`
+}
+
+// predict answers the prompts of one slice: a contiguous range of the data.
+func predict(ctx context.Context, t *consume.Task) (err error) {
+	t.Phase(consume.PhaseLoad, 0, 0)
+	p, e := t.Stage.Eval.Predict, t.Stage.Eval
+	_, name, ps, err := data.FindOutput(t.Spec, e.Data)
+	if err != nil {
+		return err
+	}
+	o := data.Output(ps, name)
+	tok, err := prep.OpenChatTokenizer(ctx, prep.Files{Objects: t.Objects, Tenant: t.Message.Tenant}, ps.Tokenizer)
+	if err != nil {
+		return err
+	}
+	enc, err := prep.NewChatEncoder(tok, o, ps.Factory)
+	if err != nil {
+		return err
+	}
+	d, err := data.OpenDataset(ctx, t.Objects, t.Spec, e.Data, t.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	dev, err := kernels.Open(kernels.Options{Threads: t.Threads})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	q, err := dev.NewQueue(kernels.Compute)
+	if err != nil {
+		return err
+	}
+	loaded, err := loadPredicted(ctx, t, q)
+	if err != nil {
+		return err
+	}
+	defer loaded.Close()
+	mem := autograd.NewMemory(dev, q, 0)
+	defer func() { err = errors.Join(err, mem.Close()) }()
+	a := &answerer{t: t, d: d, enc: enc, loaded: loaded, tape: autograd.New(mem, autograd.Config{}), p: p}
+	n, parts := d.Len(), t.Message.Parts
+	out, err := a.rows(ctx, n*t.Message.Part/parts, n*(t.Message.Part+1)/parts)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(out)
+	if err != nil {
+		return fmt.Errorf("cannot encode the predictions: %w", err)
+	}
+	w := partresult.New(t)
+	if err := w.Put(ctx, sliceName(t.Message.Part), raw); err != nil {
+		return err
+	}
+	return w.Commit(ctx)
+}
+
+// loadPredicted loads the model: a finished stage's, or files.
+func loadPredicted(ctx context.Context, t *consume.Task, q *kernels.Queue) (*train.Loaded, error) {
+	p := t.Stage.Eval.Predict
+	if p.Model.From != "" {
+		return train.LoadModel(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, p.Model.From, q, t.Dir)
+	}
+	return train.LoadFiles(ctx, t.Objects, t.Message.Tenant, p.Model.Base, p.Adapters, q, t.Dir)
+}
+
+// answerer generates and decodes.
+type answerer struct {
+	t      *consume.Task
+	d      *data.Dataset
+	enc    *chat.Encoder
+	loaded *train.Loaded
+	tape   *autograd.Tape
+	p      *schemas.Prediction
+}
+
+// stops are the ids that end an answer: the end of a sequence and all additional special tokens, as LLaMA-Factory has it.
+func (a *answerer) stops() []int32 {
+	tok := a.enc.Tokenizer
+	var out []int32
+	if id := a.enc.EOSID(); id != chat.NoID {
+		out = append(out, id)
+	}
+	roles := map[string]bool{}
+	for _, r := range []hftok.Special{hftok.BOS, hftok.EOS, hftok.Unk, hftok.Sep, hftok.Pad, hftok.Cls, hftok.Mask} {
+		if s, ok := tok.Special(r); ok {
+			roles[s] = true
+		}
+	}
+	for _, s := range tok.SpecialTokens() {
+		if id, ok := tok.TokenID(s); ok && !roles[s] && !slices.Contains(out, id) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// rows answers rows from (included) to to (excluded).
+func (a *answerer) rows(ctx context.Context, from, to int) (*predictionSlice, error) {
+	out := &predictionSlice{Rows: []prediction{}}
+	g := a.p.Generation
+	opt := generate.Options{MaxNewTokens: g.MaxNewTokens, Stop: a.stops(), Seed: a.t.Spec.Seed}
+	if g.Sample {
+		opt.Sampling = generate.Sampling{Temperature: cmp.Or(g.Temperature, 1), TopK: g.TopK, TopP: g.TopP}
+	}
+	opt.RepetitionPenalty = g.RepetitionPenalty
+	batch := cmp.Or(a.p.Batch, generateRows)
+	start := time.Now()
+	for at := from; at < to; at += batch {
+		var prompts, answers [][]int32
+		opt.Rows = opt.Rows[:0]
+		for i := at; i < min(at+batch, to); i++ {
+			s, err := a.d.Sequence(ctx, i)
+			if err != nil {
+				return nil, err
+			}
+			n := len(s.IDs) - s.Trained()
+			prompts, answers, opt.Rows = append(prompts, s.IDs[:n]), append(answers, s.IDs[n:]), append(opt.Rows, int64(i))
+		}
+		made, err := generate.Generate(ctx, a.tape, a.loaded.Model, prompts, opt, nil)
+		if err != nil {
+			return nil, err
+		}
+		for i := range made {
+			out.Tokens += int64(len(made[i]))
+			out.Rows = append(out.Rows, prediction{Prompt: a.text(prompts[i], false), Predict: a.text(made[i], !g.KeepSpecial), Label: a.text(answers[i], !g.KeepSpecial),
+				Scored: [2]string{a.text(made[i], true), a.text(answers[i], true)}})
+		}
+		a.t.Phase("generate", int64(min(at+batch, to)-from), int64(to-from))
+	}
+	out.Seconds = time.Since(start).Seconds()
+	return out, nil
+}
+
+// text decodes as transformers' batch_decode does, with the tokenizer's own clean-up.
+func (a *answerer) text(ids []int32, skip bool) string {
+	s := a.enc.Tokenizer.Decode(ids, skip)
+	if a.enc.Tokenizer.CleanUpSpaces() {
+		s = hftok.CleanUp(s)
+	}
+	return s
+}
+
+// reducePredictions merges the slices, scores all rows, and writes the two files.
+func reducePredictions(ctx context.Context, t *consume.Task) error {
+	var all predictionSlice
+	for part := range t.Message.Parts {
+		res, err := partresult.Read(ctx, t, part)
+		if err != nil {
+			return err
+		}
+		raw, err := partresult.Object(ctx, t, res, sliceName(part), maxSliceBytes)
+		if err != nil {
+			return err
+		}
+		var s predictionSlice
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return schemas.Errorf(schemas.CodeData, sliceName(part), "is no slice of predictions: %v", err)
+		}
+		all.Rows, all.Tokens, all.Seconds = append(all.Rows, s.Rows...), all.Tokens+s.Tokens, all.Seconds+s.Seconds
+	}
+	values, err := scorePredictions(all.Rows)
+	if err != nil {
+		return err
+	}
+	values["predict_runtime"] = all.Seconds
+	values["predict_samples_per_second"] = float64(len(all.Rows)) / max(1e-9, all.Seconds)
+	results, err := json.MarshalIndent(values, "", "    ")
+	if err != nil {
+		return fmt.Errorf("cannot encode the results: %w", err)
+	}
+	file, err := encodePredictions(all.Rows)
+	if err != nil {
+		return err
+	}
+	w := partresult.New(t)
+	for k, v := range values {
+		w.Value(k, v)
+	}
+	w.Count("rows", int64(len(all.Rows)))
+	w.Count("new_tokens", all.Tokens)
+	for name, b := range map[string][]byte{PredictionsName: file, PredictResultsName: results} {
+		if err := w.Put(ctx, name, b); err != nil {
+			return err
+		}
+	}
+	t.Report(schemas.Event{At: time.Now().UTC(), Type: schemas.EventReport, Tenant: t.Message.Tenant, Run: t.Message.Run, Stage: t.Message.Stage, Worker: t.Worker, Values: values})
+	return w.Commit(ctx)
+}
+
+// scorePredictions averages LLaMA-Factory's four scores over the rows.
+func scorePredictions(rows []prediction) (map[string]float64, error) {
+	if len(rows) == 0 {
+		return nil, schemas.Errorf(schemas.CodeData, "predict", "there are no rows")
+	}
+	cutter, err := jieba.Default()
+	if err != nil {
+		return nil, fmt.Errorf("cannot load jieba's tables: %w", err)
+	}
+	scores := make([]metrics.Similarity, len(rows))
+	for i, r := range rows {
+		scores[i], _, _ = metrics.ComputeSimilarity(cutter, r.Scored[0], r.Scored[1])
+	}
+	m := metrics.MeanSimilarity(scores)
+	return map[string]float64{"predict_rouge-1": m.Rouge1, "predict_rouge-2": m.Rouge2, "predict_rouge-l": m.RougeL, "predict_bleu-4": m.BLEU4}, nil
+}
+
+// encodePredictions writes {prompt, predict, label} a line, spaced as Python's json does.
+func encodePredictions(rows []prediction) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	for _, r := range rows {
+		b.WriteByte('{')
+		for i, f := range []struct{ key, text string }{{"prompt", r.Prompt}, {"predict", r.Predict}, {"label", r.Label}} {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			fmt.Fprintf(&b, "%q: ", f.key)
+			if err := e.Encode(f.text); err != nil {
+				return nil, fmt.Errorf("cannot encode a prediction: %w", err)
+			}
+			b.Truncate(b.Len() - 1)
+		}
+		b.WriteString("}\n")
+	}
+	return b.Bytes(), nil
+}

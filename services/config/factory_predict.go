@@ -1,0 +1,61 @@
+package config
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// predict adds the stage that answers the prompts of the held-out data: with what was trained, or with the model and its adapters.
+func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) error {
+	v := b.v
+	g := schemas.Generation{MaxNewTokens: v.whole("max_new_tokens"), Sample: v.truth("do_sample"), Temperature: v.number("temperature"), TopK: v.whole("top_k"), TopP: v.number("top_p"),
+		RepetitionPenalty: v.number("repetition_penalty"), KeepSpecial: !v.truth("skip_special_tokens")}
+	if !v.given("max_new_tokens") && v.given("max_length") {
+		v.bad("max_length", "counts the prompt, too, which is not built: give max_new_tokens")
+	}
+	if !g.Sample {
+		g.Temperature, g.TopK, g.TopP = 0, 0, 0
+	}
+	p := &schemas.Prediction{Batch: v.whole("per_device_eval_batch_size"), Generation: g}
+	needs := []string{"prep"}
+	if v.truth("do_train") {
+		p.Model.From, needs = "stage:train", append(needs, "train")
+	} else {
+		p.Model.Base = b.base
+		var err error
+		if p.Adapters, err = b.adapterRefs(ctx); err != nil {
+			return err
+		}
+	}
+	spec.Stages = append(spec.Stages, schemas.Stage{Name: "predict", Kind: schemas.KindEval, Needs: needs, Eval: &schemas.EvalStage{Data: "prep/eval", Slices: v.whole("num_workers"), Predict: p}})
+	return nil
+}
+
+// export is the only stage of a configuration of llamafactory-cli export: adapters merged into the model.
+func (b *factoryBuilder) export(ctx context.Context, spec *schemas.RunSpec) error {
+	adapters, err := b.adapterRefs(ctx)
+	if err != nil {
+		return err
+	}
+	spec.Stages = []schemas.Stage{{Name: "export", Kind: schemas.KindExport, Export: &schemas.ExportStage{Model: &schemas.ModelSpec{Base: b.base}, Adapters: adapters,
+		Formats: []string{"merged"}, Tokenizer: &b.tokenizer}}}
+	return nil
+}
+
+// adapterRefs are the PEFT folders of adapter_name_or_path in order.
+func (b *factoryBuilder) adapterRefs(ctx context.Context) ([]schemas.Ref, error) {
+	var out []schemas.Ref
+	for _, name := range b.v.list("adapter_name_or_path") {
+		if f := b.v.text("adapter_folder"); f != "" {
+			name = filepath.Join(f, name)
+		}
+		ref, err := b.adapter(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *ref)
+	}
+	return out, nil
+}
