@@ -122,6 +122,18 @@ func (m *Merger) mergeLoRA(ctx context.Context, path string, p *nn.Param, start 
 			return err
 		}
 	}
+	if !m.c.PiSSA && !m.c.DoRA {
+		// The bits of PEFT's merge: a product in float32, scaled, then added.
+		delta := make([]float32, 0, in)
+		return rows(p, start, dst, func(row, col int64, part []float32) error {
+			delta = delta[:len(part)]
+			productRow(delta, b[row*r:(row+1)*r], a, in, col)
+			for j := range part {
+				part[j] += float32(float32(scale) * delta[j])
+			}
+			return nil
+		})
+	}
 	moved := func(row, col int64, part []float32) []float64 {
 		sum := make([]float64, len(part))
 		for j, v := range part {
