@@ -39,7 +39,7 @@ func (p *pool) apply(ctx context.Context, a Action) (err error) {
 		return p.keeper.update(ctx, func(l *schemas.Ledger) { l.Turn = &turn })
 	case ActTurnEnd:
 		return p.keeper.update(ctx, func(l *schemas.Ledger) { l.Turn = nil })
-	case ActStart:
+	case ActStart, ActSkip:
 		return p.start(ctx, r, a)
 	case ActPublish:
 		return p.messages(ctx, r, nil, a.Publish)
@@ -59,12 +59,11 @@ func (p *pool) apply(ctx context.Context, a Action) (err error) {
 }
 
 func (p *pool) find(tenant, run string) *openRun {
-	for _, r := range p.runs {
-		if r.spec != nil && r.spec.Tenant == tenant && r.spec.ID == run {
-			return r
-		}
+	r := p.byName[tenant+"/"+run]
+	if r == nil || r.spec == nil || p.runs[r.key] != r {
+		return nil
 	}
-	return nil
+	return r
 }
 
 // moved follows a swap of HEAD: memory, poke, control word, events.
@@ -123,7 +122,11 @@ func (p *pool) start(ctx context.Context, r *openRun, a Action) error {
 	if err := putSpec(ctx, p.c.objects, r.spec); err != nil {
 		return err
 	}
-	h := NewHead(r.spec)
+	h := StartHead(r.spec, a, time.Now().UTC())
+	if a.Kind == ActSkip {
+		h = NewHead(r.spec)
+		h.State, h.Stages = schemas.RunSkipped, skipped(h.Stages)
+	}
 	h.Reason = a.Reason
 	head, err := p.c.heads.Create(ctx, h)
 	if errors.Is(err, checkpoint.ErrExists) {
@@ -134,7 +137,15 @@ func (p *pool) start(ctx context.Context, r *openRun, a Action) error {
 		return err
 	}
 	p.moved(ctx, r, head, a)
-	return nil
+	return p.messages(ctx, r, nil, a.Publish)
+}
+
+// skipped marks every stage so.
+func skipped(stages []schemas.StageState) []schemas.StageState {
+	for i := range stages {
+		stages[i].State = schemas.StageSkipped
+	}
+	return stages
 }
 
 // putSpec writes the spec beside HEAD; it is immutable, so one that is there already is the same.
@@ -262,6 +273,9 @@ func (p *pool) close(ctx context.Context, r *openRun, a Action) error {
 	if _, err := p.c.objects.Put(ctx, schemas.EndedKey(a.Tenant, a.Run), data, store.Condition{}); err != nil {
 		return fmt.Errorf("cannot write %s: %w", schemas.EndedKey(a.Tenant, a.Run), err)
 	}
+	if err := bury(ctx, p.c.objects, r.spec, r.head); err != nil {
+		return err
+	}
 	if err := p.messages(ctx, r, a.Delete, nil); err != nil {
 		p.c.log.Warn("messages of an ended run are left to their pullers", "run", a.Run, "error", err)
 	}
@@ -272,6 +286,7 @@ func (p *pool) close(ctx context.Context, r *openRun, a Action) error {
 		return fmt.Errorf("cannot delete %s: %w", r.key, err)
 	}
 	delete(p.runs, r.key)
+	delete(p.byName, a.Tenant+"/"+a.Run)
 	p.c.ended(ctx, r.head)
 	_ = p.c.work.Poke(ctx, a.Tenant, a.Run) // a hint
 	return nil

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -24,18 +23,27 @@ type decider struct {
 	seats, seated int
 	// held is the priority of the best gang that waits for workers and could have them (4: none).
 	held int
+	// tenants counts what each tenant has.
+	tenants map[string]*account
+}
+
+// account is what a tenant has in the pool.
+type account struct {
+	quota schemas.Quota
+	// running counts its running runs, devices the seats that they want.
+	running, devices int
 }
 
 // Decide says what to do next about the runs of one pool. It is pure: the same view and time give the same decision. No run gets two
 // actions that swap HEAD in one decision.
 func Decide(v *View, now time.Duration) Decision {
-	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4}
+	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4, tenants: map[string]*account{}}
 	d.d.Reasons = map[string]string{}
+	d.count()
 	order := d.order()
-	d.count(order)
 	busy := map[string]bool{}
 	for _, r := range order {
-		if d.settled(r) {
+		if d.settled(r) || d.early(r) {
 			busy[name(r)] = true
 		}
 	}
@@ -50,30 +58,17 @@ func Decide(v *View, now time.Duration) Decision {
 
 func name(r *Run) string { return r.Spec.Tenant + "/" + r.Spec.ID }
 
-// order sorts the runs by priority, the tenant's usage, time of submission and id.
-func (d *decider) order() []*Run {
-	out := make([]*Run, len(d.v.Runs))
-	for i := range d.v.Runs {
-		out[i] = &d.v.Runs[i]
-	}
-	slices.SortFunc(out, func(a, b *Run) int {
-		return cmp.Or(
-			cmp.Compare(a.Spec.Priority, b.Spec.Priority),
-			cmp.Compare(d.v.Ledger.Usage[a.Spec.Tenant], d.v.Ledger.Usage[b.Spec.Tenant]),
-			a.Submitted.Compare(b.Submitted),
-			cmp.Compare(a.Spec.Tenant, b.Spec.Tenant),
-			cmp.Compare(a.Spec.ID, b.Spec.ID))
-	})
-	return out
-}
-
 // count adds up what claims workers.
-func (d *decider) count(runs []*Run) {
-	for _, r := range runs {
+func (d *decider) count() {
+	for i := range d.v.Runs {
+		r := &d.v.Runs[i]
 		h := r.Head
 		if h == nil || h.State != schemas.RunRunning {
 			continue
 		}
+		a := d.account(r.Spec.Tenant)
+		a.running++
+		a.devices += len(h.Seats)
 		d.seats += len(h.Seats)
 		d.d.Demand += len(h.Seats)
 		for k, c := range r.Claims {
@@ -148,6 +143,10 @@ func (d *decider) settled(r *Run) bool {
 	case h.State == schemas.RunPaused:
 		d.why(r, "paused")
 		return true
+	case r.Spec.MaxRuntimeS > 0 && r.Age >= time.Duration(r.Spec.MaxRuntimeS)*time.Second:
+		d.act(r, ActFail, Action{Stage: current(h), Error: schemas.Errorf(schemas.CodeTimeout, "max_runtime_s", "the run has not ended within %s", time.Duration(r.Spec.MaxRuntimeS)*time.Second),
+			Delete: d.messages(r), Reason: "the run took longer than its max_runtime_s"})
+		return true
 	case h.Control == schemas.ControlPause:
 		if len(h.Members) == 0 || r.Asked >= d.v.Limits.PauseGrace {
 			d.act(r, ActPaused, Action{Delete: d.seatMessages(r), Reason: "paused on request"})
@@ -215,6 +214,10 @@ func (d *decider) aux(r *Run) {
 	if next == nil {
 		return
 	}
+	if why := d.refused(r); why != "" {
+		d.why(r, "%s", why)
+		return
+	}
 	if room := max(minOutstanding, 2*d.v.Workers[pool].Live) - d.outstanding[pool]; room <= 0 {
 		d.why(r, "waiting: pool %s has %d parts outstanding", pool, d.outstanding[pool])
 		return
@@ -225,6 +228,7 @@ func (d *decider) aux(r *Run) {
 	}
 	d.outstanding[pool] += parts(next)
 	if r.Head == nil {
+		d.account(r.Spec.Tenant).running++
 		d.act(r, ActStart, Action{Stage: next.Name, Reason: "starting " + next.Name})
 		return
 	}

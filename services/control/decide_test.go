@@ -32,7 +32,7 @@ func viewOf(live int, runs ...Run) *View {
 // gangRun is a run whose train stage has seats at the given issues, with or without a generation.
 func gangRun(spec *schemas.RunSpec, formed bool, issues ...uint64) Run {
 	h := NewHead(spec)
-	h.Rev, h.Stage = 3, spec.Stages[0].Name
+	h.Rev, h.Stage, h.Generation = 3, spec.Stages[0].Name, 1
 	h.Stages[0].State = schemas.StageRunning
 	r := Run{Spec: spec, Head: &h, Claims: map[ClaimKey]Claim{}}
 	for seat, issue := range issues {
@@ -168,7 +168,7 @@ func TestDecide(t *testing.T) {
 			func(d Decision) bool { return d.Actions[0].Turn.Reform }, ""},
 		{"re-forming comes before a new gang", func() *View {
 			return viewOf(9, Run{Spec: trainSpec("bbbbbbbb", 0, 1, 1)}, gangRun(spec, false, 4, 5))
-		}, []Kind{ActTurn}, func(d Decision) bool { return d.Actions[0].Run == "aaaaaaaa" }, ""},
+		}, []Kind{ActTurn, ActStart}, func(d Decision) bool { return d.Actions[0].Run == "aaaaaaaa" }, ""},
 		{"re-forming yields to the turn after a while", func() *View {
 			r := gangRun(spec, false, 4, 5)
 			r.Forming = limits.ReformYield
@@ -208,10 +208,27 @@ func TestDecide(t *testing.T) {
 		}, []Kind{ActTrainDone}, nil, ""},
 		{"a small gang starts beside a waiting large one", func() *View {
 			return viewOf(3, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)}, gangRun(trainSpec("cccccccc", 1, 2, 2), true, 1, 1))
-		}, []Kind{ActTurn}, func(d Decision) bool { return d.Actions[0].Run == "bbbbbbbb" }, ""},
-		{"but not in its place", func() *View {
+		}, []Kind{ActTurn, ActPreempt}, func(d Decision) bool { return d.Actions[0].Run == "bbbbbbbb" && d.Actions[1].Run == "cccccccc" }, ""},
+		{"also on workers that it will need", func() *View {
 			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)}, gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1))
+		}, []Kind{ActTurn}, nil, ""},
+		{"but not when it has waited long", func() *View {
+			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2), Waited: limits.Reserve}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)},
+				gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1))
 		}, nil, nil, ""},
+		{"what started on them then yields", func() *View {
+			c := gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1)
+			c.Claims[ClaimKey{"tune", 0, 1}] = Claim{Holder: &lease.Owner{Issue: 1}, Known: now - limits.Reserve + 1, Seen: now, Ever: true, WasPublished: true}
+			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2), Waited: limits.Reserve}, c)
+		}, []Kind{ActPreempt}, func(d Decision) bool { return d.Actions[0].Run == "cccccccc" }, ""},
+		{"gangs that fit start beside the turn", func() *View {
+			v := viewOf(5, Run{Spec: trainSpec("aaaaaaaa", 1, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 2, 2)}, Run{Spec: trainSpec("cccccccc", 1, 2, 2)})
+			v.Ledger.Turn = turnOf(v.Runs[0].Spec, 2)
+			return v
+		}, []Kind{ActStart, ActStart}, func(d Decision) bool {
+			return d.Actions[0].Run == "aaaaaaaa" && d.Actions[1].Run == "bbbbbbbb" && len(d.Actions[1].Seats) == 2 && len(d.Actions[1].Publish) == 2 &&
+				strings.Contains(d.Reasons["t/cccccccc"], "needs 2 idle workers of pool cpu, 1 of 5 are idle")
+		}, ""},
 		{"a gang larger than the pool keeps nobody waiting", func() *View {
 			return viewOf(1, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: prepSpec("bbbbbbbb", 1)}, Run{Spec: trainSpec("cccccccc", 3, 1, 1)})
 		}, []Kind{ActTurn, ActStart}, func(d Decision) bool { return d.Actions[0].Run == "cccccccc" && d.Actions[1].Run == "bbbbbbbb" }, "needs 2 idle"},

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -31,8 +32,15 @@ func (d *decider) gang(r *Run) bool {
 		d.why(r, "%s: yields at its next commit to a gang of higher priority", h.Stage)
 		return false
 	}
+	if p := d.v.Policy; p != nil && p.Drained && h.Control == schemas.ControlNone && len(h.Seats) > 0 {
+		d.act(r, ActPreempt, Action{Stage: h.Stage, Reason: h.Stage + ": asked to yield, the pool is drained"})
+		return true
+	}
 	if len(h.Seats) == 0 {
 		return false
+	}
+	if swaps, handled := d.growth(r, spec.Train); handled {
+		return swaps
 	}
 	again := Action{Stage: h.Stage}
 	publish := Action{Stage: h.Stage}
@@ -41,6 +49,9 @@ func (d *decider) gang(r *Run) bool {
 	left := len(h.Seats)
 	for _, s := range h.Seats {
 		c := r.Claims[ClaimKey{h.Stage, s.Seat, s.Issue}]
+		if len(h.Members) > 0 && !member(h, s) {
+			continue // see growth
+		}
 		switch {
 		case d.lapsed(c, d.v.Pool):
 			// A worker that came up since is not claimed by anything yet; the lost one still counts as a claim of this gang.
@@ -135,93 +146,167 @@ func wants(r *Run) (stage *schemas.Stage, reform bool) {
 	return nil, false
 }
 
-// turn moves the gang that has the turn, or gives a free turn away: to a gang that must form again before a new one.
+// maxAdmit bounds the gangs that one decision starts.
+const maxAdmit = 500
+
+// turns is the state of the walk over the gangs that want to form.
+type turns struct {
+	// taken: the turn is somebody's, of this decision or an earlier one.
+	taken bool
+	// first is the gang at the head of the line that does not fit, firstMin what it needs.
+	first    *Run
+	firstMin int
+	// admitted counts the gangs started in this decision.
+	admitted int
+	why      string
+}
+
+// turn moves the gang that has the turn, or gives a free turn away: to a gang that must form again before a new one. New gangs for which
+// enough workers are idle start beside it: no seat of theirs competes with one of another gang.
 func (d *decider) turn(order []*Run, busy map[string]bool) {
 	t := d.v.Ledger.Turn
 	if t != nil {
 		d.d.Demand += d.forming(t, order, busy)
 	}
-	var first *Run
-	var firstMin int
-	var chosen *Action
-	var why string
-	for _, reforming := range []bool{true, false} {
-		for _, r := range order {
-			if busy[name(r)] || t != nil && sameRun(t, r) {
-				continue
-			}
-			stage, reform := wants(r)
-			if stage == nil || reform != reforming {
-				continue
-			}
-			w := stage.Train.World
-			if reform {
-				if t != nil && r.Forming >= d.v.Limits.ReformYield {
-					d.act(r, ActGiveBack, Action{Stage: stage.Name, Delete: d.seatMessages(r), Reason: stage.Name + ": yields its seats to the gang that has the turn"})
-				} else if t == nil && chosen == nil {
-					chosen = d.turnAction(r, stage, len(r.Head.Seats), true)
-				} else {
-					d.why(r, "%s: lost members, waits for the turn", stage.Name)
-				}
-				busy[name(r)] = true
-				continue
-			}
+	w := &turns{taken: t != nil}
+	for _, r := range order {
+		if busy[name(r)] || t != nil && sameRun(t, r) {
+			continue
+		}
+		if stage, reform := wants(r); stage != nil && reform {
 			busy[name(r)] = true
-			d.d.Demand += w.Max
-			idle, live := d.available(r.Spec.Priority), d.v.Workers[d.v.Pool].Live
-			fits := idle >= w.Min
-			beside := first == nil || live-w.Min >= firstMin
-			switch {
-			case t == nil && chosen == nil && fits && beside:
-				n := min(w.Max, idle)
-				if first != nil {
-					n = w.Min
-				}
-				chosen = d.turnAction(r, stage, n, false)
-			case !fits:
-				d.why(r, "waiting: %s needs %d idle workers of pool %s, %d of %d are idle", stage.Name, w.Min, d.v.Pool, idle, live)
-			default:
-				d.why(r, "waiting: %s is next in line", stage.Name)
-			}
-			if chosen != nil && chosen.Run == r.Spec.ID {
-				continue
-			}
-			if why == "" {
-				why = fmt.Sprintf("%s waits for %d workers", name(r), w.Min)
-			}
-			if first == nil && live >= w.Min {
-				// The first that the pool could serve is a reservation; one that is larger than the pool keeps nobody waiting.
-				first, firstMin = r, w.Min
-				d.held = min(d.held, r.Spec.Priority)
-			}
+			d.reform(r, stage, w)
 		}
 	}
-	if chosen != nil {
-		d.d.Actions = append(d.d.Actions, *chosen)
-	} else if t == nil && first != nil {
-		d.preempt(first, firstMin, order, busy)
+	for _, r := range order {
+		if busy[name(r)] || t != nil && sameRun(t, r) {
+			continue
+		}
+		if stage, reform := wants(r); stage != nil && !reform {
+			busy[name(r)] = true
+			d.fresh(r, stage, w)
+		}
+	}
+	switch {
+	case w.first != nil && t == nil:
+		d.preempt(w.first, w.firstMin, order, busy)
+	case w.first == nil && !w.taken && w.admitted == 0:
+		d.grow(order, busy)
 	}
 	if t != nil {
 		d.d.Reason = fmt.Sprintf("forming %s of %s/%s", t.Stage, t.Tenant, t.Run)
 	} else {
-		d.d.Reason = why
+		d.d.Reason = w.why
 	}
 }
 
-// preempt asks gangs of lower priority to yield when that makes room for the gang that waits first; the lowest and latest go first.
+// reform handles a gang that has seats and no generation, and not the turn.
+func (d *decider) reform(r *Run, stage *schemas.Stage, w *turns) {
+	switch {
+	case r.Head.Generation == 0 && r.Forming < d.v.Limits.Forming/6:
+		d.why(r, "%s: forming", stage.Name) // it was started beside others a moment ago, on idle workers
+	case w.taken && r.Forming >= d.v.Limits.ReformYield:
+		d.act(r, ActGiveBack, Action{Stage: stage.Name, Delete: d.seatMessages(r), Reason: stage.Name + ": yields its seats to the gang that has the turn"})
+	case !w.taken:
+		d.giveTurn(r, stage, len(r.Head.Seats), true, w)
+	default:
+		d.why(r, "%s: lost members, waits for the turn", stage.Name)
+	}
+}
+
+// fresh starts a gang that has no seats, or says what it waits for.
+func (d *decider) fresh(r *Run, stage *schemas.Stage, w *turns) {
+	if why := d.refused(r); why != "" {
+		d.why(r, "%s", why)
+		return
+	}
+	world := stage.Train.World
+	most, why := d.allowance(r.Spec.Tenant, world.Max)
+	if most < world.Min {
+		d.why(r, "waiting: %s", why)
+		return
+	}
+	d.d.Demand += most
+	idle, live := d.available(r.Spec.Priority), d.v.Workers[d.v.Pool].Live
+	n := min(most, idle)
+	if w.first != nil {
+		n = min(n, world.Min)
+	}
+	// Beside the reservation, with what others hold; or on the workers that it will need, while it has not waited long.
+	beside := w.first == nil || d.seats+world.Min <= live-w.firstMin || w.first.Waited < d.v.Limits.Reserve
+	switch {
+	case n >= world.Min && beside && w.admitted < maxAdmit:
+		d.start(r, stage, n, w)
+		return
+	case idle < world.Min:
+		d.why(r, "waiting: %s needs %d idle workers of pool %s, %d of %d are idle", stage.Name, world.Min, d.v.Pool, max(0, idle), live)
+	default:
+		d.why(r, "waiting: %s is next in line", stage.Name)
+	}
+	if w.why == "" {
+		w.why = fmt.Sprintf("%s waits for %d workers", name(r), world.Min)
+	}
+	if w.first == nil && live >= world.Min && idle < world.Min {
+		// The first that the pool could serve is a reservation; one that is larger than the pool keeps nobody waiting.
+		w.first, w.firstMin = r, world.Min
+		d.held = min(d.held, r.Spec.Priority)
+	}
+}
+
+// start gives a gang the free turn, or its seats at once.
+func (d *decider) start(r *Run, stage *schemas.Stage, n int, w *turns) {
+	w.admitted++
+	d.seats += n
+	a := d.account(r.Spec.Tenant)
+	a.devices += n
+	if r.Head == nil {
+		a.running++
+	}
+	if !w.taken {
+		d.giveTurn(r, stage, n, false, w)
+		return
+	}
+	action := d.seatAction(r, stage.Name, n)
+	kind := ActSeats
+	if r.Head == nil {
+		kind = ActStart
+	}
+	d.act(r, kind, action)
+}
+
+// seatAction issues the first n seats of a gang.
+func (d *decider) seatAction(r *Run, stage string, n int) Action {
+	a := Action{Stage: stage, Reason: fmt.Sprintf("%s: forming a gang of %d", stage, n)}
+	issue := uint64(1)
+	if r.Head != nil {
+		issue = r.Head.LastIssue + 1
+	}
+	for seat := range n {
+		s := schemas.Seat{Seat: seat, Issue: issue}
+		a.Seats = append(a.Seats, s)
+		a.Publish = append(a.Publish, seatMessage(r, stage, s))
+	}
+	return a
+}
+
+// preempt asks gangs to yield when that makes room for the gang that waits first: those of lower priority, the lowest and latest first,
+// and, once it has waited for Limits.Reserve, those of its own priority that started while it waited.
 func (d *decider) preempt(first *Run, need int, order []*Run, busy map[string]bool) {
 	need -= d.available(first.Spec.Priority)
 	var victims []*Run
 	for _, r := range slices.Backward(order) {
 		h := r.Head
-		if need <= 0 || r.Spec.Priority <= first.Spec.Priority {
+		if need <= 0 || r.Spec.Priority < first.Spec.Priority {
 			break
 		}
 		if h == nil || h.State != schemas.RunRunning || len(h.Seats) == 0 {
 			continue
 		}
+		if r.Spec.Priority == first.Spec.Priority && !d.backfilled(r, first) {
+			continue
+		}
 		need -= len(h.Seats) // those that yield already are counted, not asked again
-		if h.Control == schemas.ControlNone && !busy[name(r)] {
+		if (h.Control == schemas.ControlNone || h.Control == schemas.ControlRegroup) && !busy[name(r)] {
 			victims = append(victims, r)
 		}
 	}
@@ -234,13 +319,27 @@ func (d *decider) preempt(first *Run, need int, order []*Run, busy map[string]bo
 	}
 }
 
-func (d *decider) turnAction(r *Run, stage *schemas.Stage, seats int, reform bool) *Action {
+// backfilled reports whether a gang started on workers that the waiting one will need, while that one waited, and has waited enough.
+func (d *decider) backfilled(r, first *Run) bool {
+	if first.Waited < d.v.Limits.Reserve {
+		return false
+	}
+	for _, s := range r.Head.Seats {
+		if c, ok := r.Claims[ClaimKey{r.Head.Stage, s.Seat, s.Issue}]; ok && c.Known <= d.now-first.Waited {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *decider) giveTurn(r *Run, stage *schemas.Stage, seats int, reform bool, w *turns) {
+	w.taken = true
 	reason := fmt.Sprintf("%s: has the turn for %d seats", stage.Name, seats)
 	d.d.Reasons[name(r)] = reason
-	return &Action{
+	d.d.Actions = append(d.d.Actions, Action{
 		Kind: ActTurn, Tenant: r.Spec.Tenant, Run: r.Spec.ID, Stage: stage.Name,
 		Turn: &schemas.Turn{Tenant: r.Spec.Tenant, Run: r.Spec.ID, Stage: stage.Name, Seats: seats, Reform: reform, Reason: reason},
-	}
+	})
 }
 
 // forming moves the gang that has the turn and returns how many workers it wants beyond the seats it has.
@@ -272,25 +371,28 @@ func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[string]bool) i
 	}
 	busy[name(r)] = true
 	w := stage.Train.World
-	if r.Head == nil {
-		d.act(r, ActStart, Action{Stage: t.Stage, Reason: "starting " + t.Stage})
-		return w.Max
-	}
-	if len(r.Head.Seats) == 0 {
+	if r.Head == nil || len(r.Head.Seats) == 0 {
+		most, why := d.allowance(r.Spec.Tenant, w.Max)
+		if refused := d.refused(r); refused != "" || most < w.Min {
+			end(cmp.Or(refused, why))
+			return 0
+		}
 		idle := d.available(r.Spec.Priority)
-		n := min(w.Max, idle, max(t.Seats, w.Min))
+		n := min(most, idle, max(t.Seats, w.Min))
 		if n < w.Min {
-			end(fmt.Sprintf("%d workers are idle, %d are needed", idle, w.Min))
-			return w.Max
+			end(fmt.Sprintf("%d workers are idle, %d are needed", max(0, idle), w.Min))
+			return most
 		}
-		a := Action{Stage: t.Stage, Reason: fmt.Sprintf("%s: forming a gang of %d", t.Stage, n)}
-		for seat := range n {
-			s := schemas.Seat{Seat: seat, Issue: r.Head.LastIssue + 1}
-			a.Seats = append(a.Seats, s)
-			a.Publish = append(a.Publish, seatMessage(r, t.Stage, s))
+		a := d.account(r.Spec.Tenant)
+		a.devices += n
+		d.seats += n
+		if r.Head == nil {
+			a.running++
+			d.act(r, ActStart, d.seatAction(r, t.Stage, n))
+		} else {
+			d.act(r, ActSeats, d.seatAction(r, t.Stage, n))
 		}
-		d.act(r, ActSeats, a)
-		return w.Max
+		return most
 	}
 	var open []schemas.Seat
 	for _, s := range r.Head.Seats {

@@ -45,7 +45,7 @@ func (k *keeper) own(ctx context.Context, usage map[string]float64) (owned, used
 		return true, false, nil
 	}
 	if k.until > 0 {
-		err := k.update(ctx, func(l *schemas.Ledger) { addUsage(l, usage, now-k.decayed) })
+		err := k.update(ctx, func(l *schemas.Ledger) { addUsage(l, usage, now-k.decayed, time.Now()) })
 		if err == nil {
 			k.decayed = now
 		}
@@ -80,7 +80,7 @@ func (k *keeper) own(ctx context.Context, usage map[string]float64) (owned, used
 func (k *keeper) update(ctx context.Context, mutate func(*schemas.Ledger)) error {
 	start := k.clock()
 	next := k.cur
-	next.Usage = maps.Clone(k.cur.Usage)
+	next.Usage, next.Spent = maps.Clone(k.cur.Usage), maps.Clone(k.cur.Spent)
 	mutate(&next)
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails since Go 1.24
@@ -142,8 +142,14 @@ func (k *keeper) release(ctx context.Context) error {
 // usageHalfLife is how fast old usage is forgotten, so that a tenant that comes late is not served before all others for ever.
 const usageHalfLife = 24 * time.Hour
 
-// addUsage lets old usage decay over elapsed and adds the new.
-func addUsage(l *schemas.Ledger, usage map[string]float64, elapsed time.Duration) {
+// addUsage lets old usage decay over elapsed and adds the new, there and to what the month has used.
+func addUsage(l *schemas.Ledger, usage map[string]float64, elapsed time.Duration, wall time.Time) {
+	if m := month(wall); l.Month != m {
+		l.Month, l.Spent = m, nil
+	}
+	if len(usage) > 0 && l.Spent == nil {
+		l.Spent = map[string]float64{}
+	}
 	keep := math.Exp2(-elapsed.Hours() / usageHalfLife.Hours())
 	for tenant, v := range l.Usage {
 		if l.Usage[tenant] = v * keep; v < 1 {
@@ -155,5 +161,6 @@ func addUsage(l *schemas.Ledger, usage map[string]float64, elapsed time.Duration
 			l.Usage = map[string]float64{}
 		}
 		l.Usage[tenant] += v
+		l.Spent[tenant] += v
 	}
 }

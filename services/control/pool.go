@@ -13,33 +13,38 @@ import (
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/lease"
-	"github.com/tunefleet/tunefleet/services/store"
 )
 
 // maxResultBytes bounds a part's result or failure record.
 const maxResultBytes = 16 << 20
 
-// Bounds of one tick: runs read for the first time (500 GET/s with the default interval), queued and paused runs looked at again, and
-// queued runs that a decision considers.
-const (
-	maxReads    = 150
-	maxRechecks = 20
-	maxQueued   = 2000
-)
-
 // openRun is what a pool remembers of one open run. All of it can be rebuilt from the object store.
 type openRun struct {
-	key       string
-	submitted time.Time
-	spec      *schemas.RunSpec
-	head      *schemas.Head
+	key string
+	// tenant and run are taken from the key.
+	tenant, run string
+	submitted   time.Time
+	spec        *schemas.RunSpec
+	head        *schemas.Head
 	// readAt is when HEAD was last read (own clock); 0 = never.
 	readAt   time.Duration
 	claims   map[ClaimKey]*Claim
 	failures map[string]schemas.Failure
 	forming  time.Duration
 	asked    time.Duration
-	reason   string
+	waited   time.Duration
+	growing  time.Duration
+	// steady is since when generation has had its members.
+	steady     time.Duration
+	generation uint64
+	// parents remembers the runs of spec.After; ended ones are not looked up again, the others at most every parentEvery.
+	parents   map[string]schemas.RunState
+	parentsAt time.Duration
+	reason    string
+	// wanted: the spec of a queued run is to be read, because the run is among the next in line.
+	wanted bool
+	// cost is the number of GETs of its last reading.
+	cost int
 	// broken: its HEAD cannot be decoded; nothing is decided about the run until it can.
 	broken bool
 }
@@ -51,6 +56,14 @@ type pool struct {
 	keeper *keeper
 
 	runs map[string]*openRun
+	// byName finds a run by "tenant/id".
+	byName map[string]*openRun
+	// policy is the operator's word, read every policyEvery.
+	policy   *schemas.Policy
+	policyAt time.Duration
+	// reads paces the reading of the object store; see budget.
+	reads   float64
+	readsAt time.Duration
 	// keys are the keys of runs in order, as of the last listing.
 	keys []string
 	// listedAt and listCost pace the listing of open objects.
@@ -72,13 +85,14 @@ type pool struct {
 }
 
 func newPool(c *Control, name string) *pool {
-	return &pool{c: c, name: name, runs: map[string]*openRun{}, dirty: true, workers: map[string]Workers{}, idle: map[string]time.Duration{}, usage: map[string]float64{},
+	return &pool{c: c, name: name, runs: map[string]*openRun{}, byName: map[string]*openRun{}, dirty: true, workers: map[string]Workers{}, idle: map[string]time.Duration{}, usage: map[string]float64{},
 		keeper: &keeper{objects: c.objects, pool: name, owner: c.cfg.Name, ttl: c.cfg.LedgerTTL, clock: c.clock}}
 }
 
 // forget drops what was remembered: another replica may have changed everything.
 func (p *pool) forget() {
-	p.runs, p.keys = map[string]*openRun{}, nil
+	p.runs, p.byName, p.keys = map[string]*openRun{}, map[string]*openRun{}, nil
+	p.policy, p.policyAt = nil, 0
 	p.dirty, p.listedAt, p.boot, p.bootSince = true, 0, "", 0
 }
 
@@ -137,12 +151,18 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 		}
 		seen[info.Key] = true
 		if p.runs[info.Key] == nil {
-			p.runs[info.Key] = &openRun{key: info.Key, submitted: info.Modified, claims: map[ClaimKey]*Claim{}, failures: map[string]schemas.Failure{}}
+			tenant, run, ok := parseOpen(info.Key)
+			if !ok {
+				continue // nothing of ours
+			}
+			r := &openRun{key: info.Key, tenant: tenant, run: run, submitted: info.Modified, claims: map[ClaimKey]*Claim{}, failures: map[string]schemas.Failure{}}
+			p.runs[info.Key], p.byName[tenant+"/"+run] = r, r
 		}
 	}
-	for key := range p.runs {
+	for key, r := range p.runs {
 		if !seen[key] {
 			delete(p.runs, key)
+			delete(p.byName, r.tenant+"/"+r.run)
 		}
 	}
 	p.keys = slices.Sorted(maps.Keys(p.runs))
@@ -150,105 +170,16 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 	return nil
 }
 
-// refresh reads specs and HEADs: those of started runs in every tick, those of queued and paused ones in turns.
-func (p *pool) refresh(ctx context.Context, poked bool) error {
-	now := p.c.clock()
-	if now-p.sweptAt >= p.c.cfg.SweepEvery {
-		p.sweptAt = now
-		for _, r := range p.runs {
-			r.readAt = 0
-		}
-	}
-	var read []*openRun
-	first, again := maxReads, maxRechecks
-	pause := 2 * time.Second
-	if poked {
-		pause = 50 * time.Millisecond
-	}
-	for i := range p.keys {
-		n := (i + p.cursor) % len(p.keys)
-		r := p.runs[p.keys[n]]
-		switch {
-		case r == nil: // closed since the listing
-			continue
-		case r.readAt == 0:
-			if first--; first < 0 {
-				continue
-			}
-		case r.head != nil && r.head.State != schemas.RunPaused:
-		case now-r.readAt < pause:
-			continue
-		default:
-			if again--; again < 0 {
-				continue
-			}
-			if again == 0 {
-				p.cursor = n
-			}
-		}
-		read = append(read, r)
-	}
-	return parallel(ctx, 8, read, func(ctx context.Context, r *openRun) error { return p.read(ctx, r, now) })
-}
-
-func (p *pool) read(ctx context.Context, r *openRun, now time.Duration) error {
-	if r.spec == nil {
-		data, _, err := p.c.objects.Get(ctx, r.key, schemas.MaxSpecBytes)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil // closed since the listing
-		}
-		if err != nil {
-			return fmt.Errorf("cannot read %s: %w", r.key, err)
-		}
-		spec, err := schemas.DecodeSpec(data)
-		if err != nil {
-			if !r.broken {
-				p.c.log.Error("an open object is no spec", "key", r.key, "error", err)
-			}
-			r.broken, r.readAt = true, max(now, 1)
-			return nil
-		}
-		r.spec = spec
-	}
-	head, _, err := p.c.heads.Read(ctx, r.spec.Tenant, r.spec.ID)
-	r.broken = false
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-	case errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil:
-		return err
-	case err != nil:
-		p.c.log.Error("HEAD cannot be read", "tenant", r.spec.Tenant, "run", r.spec.ID, "error", err)
-		r.broken = true
-	default:
-		if r.head == nil || r.head.Rev <= head.Rev {
-			r.head = head
-		}
-	}
-	r.readAt = max(now, 1)
-	return nil
-}
-
 // view builds what Decide looks at: leases first, then results, so that a lease that is gone because its work is done comes with the
 // result.
 func (p *pool) view(ctx context.Context) (*View, error) {
 	now := p.c.clock()
-	v := &View{Pool: p.name, Limits: p.c.cfg.Limits, Ledger: p.keeper.cur, Workers: map[string]Workers{}}
+	v := &View{Pool: p.name, Limits: p.c.cfg.Limits, Ledger: p.keeper.cur, Policy: p.policy, Wall: time.Now().UTC(), Workers: map[string]Workers{}}
 	v.Contact = p.contact(ctx, now)
 	pools := map[string]bool{p.name: true}
-	queued := 0
-	var runs []*openRun
-	for _, key := range p.keys {
-		r := p.runs[key]
-		if r == nil || r.spec == nil || r.readAt == 0 || r.broken {
-			continue
-		}
-		if r.head == nil {
-			if queued++; queued > maxQueued {
-				continue
-			}
-		}
+	runs := p.window(v.Wall)
+	for _, r := range runs {
 		pools[auxPool(r.spec)] = true
-		runs = append(runs, r)
 	}
 	for name := range pools {
 		w, err := p.countWorkers(ctx, name)
@@ -271,17 +202,38 @@ func (p *pool) view(ctx context.Context) (*View, error) {
 			return nil, err
 		}
 		p.claims(r, &run, holders, now)
-		r.forming = since(r.forming, r.head != nil && len(r.head.Seats) > 0 && len(r.head.Members) == 0 && v.Contact > 0, now)
-		r.asked = since(r.asked, r.head != nil && r.head.Control != schemas.ControlNone, now)
-		if r.forming > 0 {
-			run.Forming = now - r.forming
-		}
-		if r.asked > 0 {
-			run.Asked = now - r.asked
-		}
+		p.ages(r, &run, v, now)
 		v.Runs = append(v.Runs, run)
 	}
 	return v, nil
+}
+
+// ages tells how long each condition of the run has held.
+func (p *pool) ages(r *openRun, run *Run, v *View, now time.Duration) {
+	h := r.head
+	seats, members := 0, 0
+	if h != nil {
+		seats, members = len(h.Seats), len(h.Members)
+		run.Age = max(0, v.Wall.Sub(h.Created))
+	}
+	if h != nil && h.Generation != r.generation {
+		r.generation, r.steady = h.Generation, 0
+	}
+	stage, _ := wants(run)
+	r.forming = since(r.forming, seats > 0 && members == 0 && v.Contact > 0, now)
+	r.asked = since(r.asked, h != nil && h.Control != schemas.ControlNone, now)
+	r.waited = since(r.waited, stage != nil && seats == 0 && (h == nil || h.State == schemas.RunRunning), now)
+	r.steady = since(r.steady, members > 0, now)
+	r.growing = since(r.growing, members > 0 && seats > members, now)
+	for _, x := range []struct {
+		at  time.Duration
+		out *time.Duration
+	}{{r.forming, &run.Forming}, {r.asked, &run.Asked}, {r.waited, &run.Waited}, {r.steady, &run.Steady}, {r.growing, &run.Growing}} {
+		if x.at > 0 {
+			*x.out = now - x.at
+		}
+	}
+	run.Parents = r.parents
 }
 
 // since keeps the time at which a condition began to hold, 0 while it does not.
@@ -331,7 +283,7 @@ func (p *pool) countWorkers(ctx context.Context, name string) (Workers, error) {
 	}
 	var w Workers
 	for _, x := range list {
-		if x.Draining {
+		if x.Draining || x.Busy == "" && name == p.name && p.policy.Cordons(x.Name) {
 			continue
 		}
 		w.Live++

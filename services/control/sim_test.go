@@ -28,15 +28,17 @@ type sim struct {
 }
 
 type simRun struct {
-	spec    *schemas.RunSpec
-	head    *schemas.Head
-	open    bool
-	claims  map[ClaimKey]*Claim
-	results map[string]map[int]bool
-	fails   map[string][]schemas.Failure
-	forming time.Duration
-	asked   time.Duration
-	steps   int64
+	spec                    *schemas.RunSpec
+	head                    *schemas.Head
+	open                    bool
+	claims                  map[ClaimKey]*Claim
+	results                 map[string]map[int]bool
+	fails                   map[string][]schemas.Failure
+	forming                 time.Duration
+	asked                   time.Duration
+	waited, steady, growing time.Duration
+	generation              uint64
+	steps                   int64
 	// final is the terminal state once it was reached.
 	final schemas.RunState
 }
@@ -125,11 +127,21 @@ func (s *sim) view() *View {
 		}
 		r.forming = since(r.forming, r.head != nil && len(r.head.Seats) > 0 && len(r.head.Members) == 0, s.now)
 		r.asked = since(r.asked, r.head != nil && r.head.Control != schemas.ControlNone, s.now)
-		if r.forming > 0 {
-			run.Forming = s.now - r.forming
+		members, seats := 0, 0
+		if r.head != nil {
+			members, seats = len(r.head.Members), len(r.head.Seats)
+			if r.head.Generation != r.generation {
+				r.generation, r.steady = r.head.Generation, 0
+			}
 		}
-		if r.asked > 0 {
-			run.Asked = s.now - r.asked
+		stage, _ := wants(&run)
+		r.waited = since(r.waited, stage != nil && seats == 0, s.now)
+		r.steady = since(r.steady, members > 0, s.now)
+		r.growing = since(r.growing, members > 0 && seats > members, s.now)
+		for at, out := range map[*time.Duration]*time.Duration{&r.forming: &run.Forming, &r.asked: &run.Asked, &r.waited: &run.Waited, &r.steady: &run.Steady, &r.growing: &run.Growing} {
+			if *at > 0 {
+				*out = s.now - *at
+			}
 		}
 		v.Runs = append(v.Runs, run)
 	}
@@ -160,8 +172,11 @@ func (s *sim) tick(crash int) bool {
 		case ActTurnEnd:
 			s.ledger.Turn = nil
 		case ActStart:
-			h := NewHead(r.spec)
+			h := StartHead(r.spec, a, time.Unix(0, int64(s.now)))
 			h.Rev = 1
+			empty := NewHead(r.spec)
+			r.head = &empty
+			s.seats(r, &h)
 			r.head = &h
 		case ActPublish:
 		case ActClose:
@@ -253,9 +268,6 @@ func (s *sim) seats(r *simRun, next *schemas.Head) {
 		}
 		if total > len(s.workers) {
 			s.t.Fatalf("%d seats are wanted of %d workers", total, len(s.workers))
-		}
-		if s.ledger.Turn == nil || s.ledger.Turn.Run != r.spec.ID {
-			s.t.Fatalf("seats of %s are issued without the turn", r.spec.ID)
 		}
 	}
 }

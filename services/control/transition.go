@@ -31,7 +31,7 @@ func Transition(h *schemas.Head, a Action, now time.Time) error {
 		return errStale
 	}
 	st := h.StageByName(a.Stage)
-	if st == nil && a.Kind != ActPaused {
+	if st == nil && a.Kind != ActPaused && a.Kind != ActFail {
 		return fmt.Errorf("%w: no stage %q", errStale, a.Stage)
 	}
 	if a.Reason != "" {
@@ -54,12 +54,16 @@ func Transition(h *schemas.Head, a Action, now time.Time) error {
 		st.Result = schemas.StageResultKey(h.Tenant, h.Run, a.Stage)
 		finish(h)
 	case ActSeats:
-		if st.Started.IsZero() {
-			st.Started = now
-		}
-		st.State = schemas.StageRunning
-		h.Stage, h.Seats, h.Members = a.Stage, slices.Clone(a.Seats), nil
+		seat(h, st, a, now)
+	case ActGrow:
+		h.Seats = append(slices.Clone(h.Seats), a.Seats...)
 		h.LastIssue = highest(h.LastIssue, a.Seats)
+	case ActShed:
+		h.Seats = slices.DeleteFunc(slices.Clone(h.Seats), func(s schemas.Seat) bool { return slices.Contains(a.Seats, s) })
+	case ActRegroup:
+		h.Control = schemas.ControlRegroup
+	case ActRegrouped:
+		h.Control = schemas.ControlNone
 	case ActSeatReissue:
 		for _, s := range a.Seats {
 			for i := range h.Seats {
@@ -76,25 +80,23 @@ func Transition(h *schemas.Head, a Action, now time.Time) error {
 	case ActGiveBack:
 		h.Seats = nil
 		endGeneration(h, schemas.CausePreempted, now)
-		if h.Control == schemas.ControlPreempt {
-			h.Control = schemas.ControlNone
-		}
+		yielded(h)
 	case ActPreempt:
 		h.Control = schemas.ControlPreempt
 	case ActTrainDone:
 		st.State, st.Ended, st.Manifest = schemas.StageSucceeded, now, h.Manifest
 		endGeneration(h, schemas.CauseDone, now)
 		h.Stage, h.Seats, h.Manifest, h.Previous, h.Step = "", nil, nil, nil, 0
-		if h.Control == schemas.ControlPreempt {
-			h.Control = schemas.ControlNone
-		}
+		yielded(h)
 		finish(h)
 	case ActPaused:
 		h.State, h.Control, h.Seats = schemas.RunPaused, schemas.ControlNone, nil
 		endGeneration(h, schemas.CausePreempted, now)
 		h.Generation++
 	case ActFail:
-		st.State, st.Ended = schemas.StageFailed, now
+		if st != nil {
+			st.State, st.Ended = schemas.StageFailed, now
+		}
 		h.State, h.Error, h.Control = schemas.RunFailed, a.Error, schemas.ControlNone
 		skip(h)
 		h.Members = nil
@@ -103,6 +105,32 @@ func Transition(h *schemas.Head, a Action, now time.Time) error {
 		return fmt.Errorf("cannot apply action %q to HEAD: it does not swap it", a.Kind)
 	}
 	return nil
+}
+
+// StartHead is the first HEAD of a run whose start the action is, with the seats of its first gang where it has some.
+func StartHead(spec *schemas.RunSpec, a Action, now time.Time) schemas.Head {
+	h := NewHead(spec)
+	if st := h.StageByName(a.Stage); st != nil && len(a.Seats) > 0 {
+		seat(&h, st, a, now)
+	}
+	return h
+}
+
+// seat gives a train stage its seats.
+func seat(h *schemas.Head, st *schemas.StageState, a Action, now time.Time) {
+	if st.Started.IsZero() {
+		st.Started = now
+	}
+	st.State = schemas.StageRunning
+	h.Stage, h.Seats, h.Members = a.Stage, slices.Clone(a.Seats), nil
+	h.LastIssue = highest(h.LastIssue, a.Seats)
+}
+
+// yielded clears a control word that the end of the gang has answered.
+func yielded(h *schemas.Head) {
+	if h.Control == schemas.ControlPreempt || h.Control == schemas.ControlRegroup {
+		h.Control = schemas.ControlNone
+	}
 }
 
 // cancel is the transition of a user's cancel: final at once.

@@ -23,6 +23,14 @@ type Limits struct {
 	PauseGrace time.Duration
 	// Attempts is the number of application failures of a part, or of a gang without a step of progress, that fails the run (default 3).
 	Attempts int
+	// Reserve is how long smaller gangs may start on the workers that a waiting larger one will need; past it they are left idle for it,
+	// and gangs of its priority that started while it waited are asked to yield (default 60 s).
+	Reserve time.Duration
+	// Grow is how long a generation must have trained before it is offered more seats (default 30 s).
+	Grow time.Duration
+	// Quantum is what a start charges its tenant in advance, in seconds of its seats, so that one decision does not serve one tenant alone
+	// (default 10 minutes).
+	Quantum time.Duration
 	// Losses is the number of attempts of a part, or of generations in a row without a step of progress, lost for whatever reason but
 	// preemption, that fails the run (default 30): what kills every host it touches must end some time.
 	Losses int
@@ -41,6 +49,9 @@ func (l Limits) WithDefaults() Limits {
 	def(&l.ReformYield, 30*time.Second)
 	def(&l.Republish, 2*time.Second)
 	def(&l.PauseGrace, 20*time.Second)
+	def(&l.Reserve, time.Minute)
+	def(&l.Grow, 30*time.Second)
+	def(&l.Quantum, 10*time.Minute)
 	if l.Attempts <= 0 {
 		l.Attempts = 3
 	}
@@ -56,6 +67,10 @@ type View struct {
 	Limits Limits
 	// Ledger is the pool's ledger, owned by the decider.
 	Ledger schemas.Ledger
+	// Policy is the operator's word; nil admits everybody alike.
+	Policy *schemas.Policy
+	// Wall is the wall clock (UTC): not_before is compared with it, and the times that control itself wrote.
+	Wall time.Time
 	// Contact is how long the lease server has been reachable without a break and with the same boot id; 0 = not now.
 	Contact time.Duration
 	// Workers counts the live workers of every pool that the runs use.
@@ -84,6 +99,14 @@ type Run struct {
 	Forming time.Duration
 	// Asked is how long the control word of HEAD has been set.
 	Asked time.Duration
+	// Age is how long ago the run made its first transition.
+	Age time.Duration
+	// Waited is how long the run has wanted a gang and had none.
+	Waited time.Duration
+	// Steady is how long the current generation has had its members, Growing how long seats beyond them have been wanted.
+	Steady, Growing time.Duration
+	// Parents holds the state of the runs of Spec.After that are known; one that is not known has not ended.
+	Parents map[string]schemas.RunState
 	// Claims holds what is known of each wanted seat and unfinished part.
 	Claims map[ClaimKey]Claim
 	// Stages holds what running prep, eval and export stages have stored.
@@ -124,7 +147,7 @@ type Kind string
 
 // Kinds of actions.
 const (
-	// ActStart creates HEAD (state running) and copies the spec beside it.
+	// ActStart creates HEAD (state running), with the seats of its first gang where the action has some.
 	ActStart Kind = "start"
 	// ActStageStart moves a prep, eval or export stage to running; ActPublish follows.
 	ActStageStart Kind = "stage-start"
@@ -151,6 +174,14 @@ const (
 	ActPaused Kind = "paused"
 	// ActPreempt asks a gang to commit and yield to one of higher priority; ActGiveBack follows.
 	ActPreempt Kind = "preempt"
+	// ActGrow wants more seats for a gang that trains; ActShed drops those of them that found no holder. Neither touches the generation.
+	ActGrow Kind = "grow"
+	ActShed Kind = "shed"
+	// ActRegroup asks a gang to commit and form again with the seats that it grew by; ActRegrouped lets it, once the generation has ended.
+	ActRegroup   Kind = "regroup"
+	ActRegrouped Kind = "regrouped"
+	// ActSkip ends a queued run whose parent did not end as it must.
+	ActSkip Kind = "skip"
 	// ActFail fails the run.
 	ActFail Kind = "fail"
 	// ActClose cleans up after a run that has ended: messages, then the open object.

@@ -1,0 +1,181 @@
+package control
+
+import (
+	"cmp"
+	"container/heap"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// account returns what a tenant has.
+func (d *decider) account(tenant string) *account {
+	a := d.tenants[tenant]
+	if a == nil {
+		a = &account{quota: d.v.Policy.Of(tenant)}
+		d.tenants[tenant] = a
+	}
+	return a
+}
+
+// lane is the line of one tenant's runs of one priority that want to start something.
+type lane struct {
+	tenant string
+	// virtual is the tenant's virtual time: device-seconds used, and those that its seats and the starts before in this order are charged
+	// in advance, divided by its share. The lane with the least is served next (start-time fair queueing, Goyal et al. 1996, with
+	// charges in device-seconds).
+	virtual, share float64
+	runs           []*Run
+}
+
+type lanes []*lane
+
+func (l lanes) Len() int { return len(l) }
+func (l lanes) Less(i, j int) bool {
+	return cmp.Or(cmp.Compare(l[i].virtual, l[j].virtual), cmp.Compare(l[i].tenant, l[j].tenant)) < 0
+}
+func (l lanes) Swap(i, j int) { l[i], l[j] = l[j], l[i] }
+func (l *lanes) Push(x any)   { *l = append(*l, x.(*lane)) }
+func (l *lanes) Pop() any {
+	old := *l
+	last := old[len(old)-1]
+	*l = old[:len(old)-1]
+	return last
+}
+
+// order lists the runs by priority; within one, first those that have a gang, by time of submission, then the others as their tenants'
+// virtual times say: O(n log n).
+func (d *decider) order() []*Run {
+	var classes [4][]*Run
+	for i := range d.v.Runs {
+		r := &d.v.Runs[i]
+		p := min(max(r.Spec.Priority, 0), 3)
+		classes[p] = append(classes[p], r)
+	}
+	charged := map[string]float64{}
+	out := make([]*Run, 0, len(d.v.Runs))
+	for _, runs := range classes {
+		slices.SortFunc(runs, func(a, b *Run) int {
+			return cmp.Or(a.Submitted.Compare(b.Submitted), cmp.Compare(a.Spec.Tenant, b.Spec.Tenant), cmp.Compare(a.Spec.ID, b.Spec.ID))
+		})
+		out = d.fair(runs, charged, out)
+	}
+	return out
+}
+
+// fair appends runs of one priority, sorted by submission, in the order in which they are to be served.
+func (d *decider) fair(runs []*Run, charged map[string]float64, out []*Run) []*Run {
+	byTenant := map[string]*lane{}
+	var h lanes
+	quantum := d.v.Limits.Quantum.Seconds()
+	for _, r := range runs {
+		if r.Head != nil && (len(r.Head.Seats) > 0 || r.Head.State != schemas.RunRunning) {
+			out = append(out, r)
+			continue
+		}
+		l := byTenant[r.Spec.Tenant]
+		if l == nil {
+			a := d.account(r.Spec.Tenant)
+			used := d.v.Ledger.Usage[r.Spec.Tenant] + quantum*float64(a.devices) + charged[r.Spec.Tenant]
+			l = &lane{tenant: r.Spec.Tenant, share: a.quota.Share, virtual: used / a.quota.Share}
+			byTenant[r.Spec.Tenant] = l
+			h = append(h, l)
+		}
+		l.runs = append(l.runs, r)
+	}
+	heap.Init(&h)
+	for len(h) > 0 {
+		l := h[0]
+		r := l.runs[0]
+		out = append(out, r)
+		charge := quantum * float64(wanted(r))
+		charged[l.tenant] += charge
+		l.virtual += charge / l.share
+		if l.runs = l.runs[1:]; len(l.runs) == 0 {
+			heap.Pop(&h)
+		} else {
+			heap.Fix(&h, 0)
+		}
+	}
+	return out
+}
+
+// wanted is the least number of workers that the run's next start takes.
+func wanted(r *Run) int {
+	if s, _ := wants(r); s != nil {
+		return max(1, s.Train.World.Min)
+	}
+	return 1
+}
+
+// early handles queued runs that may not start yet or never will; it reports whether nothing is to be done about the run otherwise.
+func (d *decider) early(r *Run) bool {
+	if r.Head != nil {
+		return false
+	}
+	if !r.Spec.NotBefore.IsZero() && r.Spec.NotBefore.After(d.v.Wall) {
+		d.why(r, "waiting until %s", r.Spec.NotBefore.UTC().Format(time.RFC3339))
+		return true
+	}
+	for _, p := range r.Spec.After {
+		state := r.Parents[p.Run]
+		switch ok, never := p.Met(state); {
+		case never:
+			d.act(r, ActSkip, Action{Reason: fmt.Sprintf("skipped: run %s, which must succeed first, is %s", p.Run, state)})
+			return true
+		case !ok:
+			d.why(r, "waiting for run %s", p.Run)
+			return true
+		}
+	}
+	return false
+}
+
+// refused says why the run may not start anything now whatever is free, "" when it may.
+func (d *decider) refused(r *Run) string {
+	if p := d.v.Policy; p != nil && (p.Cordoned || p.Drained) {
+		return "waiting: pool " + d.v.Pool + " is cordoned"
+	}
+	a := d.account(r.Spec.Tenant)
+	if r.Head == nil && a.quota.Running > 0 && a.running >= a.quota.Running {
+		return fmt.Sprintf("waiting: tenant %s runs %d of at most %d runs", r.Spec.Tenant, a.running, a.quota.Running)
+	}
+	return ""
+}
+
+// allowance is how many seats a gang of the tenant may have beyond those that it has, and why not more.
+func (d *decider) allowance(tenant string, most int) (int, string) {
+	a := d.account(tenant)
+	why := ""
+	if q := a.quota.Devices; q > 0 && a.devices+most > q {
+		most = max(0, q-a.devices)
+		why = fmt.Sprintf("tenant %s has %d of at most %d devices", tenant, a.devices, q)
+	}
+	if q := a.quota.DeviceHours; q > 0 && d.v.Ledger.Month == month(d.v.Wall) && d.v.Ledger.Spent[tenant] >= q*3600 {
+		most, why = 0, fmt.Sprintf("tenant %s has used its %g device-hours of %s", tenant, q, d.v.Ledger.Month)
+	}
+	return most, why
+}
+
+// month is the accounting period of a time.
+func month(t time.Time) string { return t.UTC().Format("2006-01") }
+
+// current is the stage that a failure of the whole run is reported for.
+func current(h *schemas.Head) string {
+	if h.Stage != "" {
+		return h.Stage
+	}
+	for _, want := range []schemas.StagePhase{schemas.StageRunning, schemas.StagePending} {
+		for i := range h.Stages {
+			if h.Stages[i].State == want {
+				return h.Stages[i].Name
+			}
+		}
+	}
+	if len(h.Stages) > 0 {
+		return h.Stages[0].Name
+	}
+	return ""
+}
