@@ -15,6 +15,10 @@ import "time"
 //	GET  /v1/runs/{tenant}/{id}/outputs/{path...}   the file's bytes
 //	GET  /v1/workers?pool=                          WorkerList
 //	GET  /v1/pools                                  PoolList
+//	GET|PUT /v1/pools/{pool}/policy                 Policy (ETag, If-Match)
+//	GET  /v1/dlq?tenant=&limit=&after=              DeadLetterList
+//	POST /v1/dlq/{tenant}/{id}/retry                SubmitReply
+//	DELETE /v1/dlq/{tenant}/{id}                    204
 //
 // Errors are an APIError with the status of HTTPStatus.
 

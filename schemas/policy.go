@@ -11,9 +11,9 @@ import (
 type Policy struct {
 	Version int    `json:"version"`
 	Pool    string `json:"pool"`
-	// Cordoned keeps every stage from starting; what runs goes on. Drained also asks running gangs to commit and yield.
-	Cordoned bool `json:"cordoned,omitempty"`
-	Drained  bool `json:"drained,omitempty"`
+	// Cordon keeps every stage from starting; what runs goes on. Drain also asks running gangs to commit and yield.
+	Cordon bool `json:"cordoned,omitempty"`
+	Drain  bool `json:"drained,omitempty"`
 	// Workers names workers that get no new work; they are not counted as capacity.
 	Workers []string `json:"workers,omitempty"`
 	// Tenants holds what each tenant may use; "*" stands for all that are not named.
@@ -33,6 +33,10 @@ type Quota struct {
 	DeviceHours float64 `json:"device_hours,omitempty"`
 }
 
+// PoolTenant stands for the tenant in the progress hash of a pool, where control shows what it decided ("view") and which workers are
+// cordoned ("cordoned", a JSON list); it is no valid tenant.
+const PoolTenant = "_pool"
+
 // AnyTenant is the key of the quota of tenants that are not named.
 const AnyTenant = "*"
 
@@ -50,6 +54,15 @@ func (p *Policy) Of(tenant string) Quota {
 	}
 	q.Share = max(q.Share, 1e-6)
 	return q
+}
+
+// Cordoned lists the workers that get no new work. A cordoned pool keeps its workers pulling: the parts and seats of what runs still need
+// holders.
+func (p *Policy) Cordoned() []string {
+	if p == nil || p.Workers == nil {
+		return []string{}
+	}
+	return p.Workers
 }
 
 // Cordons reports whether a worker gets no new work.

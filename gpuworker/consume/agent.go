@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,8 @@ type Agent struct {
 	events   *publisher
 	busy     atomic.Value // string
 	draining chan struct{}
+	// cordoned is set while the pool's operator wants the worker to take no new work.
+	cordoned atomic.Bool
 	started  time.Time
 }
 
@@ -133,6 +136,10 @@ func (a *Agent) pullLoop(ctx, wctx context.Context) {
 	kinds := []schemas.StageKind{schemas.KindTrain, schemas.KindPrep, schemas.KindEval, schemas.KindExport}
 	failing := false
 	for next := 0; ctx.Err() == nil; next++ {
+		if a.cordoned.Load() {
+			pause(ctx, a.cfg.LeaseTTL/10)
+			continue
+		}
 		d, err := a.work.Pull(ctx, kinds[next%len(kinds)], a.cfg.Pool, a.cfg.PullWait)
 		switch {
 		case err == nil:
@@ -313,7 +320,7 @@ func (a *Agent) register(ctx context.Context) {
 	host, _ := os.Hostname()
 	record := func() lease.Worker {
 		return lease.Worker{Name: a.cfg.Name, Incarnation: a.cfg.Incarnation, Pool: a.cfg.Pool, Host: host, PID: os.Getpid(), Devices: a.cfg.Devices,
-			Device: a.cfg.Device, Busy: a.busy.Load().(string), Draining: a.isDraining(), Started: a.started}
+			Device: a.cfg.Device, Busy: a.busy.Load().(string), Draining: a.isDraining() || a.cordoned.Load() && a.busy.Load() == "", Started: a.started}
 	}
 	tick := time.NewTicker(a.cfg.LeaseTTL / 3)
 	defer tick.Stop()
@@ -326,6 +333,9 @@ func (a *Agent) register(ctx context.Context) {
 			a.logger.Warn("cannot register in the inventory, trying on", "error", err)
 		}
 		known = err == nil
+		if known {
+			a.readCordon(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -336,6 +346,26 @@ func (a *Agent) register(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// readCordon learns from what control shows of the pool whether this worker may take new work.
+func (a *Agent) readCordon(ctx context.Context) {
+	rctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	fields, err := a.leases.GetProgress(rctx, schemas.PoolTenant, a.cfg.Pool)
+	if err != nil {
+		return // a hint: what was known last holds
+	}
+	var names []string
+	if raw := fields["cordoned"]; raw != "" {
+		if err := json.Unmarshal([]byte(raw), &names); err != nil {
+			a.logger.Debug("cannot decode the pool's cordon", "error", err)
+			return
+		}
+	}
+	if now := slices.Contains(names, a.cfg.Name); a.cordoned.Swap(now) != now {
+		a.logger.Info("cordon", "cordoned", now)
 	}
 }
 

@@ -48,7 +48,7 @@ func newFleet(t *testing.T) *fleet {
 	f.heads = checkpoint.NewHeads(f.objects, checkpoint.Config{})
 	f.front = control.NewFront(f.objects, f.work, f.logger)
 	ctl, err := control.New(f.objects, f.work, f.leases, control.Config{Interval: 20 * time.Millisecond, LedgerTTL: time.Second, EnsureEvery: time.Second,
-		Limits: control.Limits{LeaseTTL: leaseTTL, Forming: 10 * time.Second, Republish: 200 * time.Millisecond}, Logger: f.logger.With("process", "control")})
+		Limits: control.Limits{LeaseTTL: leaseTTL, Forming: 10 * time.Second, Republish: 200 * time.Millisecond, Grow: 200 * time.Millisecond}, Logger: f.logger.With("process", "control")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ type stepResult struct {
 
 // controls are the words in the order of their numbers on the wire.
 func controls() []schemas.Control {
-	return []schemas.Control{schemas.ControlNone, schemas.ControlCancel, schemas.ControlPause, schemas.ControlPreempt}
+	return []schemas.Control{schemas.ControlNone, schemas.ControlCancel, schemas.ControlPause, schemas.ControlPreempt, schemas.ControlRegroup}
 }
 
 // report is what a rank tells the others in every step: after the sums of its leaves.

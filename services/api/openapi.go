@@ -31,6 +31,11 @@ func routes() []route {
 		{"put", "/v1/inputs/{tenant}/{sha256}", "Upload an input file under its SHA-256", nil, "", "File"},
 		{"get", "/v1/workers", "Live workers", []string{"pool"}, "", "WorkerList"},
 		{"get", "/v1/pools", "What control decided last for each pool", nil, "", "PoolList"},
+		{"get", "/v1/pools/{pool}/policy", "The operator's word on a pool; ETag is its version", nil, "", "Policy"},
+		{"put", "/v1/pools/{pool}/policy", "Replace it; If-Match names the version to replace", nil, "Policy", "Policy"},
+		{"get", "/v1/dlq", "Failed runs that nobody has retried or dropped", []string{"tenant", "limit", "after"}, "", "DeadLetterList"},
+		{"post", "/v1/dlq/{tenant}/{id}/retry", "Submit a failed run again as a new one", nil, "", "SubmitReply"},
+		{"delete", "/v1/dlq/{tenant}/{id}", "Drop a dead letter", nil, "", ""},
 	}
 }
 
@@ -39,7 +44,7 @@ func Description(version string) map[string]any {
 	reflector := jsonschema.Reflector{Anonymous: true, ExpandedStruct: false}
 	defs := map[string]any{}
 	for _, v := range []any{&schemas.RunSpec{}, &schemas.SubmitReply{}, &schemas.RunView{}, &schemas.RunList{}, &schemas.Event{}, &schemas.OutputList{}, &schemas.StageView{},
-		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.APIError{}} {
+		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.APIError{}, &schemas.Policy{}, &schemas.DeadLetterList{}} {
 		for name, d := range reflector.Reflect(v).Definitions {
 			defs[name] = d
 		}

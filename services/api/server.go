@@ -43,11 +43,23 @@ type Fleet interface {
 	Pools(ctx context.Context) (*schemas.PoolList, error)
 }
 
+// Operator is what operators of pools do; control.Service implements it.
+type Operator interface {
+	// Policy returns a pool's policy and its version; SetPolicy replaces that version ("" = none yet).
+	Policy(ctx context.Context, pool string) (p *schemas.Policy, version string, err error)
+	SetPolicy(ctx context.Context, p *schemas.Policy, version string) (next *schemas.Policy, nextVersion string, err error)
+	// DeadLetters lists failed runs that nobody has retried or dropped.
+	DeadLetters(ctx context.Context, tenant, after string, limit int) (*schemas.DeadLetterList, error)
+	RetryDeadLetter(ctx context.Context, tenant, run string) (*schemas.SubmitReply, error)
+	DropDeadLetter(ctx context.Context, tenant, run string) error
+}
+
 // Services are the parts behind the API.
 type Services struct {
-	Runs    Runs
-	Fleet   Fleet
-	Objects store.Objects
+	Runs     Runs
+	Fleet    Fleet
+	Operator Operator
+	Objects  store.Objects
 	// Live is the tail of events.
 	Live   lease.Progress
 	Logger *slog.Logger
@@ -106,6 +118,7 @@ type Server struct {
 	cfg     Config
 	runs    Runs
 	fleet   Fleet
+	operate Operator
 	objects store.Objects
 	live    lease.Progress
 	log     *slog.Logger
@@ -122,7 +135,7 @@ func New(cfg Config, sv Services) (*Server, error) {
 	if sv.Logger == nil {
 		sv.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, objects: sv.Objects, live: sv.Live, log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token))}
+	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, operate: sv.Operator, objects: sv.Objects, live: sv.Live, log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token))}
 	web, err := fs.Sub(webFiles, "web")
 	if err != nil {
 		return nil, err
@@ -143,6 +156,13 @@ func New(cfg Config, sv Services) (*Server, error) {
 	v1.HandleFunc("PUT /v1/inputs/{tenant}/{sha256}", s.putInput)
 	v1.HandleFunc("GET /v1/workers", s.workers)
 	v1.HandleFunc("GET /v1/pools", s.pools)
+	if s.operate != nil {
+		v1.HandleFunc("GET /v1/pools/{pool}/policy", s.policy)
+		v1.HandleFunc("PUT /v1/pools/{pool}/policy", s.setPolicy)
+		v1.HandleFunc("GET /v1/dlq", s.deadLetters)
+		v1.HandleFunc("POST /v1/dlq/{tenant}/{id}/retry", s.retryDeadLetter)
+		v1.HandleFunc("DELETE /v1/dlq/{tenant}/{id}", s.dropDeadLetter)
+	}
 	v1.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, schemas.Errorf(schemas.CodeNotFound, r.URL.Path, "no such route: %s %s", r.Method, r.URL.Path))
 	})

@@ -25,6 +25,24 @@ type decider struct {
 	held int
 	// tenants counts what each tenant has.
 	tenants map[string]*account
+	// wishes remembers what each run wants a turn for; lines the wording of what gangs of a size wait for.
+	wishes map[*Run]wish
+	lines  map[string]string
+}
+
+// wish is the train stage that a run wants a turn for, nil when it wants none.
+type wish struct {
+	stage  *schemas.Stage
+	reform bool
+}
+
+func (d *decider) wants(r *Run) (stage *schemas.Stage, reform bool) {
+	w, ok := d.wishes[r]
+	if !ok {
+		w.stage, w.reform = wants(r)
+		d.wishes[r] = w
+	}
+	return w.stage, w.reform
 }
 
 // account is what a tenant has in the pool.
@@ -37,23 +55,28 @@ type account struct {
 // Decide says what to do next about the runs of one pool. It is pure: the same view and time give the same decision. No run gets two
 // actions that swap HEAD in one decision.
 func Decide(v *View, now time.Duration) Decision {
-	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4, tenants: map[string]*account{}}
-	d.d.Reasons = map[string]string{}
+	d := newDecider(v, now)
 	d.count()
 	order := d.order()
-	busy := map[string]bool{}
+	busy := make(map[*Run]bool, len(v.Runs))
 	for _, r := range order {
 		if d.settled(r) || d.early(r) {
-			busy[name(r)] = true
+			busy[r] = true
 		}
 	}
 	d.turn(order, busy)
 	for _, r := range order {
-		if !busy[name(r)] {
+		if !busy[r] {
 			d.aux(r)
 		}
 	}
 	return d.d
+}
+
+func newDecider(v *View, now time.Duration) *decider {
+	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4, tenants: map[string]*account{}, wishes: make(map[*Run]wish, len(v.Runs)), lines: map[string]string{}}
+	d.d.Reasons = make(map[string]string, len(v.Runs))
+	return d
 }
 
 func name(r *Run) string { return r.Spec.Tenant + "/" + r.Spec.ID }
@@ -71,16 +94,7 @@ func (d *decider) count() {
 		a.devices += len(h.Seats)
 		d.seats += len(h.Seats)
 		d.d.Demand += len(h.Seats)
-		for k, c := range r.Claims {
-			st := h.StageByName(k.Stage)
-			switch {
-			case c.Holder == nil || st == nil:
-			case st.Kind == schemas.KindTrain:
-				d.seated++
-			case auxPool(r.Spec) == d.v.Pool:
-				d.leased[min(max(r.Spec.Priority, 0), 3)]++
-			}
-		}
+		d.seated += r.Held
 		for i := range h.Stages {
 			st := &h.Stages[i]
 			if st.State != schemas.StageRunning || st.Kind == schemas.KindTrain {
@@ -92,8 +106,14 @@ func (d *decider) count() {
 			}
 			n := len(unfinished(r, spec))
 			d.outstanding[auxPool(r.Spec)] += n
-			if auxPool(r.Spec) == d.v.Pool {
-				d.d.Demand += n
+			if auxPool(r.Spec) != d.v.Pool {
+				continue
+			}
+			d.d.Demand += n
+			for k, c := range r.Claims {
+				if k.Stage == st.Name && c.Holder != nil {
+					d.leased[min(max(r.Spec.Priority, 0), 3)]++
+				}
 			}
 		}
 	}
@@ -121,12 +141,15 @@ func (d *decider) act(r *Run, kind Kind, a Action) {
 		a.Rev = r.Head.Rev
 	}
 	d.d.Actions = append(d.d.Actions, a)
-	if a.Reason != "" {
+	if a.Reason != "" && !d.v.Terse {
 		d.d.Reasons[name(r)] = a.Reason
 	}
 }
 
 func (d *decider) why(r *Run, format string, args ...any) {
+	if d.v.Terse {
+		return
+	}
 	d.d.Reasons[name(r)] = fmt.Sprintf(format, args...)
 }
 
@@ -186,6 +209,9 @@ func (d *decider) seatMessages(r *Run) []schemas.Message {
 
 // aux handles the prep, eval and export stages of a run, and the first transition of a queued one whose first stage is such.
 func (d *decider) aux(r *Run) {
+	if d.onlyTrains(r) {
+		return
+	}
 	pool := auxPool(r.Spec)
 	running := false
 	if r.Head != nil {
@@ -237,6 +263,16 @@ func (d *decider) aux(r *Run) {
 		a.Publish = append(a.Publish, partMessage(r, next, part, 1))
 	}
 	d.act(r, ActStageStart, a)
+}
+
+// onlyTrains reports whether the run has no other stages.
+func (d *decider) onlyTrains(r *Run) bool {
+	for i := range r.Spec.Stages {
+		if r.Spec.Stages[i].Kind != schemas.KindTrain {
+			return false
+		}
+	}
+	return true
 }
 
 // parts follows the parts of a running stage; it reports whether it swaps HEAD.

@@ -213,13 +213,16 @@ func TestDecide(t *testing.T) {
 			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)}, gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1))
 		}, []Kind{ActTurn}, nil, ""},
 		{"but not when it has waited long", func() *View {
-			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2), Waited: limits.Reserve}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)},
-				gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1))
+			v := viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 1, 1)}, gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1))
+			v.Reserved, v.ReservedFor = "t/aaaaaaaa", limits.Reserve
+			return v
 		}, nil, nil, ""},
 		{"what started on them then yields", func() *View {
 			c := gangRun(trainSpec("cccccccc", 0, 1, 1), true, 1)
 			c.Claims[ClaimKey{"tune", 0, 1}] = Claim{Holder: &lease.Owner{Issue: 1}, Known: now - limits.Reserve + 1, Seen: now, Ever: true, WasPublished: true}
-			return viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2), Waited: limits.Reserve}, c)
+			v := viewOf(2, Run{Spec: trainSpec("aaaaaaaa", 0, 2, 2)}, c)
+			v.Reserved, v.ReservedFor = "t/aaaaaaaa", limits.Reserve
+			return v
 		}, []Kind{ActPreempt}, func(d Decision) bool { return d.Actions[0].Run == "cccccccc" }, ""},
 		{"gangs that fit start beside the turn", func() *View {
 			v := viewOf(5, Run{Spec: trainSpec("aaaaaaaa", 1, 2, 2)}, Run{Spec: trainSpec("bbbbbbbb", 1, 2, 2)}, Run{Spec: trainSpec("cccccccc", 1, 2, 2)})
@@ -317,6 +320,9 @@ func TestDecide(t *testing.T) {
 	for _, c := range tests {
 		t.Run(c.name, func(t *testing.T) {
 			v := c.view()
+			for i := range v.Runs {
+				v.Runs[i].CountHeld()
+			}
 			d := Decide(v, now)
 			if !slices.Equal(kinds(d), c.want) {
 				t.Fatalf("actions %v, want %v; reasons %v", kinds(d), c.want, d.Reasons)
@@ -327,7 +333,7 @@ func TestDecide(t *testing.T) {
 			if c.reason != "" && !strings.Contains(d.Reasons["t/aaaaaaaa"], c.reason) {
 				t.Fatalf("reasons %v, want %q", d.Reasons, c.reason)
 			}
-			if again := Decide(c.view(), now); !slices.Equal(kinds(again), kinds(d)) {
+			if again := Decide(v, now); !slices.Equal(kinds(again), kinds(d)) {
 				t.Fatalf("the same view gave %v and %v", kinds(d), kinds(again))
 			}
 		})

@@ -57,18 +57,29 @@ func (d *decider) order() []*Run {
 	charged := map[string]float64{}
 	out := make([]*Run, 0, len(d.v.Runs))
 	for _, runs := range classes {
-		slices.SortFunc(runs, func(a, b *Run) int {
-			return cmp.Or(a.Submitted.Compare(b.Submitted), cmp.Compare(a.Spec.Tenant, b.Spec.Tenant), cmp.Compare(a.Spec.ID, b.Spec.ID))
-		})
 		out = d.fair(runs, charged, out)
 	}
 	return out
 }
 
-// fair appends runs of one priority, sorted by submission, in the order in which they are to be served.
+func bySubmission(a, b *Run) int {
+	if c := a.Submitted.Compare(b.Submitted); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.Spec.Tenant, b.Spec.Tenant), cmp.Compare(a.Spec.ID, b.Spec.ID))
+}
+
+func sortRuns(runs []*Run) {
+	if !slices.IsSortedFunc(runs, bySubmission) {
+		slices.SortFunc(runs, bySubmission)
+	}
+}
+
+// fair appends runs of one priority in the order in which they are to be served.
 func (d *decider) fair(runs []*Run, charged map[string]float64, out []*Run) []*Run {
 	byTenant := map[string]*lane{}
 	var h lanes
+	first := len(out)
 	quantum := d.v.Limits.Quantum.Seconds()
 	for _, r := range runs {
 		if r.Head != nil && (len(r.Head.Seats) > 0 || r.Head.State != schemas.RunRunning) {
@@ -85,12 +96,16 @@ func (d *decider) fair(runs []*Run, charged map[string]float64, out []*Run) []*R
 		}
 		l.runs = append(l.runs, r)
 	}
+	sortRuns(out[first:])
+	for _, l := range h {
+		sortRuns(l.runs)
+	}
 	heap.Init(&h)
 	for len(h) > 0 {
 		l := h[0]
 		r := l.runs[0]
 		out = append(out, r)
-		charge := quantum * float64(wanted(r))
+		charge := quantum * float64(d.wanted(r))
 		charged[l.tenant] += charge
 		l.virtual += charge / l.share
 		if l.runs = l.runs[1:]; len(l.runs) == 0 {
@@ -103,8 +118,8 @@ func (d *decider) fair(runs []*Run, charged map[string]float64, out []*Run) []*R
 }
 
 // wanted is the least number of workers that the run's next start takes.
-func wanted(r *Run) int {
-	if s, _ := wants(r); s != nil {
+func (d *decider) wanted(r *Run) int {
+	if s, _ := d.wants(r); s != nil {
 		return max(1, s.Train.World.Min)
 	}
 	return 1
@@ -135,7 +150,7 @@ func (d *decider) early(r *Run) bool {
 
 // refused says why the run may not start anything now whatever is free, "" when it may.
 func (d *decider) refused(r *Run) string {
-	if p := d.v.Policy; p != nil && (p.Cordoned || p.Drained) {
+	if p := d.v.Policy; p != nil && (p.Cordon || p.Drain) {
 		return "waiting: pool " + d.v.Pool + " is cordoned"
 	}
 	a := d.account(r.Spec.Tenant)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -32,6 +33,9 @@ type Front struct {
 	heads   *checkpoint.Heads
 	poker   Poker
 	log     *slog.Logger
+
+	mu       sync.Mutex
+	policies map[string]cachedPolicy
 }
 
 // NewFront makes a front. poker may be nil: runs are then found by looking.
@@ -39,7 +43,7 @@ func NewFront(objects store.Objects, poker Poker, logger *slog.Logger) *Front {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Front{objects: objects, heads: checkpoint.NewHeads(objects, checkpoint.Config{Budget: 10 * time.Second}), poker: poker, log: logger}
+	return &Front{objects: objects, heads: checkpoint.NewHeads(objects, checkpoint.Config{Budget: 10 * time.Second}), poker: poker, log: logger, policies: map[string]cachedPolicy{}}
 }
 
 // Handle answers a submitted spec in JSON form with a SubmitReply in JSON form; it is the front of queue.Intake.Serve. header carries the
@@ -91,6 +95,9 @@ func (f *Front) Accept(ctx context.Context, in *schemas.RunSpec) (reply *schemas
 	data, err := json.Marshal(spec)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode spec: %w", err)
+	}
+	if err := f.admit(ctx, spec); err != nil {
+		return nil, err
 	}
 	if len(data) > schemas.MaxSpecBytes {
 		return nil, schemas.Errorf(schemas.CodeInvalid, "", "the spec has %d bytes, the limit is %d", len(data), schemas.MaxSpecBytes).WithHint("put data into files; a spec only names them")

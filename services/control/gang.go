@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -32,7 +35,7 @@ func (d *decider) gang(r *Run) bool {
 		d.why(r, "%s: yields at its next commit to a gang of higher priority", h.Stage)
 		return false
 	}
-	if p := d.v.Policy; p != nil && p.Drained && h.Control == schemas.ControlNone && len(h.Seats) > 0 {
+	if p := d.v.Policy; p != nil && p.Drain && h.Control == schemas.ControlNone && len(h.Seats) > 0 {
 		d.act(r, ActPreempt, Action{Stage: h.Stage, Reason: h.Stage + ": asked to yield, the pool is drained"})
 		return true
 	}
@@ -41,6 +44,10 @@ func (d *decider) gang(r *Run) bool {
 	}
 	if swaps, handled := d.growth(r, spec.Train); handled {
 		return swaps
+	}
+	if len(h.Members) == len(h.Seats) && r.Held == len(h.Seats) {
+		d.why(r, "training %s: generation %d, %d members, step %d committed", h.Stage, h.Generation, len(h.Members), h.Step)
+		return false
 	}
 	again := Action{Stage: h.Stage}
 	publish := Action{Stage: h.Stage}
@@ -117,7 +124,7 @@ func (d *decider) exhausted(h *schemas.Head) (*schemas.ErrorInfo, bool) {
 	return nil, false
 }
 
-func sameRun(t *schemas.Turn, r *Run) bool { return t.Tenant == r.Spec.Tenant && t.Run == r.Spec.ID }
+func sameRun(t *schemas.Turn, r *Run) bool { return t.Run == r.Spec.ID && t.Tenant == r.Spec.Tenant }
 
 // wants returns the train stage that the run wants a turn for: one that lost its generation or seats, else the first ready one.
 func wants(r *Run) (stage *schemas.Stage, reform bool) {
@@ -163,27 +170,27 @@ type turns struct {
 
 // turn moves the gang that has the turn, or gives a free turn away: to a gang that must form again before a new one. New gangs for which
 // enough workers are idle start beside it: no seat of theirs competes with one of another gang.
-func (d *decider) turn(order []*Run, busy map[string]bool) {
+func (d *decider) turn(order []*Run, busy map[*Run]bool) {
 	t := d.v.Ledger.Turn
 	if t != nil {
 		d.d.Demand += d.forming(t, order, busy)
 	}
 	w := &turns{taken: t != nil}
 	for _, r := range order {
-		if busy[name(r)] || t != nil && sameRun(t, r) {
+		if busy[r] || r.Head == nil || len(r.Head.Seats) == 0 || t != nil && sameRun(t, r) {
 			continue
 		}
-		if stage, reform := wants(r); stage != nil && reform {
-			busy[name(r)] = true
+		if stage, reform := d.wants(r); stage != nil && reform {
+			busy[r] = true
 			d.reform(r, stage, w)
 		}
 	}
-	for _, r := range order {
-		if busy[name(r)] || t != nil && sameRun(t, r) {
+	for _, r := range d.reservedFirst(order) {
+		if busy[r] || r.Head != nil && len(r.Head.Seats) > 0 || t != nil && sameRun(t, r) {
 			continue
 		}
-		if stage, reform := wants(r); stage != nil && !reform {
-			busy[name(r)] = true
+		if stage, reform := d.wants(r); stage != nil && !reform {
+			busy[r] = true
 			d.fresh(r, stage, w)
 		}
 	}
@@ -233,13 +240,15 @@ func (d *decider) fresh(r *Run, stage *schemas.Stage, w *turns) {
 		n = min(n, world.Min)
 	}
 	// Beside the reservation, with what others hold; or on the workers that it will need, while it has not waited long.
-	beside := w.first == nil || d.seats+world.Min <= live-w.firstMin || w.first.Waited < d.v.Limits.Reserve
+	beside := w.first == nil || d.seats+world.Min <= live-w.firstMin || d.waited(w.first) < d.v.Limits.Reserve
 	switch {
 	case n >= world.Min && beside && w.admitted < maxAdmit:
 		d.start(r, stage, n, w)
 		return
 	case idle < world.Min:
-		d.why(r, "waiting: %s needs %d idle workers of pool %s, %d of %d are idle", stage.Name, world.Min, d.v.Pool, max(0, idle), live)
+		if !d.v.Terse {
+			d.d.Reasons[name(r)] = d.line(stage.Name, world.Min, max(0, idle), live)
+		}
 	default:
 		d.why(r, "waiting: %s is next in line", stage.Name)
 	}
@@ -249,8 +258,20 @@ func (d *decider) fresh(r *Run, stage *schemas.Stage, w *turns) {
 	if w.first == nil && live >= world.Min && idle < world.Min {
 		// The first that the pool could serve is a reservation; one that is larger than the pool keeps nobody waiting.
 		w.first, w.firstMin = r, world.Min
+		d.d.Reserved = name(r)
 		d.held = min(d.held, r.Spec.Priority)
 	}
+}
+
+// line is what many gangs of a size wait for.
+func (d *decider) line(stage string, need, idle, live int) string {
+	key := stage + "/" + strconv.Itoa(need) + "/" + strconv.Itoa(idle)
+	s, ok := d.lines[key]
+	if !ok {
+		s = fmt.Sprintf("waiting: %s needs %d idle workers of pool %s, %d of %d are idle", stage, need, d.v.Pool, idle, live)
+		d.lines[key] = s
+	}
+	return s
 }
 
 // start gives a gang the free turn, or its seats at once.
@@ -291,7 +312,7 @@ func (d *decider) seatAction(r *Run, stage string, n int) Action {
 
 // preempt asks gangs to yield when that makes room for the gang that waits first: those of lower priority, the lowest and latest first,
 // and, once it has waited for Limits.Reserve, those of its own priority that started while it waited.
-func (d *decider) preempt(first *Run, need int, order []*Run, busy map[string]bool) {
+func (d *decider) preempt(first *Run, need int, order []*Run, busy map[*Run]bool) {
 	need -= d.available(first.Spec.Priority)
 	var victims []*Run
 	for _, r := range slices.Backward(order) {
@@ -306,7 +327,7 @@ func (d *decider) preempt(first *Run, need int, order []*Run, busy map[string]bo
 			continue
 		}
 		need -= len(h.Seats) // those that yield already are counted, not asked again
-		if (h.Control == schemas.ControlNone || h.Control == schemas.ControlRegroup) && !busy[name(r)] {
+		if (h.Control == schemas.ControlNone || h.Control == schemas.ControlRegroup) && !busy[r] {
 			victims = append(victims, r)
 		}
 	}
@@ -314,18 +335,41 @@ func (d *decider) preempt(first *Run, need int, order []*Run, busy map[string]bo
 		return
 	}
 	for _, r := range victims {
-		busy[name(r)] = true
+		busy[r] = true
 		d.act(r, ActPreempt, Action{Stage: r.Head.Stage, Reason: fmt.Sprintf("%s: asked to yield to %s", r.Head.Stage, name(first))})
 	}
 }
 
+// waited is how long a run has been the one that waits first.
+func (d *decider) waited(first *Run) time.Duration {
+	if name(first) == d.v.Reserved {
+		return d.v.ReservedFor
+	}
+	return 0
+}
+
+// reservedFirst moves the run that workers are kept for to the front of its priority: until it starts nobody overtakes it, whatever the
+// tenants use meanwhile.
+func (d *decider) reservedFirst(order []*Run) []*Run {
+	tenant, id, _ := strings.Cut(d.v.Reserved, "/")
+	at := slices.IndexFunc(order, func(r *Run) bool { return r.Spec.ID == id && r.Spec.Tenant == tenant })
+	if d.v.Reserved == "" || at < 0 {
+		return order
+	}
+	r := order[at]
+	to := slices.IndexFunc(order, func(o *Run) bool { return o.Spec.Priority == r.Spec.Priority })
+	out := slices.Delete(slices.Clone(order), at, at+1)
+	return slices.Insert(out, to, r)
+}
+
 // backfilled reports whether a gang started on workers that the waiting one will need, while that one waited, and has waited enough.
 func (d *decider) backfilled(r, first *Run) bool {
-	if first.Waited < d.v.Limits.Reserve {
+	waited := d.waited(first)
+	if waited < d.v.Limits.Reserve {
 		return false
 	}
 	for _, s := range r.Head.Seats {
-		if c, ok := r.Claims[ClaimKey{r.Head.Stage, s.Seat, s.Issue}]; ok && c.Known <= d.now-first.Waited {
+		if c, ok := r.Claims[ClaimKey{r.Head.Stage, s.Seat, s.Issue}]; ok && c.Known <= d.now-waited {
 			return false
 		}
 	}
@@ -343,7 +387,7 @@ func (d *decider) giveTurn(r *Run, stage *schemas.Stage, seats int, reform bool,
 }
 
 // forming moves the gang that has the turn and returns how many workers it wants beyond the seats it has.
-func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[string]bool) int {
+func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[*Run]bool) int {
 	end := func(reason string) {
 		d.d.Actions = append(d.d.Actions, Action{Kind: ActTurnEnd, Tenant: t.Tenant, Run: t.Run, Stage: t.Stage, Reason: reason})
 	}
@@ -361,15 +405,15 @@ func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[string]bool) i
 		end("the gang has formed or the run does not run")
 		return 0
 	}
-	if busy[name(r)] {
+	if busy[r] {
 		return 0 // its seats change in this decision
 	}
-	stage, _ := wants(r)
+	stage, _ := d.wants(r)
 	if stage == nil || stage.Name != t.Stage {
 		end("the stage does not want the turn any more")
 		return 0
 	}
-	busy[name(r)] = true
+	busy[r] = true
 	w := stage.Train.World
 	if r.Head == nil || len(r.Head.Seats) == 0 {
 		most, why := d.allowance(r.Spec.Tenant, w.Max)

@@ -68,9 +68,9 @@ func TestPolicyAndConditions(t *testing.T) {
 		{"parent skipped", viewOf(4, parent(&after, schemas.RunSkipped)), []Kind{ActSkip}, ""},
 		{"the bound of the running time", with(viewOf(2, gangRun(&bounded, true, 1, 1)), func(v *View) { v.Runs[0].Age = time.Minute }), []Kind{ActFail}, "max_runtime_s"},
 		{"within it", with(viewOf(2, gangRun(&bounded, true, 1, 1)), func(v *View) { v.Runs[0].Age = time.Minute - 1 }), nil, "training"},
-		{"a cordoned pool", with(viewOf(4, Run{Spec: spec}), func(v *View) { v.Policy = &schemas.Policy{Cordoned: true} }), nil, "is cordoned"},
-		{"a cordoned pool and a gang", with(viewOf(4, steady()), func(v *View) { v.Policy = &schemas.Policy{Cordoned: true} }), nil, "training"},
-		{"a drained pool", with(viewOf(2, steady()), func(v *View) { v.Policy = &schemas.Policy{Drained: true} }), []Kind{ActPreempt}, "the pool is drained"},
+		{"a cordoned pool", with(viewOf(4, Run{Spec: spec}), func(v *View) { v.Policy = &schemas.Policy{Cordon: true} }), nil, "is cordoned"},
+		{"a cordoned pool and a gang", with(viewOf(4, steady()), func(v *View) { v.Policy = &schemas.Policy{Cordon: true} }), nil, "training"},
+		{"a drained pool", with(viewOf(2, steady()), func(v *View) { v.Policy = &schemas.Policy{Drain: true} }), []Kind{ActPreempt}, "the pool is drained"},
 		{"running runs", with(viewOf(9, Run{Spec: spec}, gangRun(trainSpec("bbbbbbbb", 1, 1, 1), true, 1)), func(v *View) { v.Policy = policy(schemas.Quota{Running: 1}) }),
 			nil, "tenant t runs 1 of at most 1 runs"},
 		{"devices", with(viewOf(9, Run{Spec: spec}, gangRun(trainSpec("bbbbbbbb", 1, 1, 1), true, 1)), func(v *View) { v.Policy = policy(schemas.Quota{Devices: 2}) }),
@@ -99,6 +99,9 @@ func TestPolicyAndConditions(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			if c.view.Wall.IsZero() {
 				c.view.Wall = wall
+			}
+			for i := range c.view.Runs {
+				c.view.Runs[i].CountHeld()
 			}
 			d := Decide(c.view, now)
 			if !slices.Equal(kinds(d), c.want) {
@@ -154,7 +157,7 @@ func TestOrderIsFair(t *testing.T) {
 	v := viewOf(0, runs...)
 	v.Policy = &schemas.Policy{Tenants: map[string]schemas.Quota{"b": {Share: 2}}}
 	v.Ledger.Usage = map[string]float64{"c": 1e9}
-	d := &decider{v: v, tenants: map[string]*account{}}
+	d := newDecider(v, 0)
 	got := ""
 	for _, r := range d.order() {
 		got += r.Spec.Tenant
@@ -163,7 +166,7 @@ func TestOrderIsFair(t *testing.T) {
 		t.Errorf("order %s, want %s", got, want)
 	}
 	v.Ledger.Usage["a"] = 3 * v.Limits.Quantum.Seconds()
-	if got := (&decider{v: v, tenants: map[string]*account{}}).order()[1:7]; got[5].Spec.Tenant != "b" {
+	if got := newDecider(v, 0).order()[1:7]; got[5].Spec.Tenant != "b" {
 		t.Errorf("a tenant that has used much is served before one that has used nothing: %v", got[5].Spec.Tenant)
 	}
 }

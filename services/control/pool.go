@@ -32,7 +32,6 @@ type openRun struct {
 	failures map[string]schemas.Failure
 	forming  time.Duration
 	asked    time.Duration
-	waited   time.Duration
 	growing  time.Duration
 	// steady is since when generation has had its members.
 	steady     time.Duration
@@ -61,6 +60,9 @@ type pool struct {
 	// policy is the operator's word, read every policyEvery.
 	policy   *schemas.Policy
 	policyAt time.Duration
+	// reserved is the run that workers are kept for, since reservedAt.
+	reserved   string
+	reservedAt time.Duration
 	// reads paces the reading of the object store; see budget.
 	reads   float64
 	readsAt time.Duration
@@ -116,7 +118,14 @@ func (p *pool) tick(ctx context.Context, poked bool) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	decision := Decide(view, p.c.clock())
+	now := p.c.clock()
+	if p.reserved != "" {
+		view.Reserved, view.ReservedFor = p.reserved, now-p.reservedAt
+	}
+	decision := Decide(view, now)
+	if decision.Reserved != p.reserved {
+		p.reserved, p.reservedAt = decision.Reserved, now
+	}
 	p.account(view)
 	p.publish(ctx, view, decision)
 	var errs []error
@@ -202,6 +211,7 @@ func (p *pool) view(ctx context.Context) (*View, error) {
 			return nil, err
 		}
 		p.claims(r, &run, holders, now)
+		run.CountHeld()
 		p.ages(r, &run, v, now)
 		v.Runs = append(v.Runs, run)
 	}
@@ -219,16 +229,14 @@ func (p *pool) ages(r *openRun, run *Run, v *View, now time.Duration) {
 	if h != nil && h.Generation != r.generation {
 		r.generation, r.steady = h.Generation, 0
 	}
-	stage, _ := wants(run)
 	r.forming = since(r.forming, seats > 0 && members == 0 && v.Contact > 0, now)
 	r.asked = since(r.asked, h != nil && h.Control != schemas.ControlNone, now)
-	r.waited = since(r.waited, stage != nil && seats == 0 && (h == nil || h.State == schemas.RunRunning), now)
 	r.steady = since(r.steady, members > 0, now)
 	r.growing = since(r.growing, members > 0 && seats > members, now)
 	for _, x := range []struct {
 		at  time.Duration
 		out *time.Duration
-	}{{r.forming, &run.Forming}, {r.asked, &run.Asked}, {r.waited, &run.Waited}, {r.steady, &run.Steady}, {r.growing, &run.Growing}} {
+	}{{r.forming, &run.Forming}, {r.asked, &run.Asked}, {r.steady, &run.Steady}, {r.growing, &run.Growing}} {
 		if x.at > 0 {
 			*x.out = now - x.at
 		}
@@ -455,16 +463,15 @@ func (p *pool) publish(ctx context.Context, v *View, d Decision) {
 	}
 	p.last = view
 	data, err := json.Marshal(view)
-	if err != nil || p.bootSince == 0 || string(data) == p.shown && p.c.clock()-p.shownAt < 10*time.Second {
+	cordoned, cerr := json.Marshal(p.policy.Cordoned())
+	state := string(data) + string(cordoned)
+	if err != nil || cerr != nil || p.bootSince == 0 || state == p.shown && p.c.clock()-p.shownAt < 10*time.Second {
 		return
 	}
-	if p.c.leases.SetProgress(ctx, poolTenant, p.name, map[string]string{"view": string(data)}) == nil {
-		p.shown, p.shownAt = string(data), p.c.clock()
+	if p.c.leases.SetProgress(ctx, schemas.PoolTenant, p.name, map[string]string{"view": string(data), "cordoned": string(cordoned)}) == nil {
+		p.shown, p.shownAt = state, p.c.clock()
 	}
 }
-
-// poolTenant is where the views of pools lie among the progress hashes; it is no valid tenant.
-const poolTenant = "_pool"
 
 // parallel calls fn for each item on up to n goroutines and joins the errors.
 func parallel[T any](ctx context.Context, n int, items []T, fn func(context.Context, T) error) error {

@@ -363,7 +363,7 @@ func (s *Service) Pools(ctx context.Context) (*schemas.PoolList, error) {
 	for _, n := range names {
 		view := schemas.PoolView{Pool: n}
 		if s.leases != nil {
-			if fields, err := s.leases.GetProgress(ctx, poolTenant, n); err == nil && fields["view"] != "" {
+			if fields, err := s.leases.GetProgress(ctx, schemas.PoolTenant, n); err == nil && fields["view"] != "" {
 				if err := json.Unmarshal([]byte(fields["view"]), &view); err != nil {
 					s.log.Debug("cannot decode pool view", "pool", n, "error", err)
 				}

@@ -25,20 +25,23 @@ type sim struct {
 	nworker int
 	issued  map[string]bool
 	idle    time.Duration
+
+	reserved   string
+	reservedAt time.Duration
 }
 
 type simRun struct {
-	spec                    *schemas.RunSpec
-	head                    *schemas.Head
-	open                    bool
-	claims                  map[ClaimKey]*Claim
-	results                 map[string]map[int]bool
-	fails                   map[string][]schemas.Failure
-	forming                 time.Duration
-	asked                   time.Duration
-	waited, steady, growing time.Duration
-	generation              uint64
-	steps                   int64
+	spec            *schemas.RunSpec
+	head            *schemas.Head
+	open            bool
+	claims          map[ClaimKey]*Claim
+	results         map[string]map[int]bool
+	fails           map[string][]schemas.Failure
+	forming         time.Duration
+	asked           time.Duration
+	steady, growing time.Duration
+	generation      uint64
+	steps           int64
 	// final is the terminal state once it was reached.
 	final schemas.RunState
 }
@@ -125,6 +128,7 @@ func (s *sim) view() *View {
 				delete(r.claims, k)
 			}
 		}
+		run.CountHeld()
 		r.forming = since(r.forming, r.head != nil && len(r.head.Seats) > 0 && len(r.head.Members) == 0, s.now)
 		r.asked = since(r.asked, r.head != nil && r.head.Control != schemas.ControlNone, s.now)
 		members, seats := 0, 0
@@ -134,11 +138,9 @@ func (s *sim) view() *View {
 				r.generation, r.steady = r.head.Generation, 0
 			}
 		}
-		stage, _ := wants(&run)
-		r.waited = since(r.waited, stage != nil && seats == 0, s.now)
 		r.steady = since(r.steady, members > 0, s.now)
 		r.growing = since(r.growing, members > 0 && seats > members, s.now)
-		for at, out := range map[*time.Duration]*time.Duration{&r.forming: &run.Forming, &r.asked: &run.Asked, &r.waited: &run.Waited, &r.steady: &run.Steady, &r.growing: &run.Growing} {
+		for at, out := range map[*time.Duration]*time.Duration{&r.forming: &run.Forming, &r.asked: &run.Asked, &r.steady: &run.Steady, &r.growing: &run.Growing} {
 			if *at > 0 {
 				*out = s.now - *at
 			}
@@ -160,7 +162,12 @@ func (s *sim) find(id string) *simRun {
 // tick decides and applies; crash > 0 stops after so many writes, as a killed control would.
 func (s *sim) tick(crash int) bool {
 	s.now += simTick
-	d := Decide(s.view(), s.now)
+	v := s.view()
+	v.Reserved, v.ReservedFor = s.reserved, s.now-s.reservedAt
+	d := Decide(v, s.now)
+	if d.Reserved != s.reserved {
+		s.reserved, s.reservedAt = d.Reserved, s.now
+	}
 	s.checkDecision(d)
 	writes := 0
 	write := func() bool { writes++; return crash == 0 || writes < crash }

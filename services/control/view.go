@@ -71,6 +71,11 @@ type View struct {
 	Policy *schemas.Policy
 	// Wall is the wall clock (UTC): not_before is compared with it, and the times that control itself wrote.
 	Wall time.Time
+	// Reserved names the run ("tenant/id") that the last decision kept workers for, ReservedFor how long it has been that run.
+	Reserved    string
+	ReservedFor time.Duration
+	// Terse leaves Decision.Reasons empty.
+	Terse bool
 	// Contact is how long the lease server has been reachable without a break and with the same boot id; 0 = not now.
 	Contact time.Duration
 	// Workers counts the live workers of every pool that the runs use.
@@ -101,12 +106,12 @@ type Run struct {
 	Asked time.Duration
 	// Age is how long ago the run made its first transition.
 	Age time.Duration
-	// Waited is how long the run has wanted a gang and had none.
-	Waited time.Duration
 	// Steady is how long the current generation has had its members, Growing how long seats beyond them have been wanted.
 	Steady, Growing time.Duration
 	// Parents holds the state of the runs of Spec.After that are known; one that is not known has not ended.
 	Parents map[string]schemas.RunState
+	// Held is the number of wanted seats that have a live holder; see CountHeld.
+	Held int
 	// Claims holds what is known of each wanted seat and unfinished part.
 	Claims map[ClaimKey]Claim
 	// Stages holds what running prep, eval and export stages have stored.
@@ -132,6 +137,18 @@ type Claim struct {
 	// Published is when the decider last published the message; WasPublished says that it did.
 	Published    time.Duration
 	WasPublished bool
+}
+
+// CountHeld sets Held from Head and Claims.
+func (r *Run) CountHeld() {
+	r.Held = 0
+	if h := r.Head; h != nil {
+		for _, s := range h.Seats {
+			if r.Claims[ClaimKey{h.Stage, s.Seat, s.Issue}].Holder != nil {
+				r.Held++
+			}
+		}
+	}
 }
 
 // StageView is what the parts of a stage have stored.
@@ -214,6 +231,8 @@ type Decision struct {
 	Reasons map[string]string
 	// Reason says the same of the pool.
 	Reason string
+	// Reserved names the run that waits first for workers that the pool has: the next view says for how long.
+	Reserved string
 	// Demand is the autoscaling signal: workers that running gangs, the turn, outstanding parts and waiting gangs could use.
 	Demand int
 }

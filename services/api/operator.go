@@ -1,0 +1,96 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// maxPolicyBody bounds a policy sent to the API.
+const maxPolicyBody = 16 << 20
+
+// policy answers with a pool's policy; the ETag is the version that a PUT replaces.
+func (s *Server) policy(w http.ResponseWriter, r *http.Request) {
+	p, version, err := s.operate.Policy(r.Context(), r.PathValue("pool"))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("ETag", strconv.Quote(version))
+	s.reply(w, r, http.StatusOK, p)
+}
+
+// setPolicy replaces a pool's policy. With If-Match it replaces that version only, without it whatever there is.
+func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request) {
+	var p schemas.Policy
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPolicyBody))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&p); err != nil {
+		s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "policy", "cannot decode: %v", err))
+		return
+	}
+	p.Pool = r.PathValue("pool")
+	version := strings.Trim(r.Header.Get("If-Match"), `"`)
+	if r.Header.Get("If-Match") == "" {
+		var err error
+		if _, version, err = s.operate.Policy(r.Context(), p.Pool); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+	}
+	next, version, err := s.operate.SetPolicy(r.Context(), &p, version)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("ETag", strconv.Quote(version))
+	s.reply(w, r, http.StatusOK, next)
+}
+
+func (s *Server) deadLetters(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	limit := 0
+	if l := q.Get("limit"); l != "" {
+		n, err := strconv.Atoi(l)
+		if err != nil || n < 1 {
+			s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "limit", "%q is no positive number", l))
+			return
+		}
+		limit = n
+	}
+	list, err := s.operate.DeadLetters(r.Context(), q.Get("tenant"), q.Get("after"), limit)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.reply(w, r, http.StatusOK, list)
+}
+
+func (s *Server) retryDeadLetter(w http.ResponseWriter, r *http.Request) {
+	tenant, run, err := pathNames(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	reply, err := s.operate.RetryDeadLetter(r.Context(), tenant, run)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.reply(w, r, http.StatusCreated, reply)
+}
+
+func (s *Server) dropDeadLetter(w http.ResponseWriter, r *http.Request) {
+	tenant, run, err := pathNames(r)
+	if err == nil {
+		err = s.operate.DropDeadLetter(r.Context(), tenant, run)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
