@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "2c2f38e0f2c5da9a59d08609423127d1f83f41f845d77c2141987da4dad519cf"
+#define TF_ABI_HASH "73a137a2899e40e83676ea4548784416930c266dee93b69d9c0008c2da20de10"

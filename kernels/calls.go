@@ -146,6 +146,12 @@ func (q *Queue) MoEAuxFwd(p MoEAuxFwd) { q.run(C.TF_OP_moe_aux_fwd, unsafe.Point
 // MoEAuxBwd queues the operation; see type MoEAuxBwd.
 func (q *Queue) MoEAuxBwd(p MoEAuxBwd) { q.run(C.TF_OP_moe_aux_bwd, unsafe.Pointer(&p)) }
 
+// Unpack queues the operation; see type Unpack.
+func (q *Queue) Unpack(p Unpack) { q.run(C.TF_OP_unpack, unsafe.Pointer(&p)) }
+
+// PackedGemm queues the operation; see type PackedGemm.
+func (q *Queue) PackedGemm(p PackedGemm) { q.run(C.TF_OP_packed_gemm, unsafe.Pointer(&p)) }
+
 // opSizes are the sizes that Go gives the params, in ABI order.
 var opSizes = [...]uintptr{
 	unsafe.Sizeof(GatherRows{}),
@@ -193,6 +199,8 @@ var opSizes = [...]uintptr{
 	unsafe.Sizeof(GroupedColSum{}),
 	unsafe.Sizeof(MoEAuxFwd{}),
 	unsafe.Sizeof(MoEAuxBwd{}),
+	unsafe.Sizeof(Unpack{}),
+	unsafe.Sizeof(PackedGemm{}),
 }
 
 // OpNames lists the operations in ABI order, by their names in tunefleet.h.

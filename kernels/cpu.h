@@ -68,6 +68,7 @@ int64_t cpu_linear_logprob_fwd_ws(const tf_linear_logprob_fwd *);
 int64_t cpu_linear_logprob_bwd_ws(const tf_linear_logprob_bwd *);
 int64_t cpu_linear_xent_ws(const tf_linear_xent *);
 int64_t cpu_nonfinite_ws(const tf_nonfinite *);
+int64_t cpu_packed_gemm_ws(const tf_packed_gemm *);
 int64_t cpu_grouped_gemm_ws(const tf_grouped_gemm *);
 int64_t cpu_grouped_gemm_dw_ws(const tf_grouped_gemm_dw *);
 int64_t cpu_moe_aux_fwd_ws(const tf_moe_aux_fwd *);

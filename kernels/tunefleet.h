@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 3
+#define TF_ABI_VERSION 4
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -183,6 +183,37 @@ typedef struct {
   float alpha;
   int32_t accumulate;
 } tf_gemm;
+
+/* --- packed matrices ------------------------------------------------------------------------------------------------------------ */
+
+enum { TF_PACKED_NF4 = 1, TF_PACKED_INT8 = 2 };
+
+/* A frozen matrix [rows, cols] in few bits, row after row.
+ * NF4 (arXiv:2305.14314): codes u8 [ceil(rows*cols/2)], the first element of a pair in the high half of its byte; blocks of 64 consecutive
+ * elements share a scale: w = table[code] * scale. Either scales f32 [blocks] holds the scales, or scale_codes u8 [blocks] and scales f32
+ * [256 + ceil(blocks/256) + 1] give them: scales[code] * scales[256 + block/256] + scales[last] (double quantization).
+ * INT8: codes u8 [rows*cols], two's complement, scales f32 [rows]: w = code * scale / 127. */
+typedef struct {
+  tf_tensor codes, scales, scale_codes;
+  int64_t rows, cols;
+  int32_t kind, reserved;
+} tf_packed;
+
+/* y [n, cols] = rows row0 .. row0 + n of w as f32. */
+typedef struct {
+  tf_packed w;
+  tf_tensor y;
+  int64_t row0;
+} tf_unpack;
+
+/* c = (accumulate ? c : 0) + bias + alpha * a w^T, with a [m, cols], c [m, rows], bias [rows] optional; or, with transposed, alpha * a w,
+ * with a [m, rows], c [m, cols] and no bias. The bits are those of gemm on the matrix that unpack gives. */
+typedef struct {
+  tf_packed w;
+  tf_tensor a, c, bias;
+  float alpha;
+  int32_t accumulate, transposed, reserved;
+} tf_packed_gemm;
 
 /* --- positions and attention ---------------------------------------------------------------------------------------------------- */
 
@@ -409,7 +440,8 @@ typedef struct {
   X(dropout) X(random) X(rmsnorm_fwd) X(rmsnorm_bwd) X(layernorm_fwd) X(layernorm_bwd) X(gemm) X(rope) X(attn_fwd) X(attn_bwd)         \
   X(linear_logprob_fwd) X(linear_logprob_bwd) X(linear_xent) X(adamw) X(sqnorm) X(sum_f64) X(clip_factor) X(nonfinite) X(slice_add) \
   X(clamp_fwd) X(clamp_bwd) X(glu_clamped_fwd) X(glu_clamped_bwd) X(moe_route_fwd) X(moe_route_bwd) X(moe_sort) X(moe_combine_fwd)      \
-  X(moe_combine_bwd) X(grouped_gemm) X(grouped_gemm_dw) X(grouped_colsum) X(moe_aux_fwd) X(moe_aux_bwd)
+  X(moe_combine_bwd) X(grouped_gemm) X(grouped_gemm_dw) X(grouped_colsum) X(moe_aux_fwd) X(moe_aux_bwd)                                  \
+  X(unpack) X(packed_gemm)
 
 enum {
 #define TF_X(name) TF_OP_##name,
