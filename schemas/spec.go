@@ -98,6 +98,9 @@ type PrepStage struct {
 	Tokenizer Ref       `json:"tokenizer"`
 	Clean     CleanSpec `json:"clean"`
 	Split     SplitSpec `json:"split"`
+	// Sample picks training rows, Augment adds changed copies of them.
+	Sample  *SampleSpec  `json:"sample,omitempty"`
+	Augment *AugmentSpec `json:"augment,omitempty"`
 	// Outputs are the token data sets made from the rows.
 	Outputs []PrepOutput `json:"outputs"`
 	// Factory prepares data as LLaMA-Factory does; Data, Format, Columns, Clean and Split are unused then.
@@ -106,26 +109,13 @@ type PrepStage struct {
 	Parts int `json:"parts" jsonschema:"minimum=1"`
 }
 
-// CleanSpec says which rows are repaired or dropped before anything else.
-type CleanSpec struct {
-	// Normalize applies Unicode NFC and folds white space.
-	Normalize bool `json:"normalize,omitempty"`
-	// Dedup drops exact duplicates (after normalization and case folding).
-	Dedup bool `json:"dedup,omitempty"`
-	// PII is "", "mask" or "drop".
-	PII string `json:"pii,omitempty"`
-	// Labels, when not empty, drops rows whose label is not listed.
-	Labels []string `json:"labels,omitempty"`
-	// Mislabelled is "" or "drop": drops rows whose label disagrees with the consensus of near-identical rows.
-	Mislabelled string `json:"mislabelled,omitempty"`
-	MinChars    int    `json:"min_chars,omitempty"`
-	MaxChars    int    `json:"max_chars,omitempty"`
-}
-
 // SplitSpec cuts the rows into train, eval and test. Groups (phrase families) are never cut apart; classes are stratified.
 type SplitSpec struct {
 	Eval float64 `json:"eval,omitempty"`
 	Test float64 `json:"test,omitempty"`
+	// Folds, at least 2, makes part Fold (from 0) of that many the eval split: cross-validation, one run a fold.
+	Folds int `json:"folds,omitempty"`
+	Fold  int `json:"fold,omitempty"`
 	// PermuteLabels shuffles the labels of the training rows: the control experiment that must not learn.
 	PermuteLabels bool `json:"permute_labels,omitempty"`
 }

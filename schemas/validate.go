@@ -180,12 +180,11 @@ func (p *problems) prep(s *PrepStage, at string) {
 	}
 	p.ref(s.Tokenizer, at+".tokenizer")
 	p.check(slices.Contains([]string{"", "jsonl", "json", "csv"}, s.Format), at+".format", "%q is unknown (jsonl, json, csv)", s.Format)
-	p.check(slices.Contains([]string{"", "mask", "drop"}, s.Clean.PII), at+".clean.pii", "%q is unknown (mask, drop)", s.Clean.PII)
-	p.check(slices.Contains([]string{"", "drop"}, s.Clean.Mislabelled), at+".clean.mislabelled", "%q is unknown (drop)", s.Clean.Mislabelled)
+	p.clean(&s.Clean, at+".clean")
+	p.split(&s.Split, at+".split")
+	p.sample(s.Sample, at+".sample")
+	p.augment(s.Augment, at+".augment")
 	p.check(s.Parts >= 1 && s.Parts <= maxParts, at+".parts", "is %d, must be 1 to %d", s.Parts, maxParts)
-	share := s.Split.Eval + s.Split.Test
-	p.check(s.Split.Eval >= 0 && s.Split.Test >= 0 && share < 1, at+".split", "eval and test are %g and %g: both must be >= 0 and leave rows for training",
-		s.Split.Eval, s.Split.Test)
 	p.check(len(s.Outputs) > 0, at+".outputs", "is empty")
 	seen := map[string]bool{}
 	for i, o := range s.Outputs {

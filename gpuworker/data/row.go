@@ -17,6 +17,17 @@ type Row struct {
 	Group string `json:"group,omitempty"`
 	// Split is "train", "eval" or "test".
 	Split string `json:"split,omitempty"`
+	// Origin says what a copy was made of; nil for a row of the data set.
+	Origin *Origin `json:"origin,omitempty"`
+}
+
+// Origin is the provenance of a row that augmentation or balancing made.
+type Origin struct {
+	// Row is the Index of the row it was made of.
+	Row    int    `json:"row"`
+	Method string `json:"method"`
+	// Changes say what was changed, in words.
+	Changes []string `json:"changes,omitempty"`
 }
 
 // User is the content of the user's turn: the prompt, or else the text.

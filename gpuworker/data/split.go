@@ -10,7 +10,9 @@ import (
 )
 
 // Split assigns every row to train, eval or test: a deterministic function of seed and rows. Rows of one group always stay together, and
-// the shares hold within every label as well as whole groups allow (stratified group sampling). Rows without a group are groups of one.
+// the shares hold within every label as well as whole groups allow (stratified group sampling). Rows without a group are groups of one. With
+// folds the groups that the test split leaves are dealt out to the folds, each going to the one with the fewest rows of its label so far, and
+// the named fold is the eval split.
 func Split(rows []Row, spec schemas.SplitSpec, seed uint64) {
 	type group struct {
 		hash uint64
@@ -43,11 +45,19 @@ func Split(rows []Row, spec schemas.SplitSpec, seed uint64) {
 			total += len(groups[n].rows)
 		}
 		test, eval := 0, 0
+		folds := make([]int, spec.Folds)
 		for _, n := range names {
 			g := groups[n]
 			split, ok := assigned[n]
 			if !ok {
 				switch {
+				case spec.Folds > 0 && float64(test)+float64(len(g.rows))/2 > spec.Test*float64(total):
+					k := fewest(folds, int(hash64(seed, label)%uint64(spec.Folds)))
+					folds[k] += len(g.rows)
+					split = "train"
+					if k == spec.Fold {
+						split = "eval"
+					}
 				case float64(test)+float64(len(g.rows))/2 <= spec.Test*float64(total) && spec.Test > 0:
 					split = "test"
 				case float64(eval)+float64(len(g.rows))/2 <= spec.Eval*float64(total) && spec.Eval > 0:
@@ -71,6 +81,17 @@ func Split(rows []Row, spec schemas.SplitSpec, seed uint64) {
 	if spec.PermuteLabels {
 		permuteLabels(rows, seed)
 	}
+}
+
+// fewest is the place of the least number; of equal ones the first from a place on, so that small classes do not all land in fold 0.
+func fewest(v []int, from int) int {
+	best := from
+	for i := range v {
+		if k := (from + i) % len(v); v[k] < v[best] {
+			best = k
+		}
+	}
+	return best
 }
 
 // permuteLabels shuffles labels (with response and explanation, which depend on them) among the training rows, by hash order.

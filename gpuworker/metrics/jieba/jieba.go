@@ -49,7 +49,9 @@ const (
 
 // Segmenter cuts text. It is immutable and safe for concurrent use.
 type Segmenter struct {
-	freq     map[string]int32
+	freq map[string]int32
+	// names are the words that the dictionary tags as names of people, places and organizations.
+	names    map[string]bool
 	total    int64
 	logTotal float64
 	start    [states]float64
@@ -91,7 +93,7 @@ func Open(dir fs.FS) (*Segmenter, error) {
 // Load reads a dictionary (a line: word frequency [tag]) and the HMM as JSON {start, trans, emit} of natural logarithms. Errors are CodeData
 // with the line.
 func Load(dict, hmm io.Reader) (*Segmenter, error) {
-	s := &Segmenter{freq: make(map[string]int32, 500_000)}
+	s := &Segmenter{freq: make(map[string]int32, 500_000), names: map[string]bool{}}
 	if err := s.readDict(dict); err != nil {
 		return nil, err
 	}
@@ -107,12 +109,15 @@ func (s *Segmenter) readDict(r io.Reader) error {
 	for line := 1; sc.Scan(); line++ {
 		text := strings.TrimSpace(sc.Text())
 		word, rest, ok := strings.Cut(text, " ")
-		n, _, _ := strings.Cut(rest, " ")
+		n, tag, _ := strings.Cut(rest, " ")
 		f, err := strconv.ParseInt(n, 10, 32)
 		if !ok || err != nil || f < 0 || !utf8.ValidString(word) {
 			return schemas.Errorf(schemas.CodeData, fmt.Sprintf("dict.txt:%d", line), "must be a word and its frequency")
 		}
 		s.freq[word] = int32(f)
+		if strings.HasPrefix(tag, "nr") || strings.HasPrefix(tag, "ns") || strings.HasPrefix(tag, "nt") || strings.HasPrefix(tag, "nz") {
+			s.names[word] = true
+		}
 		s.total += f
 		for i := range word {
 			if i > 0 {
@@ -157,6 +162,9 @@ func (s *Segmenter) readHMM(r io.Reader) error {
 	}
 	return nil
 }
+
+// IsName reports whether the dictionary tags a word as the name of a person, place, organization or the like.
+func (s *Segmenter) IsName(word string) bool { return s.names[word] }
 
 // isBlock are the characters that are cut by dictionary: [\u4E00-\u9FD5a-zA-Z0-9+#&._%-].
 func isBlock(r rune) bool {

@@ -1,0 +1,135 @@
+package minhash_test
+
+import (
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
+)
+
+func words(r *rand.Rand, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = "w" + strconv.Itoa(r.IntN(50_000))
+	}
+	return out
+}
+
+// distinct makes n different words that begin with a prefix.
+func distinct(prefix string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = prefix + strconv.Itoa(i)
+	}
+	return out
+}
+
+// TestRecall makes pairs of a known Jaccard similarity: shared words and words of one side only.
+func TestRecall(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(3, 3))
+	for _, c := range []struct {
+		shared, own int
+		dup         bool
+	}{{80, 10, true}, {160, 20, true}, {24, 3, true}, {90, 5, true}, {8, 1, true}, {60, 20, false}, {50, 25, false}, {0, 40, false}} {
+		const pairs = 400
+		var first, second []string
+		for i := range pairs {
+			p := strconv.Itoa(i) + "x" + strconv.Itoa(c.shared)
+			mk := func(side string) string {
+				w := append(distinct("s"+p+"n", c.shared), distinct(side+p+"n", c.own)...)
+				r.Shuffle(len(w), func(i, j int) { w[i], w[j] = w[j], w[i] })
+				return strings.Join(w, " ")
+			}
+			first, second = append(first, mk("a")), append(second, mk("b"))
+		}
+		got := minhash.Duplicates(append(first, second...), 0.8, 1, 1)
+		right := 0
+		for _, m := range got {
+			if m.Row-m.Of == pairs && math.Abs(m.Similarity-float64(c.shared)/float64(c.shared+2*c.own)) < 1e-9 {
+				right++
+			}
+		}
+		recall := float64(right) / pairs
+		t.Logf("Jaccard %.2f: recall %.4f", float64(c.shared)/float64(c.shared+2*c.own), recall)
+		if c.dup && recall < 0.95 || !c.dup && len(got) > 0 || len(got) != right {
+			t.Errorf("shared %d, own %d: %d found, %d right", c.shared, c.own, len(got), right)
+		}
+	}
+}
+
+func TestEstimateIsUnbiased(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(5, 5))
+	sum, n := 0.0, 200
+	for i := range n {
+		h := minhash.NewHasher(1, uint64(i))
+		w := words(r, 120)
+		a, b := h.Set(strings.Join(w[:90], " ")), h.Set(strings.Join(w[30:], " "))
+		sum += minhash.Estimate(h.Sign(a), h.Sign(b)) - minhash.Jaccard(a, b)
+	}
+	// The mean of n estimates of 0.5 has a standard deviation of sqrt(0.25/128/n).
+	if bias := sum / float64(n); math.Abs(bias) > 4*math.Sqrt(0.25/128/float64(n)) {
+		t.Errorf("the estimate is off by %.4f in the mean", bias)
+	}
+}
+
+func TestSets(t *testing.T) {
+	t.Parallel()
+	h := minhash.NewHasher(1, 0)
+	for _, c := range []struct {
+		a, b string
+		want float64
+	}{
+		{"The cat, sat.", "sat THE cat cat", 1}, {"", "", 1}, {"a b", "", 0}, {"今天天气很好", "今天天气很差", 4.0 / 6}, {"用Go语言", "用 go 语言", 1}, {"é", "É", 1},
+	} {
+		if got := minhash.Jaccard(h.Set(c.a), h.Set(c.b)); math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("%q, %q: %v, want %v", c.a, c.b, got, c.want)
+		}
+	}
+	two := minhash.NewHasher(2, 0)
+	if got := minhash.Jaccard(two.Set("a b c"), two.Set("c b a")); got != 0 {
+		t.Errorf("pairs of words ignore the order: %v", got)
+	}
+	if m := minhash.Duplicates([]string{"", "", "x", "x y", "X!"}, 0.8, 1, 0); len(m) != 1 || m[0].Row != 4 || m[0].Of != 2 {
+		t.Errorf("%v", m)
+	}
+	if m := minhash.Overlaps([]string{"one two three", "four"}, []string{"zero", "three two one"}, 0.9, 1, 0); len(m) != 1 || m[0].Row != 0 || m[0].Of != 1 {
+		t.Errorf("%v", m)
+	}
+}
+
+// BenchmarkDuplicates measures rows of 100 words; rows/s is printed.
+func BenchmarkDuplicates(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	const rows = 50_000
+	texts := make([]string, rows)
+	for i := range texts {
+		texts[i] = strings.Join(words(r, 100), " ")
+	}
+	b.ResetTimer()
+	before := cpuSeconds(b)
+	for b.Loop() {
+		if m := minhash.Duplicates(texts, 0.8, 1, 1); len(m) > 0 {
+			b.Fatalf("%d duplicates among random rows", len(m))
+		}
+	}
+	b.ReportMetric(rows*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+	// On a machine that does other things too, the CPU time tells what the wall clock does not.
+	b.ReportMetric(rows*float64(b.N)/(cpuSeconds(b)-before), "rows/cpu-s")
+}
+
+func cpuSeconds(b *testing.B) float64 {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+}
