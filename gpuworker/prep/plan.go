@@ -25,11 +25,13 @@ const (
 
 // plan is what all parts agree on: the rows kept, each with its split.
 type plan struct {
-	kept    []data.Row
-	cleaned data.Cleaned
-	tok     data.Tokenizer
-	prep    *schemas.PrepStage
-	part    int
+	kept []data.Row
+	// read is the number of rows of the data set, counters say what became of them.
+	read     int
+	counters map[string]int64
+	tok      data.Tokenizer
+	prep     *schemas.PrepStage
+	part     int
 }
 
 // makePlan reads everything and decides on every row.
@@ -47,13 +49,11 @@ func makePlan(ctx context.Context, t *consume.Task) (*plan, error) {
 	if err != nil {
 		return nil, errors.Join(err, tok.Close())
 	}
-	p.kept, p.cleaned = data.Clean(rows, prep.Clean)
-	if len(p.kept) == 0 {
-		return nil, errors.Join(schemas.Errorf(schemas.CodeData, t.Stage.Name, "cleaning dropped all %d rows", p.cleaned.Read).
-			WithHint("dropped: %d duplicates, %d labels not listed, %d mislabelled, %d too short or long, %d with personal data", p.cleaned.Duplicates,
-				p.cleaned.UnknownLabel, p.cleaned.Mislabelled, p.cleaned.Length, p.cleaned.PIIDropped), tok.Close())
+	c, err := decide(ctx, t, rows)
+	if err != nil {
+		return nil, errors.Join(err, tok.Close())
 	}
-	data.Split(p.kept, prep.Split, t.Spec.Seed)
+	p.kept, p.counters, p.read = c.rows, c.counters(), c.report.Read
 	return p, nil
 }
 

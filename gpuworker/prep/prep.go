@@ -121,7 +121,7 @@ func (p *part) output(ctx context.Context, o *schemas.PrepOutput) (*entry, error
 	rows, total := p.plan.rows(o.Split, p.index, p.prep.Parts)
 	if total == 0 {
 		return nil, schemas.Errorf(schemas.CodeData, p.task.Stage.Name+"/"+o.Name, "no row is left for the split %q: %d rows were read, %d kept", o.Split,
-			p.plan.cleaned.Read, p.plan.cleaned.Kept).WithHint("look at clean and split of the stage")
+			p.plan.read, len(p.plan.kept)).WithHint("look at clean and split of the stage")
 	}
 	seqs, err := p.encode(ctx, o, rows)
 	if err != nil {
@@ -139,7 +139,7 @@ func (p *part) output(ctx context.Context, o *schemas.PrepOutput) (*entry, error
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{Version: 1, Plan: p.plan.cleaned.Counters(), Counters: map[string]int64{"rows": int64(len(rows)), "sequences": int64(w.Len()),
+	e := &entry{Version: 1, Plan: p.plan.counters, Counters: map[string]int64{"rows": int64(len(rows)), "sequences": int64(w.Len()),
 		"tokens": w.Tokens(), "label_tokens": trained}}
 	if err := p.store(ctx, e, hash, data.ObjectShard, shard); err != nil {
 		return nil, err
@@ -229,7 +229,7 @@ func (p *part) hash(o *schemas.PrepOutput) (string, error) {
 	out := *o
 	out.Name = ""
 	b, err := json.Marshal(map[string]any{"version": cacheVersion, "data": files(p.prep.Data), "tokenizer": files(p.prep.Tokenizer),
-		"format": p.prep.Format, "columns": p.prep.Columns, "clean": p.prep.Clean, "split": p.prep.Split, "seed": strconv.FormatUint(p.task.Spec.Seed, 10),
+		"format": p.prep.Format, "columns": p.prep.Columns, "clean": p.prep.Clean, "split": p.prep.Split, "sample": p.prep.Sample, "augment": p.prep.Augment, "seed": strconv.FormatUint(p.task.Spec.Seed, 10),
 		"output": out, "part": p.index, "parts": p.prep.Parts, "factory": p.prep.Factory})
 	if err != nil {
 		return "", fmt.Errorf("cannot hash the settings: %w", err)

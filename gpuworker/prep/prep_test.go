@@ -15,6 +15,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/metrics"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -296,8 +297,11 @@ func TestTheExampleIsHonest(t *testing.T) {
 			personal++
 		}
 	}
-	kept, c := data.Clean(raw, schemas.CleanSpec{Normalize: true, Dedup: true, PII: "mask", Mislabelled: "drop"})
-	if c.Read != 5000 || c.Duplicates != 200 || c.Mislabelled != wrong || wrong < 100 || personal < 200 || c.PIIMasked < personal {
+	kept, c, err := clean.Run(raw, schemas.CleanSpec{Normalize: true, Dedup: true, PII: "mask", Mislabelled: "drop"}, clean.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Read != 5000 || c.Dropped[clean.Duplicate] != 200 || c.Dropped[clean.Mislabelled] != wrong || wrong < 100 || personal < 200 || c.Counters()["masked_pii"] < int64(personal) {
 		t.Fatalf("cleaning counted %+v; %d labels are wrong, %d rows hold personal data", c, wrong, personal)
 	}
 	for _, r := range kept {

@@ -142,7 +142,8 @@ func (t *text) read(s string, labels map[string]bool) {
 		first, _ := utf8.DecodeRuneInString(w)
 		isWord := unicode.IsLetter(first)
 		lower := strings.ToLower(w)
-		name := t.a.cut.IsName(w) || !start && unicode.IsUpper(first) && w != "I"
+		// jieba's tags of names are generous; a word that the user lists synonyms of is none.
+		name := t.a.cut.IsName(w) && len(t.a.synonyms[lower]) == 0 || !start && unicode.IsUpper(first) && w != "I"
 		if isWord && depth == 0 && !name && !labels[lower] && !t.a.protect[lower] && !strings.ContainsFunc(w, unicode.IsDigit) {
 			t.free = append(t.free, i)
 		}

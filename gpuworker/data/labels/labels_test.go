@@ -1,0 +1,116 @@
+package labels_test
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/labels"
+)
+
+func TestKappas(t *testing.T) {
+	t.Parallel()
+	// Cohen's kappa of the textbook table 20, 5, 10, 15: observed 0.7, by chance 0.5.
+	var a, b []string
+	for _, c := range []struct {
+		x, y string
+		n    int
+	}{{"yes", "yes", 20}, {"yes", "no", 5}, {"no", "yes", 10}, {"no", "no", 15}, {"", "no", 3}} {
+		for range c.n {
+			a, b = append(a, c.x), append(b, c.y)
+		}
+	}
+	if k, ok := labels.CohenKappa(a, b); !ok || math.Abs(k-0.4) > 1e-12 {
+		t.Errorf("Cohen's kappa is %v", k)
+	}
+	if _, ok := labels.CohenKappa([]string{"x"}, []string{"x"}); ok {
+		t.Error("agreement on one label only says nothing")
+	}
+	// The example of Fleiss 1971 as Wikipedia gives it: 10 subjects, 14 raters, 5 categories, kappa 0.210.
+	table := [][]int{{0, 0, 0, 0, 14}, {0, 2, 6, 4, 2}, {0, 0, 3, 5, 6}, {0, 3, 9, 2, 0}, {2, 2, 8, 1, 1}, {7, 7, 0, 0, 0}, {3, 2, 6, 3, 0}, {2, 5, 3, 2, 2}, {6, 5, 2, 1, 0}, {0, 2, 2, 3, 7}}
+	var ratings [][]string
+	for _, row := range table {
+		var r []string
+		for c, n := range row {
+			for range n {
+				r = append(r, fmt.Sprint(c))
+			}
+		}
+		ratings = append(ratings, r)
+	}
+	if k, ok := labels.FleissKappa(append(ratings, []string{"0"})); !ok || math.Abs(k-0.20993) > 1e-4 {
+		t.Errorf("Fleiss' kappa is %v", k)
+	}
+	if _, ok := labels.FleissKappa([][]string{{"a"}}); ok {
+		t.Error("one rater cannot agree")
+	}
+}
+
+func TestConflictsAndReview(t *testing.T) {
+	t.Parallel()
+	rows := []data.Row{{Text: "Pay the rent!", Label: "payment"}, {Text: "pay THE rent", Label: "payment"}, {Text: "pay the rent.", Label: "notice"}, {Text: "something else", Label: "notice"},
+		{Text: "open or shut", Label: "a"}, {Text: "Open or shut?", Label: "b"}, {Text: "pay the rent", Label: ""}}
+	c := labels.Conflicts(rows, 1, 0)
+	if len(c) != 2 || c[0].Majority != "payment" || len(c[0].Rows) != 3 || c[1].Majority != "" || c[1].Rows[0] != 4 {
+		t.Fatalf("%+v", c)
+	}
+	r := labels.Review(rows, c)
+	if len(r) != 3 || r[0].Label != "notice" || r[0].Suggested != "payment" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func counts(rows []data.Row, split string) map[string]int {
+	out := map[string]int{}
+	for _, r := range rows {
+		if r.Split == split {
+			out[r.Label]++
+		}
+	}
+	return out
+}
+
+func TestSampleAndBalance(t *testing.T) {
+	t.Parallel()
+	var rows []data.Row
+	for i := range 1000 {
+		l := "common"
+		if i%10 == 0 {
+			l = "rare"
+		}
+		if i == 5 {
+			l = "single"
+		}
+		rows = append(rows, data.Row{Index: i, Text: fmt.Sprint("row ", i), Label: l, Split: map[bool]string{true: "test", false: "train"}[i%4 == 3]})
+	}
+	held := counts(rows, "test")
+	for _, n := range []int{3, 40, 100, 101} {
+		s := labels.Sample(rows, n, 1)
+		c := counts(s, "train")
+		total := c["common"] + c["rare"] + c["single"]
+		if total != n || c["single"] != 1 || n >= 40 && math.Abs(float64(c["rare"])-float64(n)*100/750) > 2 {
+			t.Errorf("a sample of %d has %v", n, c)
+		}
+		if fmt.Sprint(counts(s, "test")) != fmt.Sprint(held) {
+			t.Errorf("the test split changed: %v", counts(s, "test"))
+		}
+	}
+	if s := labels.Sample(rows, 5000, 1); len(s) != len(rows) {
+		t.Errorf("%d of %d rows are left", len(s), len(rows))
+	}
+	under := counts(labels.Balance(rows, "undersample", 1), "train")
+	if under["common"] != 1 || under["rare"] != 1 || under["single"] != 1 {
+		t.Errorf("%v", under)
+	}
+	over := labels.Balance(rows, "oversample", 1)
+	c := counts(over, "train")
+	if c["common"] != c["rare"] || c["rare"] != c["single"] || fmt.Sprint(counts(over, "test")) != fmt.Sprint(held) {
+		t.Errorf("%v", c)
+	}
+	for _, r := range over[len(rows):] {
+		if r.Origin == nil || r.Origin.Method != "oversample" || rows[r.Origin.Row].Text != r.Text {
+			t.Fatalf("%+v", r)
+		}
+	}
+}
