@@ -52,7 +52,9 @@ func decide(ctx context.Context, t *consume.Task, rows []data.Row) (*choice, err
 	kept = clean.Decontaminate(kept, prep.Clean, t.Spec.Seed, report)
 	c := &choice{rows: kept, report: report}
 	if s := prep.Sample; s != nil {
-		c.rows = labels.Balance(labels.Sample(c.rows, s.MaxRows, t.Spec.Seed), s.Balance, t.Spec.Seed)
+		// Origins name rows by their number, so rows are numbered anew whenever some are gone.
+		c.rows = number(labels.Sample(c.rows, s.MaxRows, t.Spec.Seed))
+		c.rows = number(labels.Balance(c.rows, s.Balance, t.Spec.Seed))
 		c.sampled = len(c.rows) - len(kept)
 	}
 	if prep.Augment != nil {
@@ -60,10 +62,15 @@ func decide(ctx context.Context, t *consume.Task, rows []data.Row) (*choice, err
 			return nil, err
 		}
 	}
-	for i := range c.rows {
-		c.rows[i].Index = i
-	}
+	c.rows = number(c.rows)
 	return c, nil
+}
+
+func number(rows []data.Row) []data.Row {
+	for i := range rows {
+		rows[i].Index = i
+	}
+	return rows
 }
 
 func augmentRows(ctx context.Context, t *consume.Task, rows []data.Row) ([]data.Row, int, error) {
