@@ -57,8 +57,8 @@ type Reward struct {
 
 // RL configures ppo and grpo.
 type RL struct {
-	// RewardModel is a finished rm stage ("stage:<name>", "run:<tenant>/<id>/<stage>"); RewardFunction a built-in function: "length",
-	// "contains:<text>", "token:<id>". Exactly one of them is set.
+	// RewardModel is a finished rm stage ("stage:<name>", "run:<tenant>/<id>/<stage>"); RewardFunction a built-in function: "length"
+	// (number of tokens), "token:<id>" (share of tokens that are this one). Exactly one of them is set.
 	RewardModel    string `json:"reward_model,omitempty"`
 	RewardFunction string `json:"reward_function,omitempty"`
 	// MaxNewTokens, Temperature (default 1), TopK and TopP of the generation.
@@ -66,9 +66,11 @@ type RL struct {
 	Temperature  float64 `json:"temperature,omitempty"`
 	TopK         int     `json:"top_k,omitempty"`
 	TopP         float64 `json:"top_p,omitempty"`
+	// StopIDs end a completion, beside the configuration's eos_token_id.
+	StopIDs []int32 `json:"stop_ids,omitempty"`
 	// Group is the number of grpo's completions of a prompt (default 8).
 	Group int `json:"group,omitempty"`
-	// Epochs is the number of passes over one generation (default 4 for ppo, 1 for grpo).
+	// Epochs is the number of updates made of one generation (default 4 for ppo, 1 for grpo); a step of the stage is one generation.
 	Epochs int `json:"epochs,omitempty"`
 	// Beta weighs the divergence from the reference (default 0.05 for ppo, 0 for grpo), Clip bounds the ratio (default 0.2), ClipHigh its
 	// upper side for grpo (default Clip).

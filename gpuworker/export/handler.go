@@ -112,7 +112,18 @@ func (x *exporter) peft(ctx context.Context) error {
 			return err
 		}
 	}
-	return x.folder(ctx, PEFT, func(root *os.Root) error { return x.loaded.Adapters.Save(x.queue, root, base) })
+	return x.folder(ctx, PEFT, func(root *os.Root) error {
+		return errors.Join(x.loaded.Adapters.Save(x.queue, root, base), x.valueHead(root))
+	})
+}
+
+// valueHead writes the head of a reward model beside it, as TRL and LLaMA-Factory do.
+func (x *exporter) valueHead(root *os.Root) error {
+	h := x.loaded.ValueHead
+	if h == nil {
+		return nil
+	}
+	return safetensors.WriteFile(root, train.HeadFile, nn.Entries(x.queue, h.Unit().Params), map[string]string{"format": "pt"})
 }
 
 // model writes a Hugging Face folder of the base parameters as they are now.
@@ -124,6 +135,11 @@ func (x *exporter) model(ctx context.Context, name string) error {
 		}
 		if err := safetensors.WriteFile(root, "model.safetensors", entries, map[string]string{"format": "pt"}); err != nil {
 			return err
+		}
+		if name == Merged {
+			if err := x.valueHead(root); err != nil {
+				return err
+			}
 		}
 		config, generation, err := configs(raw, x.loaded.Model.Info().Architecture, x.tokenizer)
 		if err != nil {

@@ -90,40 +90,5 @@ func logSigmoid(x float64) float64 {
 
 func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
-// WithoutAdapters runs f while the model computes as if it had no adapters: the reference of preference losses.
-func WithoutAdapters(m zoo.Modules, f func() error) error {
-	type link struct {
-		l *nn.Linear
-		a nn.LinearAdapter
-	}
-	var off []link
-	nn.WalkLinears(m.Root(), func(_ string, l *nn.Linear) {
-		if l.Adapter != nil {
-			off = append(off, link{l, l.Adapter})
-			l.Adapter = nil
-		}
-	})
-	type table struct {
-		e    *nn.Embedding
-		a    nn.EmbeddingAdapter
-		tied *nn.Param
-	}
-	var tables []table
-	nn.WalkEmbeddings(m.Root(), func(_ string, e *nn.Embedding) {
-		if e.Adapter != nil {
-			tables = append(tables, table{e, e.Adapter, e.Tied})
-			e.Adapter, e.Tied = nil, nil
-		}
-	})
-	err := f()
-	for _, x := range off {
-		x.l.Adapter = x.a
-	}
-	for _, x := range tables {
-		x.e.Adapter, x.e.Tied = x.a, x.tied
-	}
-	return err
-}
-
 // errGroups says that a leaf does not have the sequences its objective needs.
 var errGroups = errors.New("the leaf's sequences do not come in groups of two")

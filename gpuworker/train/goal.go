@@ -17,6 +17,8 @@ type goal interface {
 	metrics() []string
 	// begin prepares a step. It may exchange with the other ranks.
 	begin(ctx context.Context, step int64) error
+	// passes is the number of updates that are made of one begin.
+	passes() int
 	// leaf runs forward and backward of samples between BeginLeaf and EndLeaf. Without samples it runs over any tokens, to take part in
 	// gathers, and its result is not used. A loss that is not finite is in the result, not an error.
 	leaf(ctx context.Context, leaf int, samples []int32) (leafResult, error)
@@ -43,7 +45,6 @@ func unsupported(t *schemas.TrainStage) error {
 			errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, key, "is not supported yet"))
 		}
 	}
-	no(t.Objective == "ppo" || t.Objective == "grpo", "objective: "+t.Objective)
 	if f := t.Features; f != nil {
 		no(f.NEFTune > 0, "features.neftune")
 		no(f.MaxTokens > 0, "features.max_tokens")
@@ -55,7 +56,7 @@ func unsupported(t *schemas.TrainStage) error {
 }
 
 // newGoal makes the goal of the stage's objective.
-func (s *session) newGoal() (goal, error) {
+func (s *session) newGoal(reward RewardFunc) (goal, error) {
 	if err := unsupported(s.stage); err != nil {
 		return nil, err
 	}
@@ -73,6 +74,9 @@ func (s *session) newGoal() (goal, error) {
 	case "kto":
 		p := s.stage.Pref
 		return &ktoGoal{s: s, loss: objective.KTO{Beta: p.Beta, Desirable: p.Desirable, Undesirable: p.Undesirable, FTX: p.FTX}}, s.wantGroups(2)
+	}
+	if s.stage.Objective == "ppo" || s.stage.Objective == "grpo" {
+		return s.newRLGoal(reward)
 	}
 	return nil, schemas.Errorf(schemas.CodeUnsupported, "objective", "%q is not supported", s.stage.Objective)
 }
@@ -122,8 +126,14 @@ func ghostPairs() *nn.Batch {
 	return &nn.Batch{Rows: 2, Seq: 2, IDs: []int32{0, 0, 0, 0}, Labels: []int32{nn.IgnoreLabel, 0, nn.IgnoreLabel, 0}}
 }
 
+// once makes one update a step.
+type once struct{}
+
+func (once) passes() int { return 1 }
+
 // sftGoal is pretraining and supervised fine-tuning: the loss is divided by the labels of the whole step.
 type sftGoal struct {
+	once
 	s      *session
 	loss   objective.SFT
 	labels int64

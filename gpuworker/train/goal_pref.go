@@ -16,6 +16,7 @@ func share(rows, leaves int) float64 { return 1 / (float64(max(1, rows)) * float
 
 // pairGoal is dpo: pairs of a chosen and a rejected response.
 type pairGoal struct {
+	once
 	s      *session
 	loss   objective.PairLoss
 	leaves int
@@ -86,6 +87,7 @@ func (g *pairGoal) eval(ctx context.Context, data Dataset, samples []int32) (eva
 
 // rewardGoal is rm: pairs whose chosen response is to score higher.
 type rewardGoal struct {
+	once
 	s      *session
 	leaves int
 }
@@ -119,6 +121,7 @@ func (g *rewardGoal) eval(ctx context.Context, data Dataset, samples []int32) (e
 // ktoGoal is kto: rows that are desirable or not, each with the same prompt and another row's response, from which the policy's
 // divergence from the reference is estimated. As upstream one estimate serves the leaves that the nominal world computes at a time.
 type ktoGoal struct {
+	once
 	s      *session
 	loss   objective.KTO
 	leaves int

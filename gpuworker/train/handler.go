@@ -30,6 +30,8 @@ type Options struct {
 	Backend string
 	// OpenData opens the token data that a train stage names; nil reads what the prep stages of the run wrote.
 	OpenData func(ctx context.Context, t *consume.Task, ref string) (Dataset, error)
+	// Reward, when not nil, scores completions in place of the reward function that a ppo or grpo stage names.
+	Reward RewardFunc
 }
 
 // Handle runs one rank of a generation of a train stage on the CPU. It returns as consume.Handler says.
@@ -102,7 +104,7 @@ func (s *session) close() error {
 		s.engine.Reset()
 		errs = append(errs, s.engine.Close())
 	}
-	errs = append(errs, s.reference.close())
+	errs = append(errs, s.reference.close(), s.closeCritic())
 	if s.memory != nil {
 		errs = append(errs, s.memory.Close())
 	}
@@ -131,7 +133,7 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len()/groupOf(s.data), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps, s.stage.Order); err != nil {
 		return schemas.Errorf(schemas.CodeData, s.stage.Data, "%v", err)
 	}
-	if s.goal, err = s.newGoal(); err != nil {
+	if s.goal, err = s.newGoal(o.Reward); err != nil {
 		return err
 	}
 	s.schedule = scheduleOf(s.stage.Optim, s.plan.Total())
@@ -183,6 +185,9 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		return err
 	}
 	sharding, why := resolveSharding(s.stage.Sharding, units, s.t.Gang.World)
+	if _, ok := s.goal.(*rlGoal); ok {
+		sharding, why = zero.None, "every rank generates"
+	}
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
 	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, zero.Config{Sharding: sharding,
 		Optim: optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), Scratch: s.memory})
@@ -203,6 +208,9 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	}
 	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine})
 	if err := s.openReference(ctx, rec, src, k); err != nil {
+		return err
+	}
+	if err := s.openCritic(ctx); err != nil {
 		return err
 	}
 	return s.queue.Sync()

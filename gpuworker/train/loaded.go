@@ -7,6 +7,8 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -24,12 +26,38 @@ type Loaded struct {
 	// HeadName is its key in a checkpoint.
 	Head     *nn.Param
 	HeadName string
+	// ValueHead is that of a reward model, nil for others.
+	ValueHead *objective.ValueHead
 
-	storage *nn.Storage
+	storage, headStorage *nn.Storage
 }
 
 // Close frees the parameters. The queue must have been synchronized.
-func (l *Loaded) Close() { l.storage.Close() }
+func (l *Loaded) Close() {
+	l.storage.Close()
+	l.headStorage.Close()
+}
+
+// openHead loads the value head that a stage trained beside its model.
+func (l *Loaded) openHead(ctx context.Context, q *kernels.Queue, k *link) (err error) {
+	if k.ckpt == nil || !k.ckpt.Has(zero.ParamPrefix+headPrefix+"summary.weight") {
+		return nil
+	}
+	l.ValueHead = objective.NewValueHead(l.Model.Info().Hidden)
+	if l.headStorage, err = nn.NewStorage(q.Device(), q, []*nn.Unit{l.ValueHead.Unit()}, false); err != nil {
+		return err
+	}
+	for _, p := range l.ValueHead.Unit().Params {
+		v := make([]float32, p.Len())
+		if err := k.ckpt.ReadAt(ctx, zero.ParamPrefix+p.Name, 0, v); err != nil {
+			return fmt.Errorf("cannot read the value head: %w", err)
+		}
+		if err := kernels.Upload(q, p.Data, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Merge adds the adapters to the base weights and takes them off the model.
 func (l *Loaded) Merge(ctx context.Context, q *kernels.Queue) error {
@@ -96,7 +124,7 @@ func LoadModel(ctx context.Context, objects store.Objects, spec *schemas.RunSpec
 		}
 	}
 	if err == nil {
-		err = q.Sync()
+		err = errors.Join(out.openHead(ctx, q, k), q.Sync())
 	}
 	if err != nil {
 		err = errors.Join(err, q.Sync())

@@ -24,15 +24,23 @@ type reference struct {
 }
 
 // score computes the reference's log-probabilities of a batch's sequences.
-func (r *reference) score(ctx context.Context, b *nn.Batch) (out []objective.LogProb, err error) {
+func (r *reference) score(ctx context.Context, b *nn.Batch) ([]objective.LogProb, error) {
 	if r.own == nil {
 		return objective.Score(ctx, r.tape, r.model, b)
 	}
-	err = objective.WithoutAdapters(r.own.model, func() error {
-		out, err = objective.Score(ctx, r.own.tape, r.own.model, b)
-		return err
-	})
-	return out, err
+	r.own.adapters.Enable(false)
+	defer r.own.adapters.Enable(true)
+	return objective.Score(ctx, r.own.tape, r.own.model, b)
+}
+
+// tokens computes the reference's log-probabilities of completions, token by token.
+func (r *reference) tokens(ctx context.Context, rows *objective.Rows) ([][]float64, error) {
+	if r.own == nil {
+		return rows.Tokens(ctx, r.tape, r.model)
+	}
+	r.own.adapters.Enable(false)
+	defer r.own.adapters.Enable(true)
+	return rows.Tokens(ctx, r.own.tape, r.own.model)
 }
 
 func (r *reference) close() error {
@@ -58,9 +66,6 @@ func needsReference(t *schemas.TrainStage) bool {
 	return false
 }
 
-// hasAdapters reports whether the stage trains adapters beside a frozen base, so that the base is there without them.
-func hasAdapters(t *schemas.TrainStage) bool { return t.LoRA != nil || t.OFT != nil }
-
 // openReference makes the reference: the model that the spec names, the base without its adapters, or a frozen copy of where the stage
 // starts. src holds the stage's own start, of which k is the last link.
 func (s *session) openReference(ctx context.Context, rec *Recipe, src *source, k *link) (err error) {
@@ -71,7 +76,7 @@ func (s *session) openReference(ctx context.Context, rec *Recipe, src *source, k
 	if s.stage.Pref != nil {
 		named = s.stage.Pref.Reference
 	}
-	if named == nil && k.adapter != nil && hasAdapters(s.stage) {
+	if named == nil && s.adapters != nil {
 		s.reference = &reference{own: s}
 		return nil
 	}

@@ -62,12 +62,32 @@ func parseReport(b []byte) (report, error) {
 	return report{tokens: int64(binary.LittleEndian.Uint64(b)), control: controls()[word], stored: binary.LittleEndian.Uint32(b[12:]) == 1}, nil
 }
 
-// runStep computes one step, counted from 0, and updates the parameters. Nothing is updated when loss or gradient are not finite.
+// runStep computes one step, counted from 0, and updates the parameters: once, or as often as the goal makes updates of what it has drawn.
 func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
-	leaves, world := s.plan.Leaves(step), s.t.Gang.World
 	if err := s.goal.begin(ctx, step); err != nil {
 		return stepResult{}, err
 	}
+	var out stepResult
+	passes := s.goal.passes()
+	for pass := range passes {
+		r, err := s.compute(ctx, step)
+		if err != nil {
+			return r, err
+		}
+		if pass > 0 && out.control != schemas.ControlNone {
+			r.control = out.control
+		}
+		out = r
+		if err := s.engine.Update(ctx, r.lr, step*int64(passes)+int64(pass)+1, zero.ClipFactor(r.norm, s.stage.Optim.MaxGradNorm)); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// compute computes loss and gradient of a step. A result that is not finite is an error.
+func (s *session) compute(ctx context.Context, step int64) (stepResult, error) {
+	leaves, world := s.plan.Leaves(step), s.t.Gang.World
 	names := s.goal.metrics()
 	width := 8 * (1 + len(names)) // bytes of a leaf's numbers
 	micros := (leaves + world - 1) / world
@@ -113,7 +133,7 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 		return res, schemas.Errorf(schemas.CodeNumeric, fmt.Sprintf("step %d", step+1), "the loss is %v and the gradient norm %v", res.loss, res.norm).
 			WithHint("nothing of this step was committed; lower the learning rate or look at the data of this step")
 	}
-	return res, s.engine.Update(ctx, res.lr, step+1, zero.ClipFactor(res.norm, s.stage.Optim.MaxGradNorm))
+	return res, nil
 }
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

@@ -350,7 +350,15 @@ func (m *causal) HiddenLogProbs(t *autograd.Tape, b *nn.Batch) (hidden, logp aut
 	hidden = m.hidden(t, b, nil, false)
 	t.Pin(hidden) // the head's backward comes before the norm's
 	ids := m.targets(t, b)
-	return hidden, m.output(t, hidden, func(x autograd.Value, h ops.Head) autograd.Value { return ops.LinearLogProb(t, x, h, ids) })
+	return hidden, m.output(t, hidden, func(x autograd.Value, h ops.Head) autograd.Value {
+		if b.Temperature > 0 && b.Temperature != 1 {
+			if h.Softcap > 0 {
+				return m.fail(t, schemas.Errorf(schemas.CodeUnsupported, "temperature", "a model with a softcap takes no other temperature than 1 in training"))
+			}
+			h.Scale /= b.Temperature
+		}
+		return ops.LinearLogProb(t, x, h, ids)
+	})
 }
 
 // Hidden implements Model.
