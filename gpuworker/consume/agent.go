@@ -38,6 +38,8 @@ type Agent struct {
 	events   *publisher
 	busy     atomic.Value // string
 	draining chan struct{}
+	// leaveBy is when the machine goes, in nanoseconds of Unix time; 0 while nobody said so.
+	leaveBy atomic.Int64
 	// cordoned is set while the pool's operator wants the worker to take no new work.
 	cordoned atomic.Bool
 	started  time.Time
@@ -79,6 +81,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.probe(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+	noticed := make(chan struct{})
+	go func() {
+		defer close(noticed)
+		a.awaitNotice(ctx, leave)
+	}()
+	defer func() { leave(); <-noticed }()
 	// What is under way outlives ctx by the drain.
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -97,6 +107,34 @@ func (a *Agent) Run(ctx context.Context) error {
 	<-registered
 	a.logger.Info("worker stopped")
 	return nil
+}
+
+// awaitNotice drains the agent when the machine is to be taken away: as SIGTERM does, but with the time that is left.
+func (a *Agent) awaitNotice(ctx context.Context, leave func()) {
+	if a.cfg.Notice == nil {
+		return
+	}
+	n, err := a.cfg.Notice.Wait(ctx)
+	if err != nil {
+		return // asked to stop by other means
+	}
+	if !n.At.IsZero() {
+		a.leaveBy.Store(n.At.UnixNano())
+	}
+	a.logger.Warn("this machine will be taken away", "cloud", n.Cloud, "what", n.What, "at", n.At)
+	leave()
+}
+
+// leaveMargin is kept of the time until the machine goes for giving the seat back.
+const leaveMargin = 3 * time.Second
+
+// drainTimeout is how long the gang may take to commit: DrainTimeout, or what the notice leaves.
+func (a *Agent) drainTimeout() time.Duration {
+	d := a.cfg.DrainTimeout
+	if at := a.leaveBy.Load(); at != 0 {
+		d = min(d, max(0, time.Until(time.Unix(0, at))-leaveMargin))
+	}
+	return d
 }
 
 // probe refuses a store without correct conditional writes and waits for one that cannot be reached yet.

@@ -1,6 +1,7 @@
 package consume
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tunefleet/tunefleet/gpuworker/spot"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/lease"
 	"github.com/tunefleet/tunefleet/services/queue"
@@ -48,6 +50,9 @@ type Config struct {
 	RankEnv     []string
 	// Numerics is the fingerprint of the ranks' arithmetic (kernel ABI hash, ISA path, ...), recorded in HEAD when a gang forms.
 	Numerics string
+
+	// Notice, when not nil, tells that the machine is to be taken away; the agent then drains within the time that is left.
+	Notice Noticer
 
 	// LeaseTTL is the life of leases (renewed every third of it); ExtendEvery the pace of extending the delivery (not under 20 s in
 	// production); PullWait the wait of one pull.
@@ -150,6 +155,12 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("lease TTL %s is under 100ms", c.LeaseTTL))
 	}
 	return errors.Join(errs...)
+}
+
+// Noticer waits for the word that the machine goes; spot.Watcher is one.
+type Noticer interface {
+	// Wait returns the notice, or ctx's error.
+	Wait(ctx context.Context) (spot.Notice, error)
 }
 
 // Services are the ports that the agent works with.

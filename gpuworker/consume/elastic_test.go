@@ -1,10 +1,13 @@
 package consume_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/consume/chaostest"
+	"github.com/tunefleet/tunefleet/gpuworker/spot"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/control"
 )
@@ -90,6 +93,46 @@ func TestCordonedWorkerGetsNoWork(t *testing.T) {
 				t.Fatalf("%s is cordoned and holds a seat", h.Members[0].Worker)
 			}
 			f.finish(spec, schemas.RunSucceeded)
+		}
+	}
+}
+
+// notice is a cloud that takes the machine away when it is told to.
+type notice chan spot.Notice
+
+func (n notice) Wait(ctx context.Context) (spot.Notice, error) {
+	select {
+	case x := <-n:
+		return x, nil
+	case <-ctx.Done():
+		return spot.Notice{}, ctx.Err()
+	}
+}
+
+// TestNoticeCostsNoStep: a worker that hears that its machine goes commits with its gang, gives its seat to another, and ends by itself.
+func TestNoticeCostsNoStep(t *testing.T) {
+	f := newFleet(t)
+	n := make(notice, 1)
+	f.worker("a", nil, func(c *consume.Config) { c.Notice = n })
+	f.worker("b", nil, nil)
+	spec := chaostest.Spec(chaostest.Options{Steps: 80, CommitEvery: 1000, StepDelayMS: 5})
+	f.submit(spec)
+	f.until(spec, "generation", func(h *schemas.Head) bool { return len(h.Members) == 2 })
+	f.awaitStep(spec, 10)
+	f.worker("c", nil, nil)
+	n <- spot.Notice{Cloud: spot.AWS, What: "terminate", At: time.Now().Add(time.Minute)}
+	h := f.finish(spec, schemas.RunSucceeded)
+	l := f.lineage(spec, h)
+	if l.Hash != undisturbed(t, spec) || l.Commits != 2 || l.Generations != 2 || h.Ended[0].Cause != schemas.CausePreempted || h.Ended[0].Step == 0 {
+		t.Fatalf("lineage %+v; ended %+v", l, h.Ended)
+	}
+	list, err := f.leases.Workers(t.Context(), "cpu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range list {
+		if w.Name == "a" {
+			t.Errorf("worker a is still there: %+v", w)
 		}
 	}
 }

@@ -89,7 +89,7 @@ func (a *Agent) watchPart(ctx context.Context, h *hold, c *child, m schemas.Mess
 			return doneNotice{}, false
 		case <-draining:
 			draining = nil // a short part may still finish
-			drainLimit = time.After(min(a.cfg.DrainTimeout, 10*time.Second))
+			drainLimit = time.After(min(a.drainTimeout(), 10*time.Second))
 			continue
 		case <-drainLimit:
 			c.stop(a.cfg.KillGrace)

@@ -54,7 +54,7 @@ func (s *seat) work(ctx context.Context, c *child, own *schemas.Head) {
 			}
 		case <-draining:
 			draining = nil
-			drainLimit = time.After(s.a.cfg.DrainTimeout)
+			drainLimit = time.After(s.a.drainTimeout())
 			s.a.event(s.m, schemas.Event{Type: schemas.EventPreempt, Generation: own.Generation, Message: "the worker drains"})
 			tell(schemas.ControlPreempt)
 		case <-drainLimit:

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/spot"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/telemetry"
@@ -23,6 +24,7 @@ import (
 func (a *app) workerCommand() *cobra.Command {
 	cfg := consume.Config{Devices: 1}
 	var wait time.Duration
+	var notice spot.Config
 	c := &cobra.Command{
 		Use: "worker", Short: "Run a worker: pull work of a pool and do it",
 		Long: "Worker pulls messages of its pool until it is told to stop (SIGTERM drains: the gang commits first). It talks to the servers of\n" +
@@ -57,6 +59,12 @@ func (a *app) workerCommand() *cobra.Command {
 			defer back.Close()
 			cfg.RankEnv = consume.StoreEnv(where.S3)
 			cfg.Numerics = kernels.ABIHash()
+			notice.Logger = log
+			watcher, err := spot.New(notice)
+			if err != nil {
+				return err
+			}
+			cfg.Notice = watcher
 			agent, err := consume.New(cfg, consume.Services{Work: back.Queue, Leases: back.Leases, Objects: back.Objects, Logger: log})
 			if err != nil {
 				return err
@@ -71,6 +79,8 @@ func (a *app) workerCommand() *cobra.Command {
 	f.IntVar(&cfg.Threads, "threads", 0, "CPU threads of the rank process (0: all)")
 	f.StringVar(&cfg.Bind, "bind", "127.0.0.1:0", "address that ranks listen on for their gang")
 	f.StringVar(&cfg.Advertise, "advertise", "", "host that other ranks reach this one under (default: that of --bind)")
+	f.StringVar(&notice.Cloud, "spot", nonEmpty(os.Getenv("TUNEFLEET_SPOT"), spot.None), "watch for the notice that this machine is taken away: aws, gcp, azure or none (or TUNEFLEET_SPOT)")
+	f.StringVar(&notice.Endpoint, "spot-endpoint", os.Getenv("TUNEFLEET_SPOT_ENDPOINT"), "address of the metadata service, for tests and proxies (or TUNEFLEET_SPOT_ENDPOINT)")
 	f.DurationVar(&wait, "wait", time.Minute, "how long to wait for the servers at the start")
 	f.StringVar(&cfg.Dir, "scratch", "", "scratch folder (default: in the system's temporary folder)")
 	return c
