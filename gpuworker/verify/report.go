@@ -54,6 +54,9 @@ func (r *Report) add(row Row) {
 // Fail adds a comparison that failed for a reason in words.
 func (r *Report) Fail(place, note string) { r.fail(place, note) }
 
+// Note adds a comparison that passed with a remark in words.
+func (r *Report) Note(place, note string) { r.add(Row{Place: place, OK: true, Note: note}) }
+
 // Relative adds a comparison of |got - want| with rel*|want|.
 func (r *Report) Relative(place string, got, want, rel float64) {
 	r.add(relative(place, got, want, rel, 0))

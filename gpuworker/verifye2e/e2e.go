@@ -2,6 +2,7 @@ package verifye2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -141,5 +142,46 @@ func (v *verification) train(ctx context.Context) error {
 	if err := v.emitLog(got); err != nil {
 		return err
 	}
-	return v.compareLog(got)
+	why, err := draws(ctx, run)
+	if err != nil {
+		return err
+	}
+	return v.compareLog(got, why)
+}
+
+// draws says why a run's losses depend on random numbers, which differ from the reference's; "" when they do not.
+func draws(ctx context.Context, run *localrun.Run) (string, error) {
+	st, err := run.Spec().StageOf("train")
+	if err != nil {
+		return "", err
+	}
+	t := st.Train
+	switch {
+	case t.LoRA != nil && t.LoRA.Dropout > 0:
+		return "lora_dropout", nil
+	case t.Features != nil && t.Features.NEFTune > 0:
+		return "neftune_noise_alpha", nil
+	case t.Objective != "rm" || t.Model.Base == nil:
+		return "", nil
+	}
+	// The value head's dropout is on unless the model's configuration turns it off.
+	for _, f := range t.Model.Base.Files {
+		if f.Path != "config.json" {
+			continue
+		}
+		raw, _, err := run.Objects().Get(ctx, schemas.InputKey(run.Spec().Tenant, f.SHA256), 1<<20)
+		if err != nil {
+			return "", fmt.Errorf("cannot read config.json: %w", err)
+		}
+		var c struct {
+			Dropout *float64 `json:"summary_dropout_prob"`
+		}
+		if err := json.Unmarshal(raw, &c); err != nil {
+			return "", schemas.Errorf(schemas.CodeModel, f.Path, "cannot parse JSON: %v", err)
+		}
+		if c.Dropout != nil && *c.Dropout == 0 {
+			return "", nil
+		}
+	}
+	return "the value head's dropout", nil
 }

@@ -204,7 +204,7 @@ func (b *factoryBuilder) features(t *schemas.TrainStage) {
 	if f != (schemas.TrainFeatures{}) {
 		t.Features = &f
 	}
-	t.EvalAccuracy = v.truth("compute_accuracy")
+	t.EvalAccuracy = v.truth("compute_accuracy") || t.Objective == "rm" // upstream always measures how often the chosen answer wins
 }
 
 // preference fills what dpo and kto need.
