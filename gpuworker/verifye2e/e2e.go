@@ -78,8 +78,11 @@ func isFile(p string) bool {
 // overrides are what the folder adds to its configuration: the adapter that the run began with, and the number of devices.
 func (v *verification) overrides() []string {
 	var out []string
-	if isFile(filepath.Join(v.dir, "init_adapter", "adapter_config.json")) {
+	switch {
+	case isFile(filepath.Join(v.dir, "init_adapter", "adapter_config.json")):
 		out = append(out, "adapter_name_or_path=./init_adapter")
+	case isFile(filepath.Join(v.dir, "init_adapter", "value_head.safetensors")):
+		out = append(out, "value_head=./init_adapter")
 	}
 	if n := devices(v.dir); n > 1 {
 		out = append(out, "world.nominal="+strconv.Itoa(n))

@@ -50,6 +50,9 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if err := b.adapters(ctx, t); err != nil {
 		return nil, err
 	}
+	if err := b.valueHead(ctx, t); err != nil {
+		return nil, err
+	}
 	if err := b.scratch(t); err != nil {
 		return nil, err
 	}
@@ -256,6 +259,34 @@ func (b *factoryBuilder) adapters(ctx context.Context, t *schemas.TrainStage) (e
 	return err
 }
 
+// valueHead finds the value head that a reward model starts from: the one that is named, or the model's own when no adapter brings one.
+func (b *factoryBuilder) valueHead(ctx context.Context, t *schemas.TrainStage) error {
+	v := b.v
+	if t.Objective != "rm" {
+		if v.given("value_head") {
+			v.bad("value_head", "is only for stage rm, not %s", t.Objective)
+		}
+		return nil
+	}
+	folder := b.path(v.text("value_head"))
+	if !v.given("value_head") {
+		model, _, err := FindModel(b.path(v.text("model_name_or_path")), b.c.dir)
+		if err != nil || len(t.Adapters) > 0 {
+			return err
+		}
+		if _, err := os.Stat(filepath.Join(model, headFileName)); err != nil {
+			return nil
+		}
+		folder = model
+	}
+	ref, err := b.c.ref(ctx, folder, func(n string) bool { return n == headFileName })
+	if err != nil {
+		return err
+	}
+	t.Reward = &schemas.Reward{Head: ref}
+	return nil
+}
+
 // adapter is the Ref of a PEFT folder.
 func (b *factoryBuilder) adapter(ctx context.Context, name string) (*schemas.Ref, error) {
 	ref, err := b.c.ref(ctx, b.path(name), adapterFile)
@@ -271,7 +302,7 @@ func (b *factoryBuilder) adapter(ctx context.Context, name string) (*schemas.Ref
 }
 
 func adapterFile(name string) bool {
-	return name == "adapter_config.json" || name == "adapter_model.safetensors" || name == "value_head.safetensors"
+	return name == "adapter_config.json" || name == "adapter_model.safetensors" || name == headFileName
 }
 
 // scratch replaces the base by its configuration: training from random weights.

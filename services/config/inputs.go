@@ -179,6 +179,9 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
+// headFileName is the file of a reward model's value head beside its weights.
+const headFileName = "value_head.safetensors"
+
 // modelFile selects what a base model needs.
 func modelFile(name string) bool {
 	if strings.Contains(name, "/") {
@@ -186,7 +189,7 @@ func modelFile(name string) bool {
 	}
 	switch path.Ext(name) {
 	case ".safetensors":
-		return name != "golden.safetensors"
+		return name != "golden.safetensors" && name != headFileName
 	case ".json", ".jinja", ".txt", ".model":
 		return true
 	}
