@@ -226,6 +226,9 @@ func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.
 			"tokens_per_second": float64(r.tokens) / max(1e-9, took.Seconds()), "tokens": float64(r.tokens),
 			"epoch": s.plan.Epoch(step),
 		}}
+	if n := s.paddedTokens(step - 1); n > 0 {
+		e.Values["padded_tokens"] = float64(n)
+	}
 	for k, name := range s.goal.metrics() {
 		e.Values[name] = r.metrics[k]
 	}

@@ -185,7 +185,7 @@ func (d *demonstration) follow(ctx context.Context, run *schemas.SubmitReply, ki
 	if !d.json && !d.quiet {
 		show = newProgress(d.err, d.terminal())
 	}
-	log, err := newTrainerLog(d.folder, d.folder, d.tuned)
+	log, err := newTrainerLog(d.folder, d.folder, d.tuned, nil)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tunefleet/tunefleet/gpuworker/evaluate"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/api/client"
 	"github.com/tunefleet/tunefleet/services/config"
@@ -171,7 +173,7 @@ func worldMin(s *schemas.RunSpec) int {
 // followTraining follows the run and writes trainer_log.jsonl as it goes. Ctrl-C, or a log that cannot
 // be written, cancels the run: nothing would be left to do the work.
 func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run string, r *config.Resolved) error {
-	log, err := newTrainerLog(r.Logs, r.Output, trainStage(r.Spec))
+	log, err := newTrainerLog(r.Logs, r.Output, trainStage(r.Spec), r.Factory)
 	if err != nil {
 		return err
 	}
@@ -227,6 +229,11 @@ func trainStage(s *schemas.RunSpec) *schemas.Stage {
 // collect fetches the exports: the PEFT adapter into output_dir itself, as users' tools expect it, merged weights beside it.
 func (a *app) collect(ctx context.Context, cl *client.Client, tenant, run string, r *config.Resolved) error {
 	for _, st := range r.Spec.Stages {
+		if st.Eval != nil && st.Eval.Predict != nil {
+			if err := a.collectPredictions(ctx, cl, tenant, run, st.Name, r.Output); err != nil {
+				return err
+			}
+		}
 		if st.Export == nil {
 			continue
 		}
@@ -247,4 +254,23 @@ func (a *app) collect(ctx context.Context, cl *client.Client, tenant, run string
 	}
 	_, err := fmt.Fprintln(a.out, run)
 	return err
+}
+
+// collectPredictions fetches the answers and their scores, and adds the scores to all_results.json as upstream does.
+func (a *app) collectPredictions(ctx context.Context, cl *client.Client, tenant, run, stage, to string) error {
+	if err := a.fetchOutputs(ctx, cl, tenant, run, stage+"/", to); err != nil {
+		return err
+	}
+	raw, err := os.ReadFile(filepath.Join(to, evaluate.PredictResultsName))
+	if err != nil {
+		return diskError(to, err)
+	}
+	all := map[string]any{}
+	if old, err := os.ReadFile(filepath.Join(to, "all_results.json")); err == nil && json.Unmarshal(old, &all) != nil {
+		all = map[string]any{}
+	}
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return schemas.Errorf(schemas.CodeData, evaluate.PredictResultsName, "cannot parse: %v", err)
+	}
+	return errors.Join(writeJSON(filepath.Join(to, "all_results.json"), all), os.RemoveAll(filepath.Join(to, "slices")))
 }

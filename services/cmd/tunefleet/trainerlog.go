@@ -4,36 +4,41 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/config"
 )
 
 const trainerLogName = "trainer_log.jsonl"
 
 // trainerLog writes what users' tools read of a training: trainer_log.jsonl line by line (LLaMA-Factory's fields), and at the end
-// trainer_state.json and all_results.json (Hugging Face Trainer's fields).
+// trainer_state.json, train_results.json, eval_results.json and all_results.json (Hugging Face Trainer's fields).
 type trainerLog struct {
-	file   *os.File
-	output string
-	stage  *schemas.Stage
-	start  time.Time
+	file    *os.File
+	output  string
+	stage   *schemas.Stage
+	factory *config.FactoryOutput
+	start   time.Time
 
 	steps map[int64]map[string]float64
+	evals map[int64]map[string]float64
 	total int64
-	eval  map[string]float64
 }
 
-func newTrainerLog(logs, output string, stage *schemas.Stage) (*trainerLog, error) {
+// newTrainerLog starts the log of a stage (nil: nothing is logged). factory is nil for configurations of other forms.
+func newTrainerLog(logs, output string, stage *schemas.Stage, factory *config.FactoryOutput) (*trainerLog, error) {
 	f, err := os.Create(filepath.Join(logs, trainerLogName))
 	if err != nil {
 		return nil, diskError(logs, err)
 	}
-	return &trainerLog{file: f, output: output, stage: stage, start: time.Now(), steps: map[int64]map[string]float64{}, eval: map[string]float64{}}, nil
+	return &trainerLog{file: f, output: output, stage: stage, factory: factory, start: time.Now(), steps: map[int64]map[string]float64{}, evals: map[int64]map[string]float64{}}, nil
 }
 
 // event takes an event of the run; those of other stages are ignored. A step that is done again after a loss appears again, as it happened.
@@ -41,31 +46,66 @@ func (l *trainerLog) event(e schemas.Event) error {
 	if l.stage == nil || e.Stage != l.stage.Name {
 		return nil
 	}
-	if v, ok := e.Values["eval_loss"]; ok {
-		l.eval["eval_loss"] = v
+	if e.Type == schemas.EventStep {
+		return l.step(e)
 	}
-	if e.Type != schemas.EventStep {
+	values := map[string]float64{}
+	for k, v := range e.Values {
+		if strings.HasPrefix(k, "eval_") {
+			values[k] = v
+		}
+	}
+	if len(values) == 0 {
 		return nil
 	}
-	l.steps[e.Step] = e.Values
-	for s := range l.steps {
-		if s > e.Step {
-			delete(l.steps, s)
+	l.evals[e.Step] = values
+	row := l.row(e.Step)
+	for k, v := range values {
+		if strings.HasSuffix(k, "_loss") || strings.HasSuffix(k, "_accuracy") || strings.Contains(k, "rewards/") {
+			row[k] = v
 		}
+	}
+	return l.write(row)
+}
+
+func (l *trainerLog) step(e schemas.Event) error {
+	l.steps[e.Step] = e.Values
+	for _, m := range []map[int64]map[string]float64{l.steps, l.evals} {
+		maps.DeleteFunc(m, func(s int64, _ map[string]float64) bool { return s > e.Step })
 	}
 	if t := int64(e.Values["total"]); t > 0 {
 		l.total = t
 	}
-	elapsed := time.Since(l.start)
-	row := map[string]any{"current_steps": e.Step, "total_steps": l.total, "loss": round(e.Values["loss"], 6), "lr": e.Values["learning_rate"],
-		"grad_norm": round(e.Values["grad_norm"], 6), "epoch": round(l.epoch(e.Step), 4), "elapsed_time": hms(elapsed), "throughput": round(e.Values["tokens_per_second"], 2)}
-	if l.total > 0 {
-		row["percentage"] = round(100*float64(e.Step)/float64(l.total), 2)
-		row["remaining_time"] = hms(time.Duration(float64(elapsed) / float64(max(1, e.Step)) * float64(l.total-e.Step)))
+	row := l.row(e.Step)
+	row["loss"], row["lr"] = round(e.Values["loss"], 4), e.Values["learning_rate"]
+	row["throughput"] = round(e.Values["tokens_per_second"], 2)
+	if l.factory == nil {
+		row["loss"], row["grad_norm"] = round(e.Values["loss"], 6), round(e.Values["grad_norm"], 6)
 	}
+	if v, ok := e.Values["rewards/accuracies"]; ok {
+		row["accuracy"] = v
+	}
+	if l.factory != nil && l.factory.CountTokens {
+		row["total_tokens"] = l.tokens(e.Step)
+	}
+	return l.write(row)
+}
+
+// row holds what every line has.
+func (l *trainerLog) row(step int64) map[string]any {
+	elapsed := time.Since(l.start)
+	row := map[string]any{"current_steps": step, "total_steps": l.total, "epoch": l.epoch(step), "elapsed_time": hms(elapsed)}
+	if l.total > 0 {
+		row["percentage"] = round(100*float64(step)/float64(l.total), 2)
+		row["remaining_time"] = hms(time.Duration(float64(elapsed) / float64(max(1, step)) * float64(l.total-step)))
+	}
+	return row
+}
+
+func (l *trainerLog) write(row map[string]any) error {
 	data, err := json.Marshal(row)
 	if err != nil {
-		return fmt.Errorf("cannot encode the step of the log: %w", err)
+		return fmt.Errorf("cannot encode a line of the log: %w", err)
 	}
 	if _, err := l.file.Write(append(data, '\n')); err != nil {
 		return diskError(l.file.Name(), err)
@@ -73,40 +113,131 @@ func (l *trainerLog) event(e schemas.Event) error {
 	return nil
 }
 
-// epoch of a step, exact at the end of the stage.
+// epoch of a step as the trainer reported it.
 func (l *trainerLog) epoch(step int64) float64 {
-	if l.total == 0 || l.stage.Train.Epochs == 0 {
-		return 0
+	if v, ok := l.steps[step]["epoch"]; ok {
+		return v
 	}
-	return l.stage.Train.Epochs * float64(step) / float64(l.total)
+	return 0
 }
 
-// close ends the log and, when the run was followed to its end, writes trainer_state.json and all_results.json beside the result.
+// tokens are those of all steps up to one, padding included where samples are dealt as upstream deals them.
+func (l *trainerLog) tokens(step int64) int64 {
+	n := 0.0
+	for s, v := range l.steps {
+		if s <= step {
+			if p := v["padded_tokens"]; p > 0 {
+				n += p
+			} else {
+				n += v["tokens"]
+			}
+		}
+	}
+	return int64(n)
+}
+
+// close ends the log and, when the run was followed to its end, writes the results beside what was made.
 func (l *trainerLog) close(whole bool) error {
-	err := l.file.Close()
 	if len(l.steps) == 0 || !whole {
-		return err
+		return l.file.Close()
 	}
-	order := make([]int64, 0, len(l.steps))
-	for s := range l.steps {
-		order = append(order, s)
+	order := slices.Sorted(maps.Keys(l.steps))
+	last := order[len(order)-1]
+	if l.factory != nil { // upstream's last line has no loss
+		if err := l.write(l.row(last)); err != nil {
+			return errors.Join(err, l.file.Close())
+		}
 	}
-	slices.Sort(order)
-	last, sum := order[len(order)-1], 0.0
+	err := l.file.Close()
+	seconds := time.Since(l.start).Seconds()
+	sum := 0.0
+	for _, s := range order {
+		sum += l.steps[s]["loss"]
+	}
+	train := map[string]any{"epoch": l.epoch(last), "train_loss": sum / float64(len(order)), "train_runtime": round(seconds, 4), "train_steps_per_second": round(float64(last)/seconds, 3),
+		"train_samples_per_second": round(float64(last)*float64(l.stage.Train.MicroBatch*l.stage.Train.Leaves)/seconds, 3)}
+	eval := map[string]any{}
+	for k, v := range l.evals[last] {
+		eval[k] = v
+	}
+	if f := l.factory; f != nil {
+		if f.CountTokens {
+			train["num_input_tokens_seen"] = l.tokens(last)
+		}
+		if v, ok := eval["eval_loss"].(float64); ok && f.Perplexity {
+			eval["eval_perplexity"] = math.Exp(v)
+		}
+	}
+	all := maps.Clone(train)
+	maps.Copy(all, eval)
+	files := map[string]any{"trainer_state.json": l.state(order, train), "train_results.json": train, "all_results.json": all}
+	if len(eval) > 0 {
+		eval["epoch"] = l.epoch(last)
+		files["eval_results.json"] = eval
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		err = errors.Join(err, writeJSON(filepath.Join(l.output, name), files[name]))
+	}
+	return err
+}
+
+// state is trainer_state.json. Its history has a row every logging_steps, whose loss is the mean since the last, and one for each evaluation.
+func (l *trainerLog) state(order []int64, train map[string]any) map[string]any {
+	every, epochs, batch := int64(1), l.stage.Train.Epochs, l.stage.Train.MicroBatch
+	if f := l.factory; f != nil {
+		every, epochs, batch = max(1, f.LoggingSteps), math.Ceil(f.Epochs), f.BatchSize
+	}
 	var history []map[string]any
+	sum, n := 0.0, 0.0
+	last := order[len(order)-1]
 	for _, s := range order {
 		v := l.steps[s]
-		sum += v["loss"]
-		history = append(history, map[string]any{"step": s, "epoch": l.epoch(s), "loss": v["loss"], "grad_norm": v["grad_norm"], "learning_rate": v["learning_rate"]})
+		sum, n = sum+v["loss"], n+1
+		if s%every == 0 {
+			row := map[string]any{"step": s, "epoch": l.epoch(s), "loss": sum / n, "grad_norm": v["grad_norm"], "learning_rate": v["learning_rate"]}
+			for k, m := range v {
+				if strings.Contains(k, "/") || k == "kl" {
+					row[k] = m
+				}
+			}
+			if l.factory != nil {
+				row["loss"] = round(sum/n, 4)
+				if l.factory.CountTokens {
+					row["num_input_tokens_seen"] = l.tokens(s)
+				}
+			}
+			history, sum, n = append(history, row), 0, 0
+		}
+		if e := l.evals[s]; e != nil && l.factory != nil && s != last {
+			history = append(history, l.evalRow(s))
+		}
 	}
-	seconds := time.Since(l.start).Seconds()
-	results := map[string]any{"epoch": l.epoch(last), "train_loss": sum / float64(len(order)), "train_runtime": round(seconds, 2), "train_steps_per_second": round(float64(last)/seconds, 3)}
-	for k, v := range l.eval {
-		results[k] = v
+	if l.factory != nil {
+		end := map[string]any{"step": last}
+		maps.Copy(end, train)
+		history = append(history, end)
+		if l.evals[last] != nil {
+			history = append(history, l.evalRow(last))
+		}
 	}
-	state := map[string]any{"global_step": last, "max_steps": l.total, "epoch": l.epoch(last), "num_train_epochs": l.stage.Train.Epochs,
-		"train_batch_size": l.stage.Train.MicroBatch, "logging_steps": 1, "log_history": history, "is_world_process_zero": true, "is_local_process_zero": true}
-	return errors.Join(err, writeJSON(filepath.Join(l.output, "trainer_state.json"), state), writeJSON(filepath.Join(l.output, "all_results.json"), results))
+	return map[string]any{"global_step": last, "max_steps": l.total, "epoch": l.epoch(last), "num_train_epochs": epochs, "train_batch_size": batch, "logging_steps": every,
+		"log_history": history, "is_world_process_zero": true, "is_local_process_zero": true, "is_hyper_param_search": false, "best_metric": nil, "best_model_checkpoint": nil,
+		"best_global_step": nil, "trial_name": nil, "trial_params": nil, "eval_steps": l.evalEvery(), "save_steps": l.stage.Train.CommitEvery, "num_input_tokens_seen": l.tokens(last)}
+}
+
+func (l *trainerLog) evalEvery() int64 {
+	if f := l.stage.Train.Features; f != nil {
+		return f.EvalEvery
+	}
+	return 0
+}
+
+func (l *trainerLog) evalRow(step int64) map[string]any {
+	row := map[string]any{"step": step, "epoch": l.epoch(step)}
+	for k, v := range l.evals[step] {
+		row[k] = v
+	}
+	return row
 }
 
 // writeJSON writes a file whole or not at all.
