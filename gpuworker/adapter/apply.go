@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -153,6 +154,9 @@ func (a *Adapters) Initial(ctx context.Context, p *nn.Param, start int64, dst []
 	if !ok {
 		return false, nil
 	}
+	if p.Role != autograd.RolePacked {
+		base = a.seen(base)
+	}
 	if err := f(ctx, start, dst, base); err != nil {
 		return true, fmt.Errorf("cannot compute the initial value of %s: %w", p.Name, err)
 	}
@@ -265,6 +269,9 @@ func (a *Adapters) Untied() *nn.Param {
 // Merge makes every adapter part of its base weight (bound whole on this device) and takes the adapters off the model. The adapters'
 // parameters leave their units; their storage stays the caller's. Where Untied is not nil, the embedding keeps its trained copy.
 func (a *Adapters) Merge(ctx context.Context, q *kernels.Queue) error {
+	if len(a.packed) > 0 {
+		return schemas.Errorf(schemas.CodeUnsupported, "quant", "adapters cannot be merged into a packed base: merge them into the base as it was before")
+	}
 	c := a.Config
 	c.PiSSA = false // the base on the device is the residual
 	m := NewMerger(c, onDevice{q, a.byName()})

@@ -60,6 +60,16 @@ func methodStages() map[string]schemas.Stage {
 	other("llama pro", "freeze", func(t *schemas.TrainStage) {
 		t.ExpandBlocks, t.Freeze = 3, &schemas.Freeze{TrainableLayers: 3, LlamaPro: true}
 	})
+	quant := func(name, method string, q schemas.Quantization, change func(*schemas.TrainStage)) {
+		other(name, method, func(t *schemas.TrainStage) { t.Quant = &q; change(t) })
+	}
+	quant("qlora nf4", "lora", schemas.Quantization{Bits: 4, Type: "nf4", Double: true}, func(*schemas.TrainStage) {})
+	quant("qlora nf4, single", "lora", schemas.Quantization{Bits: 4, Type: "nf4"}, func(t *schemas.TrainStage) { t.LoRA.Targets = nil })
+	quant("qlora int8, dora", "lora", schemas.Quantization{Bits: 8, Type: "int8"}, func(t *schemas.TrainStage) { t.LoRA.DoRA = true })
+	quant("qoft nf4", "oft", schemas.Quantization{Bits: 4, Type: "nf4", Double: true}, func(t *schemas.TrainStage) { t.OFT = &schemas.OFT{BlockSize: 8} })
+	quant("bottleneck int8", "bottleneck", schemas.Quantization{Bits: 8, Type: "int8"}, func(t *schemas.TrainStage) {
+		t.Bottleneck = &schemas.Bottleneck{Kind: "houlsby", Size: 8, Activation: "silu"}
+	})
 	return out
 }
 
