@@ -37,7 +37,9 @@ func (m Matrix) shape(t *autograd.Tape) kernels.Tensor {
 // bits views words of a value as the packed matrix that they are.
 func (p *Packed) bits(t *autograd.Tape) kernels.Packed {
 	n := p.Rows * p.Cols
-	bytes := func(v autograd.Value, n int64) kernels.Tensor { return kernels.NewTensor(t.Data(v).Data, kernels.U8, n) }
+	bytes := func(v autograd.Value, n int64) kernels.Tensor {
+		return kernels.NewTensor(t.Data(v).Data, kernels.U8, n)
+	}
 	w := kernels.Packed{Scales: t.Data(p.Scales), Rows: p.Rows, Cols: p.Cols, Kind: p.Kind}
 	if p.Kind == kernels.PackedInt8 {
 		w.Codes = bytes(p.Codes, n)
