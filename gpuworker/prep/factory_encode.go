@@ -1,12 +1,10 @@
 package prep
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -53,12 +51,16 @@ func OpenChatTokenizer(ctx context.Context, t Files, ref schemas.Ref) (*hftok.To
 
 // NewChatEncoder makes the encoder of an output: its template with the options of a LLaMA-Factory preparation (nil: none).
 func NewChatEncoder(tok *hftok.Tokenizer, o *schemas.PrepOutput, f *schemas.FactorySpec) (*chat.Encoder, error) {
-	t, err := chat.ByName(cmp.Or(o.Template, "empty"))
+	now := time.Now()
+	t, err := chat.ForTokenizer(o.Template, tok, now)
+	if err != nil && o.Template == "" && o.Form == "pt" {
+		t, err = chat.ByName("empty") // texts need no slots
+	}
 	if err != nil {
 		return nil, err
 	}
 	if f != nil {
-		t, err = t.With(chat.Options{ToolFormat: f.ToolFormat, DefaultSystem: f.DefaultSystem, EnableThinking: f.EnableThinking, PreserveThinking: f.PreserveThinking, Today: time.Now()})
+		t, err = t.With(chat.Options{ToolFormat: f.ToolFormat, DefaultSystem: f.DefaultSystem, EnableThinking: f.EnableThinking, PreserveThinking: f.PreserveThinking, Today: now})
 		if err != nil {
 			return nil, err
 		}
@@ -68,11 +70,6 @@ func NewChatEncoder(tok *hftok.Tokenizer, o *schemas.PrepOutput, f *schemas.Fact
 
 func (p *part) newEncoder(o *schemas.PrepOutput) (*factoryEncoder, error) {
 	f := p.prep.Factory
-	if o.Template == "" && o.Form != "pt" {
-		if _, ok := p.chatTok.ChatTemplate(); ok {
-			return nil, schemas.Errorf(schemas.CodeUnsupported, "template", "reading the template from the tokenizer's chat_template is not built yet").WithHint("name a template")
-		}
-	}
 	enc, err := NewChatEncoder(p.chatTok, o, f)
 	if err != nil {
 		return nil, err
@@ -285,5 +282,14 @@ func (e *factoryEncoder) packed(picks []source.Pick, examples []process.Example)
 	return out, nil
 }
 
-// usesToday reports whether a template's tool descriptions tell the date, so that what was prepared yesterday differs.
-func usesToday(o *schemas.PrepOutput) bool { return strings.HasPrefix(o.Template, "llama3") }
+// tellsDate reports whether an output's tokens can depend on the day: by the description of tools, or by a tokenizer's own chat template.
+func tellsDate(o *schemas.PrepOutput, f *schemas.FactorySpec) bool {
+	if o.Template == "" {
+		return o.Form != "pt"
+	}
+	format := f.ToolFormat
+	if t, err := chat.ByName(o.Template); err == nil && format == "" {
+		format = t.ToolFormat
+	}
+	return format == "llama3"
+}

@@ -228,7 +228,11 @@ func (p *part) hash(o *schemas.PrepOutput) (string, error) {
 	}
 	out := *o
 	out.Name = ""
-	b, err := json.Marshal(map[string]any{"version": cacheVersion, "data": files(p.prep.Data), "tokenizer": files(p.prep.Tokenizer),
+	day := ""
+	if f := p.prep.Factory; f != nil && tellsDate(o, f) {
+		day = time.Now().Format(time.DateOnly)
+	}
+	b, err := json.Marshal(map[string]any{"version": cacheVersion, "day": day, "data": files(p.prep.Data), "tokenizer": files(p.prep.Tokenizer),
 		"format": p.prep.Format, "columns": p.prep.Columns, "clean": p.prep.Clean, "split": p.prep.Split, "sample": p.prep.Sample, "augment": p.prep.Augment, "seed": strconv.FormatUint(p.task.Spec.Seed, 10),
 		"output": out, "part": p.index, "parts": p.prep.Parts, "factory": p.prep.Factory})
 	if err != nil {
