@@ -168,11 +168,14 @@ func readCSV(name string, r io.Reader) ([]Record, error) {
 		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
+		if broken := (*csv.ParseError)(nil); errors.As(err, &broken) {
+			return nil, schemas.Errorf(schemas.CodeData, at(name, broken.Line), "broken CSV: %v", broken.Err)
+		}
+		if err != nil {
+			return nil, schemas.Errorf(schemas.CodeData, name, "cannot read: %v", err)
+		}
 		line, _ := cr.FieldPos(0)
 		place := at(name, line)
-		if err != nil {
-			return nil, schemas.Errorf(schemas.CodeData, name, "broken CSV: %v", err)
-		}
 		rec := Record{Place: place, Fields: make(map[string]string, len(head))}
 		for i, v := range row {
 			if !utf8.ValidString(v) {

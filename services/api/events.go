@@ -66,16 +66,19 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if v, err := s.runs.Get(r.Context(), tenant, run); err == nil {
 			view = v
 		}
-		wait := s.cfg.Poll
+		wait, last := s.cfg.Poll, false
 		if view.State.Terminal() {
 			if ended.IsZero() {
 				ended = time.Now()
 			}
-			if told || time.Since(ended) >= s.cfg.Grace {
+			if last = told || time.Since(ended) >= s.cfg.Grace; last {
 				wait = 0
 			} else {
 				wait = min(wait, s.cfg.Grace)
 			}
+		}
+		if !caughtUp {
+			wait = 0 // what there is comes at once
 		}
 		evs, err := s.live.Tail(r.Context(), tenant, run, after, eventBatch, wait)
 		if err != nil && r.Context().Err() == nil {
@@ -90,7 +93,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			after = e.ID
 			told = told || e.Event.Type == schemas.EventState && schemas.RunState(e.Event.Message).Terminal()
 		}
-		over := len(evs) == 0 && wait == 0
+		over := len(evs) == 0 && last
 		if err == nil && len(evs) < eventBatch && !caughtUp || over {
 			// The tail begins late, or is gone.
 			if history.fill(r.Context(), past) != nil {

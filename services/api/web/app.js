@@ -120,7 +120,7 @@ async function drawDetail() {
     const row = make('div', 'stage'), bar = make('div', 'bar'), fill = make('i');
     fill.style.width = `${(100 * share).toFixed(1)}%`;
     bar.append(fill);
-    row.append(make('span', '', s.name), make('span', s.state, s.state), bar, make('span', '', p.total ? `${Math.round(p.done)} / ${Math.round(p.total)}${p.loss ? ` · loss ${short(p.loss)}` : ''}` : ''));
+    row.append(make('span', '', s.name), make('span', s.state, s.state), bar, make('span', '', [p.total && `${Math.round(p.done)} / ${Math.round(p.total)}`, p.loss && `loss ${short(p.loss)}`, took(s)].filter(Boolean).join(' · ')));
     return row;
   }));
   $('command').textContent = `tunefleet watch ${v.run} --tenant ${v.tenant}\ntunefleet get ${v.run} --tenant ${v.tenant} --json`;
@@ -185,6 +185,11 @@ function thin(xs, ys) {
   return [ox, oy];
 }
 function smooth(ys, a) { let m = null; return ys.map((y) => (m = m === null ? y : a * m + (1 - a) * y)); }
+function took(s) {
+  const from = Date.parse(s.started), sec = Math.round((Date.parse(s.ended) - from) / 1000);
+  if (!(from > 0) || !(sec >= 0)) return '';
+  return sec < 60 ? `${sec} s` : `${Math.floor(sec / 60)} min ${sec % 60} s`;
+}
 function drawCharts() {
   const css = getComputedStyle(document.documentElement), line = css.getPropertyValue('--accent').trim(), dim = css.getPropertyValue('--dim').trim(), grid = css.getPropertyValue('--line').trim();
   charts.forEach((c) => c.destroy());
@@ -204,6 +209,7 @@ function drawCharts() {
       plots.push({ box, stage, key, title, tx, ty });
     }
   }
+  document.querySelector('.charttools').hidden = !plots.length;
   for (const { box, stage, key, title, tx, ty } of plots) {
     const axis = { stroke: dim, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid } };
     const data = [tx, ty], lines = [{ label: 'step' }, { label: title, stroke: key === 'loss' ? dim : line, width: 1 }];

@@ -124,7 +124,7 @@ func killCell(t *testing.T, bin string) (*chaostest.Cell, *connect.Services) {
 			t.Logf("--- %s\n%s", filepath.Base(l), bytes.Join(lines[max(0, len(lines)-30):], []byte("\n")))
 		}
 	})
-	for _, name := range []string{"nats", "redis", "s3", "control", "worker-1", "worker-2"} {
+	for _, name := range []string{"nats", "redis", "s3", "control", "api", "worker-1", "worker-2"} {
 		if err := c.Start(name); err != nil {
 			t.Fatal(err)
 		}
@@ -168,9 +168,16 @@ func TestKill9OfTheRealBinary(t *testing.T) {
 		Patience: 5*time.Minute + time.Duration(n)*time.Minute, Logger: slog.New(slog.NewTextHandler(logWriter{t}, nil))}
 	run := func(key string, kills int) (base, tune chaostest.Lineage) {
 		t.Helper()
-		out, err := exec.CommandContext(t.Context(), bin, "submit", filepath.Join(dir, "run.yaml"), "--dir", c.Dir, "--key", key, "--json").Output()
-		if err != nil {
-			t.Fatalf("cannot submit: %v", err)
+		var out []byte
+		var err error
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) { // the API may still be starting
+			out, err = exec.CommandContext(t.Context(), bin, "submit", filepath.Join(dir, "run.yaml"), "--dir", c.Dir, "--key", key, "--json").Output()
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("cannot submit: %v", err)
+			}
 		}
 		var submitted struct{ Run, Tenant string }
 		if err := json.Unmarshal(out, &submitted); err != nil || submitted.Run == "" {
