@@ -1,0 +1,286 @@
+package config
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+const factoryYAML = `
+model_name_or_path: ./model
+stage: sft
+do_train: true
+finetuning_type: lora
+dataset: a
+dataset_dir: data
+template: llama3
+cutoff_len: 64
+output_dir: ./out
+`
+
+// factoryProject makes a folder with models, adapters and data sets.
+func factoryProject(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, m := range []string{"model", "other"} {
+		write(t, dir, m+"/config.json", `{"model_type":"llama","vocab_size":`+fmt.Sprint(32+len(m))+`}`)
+		write(t, dir, m+"/model.safetensors", "weights of "+m)
+		write(t, dir, m+"/tokenizer.json", `{}`)
+		write(t, dir, m+"/tokenizer_config.json", `{}`)
+	}
+	for _, a := range []string{"adapter1", "adapter2", "folder/adapter1"} {
+		write(t, dir, a+"/adapter_config.json", `{"r":1}`)
+		write(t, dir, a+"/adapter_model.safetensors", "adapter "+a)
+	}
+	write(t, dir, "heads/value_head.safetensors", "head")
+	write(t, dir, "data/a.json", `[{"instruction":"x","output":"y"}]`)
+	write(t, dir, "data/b.jsonl", `{"instruction":"x","output":"z"}`)
+	write(t, dir, "data/pairs/1.jsonl", `{"instruction":"x","chosen":"z","rejected":"y"}`)
+	write(t, dir, "data/dataset_info.json", `{"a":{"file_name":"a.json"},"b":{"file_name":"b.jsonl"},"r":{"file_name":"pairs","ranking":true,"columns":{"prompt":"instruction","chosen":"chosen","rejected":"rejected"}},
+		"hub":{"hf_hub_url":"x/y"}}`)
+	write(t, dir, "more/dataset_info.json", `{"a":{"file_name":"a.json"}}`)
+	write(t, dir, "more/a.json", `[{"instruction":"other","output":"y"}]`)
+	write(t, dir, "train.yaml", factoryYAML)
+	return dir
+}
+
+func resolve(t *testing.T, dir string, overrides ...string) (*Resolved, error) {
+	t.Helper()
+	return Load(context.Background(), filepath.Join(dir, "train.yaml"), Options{Overrides: overrides})
+}
+
+// effect is everything that a configuration decides.
+func effect(t *testing.T, r *Resolved) string {
+	t.Helper()
+	b, err := json.Marshal(map[string]any{"spec": r.Spec, "output": r.Output, "logs": r.Logs, "workers": r.Workers, "report": r.ReportTo, "log": r.Factory})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// others holds, for every key that works, another value than the default, and what else must be set for the key to matter.
+var others = map[string]string{
+	"template": "qwen", "dataset": "b", "eval_dataset": "b eval_strategy=steps", "dataset_dir": "more", "cutoff_len": "128", "train_on_prompt": "true", "mask_history": "true",
+	"mix_strategy": "interleave_under", "interleave_probs": "0.4,0.6 dataset=a,b mix_strategy=interleave_over", "preprocessing_batch_size": "10", "preprocessing_num_workers": "4",
+	"max_samples": "5", "val_size": "0.1", "eval_on_each_dataset": "true eval_dataset=a,b eval_strategy=steps", "packing": "true", "neat_packing": "true", "tool_format": "qwen",
+	"default_system": "be kind", "enable_thinking": "false", "preserve_thinking": "true", "model_name_or_path": "./other", "adapter_name_or_path": "adapter1,adapter2",
+	"adapter_folder": "folder adapter_name_or_path=adapter1", "quantization_bit": "4", "quantization_type": "nf4", "double_quantization": "false quantization_bit=4",
+	"freeze_trainable_layers": "3 finetuning_type=freeze", "freeze_trainable_modules": "mlp finetuning_type=freeze", "freeze_extra_modules": "norm finetuning_type=freeze",
+	"additional_target": "embed_tokens", "lora_alpha": "7", "lora_dropout": "0.1", "lora_rank": "4", "lora_target": "q_proj", "loraplus_lr_ratio": "16",
+	"loraplus_lr_embedding": "1e-5 loraplus_lr_ratio=16", "use_rslora": "true", "use_dora": "true", "pissa_init": "true", "pissa_iter": "8 pissa_init=true", "pissa_convert": "true pissa_init=true",
+	"create_new_adapter": "true adapter_name_or_path=adapter1", "oft_rank": "4 finetuning_type=oft", "oft_block_size": "16 finetuning_type=oft", "oft_target": "q_proj finetuning_type=oft",
+	"pref_beta": "0.3 stage=dpo dataset=r", "pref_ftx": "0.3 stage=dpo dataset=r", "pref_loss": "hinge stage=dpo dataset=r", "dpo_label_smoothing": "0.2 stage=dpo dataset=r",
+	"kto_chosen_weight": "2 stage=kto", "kto_rejected_weight": "2 stage=kto", "simpo_gamma": "0.7 stage=dpo dataset=r pref_loss=simpo", "ref_model": "./other stage=dpo dataset=r",
+	"ld_alpha": "0.5 stage=dpo dataset=r", "use_galore": "true finetuning_type=full", "galore_target": "q_proj use_galore=true finetuning_type=full", "galore_rank": "8 use_galore=true finetuning_type=full",
+	"galore_update_interval": "10 use_galore=true finetuning_type=full", "galore_scale": "1 use_galore=true finetuning_type=full", "galore_proj_type": "right use_galore=true finetuning_type=full",
+	"use_apollo": "true finetuning_type=full", "apollo_target": "q_proj use_apollo=true finetuning_type=full", "apollo_rank": "8 use_apollo=true finetuning_type=full",
+	"apollo_update_interval": "10 use_apollo=true finetuning_type=full", "apollo_scale": "1 use_apollo=true finetuning_type=full", "apollo_proj_type": "right use_apollo=true finetuning_type=full",
+	"apollo_scale_type": "tensor use_apollo=true finetuning_type=full", "apollo_scale_front": "true use_apollo=true finetuning_type=full", "use_badam": "true finetuning_type=full",
+	"badam_start_block": "1 use_badam=true finetuning_type=full", "badam_switch_mode": "random use_badam=true finetuning_type=full", "badam_switch_interval": "5 use_badam=true finetuning_type=full",
+	"stage": "pt", "finetuning_type": "full", "use_llama_pro": "true finetuning_type=freeze", "use_adam_mini": "true", "use_muon": "true", "use_dft_loss": "true", "compute_accuracy": "true",
+	"disable_shuffling": "true", "early_stopping_steps": "2 eval_strategy=steps val_size=0.1", "train_from_scratch": "true",
+	"do_sample": "false do_predict=true predict_with_generate=true val_size=0.1", "temperature": "0.5 do_predict=true predict_with_generate=true val_size=0.1",
+	"top_p": "0.5 do_predict=true predict_with_generate=true val_size=0.1", "top_k": "5 do_predict=true predict_with_generate=true val_size=0.1",
+	"max_new_tokens": "5 do_predict=true predict_with_generate=true val_size=0.1", "repetition_penalty": "1.2 do_predict=true predict_with_generate=true val_size=0.1",
+	"skip_special_tokens": "false do_predict=true predict_with_generate=true val_size=0.1", "export_dir": "merged do_train=false",
+	"output_dir": "./elsewhere", "do_train": "false do_predict=true predict_with_generate=true val_size=0.1", "do_eval": "true val_size=0.1",
+	"do_predict": "true predict_with_generate=true val_size=0.1", "per_device_train_batch_size": "2", "per_device_eval_batch_size": "2", "gradient_accumulation_steps": "2", "learning_rate": "1e-3",
+	"num_train_epochs": "2", "max_steps": "7", "lr_scheduler_type": "cosine", "lr_scheduler_kwargs": "{num_cycles: 2} lr_scheduler_type=cosine", "warmup_ratio": "0.2", "warmup_steps": "3",
+	"weight_decay": "0.1", "adam_beta1": "0.8", "adam_beta2": "0.9", "adam_epsilon": "1e-6", "max_grad_norm": "2", "optim": "adafactor", "logging_steps": "10", "save_strategy": "no save_steps=10",
+	"save_steps": "10", "eval_strategy": "steps val_size=0.1", "evaluation_strategy": "steps val_size=0.1", "eval_steps": "3 eval_strategy=steps val_size=0.1", "seed": "7", "data_seed": "8",
+	"report_to": "otlp", "run_name": "mine", "dataloader_drop_last": "true", "predict_with_generate": "true do_predict=true val_size=0.1", "include_num_input_tokens_seen": "true",
+	"neftune_noise_alpha": "5", "label_smoothing_factor": "0.1", "load_best_model_at_end": "true eval_strategy=steps val_size=0.1",
+	"metric_for_best_model": "accuracy", "group_by_length": "true", "average_tokens_across_devices": "false", "logging_dir": "logs", "world": "{nominal: 2}", "pool": "gpu", "priority": "1",
+	"tenant": "acme", "num_workers": "2 gradient_accumulation_steps=2", "on_bad_row": "skip", "compat": "llamafactory stage=dpo dataset=r pref_loss=hinge", "sharding": "zero3",
+	"value_head": "heads stage=rm dataset=r", "max_length": "7 do_predict=true predict_with_generate=true val_size=0.1",
+}
+
+// oneWay names keys whose only other values are refused: changing them is an error that names them.
+var oneWay = []string{"metric_for_best_model", "average_tokens_across_devices", "max_length"}
+
+// TestEveryWorkingKeyHasAnEffect changes each key that the table says works and looks at what is resolved.
+func TestEveryWorkingKeyHasAnEffect(t *testing.T) {
+	dir := factoryProject(t)
+	for _, k := range factoryKeys() {
+		if k.status != works {
+			if _, ok := others[k.name]; ok {
+				t.Errorf("%s does not work but has a value here", k.name)
+			}
+			continue
+		}
+		t.Run(k.name, func(t *testing.T) {
+			spec, ok := others[k.name]
+			if !ok {
+				t.Fatal("no other value is known")
+			}
+			// The first override may hold spaces within braces or words; the ones after it are key=value.
+			value, rest, _ := strings.Cut(spec, " ")
+			for strings.Contains(value, "{") != strings.Contains(value, "}") || rest != "" && !strings.Contains(strings.SplitN(rest, " ", 2)[0], "=") {
+				more, tail, _ := strings.Cut(rest, " ")
+				value, rest = value+" "+more, tail
+			}
+			with := strings.Fields(rest)
+			key := k.name + "=" + value
+			if slices.Contains(oneWay, k.name) {
+				if _, err := resolve(t, dir, append(with, key)...); err == nil || !strings.Contains(err.Error(), k.name) {
+					t.Fatalf("error is %v", err)
+				}
+				return
+			}
+			if k.name == "quantization_type" {
+				with = append(with, "quantization_bit=4")
+				if _, err := resolve(t, dir, append(with, "quantization_type=fp4")...); err == nil {
+					t.Fatal("fp4 is accepted")
+				}
+				return
+			}
+			changed, err := resolve(t, dir, append(with, key)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			base, err := resolve(t, dir, with...)
+			if err != nil {
+				// Without the key the rest is not complete: that is an effect.
+				return
+			}
+			if effect(t, base) == effect(t, changed) {
+				t.Fatalf("%s changes nothing", key)
+			}
+		})
+	}
+}
+
+func TestKeysAreKnownOnce(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range factoryKeys() {
+		if seen[k.name] {
+			t.Errorf("%s appears twice", k.name)
+		}
+		seen[k.name] = true
+		if k.status != works && k.note == "" {
+			t.Errorf("%s: no reason is given", k.name)
+		}
+	}
+	for name := range others {
+		if !seen[name] {
+			t.Errorf("%s is no key", name)
+		}
+	}
+}
+
+// TestFactoryTable keeps LLAMAFACTORY.md up to date: UPDATE_TABLE=1 go test writes it.
+func TestFactoryTable(t *testing.T) {
+	const file = "LLAMAFACTORY.md"
+	want := FactoryTable()
+	if os.Getenv("UPDATE_TABLE") != "" {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil || string(got) != want {
+		t.Fatalf("%s is not what the table of keys gives (%v): go generate ./services/config", file, err)
+	}
+}
+
+func TestFactoryRefusals(t *testing.T) {
+	dir := factoryProject(t)
+	for _, c := range []struct {
+		overrides string
+		code      schemas.Code
+		want      string
+	}{
+		{"lora_rnk=4", schemas.CodeInvalid, `unknown key "lora_rnk"; did you mean "lora_rank"?`},
+		{"lora_rank=many", schemas.CodeInvalid, "lora_rank is \"many\", expected a whole number"},
+		{"bf16=true", schemas.CodeInvalid, "bf16: training in bf16"},
+		{"bf16=false", "", ""}, {"trust_remote_code=true", "", ""}, {"deepspeed=ds.json", "", ""}, {"plot_loss=true", "", ""},
+		{"dataset=aa", schemas.CodeNotFound, `there is no data set "aa"`},
+		{"dataset=hub", schemas.CodeUnsupported, "hub"},
+		{"dataset=r", schemas.CodeInvalid, "which stage sft cannot train on"},
+		{"stage=dpo", schemas.CodeInvalid, "which stage dpo cannot train on"},
+		{"stage=sfd", schemas.CodeInvalid, `did you mean "sft"?`},
+		{"stage=ppo", schemas.CodeInvalid, "ppo is configured by a run spec"},
+		{"val_size=0.1 eval_dataset=b", schemas.CodeInvalid, "val_size cannot be given together with eval_dataset"},
+		{"eval_strategy=steps", schemas.CodeInvalid, "needs eval_dataset or val_size"},
+		{"do_predict=true", schemas.CodeInvalid, "do_predict needs eval_dataset or val_size"},
+		{"interleave_probs=0.5,0.5", schemas.CodeInvalid, "interleave_probs is only for"},
+		{"train_on_prompt=true mask_history=true", schemas.CodeInvalid, "mask_history cannot be combined"},
+		{"stage=pt neat_packing=true", schemas.CodeInvalid, "neat_packing is only for stage sft"},
+		{"finetuning_type=full adapter_name_or_path=adapter1", schemas.CodeInvalid, "adapter_name_or_path is only for"},
+		{"finetuning_type=full use_dora=true", schemas.CodeInvalid, "use_dora is only for finetuning_type lora"},
+		{"use_galore=true", schemas.CodeInvalid, "use_galore cannot be combined with finetuning_type lora"},
+		{"use_galore=true use_badam=true finetuning_type=full", schemas.CodeInvalid, "cannot be combined with use_galore"},
+		{"learning_rate=-1", schemas.CodeInvalid, "learning_rate is -1"},
+		{"do_train=false", schemas.CodeInvalid, "there is nothing to do"},
+		{"model_name_or_path=./modle", schemas.CodeNotFound, "model_name_or_path"},
+		{"optim=adamw_troch", schemas.CodeInvalid, "adamw_torch"},
+		{"world.nominal=0", schemas.CodeInvalid, "world nominal"},
+		{"lora_rank=0 cutoff_len=1", schemas.CodeInvalid, "cutoff_len is 1"},
+		{"adapter_name_or_path=data", schemas.CodeNotFound, "holds no file"},
+	} {
+		r, err := resolve(t, dir, strings.Fields(c.overrides)...)
+		if c.code == "" {
+			if err != nil {
+				t.Errorf("%s: %v", c.overrides, err)
+			}
+			continue
+		}
+		if err == nil || schemas.AsErrorInfo(err).Code != c.code || !strings.Contains(err.Error()+schemas.AsErrorInfo(err).Hint, c.want) {
+			t.Errorf("%s: %v (%v), want %s %q", c.overrides, err, r, c.code, c.want)
+		}
+	}
+}
+
+// TestGlobalBatch: the batch is per device x accumulation x nominal devices, whatever the number of workers.
+func TestGlobalBatch(t *testing.T) {
+	dir := factoryProject(t)
+	for _, workers := range []string{"1", "4"} {
+		r, err := resolve(t, dir, "per_device_train_batch_size=2", "gradient_accumulation_steps=3", "world.nominal=2", "num_workers="+workers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := r.Spec.StageOf("train")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tr := st.Train; tr.MicroBatch != 2 || tr.Leaves != 6 || tr.Order.Deal != 2 || tr.World.Nominal != 2 {
+			t.Errorf("%d x %d, %+v", tr.MicroBatch, tr.Leaves, tr.World)
+		}
+		if !strings.Contains(strings.Join(r.Notes, "\n"), "12 sequences a step = 2 a device x 3 accumulated x 2 nominal") {
+			t.Errorf("notes: %q", r.Notes)
+		}
+	}
+}
+
+// TestInlineDataSets: dataset_dir may describe the data itself.
+func TestInlineDataSets(t *testing.T) {
+	dir := factoryProject(t)
+	write(t, dir, "train.yaml", strings.Replace(factoryYAML, "dataset_dir: data", `dataset_dir: {a: {file_name: "data/*.jsonl", num_samples: 3}}`, 1))
+	r, err := resolve(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := r.Spec.Stages[0].Prep.Factory
+	if len(f.Train) != 1 || f.Train[0].NumSamples != 3 || len(f.Train[0].Data.Files) != 1 || f.Train[0].Data.Files[0].Path != "data/b.jsonl" {
+		t.Fatalf("%+v", f.Train)
+	}
+}
+
+func FuzzFactory(f *testing.F) {
+	f.Add(factoryYAML)
+	f.Add("stage: dpo\ndataset: [a, b]\nworld: {nominal: 2}\nlora_rank: 1e9")
+	f.Fuzz(func(t *testing.T, text string) {
+		_, err := Parse(context.Background(), filepath.Join(t.TempDir(), "x.yaml"), []byte("do_train: true\n"+text), Options{})
+		if err != nil && schemas.AsErrorInfo(err).Code == schemas.CodeInternal {
+			t.Fatalf("error without a code: %v", err)
+		}
+	})
+}
