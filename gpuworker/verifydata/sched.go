@@ -2,9 +2,11 @@ package verifydata
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
@@ -25,7 +27,17 @@ func scheduleRates(_ context.Context, _ *Env, f *File) ([]Case, error) {
 		if !ok || !ok2 || !ok3 {
 			return nil, errors.New("base_lr, num_warmup_steps and num_training_steps must be numbers")
 		}
-		s := optim.Schedule{Name: name, Warmup: warmup, Total: total}
+		s := optim.Schedule{Name: name, Warmup: warmup, Total: total, LR: base}
+		if name == "constant" {
+			s.Warmup = 0 // transformers' constant schedule has no warmup; that of a run spec has the one it asks for
+		}
+		if kwargs, ok := o.Value("kwargs").(*pyjson.Object); ok {
+			dec := json.NewDecoder(strings.NewReader(pyjson.Dumps(kwargs)))
+			dec.DisallowUnknownFields()
+			if err := dec.Decode(&s.Args); err != nil {
+				return nil, fmt.Errorf("cannot read kwargs of schedule %s: %w", name, err)
+			}
+		}
 		if err := s.Validate(); err != nil {
 			return nil, err
 		}
