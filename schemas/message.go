@@ -105,4 +105,5 @@ const (
 	EventPreempt    = "preemption.notice"
 	EventWarning    = "warning"
 	EventReport     = "eval.report"
+	EventAnomaly    = "train.anomaly"
 )

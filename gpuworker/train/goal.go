@@ -49,8 +49,6 @@ func unsupported(t *schemas.TrainStage) error {
 		no(f.NEFTune > 0, "features.neftune")
 		no(f.MaxTokens > 0, "features.max_tokens")
 		no(f.GroupByLength, "features.group_by_length")
-		no(f.EarlyStopping > 0, "features.early_stopping")
-		no(f.LoadBest, "features.load_best")
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -88,6 +89,8 @@ type session struct {
 
 	done int64 // finished steps
 	step int64 // the step being computed, from 0
+	// watch remembers steps and evaluations.
+	watch watch
 	// evaluated is the step of the newest evaluation, evalValues what it gave.
 	evaluated  int64
 	evalValues map[string]float64
@@ -267,6 +270,14 @@ func (s *session) resume(ctx context.Context) (err error) {
 		return err
 	}
 	s.done = r.Manifest().Step
+	if raw := r.Manifest().State[watchKey]; raw != "" {
+		if err := json.Unmarshal([]byte(raw), &s.watch); err != nil {
+			return schemas.Errorf(schemas.CodeVerify, head.Manifest.Key, "the checkpoint's %s cannot be read: %v", watchKey, err)
+		}
+	}
+	if f := s.stage.Features; f != nil && f.LoadBest && s.watch.BestStep > 0 && !r.Manifest().Final {
+		return s.engine.RestoreBest(ctx, r.ReadAt)
+	}
 	return nil
 }
 
@@ -278,7 +289,7 @@ func (s *session) identity() map[string]string {
 // run trains to the end of the stage or to a control word.
 func (s *session) run(ctx context.Context) error {
 	last := time.Now()
-	for s.done < s.plan.Total() {
+	for s.done < s.total() {
 		r, err := s.runStep(ctx, s.done)
 		if err != nil {
 			return fmt.Errorf("step %d: %w", s.done+1, err)
@@ -292,7 +303,11 @@ func (s *session) run(ctx context.Context) error {
 		last = now
 		s.t.Phase(consume.PhaseStep, s.done, s.plan.Total())
 		if s.evalDue() {
-			if _, err := s.evaluate(ctx); err != nil {
+			values, err := s.evaluate(ctx)
+			if err == nil {
+				err = s.afterEval(values)
+			}
+			if err != nil {
 				return err
 			}
 			last = time.Now()
@@ -317,7 +332,7 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 			return err
 		}
 	}
-	final := s.done == s.plan.Total()
+	final := s.done == s.total()
 	if !final && r.control == schemas.ControlNone && s.done%s.stage.CommitEvery != 0 {
 		return nil
 	}
@@ -353,8 +368,15 @@ func (s *session) snapshot(ctx context.Context, final bool) error {
 	}
 	f := &flight{step: s.done, final: final, state: s.identity()}
 	maps.Copy(f.state, map[string]string{"step": strconv.FormatInt(s.done, 10), "objective": s.stage.Objective, "method": s.stage.Method})
-	var err error
+	watched, err := s.watch.encode()
+	if err != nil {
+		return fmt.Errorf("cannot encode what the stage remembers: %w", err)
+	}
+	f.state[watchKey] = watched
 	if final {
+		if err := s.useBest(); err != nil {
+			return err
+		}
 		if len(s.evals) > 0 {
 			if err := s.finalEval(ctx, f.state); err != nil {
 				return err

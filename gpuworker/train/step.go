@@ -70,6 +70,7 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 	var out stepResult
 	passes := s.goal.passes()
 	for pass := range passes {
+		var use bool
 		r, err := s.compute(ctx, step)
 		if err != nil {
 			return r, err
@@ -77,15 +78,20 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 		if pass > 0 && out.control != schemas.ControlNone {
 			r.control = out.control
 		}
-		out = r
-		if err := s.engine.Update(ctx, r.lr, step*int64(passes)+int64(pass)+1, zero.ClipFactor(r.norm, s.stage.Optim.MaxGradNorm)); err != nil {
+		if out, use, err = s.judge(ctx, step, r); err != nil {
+			return out, err
+		}
+		if !use {
+			break
+		}
+		if err := s.engine.Update(ctx, out.lr, step*int64(passes)+int64(pass)+1, zero.ClipFactor(out.norm, s.stage.Optim.MaxGradNorm)); err != nil {
 			return out, err
 		}
 	}
 	return out, nil
 }
 
-// compute computes loss and gradient of a step. A result that is not finite is an error.
+// compute computes loss and gradient of a step.
 func (s *session) compute(ctx context.Context, step int64) (stepResult, error) {
 	leaves, world := s.plan.Leaves(step), s.t.Gang.World
 	names := s.goal.metrics()
@@ -128,10 +134,6 @@ func (s *session) compute(ctx context.Context, step int64) (stepResult, error) {
 		if res.control == schemas.ControlNone {
 			res.control = r.control
 		}
-	}
-	if !finite(res.loss) || !finite(res.norm) {
-		return res, schemas.Errorf(schemas.CodeNumeric, fmt.Sprintf("step %d", step+1), "the loss is %v and the gradient norm %v", res.loss, res.norm).
-			WithHint("nothing of this step was committed; lower the learning rate or look at the data of this step")
 	}
 	return res, nil
 }
@@ -231,6 +233,11 @@ func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.
 	}
 	for k, name := range s.goal.metrics() {
 		e.Values[name] = r.metrics[k]
+	}
+	for name, v := range e.Values {
+		if !finite(v) {
+			delete(e.Values, name) // a skipped step may have such a loss; JSON has no number for it
+		}
 	}
 	s.log.add(e)
 	s.t.Report(e)

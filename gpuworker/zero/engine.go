@@ -87,6 +87,7 @@ type Engine struct {
 
 	micro, leaves int
 	inLeaf        bool
+	best          map[*autograd.Param]stretch // nil: none is kept
 }
 
 // staging is host memory that exchanges go through.

@@ -29,7 +29,13 @@ type piece struct {
 }
 
 // Bytes is the size of the content.
-func (s *Snapshot) Bytes() int64 { return 4 * int64(len(s.buf)) }
+func (s *Snapshot) Bytes() int64 {
+	var n int64
+	for _, p := range s.pieces {
+		n += 4 * int64(len(p.data))
+	}
+	return n
+}
 
 // Write hands every stretch to add: a flat tensor's name, full shape, first element and values.
 func (s *Snapshot) Write(add func(tensor string, shape []int64, from int64, data []float32) error) error {
@@ -83,6 +89,7 @@ func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 			}
 		}
 	}
+	s.pieces = append(s.pieces, e.bestPieces()...)
 	return s, nil
 }
 
