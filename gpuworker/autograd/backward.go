@@ -143,7 +143,7 @@ func (t *Tape) GradFor(v Value) (g Tensor, accumulate, ok bool) {
 	if s.hasGrad {
 		return s.grad, true, true
 	}
-	x, b, err := t.mem.tensor(s.shape.Shape())
+	x, b, err := t.mem.tensor(s.shape.DType, s.shape.Shape())
 	if err != nil {
 		t.Fail("allocate gradient", err, s.shape)
 		return Tensor{}, false, false

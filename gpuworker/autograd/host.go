@@ -42,12 +42,21 @@ func upload[T kernels.Element](t *Tape, dt kernels.DType, v []T, shape []int64) 
 	return x
 }
 
-// Read downloads a value's data, after waiting for the queue.
+// Read downloads a value's data as float32, after waiting for the queue.
 func (t *Tape) Read(v Value) ([]float32, error) {
 	if t.err != nil {
 		return nil, t.err
 	}
 	x := t.Data(v)
 	out := make([]float32, x.Numel())
+	if x.DType != kernels.F32 {
+		y, h := t.Out(x.Shape()...)
+		if t.err != nil {
+			return nil, t.err
+		}
+		defer t.Free(&h)
+		t.mem.queue.Copy(kernels.Copy{X: x, Y: y})
+		x = y
+	}
 	return out, kernels.Download(t.mem.queue, out, x)
 }

@@ -165,7 +165,7 @@ type Loan struct {
 
 // Borrow lends memory for a float32 tensor with undefined contents.
 func (m *Memory) Borrow(shape ...int64) (*Loan, error) {
-	x, b, err := m.tensor(shape)
+	x, b, err := m.tensor(kernels.F32, shape)
 	if err != nil {
 		return nil, err
 	}
@@ -189,8 +189,8 @@ func (l *Loan) Return() {
 	}
 }
 
-func (m *Memory) tensor(shape []int64) (Tensor, block, error) {
-	n := int64(4)
+func (m *Memory) tensor(dt kernels.DType, shape []int64) (Tensor, block, error) {
+	n := dt.Size()
 	for _, d := range shape {
 		n *= d
 	}
@@ -198,7 +198,7 @@ func (m *Memory) tensor(shape []int64) (Tensor, block, error) {
 	if err != nil {
 		return Tensor{}, block{}, err
 	}
-	return kernels.NewTensor(m.segments[b.seg-1].base+kernels.Addr(b.off), kernels.F32, shape...), b, nil
+	return kernels.NewTensor(m.segments[b.seg-1].base+kernels.Addr(b.off), dt, shape...), b, nil
 }
 
 func (m *Memory) zero(x Tensor) error {

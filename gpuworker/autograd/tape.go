@@ -74,6 +74,9 @@ type Config struct {
 	// KeepCheap saves the outputs of cheap operations (norms, activations) too; otherwise they are computed again in the backward pass.
 	// Results do not depend on it.
 	KeepCheap bool
+	// Compute is the element type of activations: f32 (the default) or bf16. With bf16, matrices are cast for as long as their unit is in
+	// use; vectors (norms, biases), statistics, sums and gradients of parameters stay f32.
+	Compute kernels.DType
 }
 
 // Tape records one forward pass and runs its backward. It is used by one goroutine; Reset makes it ready for the next pass and keeps
@@ -92,17 +95,23 @@ type Tape struct {
 	train     bool
 	noise     *Noise
 	noiseRows Tensor
+	// casts are matrices in the compute type, of the units in use.
+	casts map[*Param]cast
 }
 
 // New makes a tape on a memory.
 func New(mem *Memory, cfg Config) *Tape {
-	return &Tape{cfg: cfg, mem: mem, ctx: context.Background(), slots: make([]slot, 1, 256)}
+	if cfg.Compute == 0 {
+		cfg.Compute = kernels.F32
+	}
+	return &Tape{cfg: cfg, mem: mem, ctx: context.Background(), slots: make([]slot, 1, 256), casts: map[*Param]cast{}}
 }
 
 // Reset forgets the last pass and frees its memory for reuse. With train the following operations are recorded for Backward.
 func (t *Tape) Reset(ctx context.Context, train bool) {
 	t.mem.releaseAll()
 	clear(t.slots)
+	clear(t.casts)
 	t.slots = t.slots[:1]
 	for i := range t.nodes {
 		if u := t.nodes[i].unit; u != nil {
@@ -170,7 +179,7 @@ func (t *Tape) Param(p *Param) Value {
 func (t *Tape) Data(v Value) Tensor {
 	s := &t.slots[v.id]
 	if s.param != nil {
-		return s.param.Data
+		return t.compute(s.param)
 	}
 	if s.remat != nil && !s.data.Present() {
 		t.rematerialize(v)
@@ -193,7 +202,7 @@ func (t *Tape) rematerialize(v Value) {
 		return
 	}
 	shape := t.slots[v.id].shape
-	x, b, err := t.mem.tensor(shape.Shape())
+	x, b, err := t.mem.tensor(shape.DType, shape.Shape())
 	if err != nil {
 		t.Fail("allocate", err, shape)
 		return
@@ -220,8 +229,14 @@ func (t *Tape) Recording() bool { return t.record }
 func (t *Tape) Replaying() bool { return t.replay }
 
 // Out allocates an output tensor of float32. Its contents are undefined. Record turns it into a Value.
-func (t *Tape) Out(shape ...int64) (Tensor, Handle) {
-	x, b, err := t.mem.tensor(shape)
+func (t *Tape) Out(shape ...int64) (Tensor, Handle) { return t.OutAs(kernels.F32, shape...) }
+
+// OutLike is Out with the element type of x.
+func (t *Tape) OutLike(x Tensor, shape ...int64) (Tensor, Handle) { return t.OutAs(x.DType, shape...) }
+
+// OutAs is Out with another element type.
+func (t *Tape) OutAs(dt kernels.DType, shape ...int64) (Tensor, Handle) {
+	x, b, err := t.mem.tensor(dt, shape)
 	if err != nil {
 		t.Fail("allocate", err)
 	}

@@ -33,6 +33,7 @@ func (t *Tape) Leave(u *Unit) {
 	if t.record {
 		t.nodes = append(t.nodes, node{kind: nodeLeave, unit: u})
 	}
+	t.dropCasts(u)
 	t.hook(func(h Hooks) func(context.Context, *Unit) error { return h.AfterForward }, u, "release")
 }
 
@@ -61,6 +62,7 @@ func (t *Tape) endGrads(u *Unit) {
 		}
 	}
 	u.began = false
+	t.dropCasts(u)
 	t.hook(func(h Hooks) func(context.Context, *Unit) error { return h.AfterBackward }, u, "reduce gradients of")
 }
 
@@ -90,6 +92,7 @@ func (t *Tape) Block(u *Unit, x Value, fn func(Value) Value) Value {
 	first := int32(len(t.slots))
 	y := fn(x)
 	t.record = true
+	t.dropCasts(u)
 	t.hook(func(h Hooks) func(context.Context, *Unit) error { return h.AfterForward }, u, "release")
 	if t.err != nil {
 		return Value{}

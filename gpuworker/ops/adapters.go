@@ -25,7 +25,7 @@ func Dropout(t *autograd.Tape, x autograd.Value, c DropoutConfig) autograd.Value
 	}
 	op := &dropout{x: x, c: c}
 	xd := t.Data(x)
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -65,7 +65,7 @@ func Concat(t *autograd.Tape, a, b autograd.Value, alpha, beta float32) autograd
 	op := &concat{a: a, b: b, alpha: alpha, beta: beta}
 	ad, bd := t.Data(a), t.Data(b)
 	op.split = ad.Dim[1]
-	yd, h := t.Out(ad.Dim[0], ad.Dim[1]+bd.Dim[1])
+	yd, h := t.OutLike(ad, ad.Dim[0], ad.Dim[1]+bd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}

@@ -17,7 +17,7 @@ func Add(t *autograd.Tape, residual, x autograd.Value, scale float32) autograd.V
 	}
 	op := &add{residual: residual, x: x, scale: scale}
 	xd := t.Data(x)
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -56,7 +56,7 @@ func LogitsOf(t *autograd.Tape, z autograd.Value, scale, softcap float32) autogr
 	}
 	t.Queue().Add(kernels.Add{A: x, Y: x, Alpha: scale})
 	if softcap > 0 {
-		y, h := t.Out(x.Dim[0], x.Dim[1])
+		y, h := t.OutLike(x, x.Dim[0], x.Dim[1])
 		if !t.OK() {
 			return autograd.Value{}
 		}

@@ -87,7 +87,7 @@ func Attention(t *autograd.Tape, q, k, v autograd.Value, c AttentionConfig) auto
 		return autograd.Value{}
 	}
 	b, s := int64(c.Batch), int64(c.Seq)
-	od, h := t.Out(b*s, int64(c.Heads*c.ValueDim))
+	od, h := t.OutLike(t.Data(q), b*s, int64(c.Heads*c.ValueDim))
 	lse, lh := t.Out(b, int64(c.Heads), s)
 	if !t.OK() {
 		return autograd.Value{}
@@ -145,7 +145,7 @@ func (op *attention) operands(t *autograd.Tape) (q, k, v autograd.Tensor) {
 	}
 	q, k, v = c.split(t.Data(op.q))
 	if c.Layout == FusedGroups {
-		x, h := t.Out(b, s, int64(c.Heads), int64(c.HeadDim))
+		x, h := t.OutLike(q, b, s, int64(c.Heads), int64(c.HeadDim))
 		if !t.OK() {
 			return q, k, v
 		}
@@ -209,7 +209,7 @@ func (op *attention) Backward(t *autograd.Tape) error {
 			return fmt.Errorf("an operand of attention is used elsewhere too")
 		}
 		if !ok {
-			g, scratch[i] = t.Out(t.Data(s.v).Shape()...)
+			g, scratch[i] = t.OutLike(op.fwd.Q, t.Data(s.v).Shape()...)
 		}
 		s.wanted = ok
 		*s.g = g.Reshape(s.shape.Shape()...)
@@ -236,7 +236,7 @@ func (op *attention) backwardFused(t *autograd.Tape, p kernels.AttnBwd) error {
 	}
 	var scratch, grouped autograd.Handle
 	if !ok {
-		g, scratch = t.Out(t.Data(op.q).Shape()...)
+		g, scratch = t.OutLike(op.fwd.Q, t.Data(op.q).Shape()...)
 	}
 	if !t.OK() {
 		return t.Err()
@@ -245,7 +245,7 @@ func (op *attention) backwardFused(t *autograd.Tape, p kernels.AttnBwd) error {
 	dq, p.DK, p.DV = op.cfg.split(g)
 	p.DQ = dq
 	if op.cfg.Layout == FusedGroups {
-		if p.DQ, grouped = t.Out(op.fwd.Q.Shape()...); !t.OK() {
+		if p.DQ, grouped = t.OutLike(op.fwd.Q, op.fwd.Q.Shape()...); !t.OK() {
 			return t.Err()
 		}
 	}

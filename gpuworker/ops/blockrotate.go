@@ -22,7 +22,7 @@ func RotateBlocks(t *autograd.Tape, x, w autograd.Value, size int64, coef []floa
 	}
 	xd, wd := t.Data(x), t.Data(w)
 	op := &blockRotation{x: x, w: w, coef: coef, size: size, blocks: xd.Dim[1] / size}
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	qs, rs := op.powers(t)
 	if !t.OK() {
 		return autograd.Value{}
@@ -192,7 +192,7 @@ func Activate(t *autograd.Tape, x autograd.Value, act kernels.Activation) autogr
 	}
 	op := &activate{x: x, act: act}
 	xd := t.Data(x)
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}

@@ -17,7 +17,7 @@ func Clamp(t *autograd.Tape, x autograd.Value, lo, hi float32) autograd.Value {
 	}
 	op := &clamp{x: x, lo: lo, hi: hi}
 	xd := t.Data(x)
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}

@@ -17,8 +17,8 @@ func Embedding(t *autograd.Tape, ids autograd.Tensor, w autograd.Value, scale fl
 		return autograd.Value{}
 	}
 	op := &embedding{ids: ids, w: w, scale: scale}
-	wd := t.Data(w)
-	yd, h := t.Out(ids.Numel(), wd.Dim[1])
+	wd := t.Master(w)
+	yd, h := t.OutAs(t.Compute(), ids.Numel(), wd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}

@@ -26,7 +26,7 @@ func GLU(t *autograd.Tape, gate, up autograd.Value, act kernels.Activation) auto
 	if up.Valid() {
 		ud = t.Data(up)
 	}
-	yd, h := t.Out(gd.Dim[0], gd.Dim[1])
+	yd, h := t.OutLike(gd, gd.Dim[0], gd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -101,7 +101,7 @@ func Act(t *autograd.Tape, x autograd.Value, act kernels.Activation) autograd.Va
 	}
 	op := &activation{x: x, act: act}
 	xd := t.Data(x)
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}

@@ -23,7 +23,7 @@ func GLUClamped(t *autograd.Tape, x autograd.Value, c GLUClampedConfig) autograd
 	}
 	op := &gluClamped{x: x, cfg: c}
 	xd := t.Data(x)
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1]/2)
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1]/2)
 	if !t.OK() {
 		return autograd.Value{}
 	}

@@ -32,8 +32,8 @@ func JoinHeads(t *autograd.Tape, heads int, parts ...HeadPart) autograd.Value {
 		width += int64(p.To - p.From)
 		values = append(values, p.X)
 	}
-	n := t.Data(parts[0].X).Dim[0]
-	yd, h := t.Out(n, op.heads*width)
+	first := t.Data(parts[0].X)
+	yd, h := t.OutLike(first, first.Dim[0], op.heads*width)
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -108,7 +108,7 @@ func Columns(t *autograd.Tape, x autograd.Value, lo, hi int) autograd.Value {
 	}
 	op := &columns{x: x, lo: int64(lo), hi: int64(hi)}
 	xd := t.Data(x)
-	yd, h := t.Out(xd.Dim[0], op.hi-op.lo)
+	yd, h := t.OutLike(xd, xd.Dim[0], op.hi-op.lo)
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -145,7 +145,7 @@ func RowRange(t *autograd.Tape, x autograd.Value, lo, hi int) autograd.Value {
 	}
 	op := &rowRange{x: x, lo: int64(lo), hi: int64(hi)}
 	xd := t.Data(x)
-	yd, h := t.Out(op.hi-op.lo, xd.Dim[1])
+	yd, h := t.OutLike(xd, op.hi-op.lo, xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -186,7 +186,7 @@ func StackRows(t *autograd.Tape, n, d int64, parts ...autograd.Value) autograd.V
 		return autograd.Value{}
 	}
 	op := &stackRows{parts: parts}
-	yd, h := t.Out(n, d)
+	yd, h := t.OutAs(t.Compute(), n, d)
 	if !t.OK() {
 		return autograd.Value{}
 	}

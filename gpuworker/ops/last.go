@@ -12,7 +12,7 @@ func LastRows(t *autograd.Tape, x autograd.Value, rows, seq int) autograd.Value 
 	}
 	xd := t.Data(x)
 	d := xd.Dim[1]
-	y, h := t.Out(int64(rows), d)
+	y, h := t.OutLike(xd, int64(rows), d)
 	if !t.OK() {
 		return autograd.Value{}
 	}

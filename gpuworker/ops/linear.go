@@ -38,7 +38,7 @@ func MatrixLinear(t *autograd.Tape, x autograd.Value, w Matrix, b, residual auto
 // forward computes the output into fresh memory.
 func (op *linear) forward(t *autograd.Tape) (kernels.Tensor, autograd.Handle) {
 	xd := t.Data(op.x)
-	yd, h := t.Out(xd.Dim[0], op.w.shape(t).Dim[0])
+	yd, h := t.OutLike(xd, xd.Dim[0], op.w.shape(t).Dim[0])
 	if !t.OK() {
 		return yd, h
 	}

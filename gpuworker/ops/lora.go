@@ -24,7 +24,7 @@ type update struct {
 // hidden computes x A^T and holds it.
 func (u *update) hidden(t *autograd.Tape) {
 	xd, ad := t.Data(u.X), t.Data(u.A)
-	hd, h := t.Out(xd.Dim[0], ad.Dim[0])
+	hd, h := t.OutLike(xd, xd.Dim[0], ad.Dim[0])
 	if !t.OK() {
 		return
 	}
@@ -49,7 +49,7 @@ func (u *update) backward(t *autograd.Tape, dy kernels.Tensor) error {
 		return t.Err()
 	}
 	bd := t.Data(u.B)
-	dh, h := t.Out(dy.Dim[0], bd.Dim[1])
+	dh, h := t.OutLike(dy, dy.Dim[0], bd.Dim[1])
 	if !t.OK() {
 		return t.Err()
 	}
@@ -135,7 +135,7 @@ func DoRALinear(t *autograd.Tape, x autograd.Value, w Matrix, b, residual autogr
 		op.lora.X = x
 	}
 	xd, dims := t.Data(x), w.shape(t)
-	zd, zh := t.Out(xd.Dim[0], dims.Dim[0])
+	zd, zh := t.OutLike(xd, xd.Dim[0], dims.Dim[0])
 	op.lora.hidden(t)
 	if !t.OK() {
 		return autograd.Value{}
@@ -143,7 +143,7 @@ func DoRALinear(t *autograd.Tape, x autograd.Value, w Matrix, b, residual autogr
 	w.forward(t, xd, zd, kernels.Tensor{}, false)
 	op.lora.add(t, zd)
 	op.norms(t)
-	yd, h := t.Out(xd.Dim[0], dims.Dim[0])
+	yd, h := t.OutLike(xd, xd.Dim[0], dims.Dim[0])
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -211,7 +211,7 @@ func (op *doraLinear) Backward(t *autograd.Tape) error {
 	dy, _ := t.Grad(op.y)
 	q := t.Queue()
 	if g, acc, ok := t.GradFor(op.m); ok {
-		prod, h := t.Out(dy.Dim[0], dy.Dim[1])
+		prod, h := t.OutLike(dy, dy.Dim[0], dy.Dim[1])
 		sum, hs := t.Out(dy.Dim[1])
 		if !t.OK() {
 			return t.Err()
@@ -226,7 +226,7 @@ func (op *doraLinear) Backward(t *autograd.Tape) error {
 	if g, acc, ok := t.GradFor(op.b); ok {
 		q.ColSum(kernels.ColSum{X: dy, Y: g, Accumulate: kernels.Flag(acc)})
 	}
-	dz, h := t.Out(dy.Dim[0], dy.Dim[1])
+	dz, h := t.OutLike(dy, dy.Dim[0], dy.Dim[1])
 	if !t.OK() {
 		return t.Err()
 	}

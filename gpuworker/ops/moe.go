@@ -19,7 +19,7 @@ func Permute(t *autograd.Tape, x autograd.Value, r *Routing) autograd.Value {
 	}
 	op := &permute{x: x, r: r}
 	xd := t.Data(x)
-	yd, h := t.Out(r.Tokens.Numel(), xd.Dim[1])
+	yd, h := t.OutLike(xd, r.Tokens.Numel(), xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -58,7 +58,7 @@ func Combine(t *autograd.Tape, x, residual autograd.Value, r *Routing) autograd.
 	}
 	op := &combine{x: x, residual: residual, r: r}
 	xd := t.Data(x)
-	yd, h := t.Out(r.Place.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, r.Place.Dim[0], xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
@@ -110,20 +110,25 @@ func RowGate(t *autograd.Tape, x, gate, residual autograd.Value) autograd.Value 
 	n := xd.Dim[0]
 	ids, plan := ints(t, n)
 	sd, sh := t.Out(2, n)
-	yd, h := t.Out(n, xd.Dim[1])
+	yd, h := t.OutLike(xd, n, xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
 	op.ids, op.plan, op.weights = ids[0].Reshape(n, 1), plan, t.Hold(sd, sh)
+	gd, gh := single(t, gate)
+	if !t.OK() {
+		return autograd.Value{}
+	}
 	q := t.Queue()
 	// A router with one expert: its weight is the sigmoid of its logit.
-	q.MoERouteFwd(kernels.MoERouteFwd{Logits: t.Data(gate), Scores: sd.Slice(0, 0, 1).Reshape(n, 1), Weights: sd.Slice(0, 1, 2).Reshape(n, 1), IDs: op.ids,
+	q.MoERouteFwd(kernels.MoERouteFwd{Logits: gd, Scores: sd.Slice(0, 0, 1).Reshape(n, 1), Weights: sd.Slice(0, 1, 2).Reshape(n, 1), IDs: op.ids,
 		K: 1, Score: kernels.RouteSigmoid})
 	if residual.Valid() {
 		q.Copy(kernels.Copy{X: t.Data(residual), Y: yd})
 	}
 	q.MoECombineFwd(kernels.MoECombineFwd{X: xd, Weights: sd.Select(0, 1), Y: yd, K: 1, Accumulate: kernels.Flag(residual.Valid())})
-	t.Check("row gate", xd, t.Data(gate))
+	t.Check("row gate", xd, gd)
+	t.Free(&gh)
 	op.y = t.Record(op, yd, h, t.Needs(x, gate, residual), x, op.weights, op.plan)
 	t.Release(op.weights, op.plan)
 	return op.y
@@ -152,8 +157,13 @@ func (op *rowGate) Backward(t *autograd.Tape) error {
 	}
 	q.MoECombineBwd(p)
 	if ok {
-		q.MoERouteBwd(kernels.MoERouteBwd{Scores: w.Slice(0, 0, 1).Reshape(n, 1), IDs: op.ids, DWeights: p.DWeights, DLogits: g, K: 1, Score: kernels.RouteSigmoid,
-			Accumulate: kernels.Flag(acc)})
+		dl, add, done := singleGrad(t, g, acc)
+		if !t.OK() {
+			return t.Err()
+		}
+		q.MoERouteBwd(kernels.MoERouteBwd{Scores: w.Slice(0, 0, 1).Reshape(n, 1), IDs: op.ids, DWeights: p.DWeights, DLogits: dl, K: 1, Score: kernels.RouteSigmoid,
+			Accumulate: kernels.Flag(add)})
+		done()
 	}
 	t.Free(&scratch)
 	passResidual(t, op.y, op.residual)
@@ -276,7 +286,7 @@ func GroupedLinear(t *autograd.Tape, x autograd.Value, w, b Stack, r *Routing) a
 	op := &groupedLinear{x: x, w: w, b: b, r: r}
 	xd := t.Data(x)
 	wd, at := w.data(t)
-	yd, h := t.Out(xd.Dim[0], wd.Dim[wd.Rank-2])
+	yd, h := t.OutLike(xd, xd.Dim[0], wd.Dim[wd.Rank-2])
 	if !t.OK() {
 		return autograd.Value{}
 	}

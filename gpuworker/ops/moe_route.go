@@ -83,7 +83,7 @@ func Route(t *autograd.Tape, logits autograd.Value, bias autograd.Tensor, c Rout
 	if !t.OK() {
 		return r
 	}
-	ld := t.Data(logits)
+	ld, lh := single(t, logits)
 	n, e, k := ld.Dim[0], int64(c.Experts), int64(c.K)
 	plan, held := ints(t, n*k, e+1, n*k, n*k, n*k)
 	sd, sh := t.Out(n, e)
@@ -99,9 +99,14 @@ func Route(t *autograd.Tape, logits autograd.Value, bias autograd.Tensor, c Rout
 	q.MoESort(kernels.MoESort{IDs: r.ids, Offsets: r.Offsets, Order: r.order, Place: plan[3], Tokens: r.Tokens, Experts: e})
 	op.scores = t.Hold(sd, sh)
 	if aux != nil {
-		aux.collect(t, op.auxInput(t), k)
+		in := ld
+		if c.AuxOfScores {
+			in = sd
+		}
+		aux.collect(t, in, k)
 	}
 	t.Check("routing", ld)
+	t.Free(&lh)
 	saved := []autograd.Value{op.scores, r.plan, {}}
 	if aux != nil && !c.AuxOfScores {
 		saved[2] = logits
@@ -111,11 +116,38 @@ func Route(t *autograd.Tape, logits autograd.Value, bias autograd.Tensor, c Rout
 	return r
 }
 
-func (op *route) auxInput(t *autograd.Tape) autograd.Tensor {
-	if op.cfg.AuxOfScores {
-		return t.Data(op.scores)
+// single is a value's data as f32: itself, or a copy that the caller frees. Choices and weights of experts are computed in f32.
+func single(t *autograd.Tape, v autograd.Value) (autograd.Tensor, autograd.Handle) {
+	x := t.Data(v)
+	if x.DType == kernels.F32 {
+		return x, autograd.Handle{}
 	}
-	return t.Data(op.logits)
+	y, h := t.Out(x.Shape()...)
+	if t.OK() {
+		t.Queue().Copy(kernels.Copy{X: x, Y: y})
+	}
+	return y, h
+}
+
+// singleGrad is where to put the f32 gradient of a value: its gradient itself, or fresh memory that done brings into it.
+func singleGrad(t *autograd.Tape, g autograd.Tensor, acc bool) (x autograd.Tensor, add bool, done func()) {
+	if g.DType == kernels.F32 {
+		return g, acc, func() {}
+	}
+	x, h := t.Out(g.Shape()...)
+	return x, false, func() {
+		if !t.OK() {
+			return
+		}
+		if !acc {
+			t.Queue().Copy(kernels.Copy{X: x, Y: g})
+		} else if y, yh := t.OutLike(g, g.Shape()...); t.OK() {
+			t.Queue().Copy(kernels.Copy{X: x, Y: y})
+			t.Queue().Add(kernels.Add{A: y, Y: g, Alpha: 1, Accumulate: 1})
+			t.Free(&yh)
+		}
+		t.Free(&h)
+	}
 }
 
 // Name implements autograd.Op.
@@ -129,6 +161,10 @@ func (op *route) Backward(t *autograd.Tape) error {
 		return t.Err()
 	}
 	c, q := op.cfg, t.Queue()
+	g, acc, done := singleGrad(t, g, acc)
+	if !t.OK() {
+		return t.Err()
+	}
 	p := kernels.MoERouteBwd{Scores: t.Data(op.scores), IDs: op.r.ids, DWeights: dw, DLogits: g, K: int64(c.K), NormEps: c.NormEps, NormMin: c.NormMin,
 		Scale: c.Scale, Score: c.Score, Normalize: kernels.Flag(c.Normalize), Accumulate: kernels.Flag(acc)}
 	var scratch autograd.Handle
@@ -140,8 +176,14 @@ func (op *route) Backward(t *autograd.Tape) error {
 	}
 	q.MoERouteBwd(p)
 	if op.aux != nil && !c.AuxOfScores {
-		op.aux.gradient(q, t.Data(op.logits), g, true)
+		ld, lh := single(t, op.logits)
+		if !t.OK() {
+			return t.Err()
+		}
+		op.aux.gradient(q, ld, g, true)
+		t.Free(&lh)
 	}
+	done()
 	t.Free(&scratch)
 	return q.Err()
 }

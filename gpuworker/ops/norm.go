@@ -49,7 +49,7 @@ func Norm(t *autograd.Tape, x autograd.Value, ws []autograd.Value, b autograd.Va
 		t.Fail("norm", fmt.Errorf("rows do not divide into %d heads of %d elements", len(ws), op.c.Dim), xd)
 		return autograd.Value{}
 	}
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	rd, rh := t.Out(xd.Dim[0] * heads)
 	var mh autograd.Handle
 	var md autograd.Tensor

@@ -27,7 +27,7 @@ func Rotate(t *autograd.Tape, x autograd.Value, c Rotary) autograd.Value {
 	}
 	op := &rotate{x: x, c: c}
 	xd := t.Data(x)
-	yd, h := t.Out(xd.Dim[0], xd.Dim[1])
+	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}

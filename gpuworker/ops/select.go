@@ -17,7 +17,7 @@ func SelectRows(t *autograd.Tape, x autograd.Value, rows []int32) autograd.Value
 	}
 	op := &selectRows{x: x, ids: t.Ints(rows, int64(len(rows)))}
 	xd := t.Data(x)
-	yd, h := t.Out(int64(len(rows)), xd.Dim[1])
+	yd, h := t.OutLike(xd, int64(len(rows)), xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}

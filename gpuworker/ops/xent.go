@@ -86,7 +86,7 @@ func LinearXent(t *autograd.Tape, x autograd.Value, head Head, targets autograd.
 	if needs {
 		t.BeginGrads(head.Unit)
 		if t.Needs(x) {
-			op.dx, op.dxMem = t.Out(xd.Dim[0], xd.Dim[1])
+			op.dx, op.dxMem = t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 			p.DX = op.dx
 		}
 		if g, acc, ok := t.GradFor(head.W); ok {
