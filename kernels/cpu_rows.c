@@ -338,7 +338,10 @@ static void scaled_row(const tf_rows *tx, int64_t i, const tf_rows *ty, int64_t 
     int64_t size = tf_dtype_size(tx->dt);
     memcpy((char *)ty->p + yi * size, (const char *)tx->p + xi * size, (size_t)(d * size));
   } else if (ty->dt == TF_BF16) {
-    for (int64_t c = 0; c < d; c++) y16[c] = tf_to_bf16(scale * (tx->dt == TF_BF16 ? tf_from_bf16(x16[c]) : x[c]));
+    for (int64_t c = 0; c < d; c++) {
+      float v = scale * (tx->dt == TF_BF16 ? tf_from_bf16(x16[c]) : x[c]);
+      y16[c] = tf_to_bf16(add ? tf_from_bf16(y16[c]) + v : v);
+    }
   } else if (tx->dt == TF_BF16) {
     for (int64_t c = 0; c < d; c++) y[c] = scale * tf_from_bf16(x16[c]) + (add ? y[c] : 0);
   } else if (add) {
@@ -407,7 +410,7 @@ tf_status cpu_scatter_add_rows(tf_queue *q, const tf_scatter_add_rows *p) {
   if (q->st != TF_OK) return q->st;
   ids_job j = {.scale = p->scale};
   void *v;
-  TF_TRY(tf_as_rows(q, &p->y, "y", &j.y));
+  TF_TRY(tf_as_elems(q, &p->y, "y", &j.y));
   TF_TRY(tf_flat(q, &p->ids, "ids", TF_I32, -1, &v));
   j.ids = v;
   j.n = tf_numel(&p->ids);
@@ -415,7 +418,7 @@ tf_status cpu_scatter_add_rows(tf_queue *q, const tf_scatter_add_rows *p) {
   for (int64_t i = 0; i < j.n; i++)
     if (j.ids[i] >= j.y.rows) return tf_fail(q, TF_EINVALID, "id %d at %ld is outside the table of %ld rows", j.ids[i], (long)i, (long)j.y.rows);
   if (!p->accumulate)
-    for (int64_t r = 0; r < j.y.rows; r++) memset(tf_row(&j.y, r), 0, (size_t)j.y.d * sizeof(float));
+    for (int64_t r = 0; r < j.y.rows; r++) memset((char *)j.y.p + tf_rows_at(&j.y, r) * tf_dtype_size(j.y.dt), 0, (size_t)(j.y.d * tf_dtype_size(j.y.dt)));
   int32_t *a = (int32_t *)(uintptr_t)q->ws;
   j.order = sort_ids(j.ids, j.n, a, a + j.n);
   j.block = block_of(j.x.d);

@@ -59,7 +59,7 @@ func Generate(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts [][]in
 		longest = max(longest, len(p))
 	}
 	mem := t.Memory()
-	cache, err := zoo.NewCache(mem.Device(), m.Info(), rows, longest+o.MaxNewTokens)
+	cache, err := zoo.NewCache(mem.Device(), m.Info(), t.Compute(), rows, longest+o.MaxNewTokens)
 	if err != nil {
 		return nil, err
 	}

@@ -106,7 +106,7 @@ func (s *Scorer) reserve(rows, n int) error {
 		s.Close()
 	}
 	mem := s.tape.Memory()
-	c, err := zoo.NewCache(mem.Device(), s.model.Info(), rows, (n+63)/64*64)
+	c, err := zoo.NewCache(mem.Device(), s.model.Info(), s.tape.Compute(), rows, (n+63)/64*64)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func NewRouter(hidden, experts int, bias, correction bool, std float64) Router {
 
 // Route chooses experts for x [n, hidden].
 func (r *Router) Route(t *Tape, x Value, c ops.RouteConfig, aux *ops.RouterLoss) *ops.Routing {
-	logits := ops.Linear(t, x, t.Param(r.Weight), t.Param(r.Bias), Value{})
+	logits := ops.SingleLinear(t, x, t.Param(r.Weight), t.Param(r.Bias))
 	var correction autograd.Tensor
 	if r.Correction != nil {
 		correction = r.Correction.Data
@@ -38,9 +38,17 @@ func (r *Router) Route(t *Tape, x Value, c ops.RouteConfig, aux *ops.RouterLoss)
 	return out
 }
 
+// RouterLogits computes a router that is a Linear, in f32 unless an adapter computes it.
+func RouterLogits(t *Tape, l *Linear, x Value) Value {
+	if l.Adapter != nil {
+		return l.Forward(t, x)
+	}
+	return ops.SingleLinear(t, x, t.Param(l.Weight), t.Param(l.Bias))
+}
+
 // RouteLinear chooses experts for x [n, hidden] by a router that is a Linear.
 func RouteLinear(t *Tape, l *Linear, x Value, c ops.RouteConfig, aux *ops.RouterLoss) *ops.Routing {
-	logits := l.Forward(t, x)
+	logits := RouterLogits(t, l, x)
 	out := ops.Route(t, logits, autograd.Tensor{}, c, aux)
 	t.Release(logits)
 	return out
@@ -114,7 +122,7 @@ func oneByOne(t *Tape, x Value, ls []*Linear, r *ops.Routing) Value {
 
 // GateRows computes residual + sigmoid(gate(x)) * y with one gate a row and releases y: the gate of Qwen2-MoE's shared expert.
 func GateRows(t *Tape, y Value, gate *Linear, x, residual Value) Value {
-	g := gate.Forward(t, x)
+	g := RouterLogits(t, gate, x)
 	out := ops.RowGate(t, y, g, residual)
 	t.Release(g, y)
 	return out

@@ -30,6 +30,9 @@ type Options struct {
 	Backend string
 	// Checkpoint recomputes blocks in the backward pass. Results do not depend on it.
 	Checkpoint bool
+	// DType of activations and products: fp32 (the default) or bf16 (verify model only), whose references are fp32: logits and loss have
+	// wider limits, and gradients are reported without one.
+	DType string
 	// Progress, when not nil, is called as work goes on.
 	Progress func(what string, done, total int)
 }
@@ -38,6 +41,17 @@ func (o Options) progress(what string, done, total int) {
 	if o.Progress != nil {
 		o.Progress(what, done, total)
 	}
+}
+
+// compute is the element type that DType names.
+func (o Options) compute() (kernels.DType, error) {
+	switch o.DType {
+	case "", "fp32":
+		return kernels.F32, nil
+	case "bf16":
+		return kernels.BF16, nil
+	}
+	return 0, schemas.Errorf(schemas.CodeInvalid, "dtype", "%q is neither fp32 nor bf16", o.DType)
 }
 
 // session is a model with its storage on a device.
@@ -55,6 +69,10 @@ type session struct {
 // openSession loads the model of a folder. prepare, when not nil, changes the module tree (adapters, freezing) before storage exists.
 func openSession(ctx context.Context, root *os.Root, o Options, prepare func(*session) error) (s *session, err error) {
 	s = &session{}
+	compute, err := o.compute()
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -85,7 +103,7 @@ func openSession(ctx context.Context, root *os.Root, o Options, prepare func(*se
 		return nil, err
 	}
 	s.mem = autograd.NewMemory(s.dev, s.queue, 0)
-	s.tape = autograd.New(s.mem, autograd.Config{Checkpoint: o.Checkpoint})
+	s.tape = autograd.New(s.mem, autograd.Config{Checkpoint: o.Checkpoint, Compute: compute})
 	if s.storage, err = nn.NewStorage(s.dev, s.queue, s.model.Units(), true); err != nil {
 		return nil, err
 	}

@@ -19,14 +19,14 @@ type Cache struct {
 	arena *kernels.Arena
 }
 
-// NewCache allocates a cache for rows sequences of at most capacity positions.
-func NewCache(dev *kernels.Device, info Info, rows, capacity int) (*Cache, error) {
+// NewCache allocates a cache for rows sequences of at most capacity positions; dt is the element type of activations (Tape.Compute).
+func NewCache(dev *kernels.Device, info Info, dt kernels.DType, rows, capacity int) (*Cache, error) {
 	if rows < 1 || capacity < 1 {
 		return nil, fmt.Errorf("cannot make a cache of %d rows and %d positions", rows, capacity)
 	}
 	c := &Cache{Rows: rows, Cap: capacity}
 	bytes := func(dim int) int64 {
-		return (4*int64(rows)*int64(capacity)*int64(info.KVHeads)*int64(dim) + 255) &^ 255
+		return (dt.Size()*int64(rows)*int64(capacity)*int64(info.KVHeads)*int64(dim) + 255) &^ 255
 	}
 	arena, err := dev.NewArena("key-value cache", int64(info.Layers)*(bytes(info.HeadDim)+bytes(info.ValueDim)))
 	if err != nil {
@@ -39,7 +39,7 @@ func NewCache(dev *kernels.Device, info Info, rows, capacity int) (*Cache, error
 			t   *kernels.Tensor
 			dim int
 		}{{&l.K, info.HeadDim}, {&l.V, info.ValueDim}} {
-			if *x.t, err = arena.New(kernels.F32, int64(rows), int64(capacity), int64(info.KVHeads), int64(x.dim)); err != nil {
+			if *x.t, err = arena.New(dt, int64(rows), int64(capacity), int64(info.KVHeads), int64(x.dim)); err != nil {
 				arena.Close()
 				return nil, fmt.Errorf("cannot make key-value cache: %w", err)
 			}

@@ -127,7 +127,7 @@ func (b *ernie45MoEBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn
 }
 
 func (m *ernie45Experts) add(t *nn.Tape, x, residual nn.Value, p *pass) nn.Value {
-	logits := m.Gate.Forward(t, x)
+	logits := nn.RouterLogits(t, &m.Gate, x)
 	r := ops.Route(t, logits, m.Statics.Correction.Data, m.route, p.aux)
 	t.Release(logits)
 	y := nn.SwiGLUExperts(t, x, residual, r, m.Experts)

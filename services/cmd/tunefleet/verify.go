@@ -49,6 +49,9 @@ func (a *app) verifyKind(kind, short string, fn verifier) *cobra.Command {
 	f.StringVar(&o.Emit, "emit", "", "folder to write what was computed into, in the layout of the reference")
 	f.IntVar(&o.Threads, "threads", 0, "CPU threads (0: all); results do not depend on it")
 	f.StringVar(&o.Backend, "backend", "", "shared object of another kernel backend")
+	if kind == "model" {
+		f.StringVar(&o.DType, "dtype", "fp32", "element type of activations and products: fp32 or bf16 (wider limits; gradients are reported only)")
+	}
 	if kind == "train" {
 		f.StringVar(&o.Base, "base", "", "folder of the base model (default: beside DIR, see the reference's README)")
 		f.StringSliceVar(&o.Runs, "run", nil, "only these run folders")
