@@ -34,10 +34,10 @@ var streetRE = regexp.MustCompile(`(?:大道|大街|马路|公路|胡同|路|街
 
 // tailRE are the parts that follow: house, stairs, floor, flat, or a named building.
 var tailRE = regexp.MustCompile(`^ ?(?:` +
-	`[、]?(?:院内|院|内|附` + num + `号|旁边|对面)` +
-	`|(?:地下|负)?(?:[A-Za-z]|[A-Za-z]?[0-9]+[A-Za-z]?(?:-[0-9A-Za-z]+)*|[一二三四五六七八九十百零〇]{1,4}|[东南西北前后])(?:号楼|号院|号|栋|幢|座|单元|楼层|层|楼|室|房间|房|户|门|区|期|组|铺|档|塔|梯|弄)` +
+	`[、]?(?:院内|院|内|校区|附` + num + `号|旁边|对面)` +
+	`|(?:地下|负)?(?:[A-Za-z]|[A-Za-z]?[0-9]+[A-Za-z]?(?:-[0-9A-Za-z]+)*|[一二三四五六七八九十百零〇]{1,4}|[东南西北前后]) ?(?:号楼|号院|号|栋|幢|座|单元|楼层|层|楼|室|房间|房|户|门|区|期|组|铺|档|塔|梯|弄)` +
 	`|(?:[0-9]{1,2}-)*[A-Za-z]?[0-9]{3,4}` +
-	`|[\p{Han}A-Za-z0-9·]{1,12}?(?:大厦|中心|广场|小区|花园|公寓|大楼|科技园|产业园|工业园|软件园|创业园|园区|家园|花苑|苑|城|国际|商厦|写字楼|大院|府|湾|庭|居|阁|轩|宅|楼)` +
+	`|[\p{Han}A-Za-z0-9·]{1,12}?(?:大厦|中心|广场|小区|花园|公寓|大楼|科技园|产业园|工业园|软件园|创业园|园区|家园|花苑|苑|城|国际|商厦|写字楼|大院|校区|大学|学院|医院|府|湾|庭|居|阁|轩|宅|楼)` +
 	`)`)
 
 // postcodeRE is a Chinese postcode behind an address.
@@ -184,7 +184,7 @@ var (
 	// longCityRE are up to three capitalized words: a city only where a state or a code follows.
 	longCityRE = regexp.MustCompile(`^(?:,? |,?\n)[A-Z][a-zA-Z'’-]+(?: [A-Z][a-zA-Z'’-]+){1,2}`)
 	landRE     = regexp.MustCompile(`^,? (?:USA|U\.S\.A\.|US\b|United States|UK\b|U\.K\.|United Kingdom|England|Scotland|Wales|Ireland|Canada|Australia)`)
-	germanRE   = regexp.MustCompile(`\p{Lu}\p{L}+(?:straße|strasse|str\.|weg|platz|allee|gasse|ring) \d{1,4}[a-z]?(?:, \d{5} \p{Lu}\p{L}+(?: (?:am|an der) \p{Lu}\p{L}+)?)?`)
+	germanRE   = regexp.MustCompile(`\p{Lu}\p{L}+(?:straße|strasse|str\.|weg|platz|allee|gasse) \d{1,3}[a-z]?\b(?:, \d{5} \p{Lu}\p{L}+(?: (?:am|an der) \p{Lu}\p{L}+)?)?`)
 )
 
 // shortKinds are written with a full stop.
@@ -293,6 +293,9 @@ func streetEnd(s string, start, end int) (int, bool) {
 	_, sure := restOfAddress(s, last)
 	number := strings.TrimFunc(words[0], isLetter)
 	if year := len(number) == 4 && (number[:2] == "19" || number[:2] == "20"); rare && (len(number) < 3 || year) {
+		number = ""
+	}
+	if rare && named > 2 { // "250 Adventure Pack Fall"
 		number = ""
 	}
 	return last, len(number) >= 2 || sure || !rare && strings.HasPrefix(s[last:], ",")

@@ -94,7 +94,7 @@ func (c *cluster) national(i, n int) phoneKind {
 	for k, g := range c.groups[i : i+n] {
 		lens[k] = g.len()
 		if k > 0 {
-			seps[strings.TrimSpace(g.sep)] = true
+			seps[strings.Trim(g.sep, " ()")] = true
 			if len(g.sep) > 2 || strings.Contains(g.sep, "/") {
 				return notPhone
 			}

@@ -92,8 +92,11 @@ func mod97(s string) bool {
 }
 
 // versionWords stand before numbers with dots that are no addresses.
-var versionWords = regexp.MustCompile(`(?i)(?:\bv|\bver|\bversions?|\brelease|\bbuild|\bfirmware|\bsdk|\brev|\brevision|\bsection|\bsec|\bchapter|\bclause|\bfigure|\boid|\bupgrade[ds]? (?:from|to)|\bupdate[ds]? (?:from|to)|` +
-	`版本|版本号|版|固件|内核|章节|章|节|条款|条|第|升级到|升级至|更新到|更新至|回退到)[ .:：=为是到至#]{0,3}$`)
+var versionWords = regexp.MustCompile(`(?i)(?:\bv|\bver|\bversions?|\brelease|\bbuild|\bfirmware|\bsdk|\brev|\brevision|\bsection|\bsec|\bchapter|\bclause|\bfigure|\boid|\bcuda|\bpython|\bjava|\bnode(?:\.js)?|\bandroid|\bios|\bwindows|\bchrome|\bfirefox|\bnginx|\bmysql|\bredis|\blinux|\bkernel|\bdriver|\bapp|\bupgrade[ds]? (?:from|to)|\bupdate[ds]? (?:from|to)|` +
+	`版本|版本号|版|软件|客户端|固件|内核|章节|章|节|条款|条|第|升级到|升级至|更新到|更新至|回退到)[ .:：=为是到至#]{0,3}$`)
+
+// addressWords tell that four single digits are an address.
+var addressWords = regexp.MustCompile(`(?i)(?:\bip|地址|\bdns\b|\bhost|\bserver|\bping|\bfrom\b|服务器|网关|主机|来自|来源|访问|登录|\baddress|@|//)`)
 
 // versionSuffix stands behind them.
 var versionSuffix = regexp.MustCompile(`^[ ]?(?:版|版本|版的|节|章|小节|条|release\b|build\b|version\b|-(?:rc|beta|alpha|snapshot|release|dev)\b)`)
@@ -102,6 +105,9 @@ var ipv4RE = regexp.MustCompile(`\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}`)
 
 func (d *doc) ips() []Span {
 	var out []Span
+	if strings.Count(d.s, ":") >= 2 {
+		out = append(out, d.ipv6()...)
+	}
 	if strings.Count(d.s, ".") >= 3 {
 		for _, m := range ipv4RE.FindAllStringIndex(d.s, -1) {
 			start, end := d.pos(m[0]), d.pos(m[1])
@@ -116,14 +122,14 @@ func (d *doc) ips() []Span {
 			if versionWords.MatchString(window(d.s[:m[0]], 40)) || versionSuffix.MatchString(d.s[m[1]:min(len(d.s), m[1]+16)]) {
 				continue
 			}
+			if m[1]-m[0] == 7 && !addressWords.MatchString(window(d.s[:m[0]], 40)) { // 2.3.4.5 is a list as often as an address
+				continue
+			}
 			if before == '/' && isAlnum(d.char(start-2)) && !strings.Contains(window(d.s[:m[0]], 8), "//") { // Chrome/12.0.0.1
 				continue
 			}
 			out = append(out, Span{start, end, IP})
 		}
-	}
-	if strings.Count(d.s, ":") >= 2 {
-		out = append(out, d.ipv6()...)
 	}
 	return out
 }

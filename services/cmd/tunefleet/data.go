@@ -18,7 +18,8 @@ import (
 )
 
 func (a *app) dataCommand() *cobra.Command {
-	return group("data", "Look at data before it is trained on", a.dataPIICommand())
+	return group("data", "Look at data before it is trained on", a.dataPreviewCommand(), a.dataStatsCommand(), a.dataValidateCommand(),
+		a.dataPIICommand())
 }
 
 // maxDataLine bounds a line of a file that is read for personal data.

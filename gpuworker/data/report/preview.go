@@ -1,0 +1,118 @@
+package report
+
+import (
+	"strings"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/hftok"
+	"github.com/tunefleet/tunefleet/gpuworker/data/process"
+)
+
+// Piece is a run of tokens that are all trained, or all not.
+type Piece struct {
+	Text    string `json:"text"`
+	Trained bool   `json:"trained"`
+	Tokens  int    `json:"tokens,omitempty"`
+}
+
+// Shown is a row as the model sees it.
+type Shown struct {
+	File   string `json:"file"`
+	Row    int    `json:"row"`
+	Tokens int    `json:"tokens,omitempty"`
+	// Truncated says that the cutoff took some of it.
+	Truncated bool    `json:"truncated"`
+	Pieces    []Piece `json:"pieces"`
+}
+
+// Preview shows the first rows that can be used: after templating when the encoding has a tokenizer, else as plain turns.
+func Preview(s *Set, e Encoding, rows int) ([]Shown, error) {
+	var p, full *process.Processor
+	var tok *hftok.Tokenizer
+	if e.Tokenizer != "" {
+		cutoff := e.Cutoff
+		if cutoff <= 0 {
+			cutoff = whole
+		}
+		var err error
+		if p, tok, err = e.open(cutoff); err != nil {
+			return nil, err
+		}
+		if full, _, err = e.open(whole); err != nil {
+			return nil, err
+		}
+	}
+	var out []Shown
+	for i := range s.Records {
+		if len(out) == rows {
+			break
+		}
+		r := &s.Records[i]
+		if !r.Usable {
+			continue
+		}
+		v := Shown{File: r.File, Row: r.Row}
+		if p == nil {
+			v.Pieces = turns(s, r)
+			out = append(out, v)
+			continue
+		}
+		x, err := encode(p, s, r)
+		if err != nil {
+			return nil, err
+		}
+		all, err := encode(full, s, r)
+		if err != nil {
+			return nil, err
+		}
+		v.Tokens, v.Truncated = len(x.IDs), len(all.IDs) > len(x.IDs)
+		v.Pieces = pieces(tok, x)
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// pieces decodes the runs of a sample.
+func pieces(tok *hftok.Tokenizer, x process.Sample) []Piece {
+	var out []Piece
+	for i := 0; i < len(x.IDs); {
+		j := i
+		trained := x.Labels[i] != process.Ignore
+		for j < len(x.IDs) && (x.Labels[j] != process.Ignore) == trained {
+			j++
+		}
+		out = append(out, Piece{Text: tok.Decode(x.IDs[i:j], false), Trained: trained, Tokens: j - i})
+		i = j
+	}
+	return out
+}
+
+// turns shows a conversation without a template.
+func turns(s *Set, r *Record) []Piece {
+	var out []Piece
+	if s.Pretrain {
+		return []Piece{{Text: r.Plain.Prompt, Trained: true}}
+	}
+	if r.Example.System != "" {
+		out = append(out, Piece{Text: "system: " + r.Example.System + "\n"})
+	}
+	for i, m := range r.Example.Prompt {
+		out = append(out, Piece{Text: string(m.Role) + ": " + m.Content + "\n", Trained: i%2 == 1})
+	}
+	for i, m := range r.Example.Response {
+		out = append(out, Piece{Text: string(m.Role) + ": " + m.Content + "\n", Trained: i == 0})
+	}
+	return out
+}
+
+// Plain marks the trained pieces with brackets, for terminals without colours.
+func (v *Shown) Plain() string {
+	var b strings.Builder
+	for _, p := range v.Pieces {
+		if p.Trained {
+			b.WriteString("⟦" + p.Text + "⟧")
+		} else {
+			b.WriteString(p.Text)
+		}
+	}
+	return b.String()
+}
