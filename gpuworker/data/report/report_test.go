@@ -1,0 +1,146 @@
+package report_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/report"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+const tokenizer = "../../../producer/examples/contract-review/tokenizer"
+
+func write(t *testing.T, name, body string) string {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(p, []byte(body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func load(t *testing.T, c report.Config) *report.Set {
+	t.Helper()
+	s, err := report.Load(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestProblemsNameFileRowAndKey(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, body string
+		config     report.Config
+		want       []string
+	}{
+		{"a.jsonl", `{"instruction":"q","input":"","output":"a"}` + "\n" + `{"instruction":"","output":"a"}` + "\n" + `{"instruction":"q","outputs":"a"}` + "\n" + `{"instruction":7,"output":"a"}` + "\n{broken\n",
+			report.Config{}, []string{"a.jsonl:2: instruction: is empty", `a.jsonl:3: output: is missing (did you mean "outputs"?)`, "a.jsonl:4: instruction: must be text, is 7", "a.jsonl:5: "}},
+		{"s.json", `[{"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]},{"conversations":[{"from":"humen","value":"q"},{"from":"gpt"}]},{"conversations":[]},
+			{"conversations":[{"from":"gpt","value":"a"},{"from":"human","value":"q"}]}]`, report.Config{},
+			[]string{`s.json:2: conversations[0].from: role "humen" is unknown (did you mean "human"?)`, "s.json:2: conversations[1].value: is missing", "s.json:3: conversations: is empty", "s.json:4: conversations: "}},
+		{"o.jsonl", `{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":" "}]}`, report.Config{}, []string{"o.jsonl:1: messages[1].content: the answer is empty"}},
+		{"c.csv", "text,kind\nhello,x\nworld,\n", report.Config{Label: "kind"}, []string{"c.csv:3: kind: is empty"}},
+		{"k.csv", "text,kind\nhello,x\n", report.Config{Label: "kin"}, []string{`k.csv:2: kin: there is no such column (did you mean "kind"?)`}},
+	} {
+		c.config.Path = write(t, c.name, c.body)
+		s := load(t, c.config)
+		if len(s.Problems) != len(c.want) {
+			t.Errorf("%s: %v", c.name, s.Problems)
+			continue
+		}
+		for i, w := range c.want {
+			if got := s.Problems[i].String(); !strings.HasPrefix(got, w) {
+				t.Errorf("%s: problem %d is %q, want %q", c.name, i, got, w)
+			}
+		}
+	}
+	for _, path := range []string{write(t, "e.jsonl", ""), filepath.Join(t.TempDir(), "none.jsonl")} {
+		if _, err := report.Load(context.Background(), report.Config{Path: path}); err == nil {
+			t.Errorf("%s was accepted", path)
+		}
+	}
+}
+
+func TestPreviewMasksPrompts(t *testing.T) {
+	t.Parallel()
+	s := load(t, report.Config{Path: write(t, "a.jsonl", `{"instruction":"question","input":"","output":"answer","history":[["first","reply"]]}`)})
+	for _, e := range []report.Encoding{{}, {Tokenizer: tokenizer, Template: "vicuna", Cutoff: 512}} {
+		shown, err := report.Preview(s, e, 5)
+		if err != nil || len(shown) != 1 {
+			t.Fatalf("%v, %v", shown, err)
+		}
+		trained, rest := "", ""
+		for _, p := range shown[0].Pieces {
+			if p.Trained {
+				trained += p.Text + "|"
+			} else {
+				rest += p.Text
+			}
+		}
+		if !strings.Contains(trained, "reply") || !strings.Contains(trained, "answer") || strings.Contains(trained, "question") || !strings.Contains(rest, "question") || shown[0].Truncated {
+			t.Errorf("trained %q, not %q", trained, rest)
+		}
+	}
+	shown, err := report.Preview(s, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 8}, 1)
+	if err != nil || !shown[0].Truncated || shown[0].Tokens > 8 {
+		t.Errorf("%+v, %v", shown, err)
+	}
+	if _, err := report.Preview(s, report.Encoding{Tokenizer: tokenizer, Template: "vicunya"}, 1); !schemas.IsCode(err, schemas.CodeInvalid) {
+		t.Errorf("an unknown template: %v", err)
+	}
+}
+
+func TestStats(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString("text,kind,ann,bob\n")
+	for i := range 40 {
+		kind := []string{"common", "common", "common", "rare"}[i%4]
+		fmt.Fprintf(&b, "row number %d speaks of matter %d and of nothing else at all,%s,%s,%s\n", i, i*i+1000, kind, kind, kind)
+	}
+	b.WriteString("row number 3 speaks of matter 1009 and of nothing else at all,common,common,rare\n") // the same as row 3, other label
+	b.WriteString("write to a@b.com or call 13800138000,rare,rare,rare\n")
+	s := load(t, report.Config{Path: write(t, "c.csv", b.String()), Label: "kind", Annotators: []string{"ann", "bob"}})
+	held := load(t, report.Config{Path: write(t, "e.txt", "row number 7 speaks of matter 1049 and of nothing else at all\n")})
+	st, err := report.Compute(context.Background(), s, held, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Rows != 42 || st.Usable != 42 || st.Problems != 0 || st.PIIRows != 1 || st.PII["email"] != 1 || st.PII["phone"] != 1 || st.Languages["en"] != 42 || st.Contaminated == 0 {
+		t.Errorf("%+v", st)
+	}
+	if len(st.Classes) != 2 || st.Classes[0] != (report.Class{Label: "common", Rows: 31, Share: 31.0 / 42}) || len(st.Conflicts) != 1 || st.CohenKappa == nil || *st.CohenKappa >= 1 || *st.CohenKappa < 0.9 {
+		t.Errorf("%+v", st)
+	}
+	n := 0
+	for _, h := range st.Tokens.Histogram {
+		n += h.Count
+	}
+	if n != 42 || st.Tokens.Trained >= st.Tokens.Total || st.Tokens.Trained == 0 || st.Tokens.P50 > st.Tokens.P90 || st.Tokens.Max < st.Tokens.P99 || st.Tokens.PackedFill > 1 {
+		t.Errorf("%+v", st.Tokens)
+	}
+	var page bytes.Buffer
+	s.Problems = []report.Problem{{File: "<script>", Row: 1, Key: "k", What: "x"}}
+	shown, err := report.Preview(s, report.Encoding{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := report.WriteHTML(&page, &report.Page{Title: "T & T", Stats: st, Shown: shown, Problems: s.Problems}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"T &amp; T", "&lt;script&gt;:1", "Cohen&#39;s kappa", "common"} {
+		if !strings.Contains(page.String(), want) && !strings.Contains(page.String(), strings.ReplaceAll(want, "&#39;", "'")) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if strings.Contains(page.String(), "<script>") {
+		t.Error("data came into the page as markup")
+	}
+}
