@@ -1,0 +1,197 @@
+package prep_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// alpaca makes rows of LLaMA-Factory's commonest form.
+func alpaca(n int) []byte {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `{"instruction":"question %d","input":"","output":"answer %d"}`+"\n", i, i)
+	}
+	return []byte(b.String())
+}
+
+// factory is a preparation of data sets given by their bytes.
+func factory(t *testing.T, spec schemas.FactorySpec, out []schemas.PrepOutput, sets ...[]byte) *fixture {
+	t.Helper()
+	f := newFixture(t, "unused.jsonl", []byte("{}"), schemas.PrepStage{Outputs: out, Factory: &spec})
+	for i, b := range sets {
+		spec.Train = append(spec.Train, schemas.DataSet{Name: fmt.Sprint("set", i), Data: f.upload(fmt.Sprintf("set%d.jsonl", i), b), Formatting: "alpaca",
+			Columns: map[string]string{"prompt": "instruction", "query": "input", "response": "output"}})
+	}
+	f.spec.Stages[0].Prep.Factory = spec.WithDefaults()
+	return f
+}
+
+func sft(name, split string) schemas.PrepOutput {
+	return schemas.PrepOutput{Name: name, Form: "sft", Split: split, Template: "contract-review", CutoffLen: 64}
+}
+
+func texts(t *testing.T, f *fixture, output string) []string {
+	t.Helper()
+	d, err := data.OpenDataset(t.Context(), f.objects, f.spec, "prep/"+output, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	var out []string
+	for i := range d.Len() {
+		s, err := d.Sequence(t.Context(), i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, fmt.Sprint(s.IDs, s.Labels, s.Docs, s.Open))
+	}
+	return out
+}
+
+// TestPartsMakeTheSameDataAsOne: however many parts there are, sequences and their order are the same, packed ones too.
+func TestPartsMakeTheSameDataAsOne(t *testing.T) {
+	packed := sft("packed", "train")
+	packed.Packing, packed.CutoffLen = true, 40
+	outs := []schemas.PrepOutput{sft("train", "train"), sft("eval", "eval"), packed}
+	want := map[string][]string{}
+	for _, parts := range []int{1, 3, 8} {
+		f := factory(t, schemas.FactorySpec{Stage: "sft", ValSize: 0.2, BatchSize: 7, Workers: 2, Mix: "interleave_over", Probs: []float64{0.3, 0.7}}, outs, alpaca(40), alpaca(25))
+		f.spec.Stages[0].Prep.Parts = parts
+		for p := range parts {
+			if err := f.handle(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, o := range outs {
+			got := texts(t, f, o.Name)
+			if parts == 1 {
+				want[o.Name] = got
+				continue
+			}
+			if strings.Join(got, "\n") != strings.Join(want[o.Name], "\n") {
+				t.Errorf("%d parts: %s has %d sequences, not the %d of one part", parts, o.Name, len(got), len(want[o.Name]))
+			}
+		}
+	}
+	if len(want["train"]) < 40 || len(want["eval"]) < 10 || len(want["packed"]) >= len(want["train"]) {
+		t.Fatalf("%d trained, %d held out, %d packed", len(want["train"]), len(want["eval"]), len(want["packed"]))
+	}
+}
+
+// TestTheOrderOfRows: the first rows of each set, sets one after the other, held out by numpy's permutation.
+func TestTheOrderOfRows(t *testing.T) {
+	f := factory(t, schemas.FactorySpec{Stage: "sft", MaxSamples: 5, ValSize: 0.15}, []schemas.PrepOutput{sft("train", "train"), sft("eval", "eval")}, alpaca(9), alpaca(20))
+	f.spec.Seed = 42
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	plain := factory(t, schemas.FactorySpec{Stage: "sft", MaxSamples: 5}, []schemas.PrepOutput{sft("train", "train")}, alpaca(9), alpaca(20))
+	if err := plain.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	rows, train, eval := texts(t, plain, "train"), texts(t, f, "train"), texts(t, f, "eval")
+	if len(rows) != 10 || rows[0] != rows[5] {
+		t.Fatalf("%d rows", len(rows))
+	}
+	// default_rng(42).permutation(10) is 5 6 0 7 3 2 4 9 1 8.
+	order := []int{5, 6, 0, 7, 3, 2, 4, 9, 1, 8}
+	for i, k := range order {
+		got := append(append([]string{}, eval...), train...)[i]
+		if got != rows[k] {
+			t.Fatalf("row %d is not row %d", i, k)
+		}
+	}
+}
+
+// TestBadRows: a bad row ends the preparation, is left out, or is kept aside with its reason.
+func TestBadRows(t *testing.T) {
+	bad := append(append(alpaca(5), []byte("{\"instruction\":\"x\"\n{\"instruction\":\"twice\",\"instruction\":\"twice\",\"output\":\"x\"}\n")...), alpaca(5)...)
+	f := factory(t, schemas.FactorySpec{Stage: "sft"}, []schemas.PrepOutput{sft("train", "train")}, bad)
+	if err := f.handle(t.Context(), 0); !schemas.IsCode(err, schemas.CodeData) || !strings.Contains(err.Error(), "set0.jsonl:6") {
+		t.Fatalf("fail: %v", err)
+	}
+	for _, policy := range []string{"skip", "quarantine"} {
+		f := factory(t, schemas.FactorySpec{Stage: "sft", OnBadRow: policy}, []schemas.PrepOutput{sft("train", "train")}, bad)
+		if err := f.handle(t.Context(), 0); err != nil {
+			t.Fatalf("%s: %v", policy, err)
+		}
+		r := f.result(0)
+		if r.Counters["bad_rows"] != 2 || r.Counters["train.sequences"] != 10 {
+			t.Fatalf("%s: %v", policy, r.Counters)
+		}
+		kept := ""
+		for _, o := range r.Objects {
+			if o.Name == "train/quarantine" {
+				raw, _, err := f.objects.Get(t.Context(), o.Key, 1<<20)
+				if err != nil {
+					t.Fatal(err)
+				}
+				kept = string(raw)
+			}
+		}
+		if policy == "skip" && kept != "" || policy == "quarantine" && (strings.Count(kept, "\n") != 2 || !strings.Contains(kept, "the key instruction appears twice") || !strings.Contains(kept, "set0.jsonl:6")) {
+			t.Fatalf("%s: kept aside %q", policy, kept)
+		}
+	}
+}
+
+// TestRowsThatCannotBeUsed: odd roles and empty answers are dropped and counted as upstream drops them; a wrong column is named at once.
+func TestRowsThatCannotBeUsed(t *testing.T) {
+	rows := []string{
+		`{"conversations":[{"from":"human","value":"hi"},{"from":"gpt","value":"hello"}]}`,
+		`{"conversations":[{"from":"gpt","value":"hi"},{"from":"human","value":"hello"}]}`,
+		`{"conversations":[{"from":"human","value":"hi"}]}`,
+		`{"conversations":[{"from":"wizard","value":"hi"},{"from":"gpt","value":"hello"}]}`,
+	}
+	set := func(column string) *fixture {
+		f := factory(t, schemas.FactorySpec{Stage: "sft", OnBadRow: "skip"}, []schemas.PrepOutput{sft("train", "train")})
+		f.spec.Stages[0].Prep.Factory.Train = []schemas.DataSet{{Name: "talks", Formatting: "sharegpt", Data: f.upload("talks.json", []byte("["+strings.Join(rows, ",")+"]")),
+			Columns: map[string]string{"messages": column}, Tags: map[string]string{"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}}}
+		return f
+	}
+	f := set("conversations")
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if c := f.result(0).Counters; c["train.sequences"] != 1 || c["train.dropped_rows"] != 3 {
+		t.Fatalf("%v", c)
+	}
+	err := set("conversation").handle(t.Context(), 0)
+	if !schemas.IsCode(err, schemas.CodeData) || !strings.Contains(err.Error(), `has no column "conversation"`) || !strings.Contains(err.Error(), `did you mean "conversations"`) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// TestFactoryIsCached: the same preparation is made once; another setting makes another.
+func TestFactoryIsCached(t *testing.T) {
+	f := factory(t, schemas.FactorySpec{Stage: "sft"}, []schemas.PrepOutput{sft("train", "train")}, alpaca(12))
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	first := f.result(0)
+	f.spec.ID = "r2"
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	f.spec.ID, f.spec.Stages[0].Prep.Factory.MaxSamples = "r3", 3
+	if err := f.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	third := f.result(0)
+	a, err := json.Marshal(first.Objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.spec.ID = "r2"
+	if b, err := json.Marshal(f.result(0).Objects); err != nil || string(a) != string(b) {
+		t.Errorf("%s and %s, %v", a, b, err)
+	}
+	if third.Objects[0].Key == first.Objects[0].Key {
+		t.Error("another number of rows has the same key")
+	}
+}
