@@ -142,6 +142,9 @@ func (b *factoryBuilder) optim(t *schemas.TrainStage) {
 	} else if w > 0 {
 		o.WarmupRatio = w
 	}
+	if o.Schedule == "constant" {
+		o.WarmupSteps, o.WarmupRatio = 0, 0 // transformers' constant schedule has no warmup, whatever the file says
+	}
 	switch {
 	case v.truth("use_galore"):
 		o.Name, o.Options = "galore", &schemas.OptimOptions{Rank: v.whole("galore_rank"), Interval: int64(v.number("galore_update_interval")), Scale: v.number("galore_scale"),

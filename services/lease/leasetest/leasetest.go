@@ -289,11 +289,14 @@ func inventory(t *testing.T, s lease.Store) {
 	a := lease.Worker{Name: "a", Incarnation: "ia", Pool: "cpu", Devices: 1, Started: time.Unix(1, 0).UTC()}
 	b := lease.Worker{Name: "b", Incarnation: "ib", Pool: "cpu"}
 	c := lease.Worker{Name: "c", Incarnation: "ic", Pool: "gpu"}
-	if err := errors.Join(s.Register(t.Context(), a, time.Minute), s.Register(t.Context(), b, short), s.Register(t.Context(), c, time.Minute)); err != nil {
+	if err := errors.Join(s.Register(t.Context(), a, time.Minute), s.Register(t.Context(), b, time.Minute), s.Register(t.Context(), c, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	if ws, err := s.Workers(t.Context(), "cpu"); err != nil || len(ws) != 2 {
 		t.Errorf("%v, %v", ws, err)
+	}
+	if err := s.Register(t.Context(), b, short); err != nil { // the shorter life replaces the longer one
+		t.Fatal(err)
 	}
 	eventually(t, "worker b's end", func() bool {
 		ws, err := s.Workers(t.Context(), "cpu")
