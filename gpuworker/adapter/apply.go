@@ -155,7 +155,7 @@ func (a *Adapters) Initial(ctx context.Context, p *nn.Param, start int64, dst []
 		return false, nil
 	}
 	if p.Role != autograd.RolePacked {
-		base = a.seen(base)
+		base = a.Seen(base)
 	}
 	if err := f(ctx, start, dst, base); err != nil {
 		return true, fmt.Errorf("cannot compute the initial value of %s: %w", p.Name, err)

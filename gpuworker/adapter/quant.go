@@ -142,8 +142,8 @@ func (a *Adapters) newPacked(l *nn.Linear, shared *lastQuantized) *packed {
 	return p
 }
 
-// seen reads the base as the model sees it: what packed matrices expand to.
-func (a *Adapters) seen(base Reader) Reader {
+// Seen reads the base as the model sees it: what packed matrices expand to.
+func (a *Adapters) Seen(base Reader) Reader {
 	if len(a.packed) == 0 {
 		return base
 	}

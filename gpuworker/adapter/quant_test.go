@@ -1,10 +1,13 @@
 package adapter_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+	"github.com/tunefleet/tunefleet/kernels"
 )
 
 // llama2 is Llama-2-7B's configuration.
@@ -45,6 +48,60 @@ func TestPackedMemoryOfLlama2(t *testing.T) {
 		}
 		if words*4 != packed+4*rest {
 			t.Errorf("%+v: units hold %d bytes, %d are accounted for", c.quant, words*4, packed+4*rest)
+		}
+	}
+}
+
+// A model over a packed base computes what one computes whose weights are the values that the packed ones stand for.
+func TestPackedBaseIsTheExpandedOne(t *testing.T) {
+	t.Parallel()
+	for _, q := range []adapter.QuantConfig{{Type: adapter.NF4, Double: true}, {Type: adapter.NF4}, {Type: adapter.Int8}} {
+		for _, c := range []adapter.Config{{Rank: 3, Alpha: 5, Targets: []string{"q_proj", "down_proj"}}, {Rank: 3, Alpha: 5, DoRA: true},
+			{Kind: adapter.KindOFT, OFT: adapter.OFTConfig{BlockSize: 4}, Targets: []string{"v_proj"}}} {
+			plain := c
+			c.Quant = q
+			few, full := newRig(t, tinyLlama, &c), newRig(t, tinyLlama, &plain)
+			before := full.logits()
+			for i, p := range few.base {
+				v := make([]float32, p.Len())
+				if err := few.a.Seen(few.original())(t.Context(), p, 0, v); err != nil {
+					t.Fatal(err)
+				}
+				if err := kernels.Upload(full.q, full.base[i].Data.Reshape(p.Len()), v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i, p := range few.a.Params() {
+				v, err := nn.Read(few.q, p.Data)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := kernels.Upload(full.q, full.a.Params()[i].Data.Reshape(p.Len()), v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, want := few.logits(), full.logits()
+			if !slices.Equal(got, want) {
+				t.Errorf("%+v: logits differ from those of the expanded base", c)
+			}
+			if slices.Equal(got, before) {
+				t.Errorf("%+v: packing changed nothing", c)
+			}
+			few.backward()
+			full.backward()
+			for i, p := range few.a.Params() {
+				g, err := nn.Read(few.q, p.Grad)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w, err := nn.Read(full.q, full.a.Params()[i].Grad)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(g, w) {
+					t.Errorf("%+v: the gradient of %s differs from that over the expanded base", c, p.Name)
+				}
+			}
 		}
 	}
 }
