@@ -209,7 +209,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine})
+	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine, Compute: computeType(s.stage.DType)})
 	if err := s.openReference(ctx, rec, src, k); err != nil {
 		return err
 	}
@@ -217,6 +217,14 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		return err
 	}
 	return s.queue.Sync()
+}
+
+// computeType is the element type of activations that a spec names.
+func computeType(dtype string) kernels.DType {
+	if dtype == "bf16" {
+		return kernels.BF16
+	}
+	return kernels.F32
 }
 
 // resolveSharding turns "auto" into a mode and says why.

@@ -108,6 +108,6 @@ func (s *session) openReference(ctx context.Context, rec *Recipe, src *source, k
 	s.reference = r
 	fill := src.filler(src.readers[len(src.readers)-1], nil, nil)
 	err = r.engine.Load(ctx, fill.fill)
-	r.tape = autograd.New(s.memory, autograd.Config{Hooks: r.engine})
+	r.tape = autograd.New(s.memory, autograd.Config{Hooks: r.engine, Compute: computeType(s.stage.DType)})
 	return err
 }

@@ -63,9 +63,13 @@ func (f *fleet) losses() []float64 {
 }
 
 func TestTrainingLearnsAndDoesNotDependOnTheWorld(t *testing.T) {
-	for _, method := range []string{"full", "lora", "freeze"} {
-		t.Run(method, func(t *testing.T) {
+	for _, name := range []string{"full", "lora", "freeze", "full in bf16", "lora in bf16"} {
+		t.Run(name, func(t *testing.T) {
+			method, half := strings.CutSuffix(name, " in bf16")
 			stage := toyStage("train", method)
+			if half {
+				stage.Train.DType = "bf16"
+			}
 			if method == "freeze" {
 				stage.Train.FreezeLayers = 2
 			}

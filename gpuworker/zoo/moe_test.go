@@ -11,6 +11,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/ops"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+	"github.com/tunefleet/tunefleet/kernels"
 )
 
 const moeConfig = `{"architectures":["MixtralForCausalLM"],"hidden_size":30,"intermediate_size":14,"num_hidden_layers":3,"num_attention_heads":3,
@@ -102,5 +103,36 @@ func TestRouterLossInCheckpointedBlocks(t *testing.T) {
 	// With uniform routing the loss is k; it is least there.
 	if v, err := b.Balance.Value(r.tape); err != nil || v < 1.9 || v > 5 {
 		t.Errorf("load-balancing loss %v of 2 of 5 experts: %v", v, err)
+	}
+}
+
+// TestBF16: a pass in bf16 gives the same bits with and without checkpoints, and gradients near those in f32.
+func TestBF16(t *testing.T) {
+	b := leaf(5, 2, 9)
+	for name, rig := range map[string]func(cfg autograd.Config) *rig{
+		"experts": func(cfg autograd.Config) *rig { return moeRig(t, cfg, nil) },
+		"tied":    func(cfg autograd.Config) *rig { return newRig(t, true, cfg, nil) },
+		"untied":  func(cfg autograd.Config) *rig { return newRig(t, false, cfg, nil) },
+	} {
+		want, exact := rig(autograd.Config{}).step(t, b)
+		loss, grads := rig(autograd.Config{Compute: kernels.BF16}).step(t, b)
+		again, ckpt := rig(autograd.Config{Compute: kernels.BF16, Checkpoint: true}).step(t, b)
+		if loss != again {
+			t.Errorf("%s: loss %v, checkpointed %v", name, loss, again)
+		}
+		sameGrads(t, name+" checkpointed", grads, ckpt)
+		if math.Abs(loss-want) > 1e-2*want {
+			t.Errorf("%s: loss %v, in f32 %v", name, loss, want)
+		}
+		var d, n float64
+		for key := range exact {
+			for i, w := range exact[key] {
+				d += math.Pow(float64(w-grads[key][i]), 2)
+				n += float64(w) * float64(w)
+			}
+		}
+		if !(math.Sqrt(d) < 0.1*math.Sqrt(n)) || d == 0 {
+			t.Errorf("%s: gradients differ by %g of %g", name, math.Sqrt(d), math.Sqrt(n))
+		}
 	}
 }

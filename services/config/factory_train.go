@@ -27,6 +27,9 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	t := &schemas.TrainStage{Objective: v.text("stage"), Data: "prep/train", Model: schemas.ModelSpec{Base: b.base}, Epochs: v.number("num_train_epochs"),
 		Steps: max(0, int64(v.number("max_steps"))), MicroBatch: v.whole("per_device_train_batch_size"), Leaves: v.whole("gradient_accumulation_steps") * world.Nominal,
 		DType: "fp32", Sharding: v.text("sharding"), Reduction: "canonical", World: world, EvalBatch: v.whole("per_device_eval_batch_size"), EvalReduce: "batches"}
+	if v.truth("bf16") {
+		t.DType = "bf16"
+	}
 	t.World.Max = min(t.World.Max, t.Leaves)
 	t.Order = &schemas.SampleOrder{Kind: "torch", Seed: uint64(v.number("seed")), Deal: world.Nominal, DropLast: v.truth("dataloader_drop_last")}
 	if v.given("data_seed") {

@@ -165,9 +165,7 @@ func (g *guideFile) refuse() error {
 	case g.Training.FP16 && g.Training.BF16:
 		return schemas.Errorf(schemas.CodeUsage, "fp16, bf16", "choose one of them")
 	case g.Training.FP16:
-		return no("fp16", "training in fp16", "leave it out: training runs in fp32")
-	case g.Training.BF16:
-		return no("bf16", "training in bf16", "leave it out: training runs in fp32")
+		return no("fp16", "training in fp16", "use bf16, or leave it out for fp32")
 	}
 	switch g.ReportTo {
 	case "none", "otlp":
@@ -314,6 +312,9 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 		CommitEvery: t.SaveSteps, World: schemas.World{Min: 1, Max: min(g.NumWorkers, b.leaves), Nominal: b.nominal},
 		Optim: schemas.OptimSpec{Name: "adamw", LR: t.LearningRate, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: t.WeightDecay,
 			MaxGradNorm: t.MaxGradNorm, Schedule: t.Schedule, WarmupSteps: t.WarmupSteps, WarmupRatio: t.WarmupRatio},
+	}
+	if t.BF16 {
+		train.DType = "bf16"
 	}
 	formats := []string{"merged"}
 	switch {
