@@ -26,6 +26,8 @@ type Batch struct {
 	// Balance, when not nil, is where a model with experts puts its routers' load-balancing loss; its Scale says with what weight
 	// Backward differentiates it. Models without experts leave it alone.
 	Balance *ops.RouterLoss
+	// EmbedNoise, when not nil, gives what is added to the embeddings, [tokens, width] flat (NEFTune).
+	EmbedNoise func(width int) []float32
 	// Temperature, when positive, divides the logits of TokenLogProbs and HiddenLogProbs. Models with a softcap do not take it.
 	Temperature float32
 	// Extra, when not nil, adds label smoothing and z-loss to the loss that LogProbs differentiates.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // Sequence is one row of token data.
@@ -30,4 +31,31 @@ func openDataset(ctx context.Context, t *consume.Task, ref string) (Dataset, err
 		return nil, err
 	}
 	return d, nil
+}
+
+// planLengths makes the plan follow the samples' lengths where the stage's features ask for it.
+func (s *session) planLengths() error {
+	f := s.stage.Features
+	if f == nil || f.MaxTokens == 0 && !f.GroupByLength {
+		return nil
+	}
+	d, ok := s.data.(interface{ Length(i int) int })
+	if !ok {
+		return schemas.Errorf(schemas.CodeUnsupported, "features", "these data do not tell the lengths of their sequences")
+	}
+	g := groupOf(s.data)
+	length := func(sample int) int {
+		n := 0
+		for k := range g {
+			n += d.Length(sample*g + k)
+		}
+		return n
+	}
+	if f.GroupByLength {
+		s.plan.GroupByLength(length)
+	}
+	if f.MaxTokens > 0 {
+		return s.plan.FillTokens(f.MaxTokens, length, s.stage.Epochs, s.stage.Steps)
+	}
+	return nil
 }

@@ -46,9 +46,8 @@ func unsupported(t *schemas.TrainStage) error {
 		}
 	}
 	if f := t.Features; f != nil {
-		no(f.NEFTune > 0, "features.neftune")
-		no(f.MaxTokens > 0, "features.max_tokens")
-		no(f.GroupByLength, "features.group_by_length")
+		no(f.NEFTune > 0 && (t.Objective == "ppo" || t.Objective == "grpo"), "features.neftune with "+t.Objective)
+		no(f.MaxTokens > 0 && t.Order != nil, "features.max_tokens with a given order")
 	}
 	return errors.Join(errs...)
 }

@@ -221,14 +221,14 @@ func (g *rlGoal) draw(ctx context.Context, step int64, leaf int) (d drawn, err e
 	s := g.s
 	var prompts [][]int32
 	var ids []int64
-	for k, i := range s.plan.Leaf(step, leaf) {
+	for _, i := range s.plan.Leaf(step, leaf) {
 		q, err := s.data.Sequence(ctx, int(i)*groupOf(s.data))
 		if err != nil {
 			return d, err
 		}
 		for c := range g.group() {
 			prompts = append(prompts, prompt(q))
-			ids = append(ids, int64((leaf*s.stage.MicroBatch+k)*g.group()+c))
+			ids = append(ids, int64(i)*int64(g.group())+int64(c))
 		}
 	}
 	for _, p := range prompts {

@@ -136,6 +136,9 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len()/groupOf(s.data), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps, s.stage.Order); err != nil {
 		return schemas.Errorf(schemas.CodeData, s.stage.Data, "%v", err)
 	}
+	if err := s.planLengths(); err != nil {
+		return err
+	}
 	if s.goal, err = s.newGoal(o.Reward); err != nil {
 		return err
 	}

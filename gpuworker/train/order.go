@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyrand"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -50,8 +51,16 @@ type Planner struct {
 	batches         int // micro-batches of an epoch
 	perEpoch, total int64
 
+	// length, when not nil, is the number of tokens of a sample; byLength groups samples by it, maxTokens fills leaves by it.
+	length    func(sample int) int
+	byLength  bool
+	maxTokens int
+	// firsts[e] is the first step of epoch e, where epochs differ in their steps.
+	firsts []int64
+
 	epoch   int64
 	current []int32
+	bounds  []int // where each leaf of the epoch begins in current, and the end
 }
 
 // NewPlanner plans steps over samples: micro sequences a leaf, leaves a step. As in transformers' Trainer an epoch has
@@ -88,6 +97,102 @@ func NewPlanner(seed uint64, samples, micro, leaves int, epochs float64, steps i
 	return p, nil
 }
 
+// GroupByLength makes samples of like length meet in a step, as transformers' LengthGroupedSampler does: the epoch's order is cut into
+// stretches of up to 50 global batches, each is sorted by length, longest first, and the longest sample of all comes first.
+func (p *Planner) GroupByLength(length func(sample int) int) {
+	p.length, p.byLength = length, true
+}
+
+// FillTokens makes leaves of as many samples, in the epoch's order, as have at most limit tokens together (at least one), in place of a
+// fixed number. Epochs may differ in their number of steps; the plan's total is counted anew.
+func (p *Planner) FillTokens(limit int, length func(sample int) int, epochs float64, steps int64) error {
+	if limit < 1 {
+		return fmt.Errorf("cannot plan leaves of at most %d tokens", limit)
+	}
+	p.length, p.maxTokens = length, limit
+	p.firsts, p.epoch = []int64{0}, -1
+	whole := int(epochs)
+	for e := range whole {
+		p.stepsUntil(int64(e) + 1)
+	}
+	p.perEpoch = p.stepsUntil(1)
+	p.total = p.stepsUntil(int64(whole))
+	if rest := epochs - float64(whole); rest > 0 {
+		p.total += int64(math.Ceil(rest * float64(p.stepsUntil(int64(whole)+1)-p.total)))
+	}
+	if steps > 0 {
+		p.total = steps
+	}
+	if p.total < 1 {
+		return fmt.Errorf("cannot plan steps: %g epochs of %d steps are none", epochs, p.perEpoch)
+	}
+	return nil
+}
+
+// stepsUntil is the first step of an epoch, where epochs differ.
+func (p *Planner) stepsUntil(epoch int64) int64 {
+	for int64(len(p.firsts)) <= epoch {
+		e := int64(len(p.firsts)) - 1
+		p.load(e)
+		leaves := len(p.bounds) - 1
+		p.firsts = append(p.firsts, p.firsts[e]+int64((leaves+p.leaves-1)/p.leaves))
+	}
+	return p.firsts[epoch]
+}
+
+// locate is the epoch of a step and its place there.
+func (p *Planner) locate(step int64) (epoch int64, at int) {
+	if p.maxTokens == 0 {
+		return step / p.perEpoch, int(step % p.perEpoch)
+	}
+	for p.stepsUntil(epoch+1) <= step {
+		epoch++
+	}
+	return epoch, int(step - p.firsts[epoch])
+}
+
+// load computes order and leaves of an epoch.
+func (p *Planner) load(epoch int64) {
+	if epoch == p.epoch {
+		return
+	}
+	p.current, p.epoch, p.bounds = p.epochOrder(epoch), epoch, p.bounds[:0]
+	if p.byLength {
+		p.current = groupByLength(p.current, p.micro*p.leaves, p.length)
+	}
+	for at := 0; at < len(p.current); {
+		p.bounds = append(p.bounds, at)
+		n := min(p.micro, len(p.current)-at)
+		if p.maxTokens > 0 {
+			n = 1
+			for sum := p.length(int(p.current[at])); at+n < len(p.current); n++ {
+				if sum += p.length(int(p.current[at+n])); sum > p.maxTokens {
+					break
+				}
+			}
+		}
+		at += n
+	}
+	p.bounds = append(p.bounds, len(p.current))
+}
+
+// groupByLength reorders samples; see GroupByLength.
+func groupByLength(order []int32, batch int, length func(int) int) []int32 {
+	multiple := min(len(order)/(batch*4), 50)
+	size := max(1, multiple) * batch
+	out := slices.Clone(order)
+	longest := 0
+	for at := 0; at < len(out); at += size {
+		mega := out[at:min(at+size, len(out))]
+		slices.SortStableFunc(mega, func(a, b int32) int { return length(int(b)) - length(int(a)) })
+		if length(int(mega[0])) > length(int(out[longest])) {
+			longest = at
+		}
+	}
+	out[0], out[longest] = out[longest], out[0]
+	return out
+}
+
 // Total is the number of steps of the stage, PerEpoch that of one epoch.
 func (p *Planner) Total() int64 { return p.total }
 
@@ -98,6 +203,10 @@ func (p *Planner) PerEpoch() int64 { return p.perEpoch }
 func (p *Planner) Epoch(steps int64) float64 {
 	if steps < 1 {
 		return 0
+	}
+	if p.maxTokens > 0 {
+		epoch, at := p.locate(steps - 1)
+		return float64(epoch) + float64(at+1)/float64(p.stepsUntil(epoch+1)-p.firsts[epoch])
 	}
 	epoch, at := (steps-1)/p.perEpoch, (steps-1)%p.perEpoch+1
 	return float64(epoch) + float64(min(int(at)*p.leaves, p.batches))/float64(p.batches)
@@ -148,26 +257,25 @@ func evalOrder(n, micro int, order *schemas.SampleOrder) []int32 {
 	return out
 }
 
-// batch is the samples of a step, counted from 0.
-func (p *Planner) batch(step int64) []int32 {
-	epoch, at := step/p.perEpoch, int(step%p.perEpoch)
-	if epoch != p.epoch {
-		p.current, p.epoch = p.epochOrder(epoch), epoch
-	}
-	lo := at * p.micro * p.leaves
-	return p.current[lo:min(lo+p.micro*p.leaves, len(p.current))]
+// leafBounds are the bounds of a step's leaves within the epoch's order.
+func (p *Planner) leafBounds(step int64) []int {
+	epoch, at := p.locate(step)
+	p.load(epoch)
+	lo := min(at*p.leaves, len(p.bounds)-1)
+	return p.bounds[lo:min(lo+p.leaves+1, len(p.bounds))]
 }
 
 // Leaves is the number of leaves of a step that have samples.
-func (p *Planner) Leaves(step int64) int {
-	return (len(p.batch(step)) + p.micro - 1) / p.micro
-}
+func (p *Planner) Leaves(step int64) int { return len(p.leafBounds(step)) - 1 }
 
 // Leaf lists the samples of a leaf. The slice is valid until another epoch is asked for.
 func (p *Planner) Leaf(step int64, leaf int) []int32 {
-	b := p.batch(step)
-	return b[leaf*p.micro : min((leaf+1)*p.micro, len(b))]
+	b := p.leafBounds(step)
+	return p.current[b[leaf]:b[leaf+1]]
 }
 
 // Step lists all samples of a step.
-func (p *Planner) Step(step int64) []int32 { return p.batch(step) }
+func (p *Planner) Step(step int64) []int32 {
+	b := p.leafBounds(step)
+	return p.current[b[0]:b[len(b)-1]]
+}

@@ -174,7 +174,11 @@ func (s *session) runLeaf(ctx context.Context, step int64, micro, leaves int) (l
 func (s *session) trainLeaf(ctx context.Context, samples []int32) (*nn.Batch, error) {
 	b, err := s.leaf(ctx, s.data, samples)
 	if err == nil {
-		s.tape.SetNoise(&autograd.Noise{Seed: s.t.Spec.Seed, Step: s.step, IDs: tokenIDs(b, s.seqs, samples)})
+		ids := tokenIDs(b, s.seqs, samples)
+		s.tape.SetNoise(&autograd.Noise{Seed: s.t.Spec.Seed, Step: s.step, IDs: ids})
+		if f := s.stage.Features; f != nil && f.NEFTune > 0 {
+			b.EmbedNoise = neftune(b, f.NEFTune, s.t.Spec.Seed, s.step, ids)
+		}
 	}
 	return b, err
 }

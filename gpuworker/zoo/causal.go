@@ -235,6 +235,12 @@ func (m *causal) embedding(t *autograd.Tape, b *nn.Batch, start int) autograd.Va
 		t.Release(x)
 		x = y
 	}
+	if b.EmbedNoise != nil && t.OK() {
+		n, width := int64(len(b.IDs)), t.Data(x).Dim[1]
+		noise := t.Const(t.Floats(b.EmbedNoise(int(width)), n, width))
+		step(ops.Add(t, x, noise, 1))
+		t.Release(noise)
+	}
 	if m.projectIn != nil {
 		step(m.projectIn.Forward(t, x))
 	}
