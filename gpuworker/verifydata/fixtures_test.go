@@ -70,6 +70,8 @@ func TestStrippedInputs(t *testing.T) {
 		"sft/packed.jsonl":                          {"input_ids", "labels", "attention_mask", "position_ids", "packing_params"},
 		"sft/examples.jsonl":                        {"aligned", "error"},
 		"kto/kto.jsonl":                             {"input_ids", "labels", "kl_input_ids", "kl_labels", "kto_tags"},
+		"chat_templates/jinja_features.jsonl":       {"rendered"},
+		"chat_templates/rendered.jsonl":             {"rendered"},
 	} {
 		in, emit := t.TempDir(), t.TempDir()
 		copyInputs(t, dir, in, filepath.Dir(file))

@@ -60,5 +60,5 @@ type Case struct {
 
 // suites lists what this build can compute. The first that matches a file computes it.
 func suites() []Suite {
-	return append([]Suite{tokenizerSuite(), templateSuite(), processorSuite(), jinjaSuite()}, metricsSuites()...)
+	return append([]Suite{tokenizerSuite(), templateSuite(), processorSuite(), jinjaSuite(), goldenSuite()}, metricsSuites()...)
 }
