@@ -177,6 +177,13 @@ func (r *rig) backward() {
 	}
 }
 
+func (r *rig) set(p *nn.Param, v []float32) {
+	r.t.Helper()
+	if err := kernels.Upload(r.q, p.Data.Reshape(p.Len()), v); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func openRoot(t *testing.T, dir string) *os.Root {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
