@@ -13,6 +13,9 @@ import "time"
 //	GET  /v1/runs/{tenant}/{id}/stages/{stage}      StageView
 //	GET  /v1/runs/{tenant}/{id}/outputs             OutputList
 //	GET  /v1/runs/{tenant}/{id}/outputs/{path...}   the file's bytes
+//	GET  /v1/runs/{tenant}/{id}/checkpoints         CheckpointList
+//	POST /v1/runs/{tenant}/{id}/checkpoints/verify|gc?dry=  CheckpointList
+//	PUT|DELETE /v1/runs/{tenant}/{id}/checkpoints/{name}/pin  204
 //	GET  /v1/workers?pool=                          WorkerList
 //	GET  /v1/pools                                  PoolList
 //	GET|PUT /v1/pools/{pool}/policy                 Policy (ETag, If-Match)
@@ -90,6 +93,31 @@ type RunFilter struct {
 // OutputList lists the files of a run's outputs; Name is the path below the run's output folder.
 type OutputList struct {
 	Outputs []Object `json:"outputs"`
+}
+
+// CheckpointView is one checkpoint of a run.
+type CheckpointView struct {
+	// Name is "<step>-<generation>".
+	Name       string    `json:"name"`
+	Stage      string    `json:"stage"`
+	Step       int64     `json:"step"`
+	Generation uint64    `json:"generation"`
+	World      int       `json:"world"`
+	Parts      int       `json:"parts"`
+	Bytes      int64     `json:"bytes"`
+	Created    time.Time `json:"created"`
+	// Role is "head", "previous", "final", "pinned" or "" (kept by nothing but time); Pruned says that parts are gone.
+	Role   string `json:"role,omitempty"`
+	Pruned bool   `json:"pruned,omitempty"`
+	// Verified is set by a verification: "ok", or what is wrong.
+	Verified string `json:"verified,omitempty"`
+}
+
+// CheckpointList lists a run's checkpoints, oldest first; Dropped is what a collection has deleted, or would.
+type CheckpointList struct {
+	Checkpoints  []CheckpointView `json:"checkpoints,omitempty"`
+	Dropped      int              `json:"dropped,omitempty"`
+	DroppedBytes int64            `json:"dropped_bytes,omitempty"`
 }
 
 // WorkerView is one worker of the inventory.

@@ -48,7 +48,7 @@ func start(t *testing.T) *bench {
 	log := slog.New(slog.DiscardHandler)
 	service := control.NewService(objects, live, nil, log)
 	s, err := api.New(api.Config{Token: token, Poll: 20 * time.Millisecond, Heartbeat: 50 * time.Millisecond, MaxInputBytes: 1 << 20, Spool: t.TempDir(), Version: "test"},
-		api.Services{Runs: service, Fleet: service, Operator: service, Objects: objects, Live: live, Logger: log})
+		api.Services{Runs: service, Fleet: service, Operator: service, Checkpoints: service, Objects: objects, Live: live, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

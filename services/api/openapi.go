@@ -28,6 +28,11 @@ func routes() []route {
 		{"get", "/v1/runs/{tenant}/{id}/stages/{stage}", "One stage with its result or newest commit", nil, "", "StageView"},
 		{"get", "/v1/runs/{tenant}/{id}/outputs", "Files of the run's outputs", nil, "", "OutputList"},
 		{"get", "/v1/runs/{tenant}/{id}/outputs/{path}", "One output file", nil, "", ""},
+		{"get", "/v1/runs/{tenant}/{id}/checkpoints", "The run's checkpoints, oldest first", nil, "", "CheckpointList"},
+		{"post", "/v1/runs/{tenant}/{id}/checkpoints/verify", "Read every part and compare it with its manifest", nil, "", "CheckpointList"},
+		{"post", "/v1/runs/{tenant}/{id}/checkpoints/gc", "Delete parts that nothing needs; dry=true counts them", []string{"dry"}, "", "CheckpointList"},
+		{"put", "/v1/runs/{tenant}/{id}/checkpoints/{name}/pin", "Keep a checkpoint for good", nil, "", ""},
+		{"delete", "/v1/runs/{tenant}/{id}/checkpoints/{name}/pin", "Keep it no longer", nil, "", ""},
 		{"put", "/v1/inputs/{tenant}/{sha256}", "Upload an input file under its SHA-256", nil, "", "File"},
 		{"get", "/v1/workers", "Live workers", []string{"pool"}, "", "WorkerList"},
 		{"get", "/v1/pools", "What control decided last for each pool", nil, "", "PoolList"},
@@ -44,7 +49,7 @@ func Description(version string) map[string]any {
 	reflector := jsonschema.Reflector{Anonymous: true, ExpandedStruct: false}
 	defs := map[string]any{}
 	for _, v := range []any{&schemas.RunSpec{}, &schemas.SubmitReply{}, &schemas.RunView{}, &schemas.RunList{}, &schemas.Event{}, &schemas.OutputList{}, &schemas.StageView{},
-		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.APIError{}, &schemas.Policy{}, &schemas.DeadLetterList{}} {
+		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.APIError{}, &schemas.Policy{}, &schemas.DeadLetterList{}, &schemas.CheckpointList{}} {
 		for name, d := range reflector.Reflect(v).Definitions {
 			defs[name] = d
 		}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -87,6 +88,61 @@ func (s *Server) dropDeadLetter(w http.ResponseWriter, r *http.Request) {
 	tenant, run, err := pathNames(r)
 	if err == nil {
 		err = s.operate.DropDeadLetter(r.Context(), tenant, run)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) checkpoints(w http.ResponseWriter, r *http.Request) { s.listCheckpoints(w, r, false) }
+
+func (s *Server) listCheckpoints(w http.ResponseWriter, r *http.Request, verify bool) {
+	tenant, run, err := pathNames(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	list, err := s.ckpt.Checkpoints(r.Context(), tenant, run, verify)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.reply(w, r, http.StatusOK, list)
+}
+
+// checkpointAction verifies or collects; ?dry=true only counts what a collection would delete.
+func (s *Server) checkpointAction(w http.ResponseWriter, r *http.Request) {
+	switch r.PathValue("action") {
+	case "verify":
+		s.listCheckpoints(w, r, true)
+	case "gc":
+		tenant, run, err := pathNames(r)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		dry, err := strconv.ParseBool(cmp.Or(r.URL.Query().Get("dry"), "false"))
+		if err != nil {
+			s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "dry", "%q is not true or false", r.URL.Query().Get("dry")))
+			return
+		}
+		list, err := s.ckpt.CollectCheckpoints(r.Context(), tenant, run, dry)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		s.reply(w, r, http.StatusOK, list)
+	default:
+		s.fail(w, r, schemas.Errorf(schemas.CodeNotFound, r.URL.Path, "no such action: checkpoints can be verified (verify) and collected (gc)"))
+	}
+}
+
+func (s *Server) pin(w http.ResponseWriter, r *http.Request) {
+	tenant, run, err := pathNames(r)
+	if err == nil {
+		err = s.ckpt.PinCheckpoint(r.Context(), tenant, run, r.PathValue("name"), r.Method == http.MethodPut)
 	}
 	if err != nil {
 		s.fail(w, r, err)

@@ -54,12 +54,24 @@ type Operator interface {
 	DropDeadLetter(ctx context.Context, tenant, run string) error
 }
 
+// Checkpoints is what the API does with a run's checkpoints; control.Service implements it.
+type Checkpoints interface {
+	// Checkpoints lists them, oldest first; with verify their parts are read and compared.
+	Checkpoints(ctx context.Context, tenant, run string, verify bool) (*schemas.CheckpointList, error)
+	// CollectCheckpoints deletes parts that nothing needs; with dry it counts them.
+	CollectCheckpoints(ctx context.Context, tenant, run string, dry bool) (*schemas.CheckpointList, error)
+	// PinCheckpoint keeps one for good, or no longer.
+	PinCheckpoint(ctx context.Context, tenant, run, name string, pin bool) error
+}
+
 // Services are the parts behind the API.
 type Services struct {
 	Runs     Runs
 	Fleet    Fleet
 	Operator Operator
-	Objects  store.Objects
+	// Checkpoints may be nil: the routes are then missing, as those of Operator.
+	Checkpoints Checkpoints
+	Objects     store.Objects
 	// Live is the tail of events.
 	Live   lease.Progress
 	Logger *slog.Logger
@@ -119,6 +131,7 @@ type Server struct {
 	runs    Runs
 	fleet   Fleet
 	operate Operator
+	ckpt    Checkpoints
 	objects store.Objects
 	live    lease.Progress
 	log     *slog.Logger
@@ -135,7 +148,7 @@ func New(cfg Config, sv Services) (*Server, error) {
 	if sv.Logger == nil {
 		sv.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, operate: sv.Operator, objects: sv.Objects, live: sv.Live, log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token))}
+	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, operate: sv.Operator, ckpt: sv.Checkpoints, objects: sv.Objects, live: sv.Live, log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token))}
 	web, err := fs.Sub(webFiles, "web")
 	if err != nil {
 		return nil, err
@@ -162,6 +175,12 @@ func New(cfg Config, sv Services) (*Server, error) {
 		v1.HandleFunc("GET /v1/dlq", s.deadLetters)
 		v1.HandleFunc("POST /v1/dlq/{tenant}/{id}/retry", s.retryDeadLetter)
 		v1.HandleFunc("DELETE /v1/dlq/{tenant}/{id}", s.dropDeadLetter)
+	}
+	if s.ckpt != nil {
+		v1.HandleFunc("GET /v1/runs/{tenant}/{id}/checkpoints", s.checkpoints)
+		v1.HandleFunc("POST /v1/runs/{tenant}/{id}/checkpoints/{action}", s.checkpointAction)
+		v1.HandleFunc("PUT /v1/runs/{tenant}/{id}/checkpoints/{name}/pin", s.pin)
+		v1.HandleFunc("DELETE /v1/runs/{tenant}/{id}/checkpoints/{name}/pin", s.pin)
 	}
 	v1.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, schemas.Errorf(schemas.CodeNotFound, r.URL.Path, "no such route: %s %s", r.Method, r.URL.Path))

@@ -291,3 +291,35 @@ func (p *pool) close(ctx context.Context, r *openRun, a Action) error {
 	_ = p.c.work.Poke(ctx, a.Tenant, a.Run) // a hint
 	return nil
 }
+
+// prune deletes superseded checkpoints of the run that has waited longest for it, one run at a time, beside the scheduling.
+func (p *pool) prune(ctx context.Context) {
+	now := p.c.clock()
+	var next *openRun
+	for _, r := range p.runs {
+		if r.head == nil || r.head.Manifest == nil || r.head.Previous == nil || r.pruned == r.head.Manifest.Key || r.prunedAt > 0 && now-r.prunedAt < p.c.cfg.PruneEvery {
+			continue
+		}
+		if next == nil || r.prunedAt < next.prunedAt {
+			next = r
+		}
+	}
+	if next == nil {
+		return
+	}
+	select {
+	case p.pruning <- struct{}{}:
+	default:
+		return
+	}
+	head := *next.head
+	next.pruned, next.prunedAt = head.Manifest.Key, max(now, 1)
+	go func() {
+		defer func() { <-p.pruning }()
+		if dropped, err := checkpoint.Prune(ctx, p.c.objects, &head); err != nil && ctx.Err() == nil {
+			p.c.log.Warn("cannot prune checkpoints", "run", head.Run, "error", err)
+		} else if len(dropped) > 0 {
+			p.c.log.Debug("checkpoints pruned", "run", head.Run, "parts", len(dropped))
+		}
+	}()
+}

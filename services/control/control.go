@@ -35,6 +35,8 @@ type Config struct {
 	LedgerTTL time.Duration
 	// EnsureEvery is how often streams and consumers are checked (default 10 s).
 	EnsureEvery time.Duration
+	// PruneEvery is the least time between two prunings of a training run's checkpoints (default 1 minute).
+	PruneEvery time.Duration
 	// SweepEvery is how often every HEAD is read (default 10 minutes).
 	SweepEvery time.Duration
 	Limits     Limits
@@ -62,6 +64,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.LedgerTTL, 6*time.Second)
 	def(&c.EnsureEvery, 10*time.Second)
 	def(&c.SweepEvery, 10*time.Minute)
+	def(&c.PruneEvery, time.Minute)
 	c.Limits = c.Limits.WithDefaults()
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -292,6 +295,7 @@ func (c *Control) runPool(ctx context.Context, name string, r *runner) {
 	for {
 		select {
 		case <-ctx.Done():
+			p.pruning <- struct{}{} // what is being deleted ends with ctx
 			rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
 			if err := p.keeper.release(rctx); err != nil {

@@ -36,6 +36,9 @@ type openRun struct {
 	// steady is since when generation has had its members.
 	steady     time.Duration
 	generation uint64
+	// pruned is the manifest that the checkpoints were last pruned at, prunedAt when.
+	pruned   string
+	prunedAt time.Duration
 	// parents remembers the runs of spec.After; ended ones are not looked up again, the others at most every parentEvery.
 	parents   map[string]schemas.RunState
 	parentsAt time.Duration
@@ -60,6 +63,8 @@ type pool struct {
 	// policy is the operator's word, read every policyEvery.
 	policy   *schemas.Policy
 	policyAt time.Duration
+	// pruning holds a token while old checkpoints of a run are deleted in the background.
+	pruning chan struct{}
 	// reserved is the run that workers are kept for, since reservedAt.
 	reserved   string
 	reservedAt time.Duration
@@ -87,7 +92,7 @@ type pool struct {
 }
 
 func newPool(c *Control, name string) *pool {
-	return &pool{c: c, name: name, runs: map[string]*openRun{}, byName: map[string]*openRun{}, dirty: true, workers: map[string]Workers{}, idle: map[string]time.Duration{}, usage: map[string]float64{},
+	return &pool{c: c, name: name, pruning: make(chan struct{}, 1), runs: map[string]*openRun{}, byName: map[string]*openRun{}, dirty: true, workers: map[string]Workers{}, idle: map[string]time.Duration{}, usage: map[string]float64{},
 		keeper: &keeper{objects: c.objects, pool: name, owner: c.cfg.Name, ttl: c.cfg.LedgerTTL, clock: c.clock}}
 }
 
@@ -127,6 +132,7 @@ func (p *pool) tick(ctx context.Context, poked bool) (again bool, err error) {
 		p.reserved, p.reservedAt = decision.Reserved, now
 	}
 	p.account(view)
+	p.prune(ctx)
 	p.publish(ctx, view, decision)
 	var errs []error
 	for _, a := range decision.Actions {

@@ -84,3 +84,29 @@ func (c *Client) DropDeadLetter(ctx context.Context, tenant, run string) error {
 	}
 	return resp.Body.Close()
 }
+
+// Checkpoints lists a run's checkpoints; with verify the server reads and compares every part.
+func (c *Client) Checkpoints(ctx context.Context, tenant, run string, verify bool) (*schemas.CheckpointList, error) {
+	if verify {
+		return get[schemas.CheckpointList](ctx, c, http.MethodPost, runPath(tenant, run)+"/checkpoints/verify", []byte("{}"))
+	}
+	return get[schemas.CheckpointList](ctx, c, http.MethodGet, runPath(tenant, run)+"/checkpoints", nil)
+}
+
+// CollectCheckpoints deletes parts that nothing needs; with dry it counts them.
+func (c *Client) CollectCheckpoints(ctx context.Context, tenant, run string, dry bool) (*schemas.CheckpointList, error) {
+	return get[schemas.CheckpointList](ctx, c, http.MethodPost, runPath(tenant, run)+"/checkpoints/gc?dry="+strconv.FormatBool(dry), []byte("{}"))
+}
+
+// PinCheckpoint keeps a checkpoint for good, or no longer.
+func (c *Client) PinCheckpoint(ctx context.Context, tenant, run, name string, pin bool) error {
+	method := http.MethodPut
+	if !pin {
+		method = http.MethodDelete
+	}
+	resp, err := c.do(ctx, method, runPath(tenant, run)+"/checkpoints/"+url.PathEscape(name)+"/pin", nil, -1, nil)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}

@@ -212,7 +212,7 @@ func (s *stack) serve(ctx, inner context.Context, o serveOptions, log *slog.Logg
 	if o.api {
 		service := control.NewService(s.back.Objects, s.back.Leases, s.back.Queue, log)
 		server, err := api.New(api.Config{Token: o.token, Version: version()},
-			api.Services{Runs: service, Fleet: service, Operator: service, Objects: s.back.Objects, Live: s.back.Leases, Logger: log})
+			api.Services{Runs: service, Fleet: service, Operator: service, Checkpoints: service, Objects: s.back.Objects, Live: s.back.Leases, Logger: log})
 		if err != nil {
 			return schemas.Errorf(schemas.CodeInvalid, "api", "%v", err)
 		}
