@@ -14,6 +14,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/partresult"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
+	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -141,7 +142,7 @@ func (x *exporter) model(ctx context.Context, name string) error {
 				return err
 			}
 		}
-		config, generation, err := configs(raw, x.loaded.Model.Info().Architecture, x.tokenizer)
+		config, generation, err := configs(raw, x.loaded.Model.Info(), x.tokenizer)
 		if err != nil {
 			return err
 		}
@@ -194,7 +195,7 @@ func (x *exporter) folder(ctx context.Context, name string, fill func(root *os.R
 }
 
 // configs makes config.json and generation_config.json: the base's own keys, with what transformers needs to load them.
-func configs(raw []byte, architecture string, tok *tokenizer) (config, generation []byte, err error) {
+func configs(raw []byte, info zoo.Info, tok *tokenizer) (config, generation []byte, err error) {
 	// Values stay as they are written: "8.0" does not become 8, which transformers warns of.
 	doc := map[string]json.RawMessage{}
 	if err := json.Unmarshal(raw, &doc); err != nil {
@@ -205,10 +206,8 @@ func configs(raw []byte, architecture string, tok *tokenizer) (config, generatio
 			doc[key] = json.RawMessage(v)
 		}
 	}
-	missing("architectures", fmt.Sprintf("[%q]", architecture))
-	if architecture == "LlamaForCausalLM" {
-		missing("model_type", `"llama"`)
-	}
+	missing("architectures", fmt.Sprintf("[%q]", info.Architecture))
+	missing("model_type", strconv.Quote(info.ModelType))
 	delete(doc, "dtype")
 	doc["torch_dtype"] = json.RawMessage(`"float32"`)
 	gen := map[string]json.RawMessage{"_from_model_config": json.RawMessage("true")}

@@ -70,6 +70,9 @@ type modelResult struct {
 // agree is Report.Pass (see Report.Err). References that are missing fail the verification, unless the file holds inputs alone and
 // results are emitted.
 func VerifyModel(ctx context.Context, dir string, o Options) (*Report, error) {
+	if err := o.device(); err != nil {
+		return nil, err
+	}
 	root, err := openRoot(dir)
 	if err != nil {
 		return nil, err

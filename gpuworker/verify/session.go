@@ -28,6 +28,8 @@ type Options struct {
 	Threads int
 	// Backend is empty (CPU) or the path of a backend's shared object.
 	Backend string
+	// Device is "cpu" (also when empty); "cuda" is known and not built.
+	Device string
 	// Checkpoint recomputes blocks in the backward pass. Results do not depend on it.
 	Checkpoint bool
 	// DType of activations and products: fp32 (the default) or bf16 (verify model only), whose references are fp32: logits and loss have
@@ -35,6 +37,17 @@ type Options struct {
 	DType string
 	// Progress, when not nil, is called as work goes on.
 	Progress func(what string, done, total int)
+}
+
+// device refuses what there is no device for.
+func (o Options) device() error {
+	switch o.Device {
+	case "", "cpu":
+		return nil
+	case "cuda":
+		return schemas.Errorf(schemas.CodeUnsupported, "device", "cuda is not built yet; this version computes on the cpu")
+	}
+	return schemas.Errorf(schemas.CodeInvalid, "device", "%q is neither cpu nor cuda", o.Device)
 }
 
 func (o Options) progress(what string, done, total int) {

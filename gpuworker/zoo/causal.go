@@ -87,7 +87,7 @@ func define[C configuration[C]](name, modelType string, defaults C, names map[st
 			return nil, fmt.Errorf("cannot make %s: %w", name, err)
 		}
 		d := describe(c)
-		d.info.Architecture, d.info.Config = name, raw
+		d.info.Architecture, d.info.ModelType, d.info.Config = name, modelType, raw
 		return newCausal(d), nil
 	}}
 }

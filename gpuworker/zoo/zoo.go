@@ -58,6 +58,8 @@ type Model interface {
 type Info struct {
 	// Architecture is the class in transformers ("LlamaForCausalLM").
 	Architecture string
+	// ModelType is transformers' model_type.
+	ModelType string
 	// Prefix is the path of the base model ("model", "transformer"): checkpoints saved without a head lack it. HeadKey is the head's
 	// tensor, which checkpoints of tied models may hold once more.
 	Prefix, HeadKey                         string

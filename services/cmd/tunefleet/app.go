@@ -224,19 +224,6 @@ func (a *app) versionCommand() *cobra.Command {
 	}}
 }
 
-func (a *app) modelsCommand() *cobra.Command {
-	return &cobra.Command{Use: "models", Short: "List the known model names", Args: exactArgs(), RunE: func(*cobra.Command, []string) error {
-		if a.json {
-			return a.print(config.Models())
-		}
-		t := newTable("NAME", "HUGGING FACE HUB", "TEMPLATE")
-		for _, m := range config.Models() {
-			t.row(m.Alias, m.Hub, m.Template)
-		}
-		return t.write(a.out)
-	}}
-}
-
 // version is the module's version, with the revision when it was built from a checkout.
 func version() string {
 	info, ok := debug.ReadBuildInfo()

@@ -1,8 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -33,4 +38,44 @@ func checkModels(r *config.Resolved) error {
 		}
 	}
 	return nil
+}
+
+// architecture is one line of the models command.
+type architecture struct {
+	zoo.Listing
+	// Methods that train it: they are transforms of the module tree that know no architecture.
+	Methods []string `json:"methods"`
+	// Precisions in which logits, loss and every gradient have been compared with transformers.
+	Precisions []string `json:"precisions"`
+}
+
+func (a *app) modelsCommand() *cobra.Command {
+	return &cobra.Command{Use: "models", Short: "List architectures with the names that are mapped, and the known model names", Args: exactArgs(),
+		RunE: func(*cobra.Command, []string) error {
+			known, err := zoo.Catalog()
+			if err != nil {
+				return err
+			}
+			list := make([]architecture, len(known))
+			t := newTable("ARCHITECTURE", "MODEL TYPE", "NAMES MAPPED", "METHODS", "PRECISIONS", "MODULES FOR ADAPTERS")
+			for i, l := range known {
+				list[i] = architecture{Listing: l, Methods: schemas.Methods(), Precisions: []string{"fp32", "bf16"}}
+				t.row(l.Architecture, strings.Join(l.ModelTypes, " "), strconv.Itoa(len(l.Parameters)), strings.Join(list[i].Methods, " "),
+					strings.Join(list[i].Precisions, " "), strings.Join(l.Modules, " "))
+			}
+			if a.json {
+				return a.print(map[string]any{"architectures": list, "names": config.Models()})
+			}
+			if err := t.write(a.out); err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintln(a.out); err != nil {
+				return err
+			}
+			t = newTable("NAME", "HUGGING FACE HUB", "TEMPLATE")
+			for _, m := range config.Models() {
+				t.row(m.Alias, m.Hub, m.Template)
+			}
+			return t.write(a.out)
+		}}
 }

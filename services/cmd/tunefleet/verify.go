@@ -50,6 +50,7 @@ func (a *app) verifyKind(kind, short string, fn verifier) *cobra.Command {
 	f.IntVar(&o.Threads, "threads", 0, "CPU threads (0: all); results do not depend on it")
 	f.StringVar(&o.Backend, "backend", "", "shared object of another kernel backend")
 	if kind == "model" {
+		f.StringVar(&o.Device, "device", "cpu", "cpu or cuda")
 		f.StringVar(&o.DType, "dtype", "fp32", "element type of activations and products: fp32 or bf16 (wider limits; gradients are reported only)")
 	}
 	if kind == "train" {
