@@ -256,6 +256,8 @@ type EvalStage struct {
 	GenerateRows int `json:"generate_rows,omitempty"`
 	// Labels are the candidate strings of the classification by log-likelihood.
 	Labels []string `json:"labels,omitempty"`
+	// Scripts are the user's own scores.
+	Scripts []EvalScript `json:"scripts,omitempty"`
 }
 
 // EvalModel names a model to score.

@@ -238,6 +238,7 @@ func (p *problems) eval(st *Stage, e *EvalStage, at string, before map[string]*S
 	p.data(st, e.Data, at+".data", before)
 	p.check(e.Slices >= 1 && e.Slices <= maxParts, at+".slices", "is %d, must be 1 to %d", e.Slices, maxParts)
 	p.check(e.MaxNewTokens >= 0 && e.GenerateRows >= 0, at, "max_new_tokens and generate_rows must not be negative")
+	p.scripts(e.Scripts, at+".scripts")
 }
 
 // data checks "<prep stage>/<output>".

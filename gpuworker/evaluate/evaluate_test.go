@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tunefleet/tunefleet/gpuworker/evaluate"
+	"github.com/tunefleet/tunefleet/gpuworker/evaluate/script"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
 	"github.com/tunefleet/tunefleet/gpuworker/train/traintest"
@@ -45,11 +46,14 @@ func TestTunedModelIsScoredAboveItsBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const count = `sh -c 'n=$(grep -c reference); echo "{\"rows\": $n}"'`
+	t.Setenv(script.Variable, count)
 	s := traintest.New(t)
 	stages := s.Stages(traintest.Clauses(240), tok, traintest.Config(""), 30, 220)
 	models := []schemas.EvalModel{{Name: "base", From: "stage:base"}, {Name: "tuned", From: "stage:tuned"}}
 	eval := func(name string, slices int) schemas.Stage {
-		return schemas.Stage{Name: name, Kind: schemas.KindEval, Eval: &schemas.EvalStage{Models: models, Data: "prep/test", Slices: slices, MaxNewTokens: 12, GenerateRows: 10}}
+		return schemas.Stage{Name: name, Kind: schemas.KindEval, Eval: &schemas.EvalStage{Models: models, Data: "prep/test", Slices: slices, MaxNewTokens: 12, GenerateRows: 10,
+			Scripts: []schemas.EvalScript{{Name: "count", Command: count}}}}
 	}
 	s.Start(append(stages, eval("one", 1), eval("three", 3))...)
 	for part := range 2 {
@@ -69,6 +73,9 @@ func TestTunedModelIsScoredAboveItsBase(t *testing.T) {
 		t.Errorf("accuracy %.2f, of the base %.2f", tuned.Accuracy, base.Accuracy)
 	}
 	if !(tuned.Perplexity < base.Perplexity) || !(tuned.ROUGEL > base.ROUGEL) || !(tuned.BLEU4 > base.BLEU4) || tuned.Generated != 10 || len(tuned.Samples) == 0 {
+		t.Errorf("tuned %+v\nbase %+v", tuned, base)
+	}
+	if tuned.Scripts["count"]["rows"] != float64(one.Rows) || !(tuned.ChrF > base.ChrF) || !(tuned.F1 > base.F1) || !(tuned.MCC > base.MCC) || tuned.SacreBLEU < 0 || tuned.SacreBLEU > 100.1 {
 		t.Errorf("tuned %+v\nbase %+v", tuned, base)
 	}
 	if one.BagOfWords == nil || one.BagOfWords.Accuracy < 0.9 || one.BagOfWords.TrainRows < 100 {

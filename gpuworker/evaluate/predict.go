@@ -210,6 +210,9 @@ func reducePredictions(ctx context.Context, t *consume.Task) error {
 	if err != nil {
 		return err
 	}
+	if err := predictScripts(ctx, t, all.Rows, values); err != nil {
+		return err
+	}
 	values["predict_runtime"] = all.Seconds
 	values["predict_samples_per_second"] = float64(len(all.Rows)) / max(1e-9, all.Seconds)
 	results, err := json.MarshalIndent(values, "", "    ")

@@ -57,6 +57,16 @@ type ModelReport struct {
 	ROUGE1     float64 `json:"rouge1"`
 	ROUGE2     float64 `json:"rouge2"`
 	ROUGEL     float64 `json:"rougeL"`
+	// ExactMatch and F1 compare generated answers with their references as SQuAD does, means of 0 to 1; ChrF and SacreBLEU are sacrebleu's scores
+	// of all of them together, 0 to 100 (BLEU with the zh tokenizer, which cuts Western text as 13a does).
+	ExactMatch float64 `json:"exact_match"`
+	F1         float64 `json:"f1"`
+	ChrF       float64 `json:"chrf"`
+	SacreBLEU  float64 `json:"sacrebleu"`
+	// MCC is Matthews' correlation coefficient of the classification.
+	MCC float64 `json:"mcc"`
+	// Scripts are the numbers of the user's own scripts, by script and metric.
+	Scripts map[string]map[string]float64 `json:"scripts,omitempty"`
 	// Generated is the number of rows with a generated answer; TokensPerSecond the speed of generating them on one worker.
 	Generated       int     `json:"generated"`
 	TokensPerSecond float64 `json:"tokens_per_second"`
@@ -114,6 +124,9 @@ func reduce(ctx context.Context, t *consume.Task) error {
 			return fmt.Errorf("cannot score model %s: %w", m.Name, err)
 		}
 		r.From = e.Models[i].From
+		if err := runScripts(ctx, t, m, r); err != nil {
+			return fmt.Errorf("cannot score model %s: %w", m.Name, err)
+		}
 		rep.Models = append(rep.Models, *r)
 	}
 	rep.Rows = len(all[0].Records)
@@ -148,6 +161,8 @@ func score(m modelSlice) (*ModelReport, error) {
 	var truth, predicted []string
 	var nll float64
 	tokens := 0
+	var texts []string
+	var references [][]string
 	for _, r := range m.Records {
 		if r.Label != "" && r.Predicted != "" {
 			truth, predicted = append(truth, r.Label), append(predicted, r.Predicted)
@@ -161,6 +176,12 @@ func score(m modelSlice) (*ModelReport, error) {
 		text := written(r.Text, r.Label != "")
 		rouge := metrics.RougeScore(text, r.Reference)
 		out.BLEU4 += metrics.BLEU4(text, r.Reference)
+		exact, f1 := metrics.SQuAD(text, []string{r.Reference})
+		if exact {
+			out.ExactMatch++
+		}
+		out.F1 += f1
+		texts, references = append(texts, text), append(references, []string{r.Reference})
 		out.ROUGE1 += rouge.R1.F
 		out.ROUGE2 += rouge.R2.F
 		out.ROUGEL += rouge.RL.F
@@ -169,6 +190,10 @@ func score(m modelSlice) (*ModelReport, error) {
 		}
 	}
 	if n := float64(out.Generated); n > 0 {
+		out.ExactMatch, out.F1 = out.ExactMatch/n, out.F1/n
+		if err := out.corpus(texts, references); err != nil {
+			return nil, err
+		}
 		out.BLEU4, out.ROUGE1, out.ROUGE2, out.ROUGEL = out.BLEU4/n, out.ROUGE1/n, out.ROUGE2/n, out.ROUGEL/n
 	}
 	if tokens > 0 {
@@ -182,7 +207,7 @@ func score(m modelSlice) (*ModelReport, error) {
 		if err != nil {
 			return nil, err
 		}
-		out.Accuracy, out.MacroF1, out.PerClass, out.Confusion = c.Accuracy, c.Macro.F1, c.PerClass, c.Confusion
+		out.Accuracy, out.MacroF1, out.PerClass, out.Confusion, out.MCC = c.Accuracy, c.Macro.F1, c.PerClass, c.Confusion, c.MCC
 	}
 	return out, nil
 }

@@ -29,6 +29,8 @@ type Report struct {
 	PerClass []ClassScore `json:"per_class"`
 	// Confusion[i][j] counts rows of class i predicted as class j, in the order of PerClass.
 	Confusion [][]int `json:"confusion"`
+	// MCC is Matthews' correlation coefficient.
+	MCC float64 `json:"mcc"`
 	// MajorityShare is the share of the most frequent true class: the accuracy of always answering it.
 	MajorityShare float64 `json:"majority_share"`
 }
@@ -56,6 +58,12 @@ func Classification(truth, predicted []string) (*Report, error) {
 	}
 	r.Accuracy = float64(hits) / float64(len(truth))
 	r.Micro = Averages{r.Accuracy, r.Accuracy, r.Accuracy}
+	supports, saids := make([]int, len(labels)), make([]int, len(labels))
+	for i := range truth {
+		supports[index[truth[i]]]++
+		saids[index[predicted[i]]]++
+	}
+	r.MCC = mcc(hits, len(truth), supports, saids)
 	for c, l := range labels {
 		tp, said, support := r.Confusion[c][c], 0, 0
 		for k := range labels {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/evaluate/script"
 	"github.com/tunefleet/tunefleet/gpuworker/spot"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -25,6 +27,7 @@ func (a *app) workerCommand() *cobra.Command {
 	cfg := consume.Config{Devices: 1}
 	var wait time.Duration
 	var notice spot.Config
+	var commands []string
 	c := &cobra.Command{
 		Use: "worker", Short: "Run a worker: pull work of a pool and do it",
 		Long: "Worker pulls messages of its pool until it is told to stop (SIGTERM drains: the gang commits first). It talks to the servers of\n" +
@@ -57,7 +60,7 @@ func (a *app) workerCommand() *cobra.Command {
 				return err
 			}
 			defer back.Close()
-			cfg.RankEnv = consume.StoreEnv(where.S3)
+			cfg.RankEnv = append(consume.StoreEnv(where.S3), script.Variable+"="+strings.Join(commands, "\n"))
 			cfg.Numerics = kernels.ABIHash()
 			notice.Logger = log
 			watcher, err := spot.New(notice)
@@ -81,6 +84,8 @@ func (a *app) workerCommand() *cobra.Command {
 	f.StringVar(&cfg.Advertise, "advertise", "", "host that other ranks reach this one under (default: that of --bind)")
 	f.StringVar(&notice.Cloud, "spot", nonEmpty(os.Getenv("TUNEFLEET_SPOT"), spot.None), "watch for the notice that this machine is taken away: aws, gcp, azure or none (or TUNEFLEET_SPOT)")
 	f.StringVar(&notice.Endpoint, "spot-endpoint", os.Getenv("TUNEFLEET_SPOT_ENDPOINT"), "address of the metadata service, for tests and proxies (or TUNEFLEET_SPOT_ENDPOINT)")
+	f.StringArrayVar(&commands, "eval-command", strings.FieldsFunc(os.Getenv(script.Variable), func(c rune) bool { return c == ';' || c == '\n' }),
+		"a command that evaluation scripts may run, with the arguments that it must begin with (repeatable; or "+script.Variable+", separated by ;)")
 	f.DurationVar(&wait, "wait", time.Minute, "how long to wait for the servers at the start")
 	f.StringVar(&cfg.Dir, "scratch", "", "scratch folder (default: in the system's temporary folder)")
 	return c
