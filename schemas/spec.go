@@ -161,6 +161,8 @@ type TrainStage struct {
 	// EvalReduce is "tokens" (default), the mean over all labels; "batches", the mean over batches of their means, as transformers' Trainer
 	// has it; or "rows", which weighs the means of batches by their rows.
 	EvalReduce string `json:"eval_reduce,omitempty" jsonschema:"enum=,enum=tokens,enum=batches,enum=rows"`
+	// EvalEachEpoch evaluates after every epoch, beside what Features.EvalEvery says.
+	EvalEachEpoch bool `json:"eval_each_epoch,omitempty"`
 	// EvalAccuracy also measures the share of labels that are the likeliest token.
 	EvalAccuracy bool `json:"eval_accuracy,omitempty"`
 	// Order says how samples are dealt to leaves; nil: a shuffle by Philox, each epoch cut into global batches.

@@ -32,34 +32,67 @@ type factoryPlan struct {
 
 // factorySet is the rows of one data set, in the order that num_samples and max_samples leave.
 type factorySet struct {
-	set  *schemas.DataSet
-	rows []source.Row
+	set   *schemas.DataSet
+	spool *source.Spool
+	// order lists rows of the spool, nil when all are taken as they are.
+	order []int
+}
+
+func (s *factorySet) len() int {
+	if s.order != nil {
+		return len(s.order)
+	}
+	return s.spool.Len()
+}
+
+func (s *factorySet) at(i int32) int {
+	if s.order != nil {
+		return s.order[i]
+	}
+	return int(i)
+}
+
+// close removes the scratch files.
+func (p *factoryPlan) close() error {
+	var errs []error
+	for _, s := range p.sets {
+		errs = append(errs, s.spool.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // makeFactoryPlan reads the data sets and orders their rows as LLaMA-Factory does: files in their order, num_samples, the first max_samples
 // rows of each set, sets mixed, and the validation split cut off.
-func makeFactoryPlan(ctx context.Context, t *consume.Task) (*factoryPlan, error) {
+func makeFactoryPlan(ctx context.Context, t *consume.Task) (p *factoryPlan, err error) {
 	f := t.Stage.Prep.Factory
-	p := &factoryPlan{spec: f, bad: source.Bad{Policy: source.Policy(f.OnBadRow)}}
+	p = &factoryPlan{spec: f, bad: source.Bad{Policy: source.Policy(f.OnBadRow)}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+			p = nil
+		}
+	}()
 	sampler := source.NewSampler(t.Spec.Seed)
 	for _, sets := range [][]schemas.DataSet{f.Train, f.Eval} {
 		for i := range sets {
-			s := factorySet{set: &sets[i]}
-			if err := p.readSet(ctx, t, &s, sampler); err != nil {
-				return nil, err
+			spool, err := source.NewSpool(t.Dir)
+			if err != nil {
+				return p, err
 			}
-			p.sets = append(p.sets, s)
+			p.sets = append(p.sets, factorySet{set: &sets[i], spool: spool})
+			if err := p.readSet(ctx, t, &p.sets[len(p.sets)-1], sampler); err != nil {
+				return p, err
+			}
 		}
 	}
-	var err error
 	if p.train, err = p.mixed(0, len(f.Train), t.Spec.Seed); err != nil {
-		return nil, err
+		return p, err
 	}
 	switch {
 	case f.ValSize > 0 && len(f.Train) > 0:
 		train, held, err := source.Split(len(p.train), f.ValSize, t.Spec.Seed)
 		if err != nil {
-			return nil, err
+			return p, err
 		}
 		p.eval = [][]source.Pick{choose(p.train, held)}
 		p.train = choose(p.train, train)
@@ -67,14 +100,14 @@ func makeFactoryPlan(ctx context.Context, t *consume.Task) (*factoryPlan, error)
 		for i := range f.Eval {
 			one, err := p.mixed(len(f.Train)+i, 1, t.Spec.Seed)
 			if err != nil {
-				return nil, err
+				return p, err
 			}
 			p.eval = append(p.eval, one)
 		}
 	case len(f.Eval) > 0:
 		all, err := p.mixed(len(f.Train), len(f.Eval), t.Spec.Seed)
 		if err != nil {
-			return nil, err
+			return p, err
 		}
 		p.eval = [][]source.Pick{all}
 	}
@@ -96,7 +129,7 @@ func (p *factoryPlan) mixed(first, n int, seed uint64) ([]source.Pick, error) {
 	}
 	lengths := make([]int, n)
 	for i := range lengths {
-		if lengths[i] = len(p.sets[first+i].rows); lengths[i] == 0 {
+		if lengths[i] = p.sets[first+i].len(); lengths[i] == 0 {
 			return nil, schemas.Errorf(schemas.CodeData, p.sets[first+i].set.Name, "the data set is empty")
 		}
 	}
@@ -120,45 +153,42 @@ func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySe
 	for _, f := range s.set.Data.Files {
 		left := 0
 		if limit > 0 {
-			if left = limit - len(s.rows); left <= 0 {
+			if left = limit - s.spool.Len(); left <= 0 {
 				break
 			}
 		}
-		rows, err := p.readFile(ctx, t, s.set, f, left)
-		if err != nil {
+		if err := p.readFile(ctx, t, s, f, left); err != nil {
 			return err
 		}
-		s.rows = append(s.rows, rows...)
 	}
-	p.read += int64(len(s.rows))
+	if err := s.spool.Flush(); err != nil {
+		return err
+	}
+	p.read += int64(s.spool.Len())
 	if err := checkColumns(s); err != nil {
 		return err
 	}
-	if n := s.set.NumSamples; n > 0 && len(s.rows) > 0 {
-		chosen := make([]source.Row, n)
-		for i, k := range sampler.Rows(len(s.rows), n) {
-			chosen[i] = s.rows[k]
-		}
-		s.rows = chosen
+	if n := s.set.NumSamples; n > 0 && s.spool.Len() > 0 {
+		s.order = sampler.Rows(s.spool.Len(), n)
 		if p.spec.MaxSamples > 0 {
-			s.rows = s.rows[:min(len(s.rows), p.spec.MaxSamples)]
+			s.order = s.order[:min(len(s.order), p.spec.MaxSamples)]
 		}
 	}
 	return nil
 }
 
-func (p *factoryPlan) readFile(ctx context.Context, t *consume.Task, set *schemas.DataSet, f schemas.File, limit int) (rows []source.Row, err error) {
+func (p *factoryPlan) readFile(ctx context.Context, t *consume.Task, s *factorySet, f schemas.File, limit int) (err error) {
 	local, err := fetchInput(ctx, t, f)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, local.Close(), os.Remove(local.Name())) }()
-	r, err := source.Open(ctx, f.Path, local, f.Bytes, source.Options{Format: set.Format, Encoding: set.Encoding, Dir: t.Dir})
+	r, err := source.Open(ctx, f.Path, local, f.Bytes, source.Options{Format: s.set.Format, Encoding: s.set.Encoding, Dir: t.Dir})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	return source.All(ctx, r, &p.bad, limit)
+	return source.Each(ctx, r, &p.bad, limit, s.spool.Append)
 }
 
 // fetchInput copies an uploaded file to the scratch folder and verifies it.
@@ -182,7 +212,7 @@ func fetchInput(ctx context.Context, t *consume.Task, f schemas.File) (*os.File,
 
 // checkColumns refuses a column that none of the first rows has, before thousands of rows are dropped for it.
 func checkColumns(s *factorySet) error {
-	if len(s.rows) == 0 {
+	if s.spool.Len() == 0 {
 		return nil
 	}
 	need := []string{"prompt"}
@@ -196,7 +226,11 @@ func checkColumns(s *factorySet) error {
 		need = append(need, "kto_tag")
 	}
 	has := map[string]bool{}
-	for _, r := range s.rows[:min(100, len(s.rows))] {
+	for i := range min(100, s.spool.Len()) {
+		r, err := s.spool.Row(i)
+		if err != nil {
+			return err
+		}
 		var keys map[string]json.RawMessage
 		if err := json.Unmarshal(r.Raw, &keys); err != nil {
 			return schemas.Errorf(schemas.CodeData, r.Place, "broken JSON: %v", err)
@@ -218,7 +252,7 @@ func checkColumns(s *factorySet) error {
 			names = append(names, k)
 		}
 		slices.Sort(names)
-		e := schemas.Errorf(schemas.CodeData, s.rows[0].Place, "data set %q has no column %q (%s)", s.set.Name, c, role)
+		e := schemas.Errorf(schemas.CodeData, s.spool.Place(0), "data set %q has no column %q (%s)", s.set.Name, c, role)
 		if near := schemas.Nearest(c, names); near != "" {
 			return e.WithHint("did you mean %q?", near)
 		}

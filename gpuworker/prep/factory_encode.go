@@ -103,7 +103,10 @@ func (e *factoryEncoder) examples(picks []source.Pick) ([]process.Example, error
 		if err == nil {
 			continue
 		}
-		row := e.p.factory.sets[picks[i].Set].rows[picks[i].Row]
+		row, rerr := e.row(picks[i])
+		if rerr != nil {
+			return nil, rerr
+		}
 		bad := &source.BadRow{Place: row.Place, Reason: reason(err), Text: string(row.Raw[:min(len(row.Raw), 4096)])}
 		if err := e.p.factory.bad.Take(bad); err != nil {
 			return nil, err
@@ -121,8 +124,21 @@ func reason(err error) string {
 	return err.Error()
 }
 
+func (e *factoryEncoder) row(k source.Pick) (source.Row, error) {
+	s := &e.p.factory.sets[k.Set]
+	return s.spool.Row(s.at(k.Row))
+}
+
+func (e *factoryEncoder) place(k source.Pick) string {
+	s := &e.p.factory.sets[k.Set]
+	return s.spool.Place(s.at(k.Row))
+}
+
 func (e *factoryEncoder) example(k source.Pick) (process.Example, error) {
-	row := e.p.factory.sets[k.Set].rows[k.Row]
+	row, err := e.row(k)
+	if err != nil {
+		return process.Example{}, err
+	}
 	o, err := pyjson.ParseObject(string(row.Raw))
 	if err != nil {
 		return process.Example{}, err
@@ -194,7 +210,7 @@ func (e *factoryEncoder) each(picks []source.Pick, examples []process.Example, u
 	var out []data.Sequence
 	for i, seqs := range made {
 		if errs[i] != nil {
-			return nil, fmt.Errorf("%s: %w", e.p.factory.sets[picks[i].Set].rows[picks[i].Row].Place, errs[i])
+			return nil, fmt.Errorf("%s: %w", e.place(picks[i]), errs[i])
 		}
 		if len(seqs) == 0 || len(seqs[0].IDs) == 0 {
 			e.dropped++

@@ -41,6 +41,9 @@ func Handle(ctx context.Context, t *consume.Task) error {
 	if p.plan != nil {
 		err = errors.Join(err, p.plan.tok.Close())
 	}
+	if p.factory != nil {
+		err = errors.Join(err, p.factory.close())
+	}
 	if err != nil {
 		return fmt.Errorf("cannot prepare part %d of stage %s: %w", p.index, t.Stage.Name, storeError(err))
 	}

@@ -51,7 +51,7 @@ func (s *session) evaluate(ctx context.Context) (map[string]float64, error) {
 		}
 		seconds := time.Since(start).Seconds()
 		values[e.prefix+"_runtime"] = seconds
-		values[e.prefix+"_samples_per_second"] = float64(e.data.Len()) / max(1e-9, seconds)
+		values[e.prefix+"_samples_per_second"] = float64(e.data.Len()/groupOf(e.data)) / max(1e-9, seconds)
 	}
 	s.evaluated, s.evalValues = s.done, values
 	if s.t.Gang.Rank == 0 {
@@ -65,6 +65,9 @@ func (s *session) evaluate(ctx context.Context) (map[string]float64, error) {
 
 // evalDue reports whether the step just done is one to evaluate after.
 func (s *session) evalDue() bool {
+	if s.stage.EvalEachEpoch && len(s.evals) > 0 && s.done%s.plan.PerEpoch() == 0 {
+		return true
+	}
 	f := s.stage.Features
 	return f != nil && f.EvalEvery > 0 && len(s.evals) > 0 && s.done%f.EvalEvery == 0
 }

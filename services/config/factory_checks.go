@@ -135,8 +135,8 @@ func (v *factoryValues) ranges() {
 	}
 	for _, key := range []string{"save_strategy", "eval_strategy", "evaluation_strategy"} {
 		s := strategy(v.text(key))
-		if !slices.Contains([]string{"", "no", "steps", "epoch"}, s) || s == "epoch" && key != "save_strategy" {
-			v.bad(key, "is %q, expected no or steps", s)
+		if !slices.Contains([]string{"", "no", "steps", "epoch"}, s) {
+			v.bad(key, "is %q, expected no, steps or epoch%s", s, didYouMean(s, []string{"no", "steps", "epoch"}))
 		}
 	}
 	for key, r := range map[string][2]float64{

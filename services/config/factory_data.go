@@ -47,7 +47,26 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 			*out = append(*out, *set)
 		}
 	}
-	return &schemas.PrepStage{Factory: f, Tokenizer: b.tokenizer, Outputs: b.outputs(f), Parts: 1}, nil
+	return &schemas.PrepStage{Factory: f, Tokenizer: b.tokenizer, Outputs: b.outputs(f), Parts: parts(f)}, nil
+}
+
+// partBytes is how much data one message of the preparation stands for; every part reads all of it, so that there are not many.
+const (
+	partBytes = 32 << 20
+	maxParts  = 16
+)
+
+// parts is the number of messages of the preparation.
+func parts(f *schemas.FactorySpec) int {
+	var total int64
+	for _, sets := range [][]schemas.DataSet{f.Train, f.Eval} {
+		for _, s := range sets {
+			for _, file := range s.Data.Files {
+				total += file.Bytes
+			}
+		}
+	}
+	return int(min(maxParts, 1+total/partBytes))
 }
 
 // outputs are the token data sets: the training set, and one or several to evaluate on.

@@ -210,6 +210,7 @@ func (b *factoryBuilder) features(t *schemas.TrainStage) {
 	if !v.truth("average_tokens_across_devices") {
 		v.bad("average_tokens_across_devices", "cannot be false: the loss is always that of the global batch")
 	}
+	t.EvalEachEpoch = v.evalStrategy() == "epoch"
 	if f != (schemas.TrainFeatures{}) {
 		t.Features = &f
 	}

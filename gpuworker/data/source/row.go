@@ -130,21 +130,36 @@ func (b *Bad) Take(err error) error {
 	return nil
 }
 
-// All reads every row of r, at most limit (0: all), under a policy.
-func All(ctx context.Context, r Reader, bad *Bad, limit int) ([]Row, error) {
-	var out []Row
-	for limit == 0 || len(out) < limit {
+// Each gives every row of r, at most limit (0: all), to f under a policy.
+func Each(ctx context.Context, r Reader, bad *Bad, limit int, f func(Row) error) error {
+	for n := 0; limit == 0 || n < limit; {
 		row, err := r.Next(ctx)
 		if errors.Is(err, io.EOF) {
-			return out, nil
+			return nil
 		}
 		if err != nil {
 			if err = bad.Take(err); err != nil {
-				return nil, err
+				return err
 			}
 			continue
 		}
+		if err := f(row); err != nil {
+			return err
+		}
+		n++
+	}
+	return nil
+}
+
+// All reads every row of r, at most limit (0: all), under a policy.
+func All(ctx context.Context, r Reader, bad *Bad, limit int) ([]Row, error) {
+	var out []Row
+	err := Each(ctx, r, bad, limit, func(row Row) error {
 		out = append(out, row)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
 }
