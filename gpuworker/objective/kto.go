@@ -58,7 +58,7 @@ func (k KTO) run(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.Batch
 	if err != nil {
 		return KTOResult{}, fmt.Errorf("cannot compute KTO's loss: %w", err)
 	}
-	res := KTOResult{Policy: sums(lp, targets, spans, nil), Rewards: make([]float64, len(spans))}
+	res := KTOResult{Policy: sums(lp, targets, spans), Rewards: make([]float64, len(spans))}
 	dlogp := make([]float32, len(lp))
 	good := 0
 	for _, d := range desirable {
@@ -76,14 +76,14 @@ func (k KTO) run(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.Batch
 		p := sigmoid(sign * k.Beta * (x - kl))
 		res.Sum += w * (1 - p)
 		d := -weight * w * sign * k.Beta * p * (1 - p)
-		spread(dlogp, targets, s, func(int, int) float64 { return d })
+		spread(dlogp, targets, s, func(int) float64 { return d })
 		if k.FTX > 0 && desirable[i] {
 			// As LLaMA-Factory: the mean over desirable rows, divided by their number and multiplied by that of all rows of the batch;
 			// the sum over rows is later divided by the rows.
 			n := float64(len(spans)) * float64(len(spans)) / float64(good) / float64(good)
 			res.Sum -= k.FTX * n * res.Policy[i].Mean()
 			per := -weight * k.FTX * n / float64(max(1, res.Policy[i].Len))
-			spread(dlogp, targets, s, func(int, int) float64 { return per })
+			spread(dlogp, targets, s, func(int) float64 { return per })
 		}
 	}
 	if err := finite(res.Sum); err != nil || !train {

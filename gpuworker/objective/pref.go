@@ -165,11 +165,11 @@ func allLabels(b *nn.Batch, spans []Span) *nn.Batch {
 
 // pairs computes losses and the gradient by each token's log-probability.
 func (l PairLoss) pairs(lp []float32, response, whole []int32, spans []Span, ref []LogProb, weight float64) (PairResult, []float32) {
-	res := PairResult{Policy: sums(lp, response, spans, nil), Rewards: make([]float64, len(spans))}
+	res := PairResult{Policy: sums(lp, response, spans), Rewards: make([]float64, len(spans))}
 	dlogp := make([]float32, len(lp))
 	n := len(spans) / 2
 	pairs := make([]Pair, n)
-	scale := make([]func(pos, at int) float64, len(spans)) // of each sequence: d log-probability / d token
+	scale := make([]func(at int) float64, len(spans)) // of each sequence: d log-probability / d token
 	for i := range pairs {
 		c, r := res.Policy[2*i], res.Policy[2*i+1]
 		short := min(c.Len, r.Len)
@@ -183,7 +183,7 @@ func (l PairLoss) pairs(lp []float32, response, whole []int32, spans []Span, ref
 				beyond *= l.LDAlpha
 				p.Sum = longSum(lp, response, spans[k], short, l.LDAlpha)
 			}
-			scale[k] = func(_, at int) float64 {
+			scale[k] = func(at int) float64 {
 				if at >= short {
 					return beyond
 				}
@@ -204,12 +204,12 @@ func (l PairLoss) pairs(lp []float32, response, whole []int32, spans []Span, ref
 	kl := meanKL(pairs)
 	for i, p := range pairs {
 		loss, g := l.eval(p, kl)
-		spread(dlogp, response, spans[2*i], func(_, at int) float64 { return weight * g.chosen * scale[2*i](0, at) })
-		spread(dlogp, response, spans[2*i+1], func(_, at int) float64 { return weight * g.rejected * scale[2*i+1](0, at) })
+		spread(dlogp, response, spans[2*i], func(at int) float64 { return weight * g.chosen * scale[2*i](at) })
+		spread(dlogp, response, spans[2*i+1], func(at int) float64 { return weight * g.rejected * scale[2*i+1](at) })
 		if l.FTX > 0 {
 			c := res.Policy[2*i]
 			loss -= l.FTX * c.Mean()
-			spread(dlogp, response, spans[2*i], func(int, int) float64 { return -weight * l.FTX / float64(max(1, c.Len)) })
+			spread(dlogp, response, spans[2*i], func(int) float64 { return -weight * l.FTX / float64(max(1, c.Len)) })
 		}
 		res.Sum += loss
 	}
@@ -237,12 +237,12 @@ func longSum(lp []float32, targets []int32, s Span, short int, alpha float64) fl
 	return sum
 }
 
-// spread adds f(position, index of the target) to the gradient of every target of a sequence.
-func spread(dlogp []float32, targets []int32, s Span, f func(pos, at int) float64) {
+// spread adds f(index of the target) to the gradient of every target of a sequence.
+func spread(dlogp []float32, targets []int32, s Span, f func(at int) float64) {
 	at := 0
 	for p := s.From; p < s.To; p++ {
 		if targets[p] >= 0 {
-			dlogp[p] = float32(float64(dlogp[p]) + f(p, at))
+			dlogp[p] = float32(float64(dlogp[p]) + f(at))
 			at++
 		}
 	}
@@ -262,13 +262,13 @@ func meanKL(pairs []Pair) (kl pairKL) {
 func (l PairLoss) wholeChosen(lp, dlogp []float32, targets []int32, spans []Span, weight float64) float64 {
 	var total LogProb
 	for i := 0; i < len(spans); i += 2 {
-		s := sums(lp, targets, spans[i:i+1], nil)[0]
+		s := sums(lp, targets, spans[i:i+1])[0]
 		total.Sum += s.Sum
 		total.Len += s.Len
 	}
 	n := float64(len(spans)/2) / float64(max(1, total.Len))
 	for i := 0; i < len(spans); i += 2 {
-		spread(dlogp, targets, spans[i], func(int, int) float64 { return -weight * n })
+		spread(dlogp, targets, spans[i], func(int) float64 { return -weight * n })
 	}
 	return -total.Sum * n
 }

@@ -77,7 +77,7 @@ func TestPairLossGradients(t *testing.T) {
 // heldKTO is kto_pair's loss with one log-probability moved, but with the divergences of the unmoved ones.
 func heldKTO(l PairLoss, lp []float32, targets []int32, spans []Span, ref []LogProb, i int, h float32) float64 {
 	make2 := func(lp []float32) (pairs []Pair, long []float64) {
-		s := sums(lp, targets, spans, nil)
+		s := sums(lp, targets, spans)
 		for k := 0; k < len(s); k += 2 {
 			c, r := s[k].Sum, s[k+1].Sum
 			if l.LDAlpha > 0 {

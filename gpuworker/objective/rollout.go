@@ -65,17 +65,14 @@ func (r *Rows) Tokens(ctx context.Context, t *autograd.Tape, m zoo.Model) ([][]f
 }
 
 // Differentiate runs a pass, lets loss compute the gradient by each token's log-probability, and runs the backward pass.
-func (r *Rows) Differentiate(ctx context.Context, t *autograd.Tape, m zoo.Model, loss func(now [][]float64) (grad [][]float64, err error)) error {
+func (r *Rows) Differentiate(ctx context.Context, t *autograd.Tape, m zoo.Model, loss func(now [][]float64) (grad [][]float64)) error {
 	t.Reset(ctx, true)
 	logp := m.TokenLogProbs(t, r.Batch)
 	lp, err := t.Read(logp)
 	if err != nil {
 		return fmt.Errorf("cannot score completions: %w", err)
 	}
-	g, err := loss(r.pick(lp))
-	if err != nil {
-		return err
-	}
+	g := loss(r.pick(lp))
 	t.Seed(logp, t.Floats(r.seed(g, len(lp)), int64(len(lp))))
 	return t.Backward()
 }
@@ -118,7 +115,8 @@ func cut(v []float32, counts []int) [][]float64 {
 }
 
 // actorCritic records a pass with log-probabilities and values.
-func (r *Rows) actorCritic(ctx context.Context, t *autograd.Tape, m zoo.Model, h *ValueHead, most int, train bool) (logp, v autograd.Value, lp, values [][]float64, n int, err error) {
+func (r *Rows) actorCritic(ctx context.Context, t *autograd.Tape, m zoo.Model, h *ValueHead, most int, train bool) (
+	logp, v autograd.Value, lp, values [][]float64, n int, err error) {
 	t.Reset(ctx, train)
 	flat, counts := r.valuesAt(most)
 	hidden, logp := m.HiddenLogProbs(t, r.Batch)
@@ -143,15 +141,13 @@ func (r *Rows) ActorCritic(ctx context.Context, t *autograd.Tape, m zoo.Model, h
 }
 
 // DifferentiateBoth is Differentiate for log-probabilities and values at once.
-func (r *Rows) DifferentiateBoth(ctx context.Context, t *autograd.Tape, m zoo.Model, h *ValueHead, most int, loss func(now, values [][]float64) (dlogp, dvalue [][]float64, err error)) error {
+func (r *Rows) DifferentiateBoth(ctx context.Context, t *autograd.Tape, m zoo.Model, h *ValueHead, most int,
+	loss func(now, values [][]float64) (dlogp, dvalue [][]float64)) error {
 	logp, v, lp, values, n, err := r.actorCritic(ctx, t, m, h, most, true)
 	if err != nil {
 		return err
 	}
-	dp, dv, err := loss(lp, values)
-	if err != nil {
-		return err
-	}
+	dp, dv := loss(lp, values)
 	var flat []float32
 	for _, row := range dv {
 		for _, x := range row {

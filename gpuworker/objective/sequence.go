@@ -48,12 +48,12 @@ func (l LogProb) Mean() float64 {
 	return l.Sum / float64(l.Len)
 }
 
-// sums adds the log-probabilities lp of the targets that keep accepts, sequence by sequence, in order.
-func sums(lp []float32, targets []int32, spans []Span, keep func(pos int) bool) []LogProb {
+// sums adds the log-probabilities lp of targets, sequence by sequence, in order.
+func sums(lp []float32, targets []int32, spans []Span) []LogProb {
 	out := make([]LogProb, len(spans))
 	for i, s := range spans {
 		for p := s.From; p < s.To; p++ {
-			if targets[p] >= 0 && (keep == nil || keep(p)) {
+			if targets[p] >= 0 {
 				out[i].Sum += float64(lp[p])
 				out[i].Len++
 			}
@@ -69,7 +69,7 @@ func Score(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.Batch) ([]L
 	if err != nil {
 		return nil, fmt.Errorf("cannot score sequences: %w", err)
 	}
-	return sums(lp, b.Targets(), Spans(b), nil), nil
+	return sums(lp, b.Targets(), Spans(b)), nil
 }
 
 // finite reports a loss that is not.

@@ -10,7 +10,8 @@ import (
 )
 
 // badam is https://arxiv.org/abs/2404.02827 as badam's BlockOptimizer over AdamW computes it: only one transformer block is trained at a
-// time, its moments begin anew with each turn. Embedding, final norm and head are never trained.
+// time, its moments begin anew with each turn. Embedding, final norm and head are never trained. Gradients of all blocks are computed and
+// count for clipping, and every block has room for moments: the reference saves both.
 type badam struct {
 	adamw
 	blocks  []string

@@ -130,6 +130,7 @@ type plan struct {
 	control   schemas.Control
 	controlAt int64
 	opts      Options
+	threads   int // of each rank, default 1
 	// fenced: another generation ends this one.
 	fenced bool
 }
@@ -168,7 +169,7 @@ func (f *fleet) generation(stage string, p plan) []error {
 	for r, c := range collective.NewLocal(p.world) {
 		var step atomic.Int64
 		t := &consume.Task{Message: schemas.Message{Version: 1, Kind: schemas.KindTrain, Pool: "cpu", Tenant: "acme", Run: "r1", Stage: stage, Seat: r},
-			Spec: f.spec, Stage: st, Objects: f.objects, Logger: slog.New(slog.DiscardHandler), Worker: members[r].Worker, Dir: f.t.TempDir(), Threads: 1}
+			Spec: f.spec, Stage: st, Objects: f.objects, Logger: slog.New(slog.DiscardHandler), Worker: members[r].Worker, Dir: f.t.TempDir(), Threads: max(1, p.threads)}
 		t.Report = func(e schemas.Event) {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -313,22 +313,19 @@ func (g *rlGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResul
 		out.tokens = int64(len(r.rows.Batch.IDs))
 	}
 	if g.isPPO() {
-		err := r.rows.DifferentiateBoth(ctx, s.tape, s.model, s.head, g.rl.MaxNewTokens, func(now, values [][]float64) (dp, dv [][]float64, err error) {
+		err := r.rows.DifferentiateBoth(ctx, s.tape, s.model, s.head, g.rl.MaxNewTokens, func(now, values [][]float64) (dp, dv [][]float64) {
 			l := g.ppo.Loss(r.ppo, r.advantages, r.returns, now, values, g.tokens, g.values)
 			out.loss = g.ppo.Total(l)
-			return l.DPolicy, l.DValue, notFinite(out.loss)
+			return l.DPolicy, l.DValue
 		})
 		return out, err
 	}
-	err := r.rows.Differentiate(ctx, s.tape, s.model, func(now [][]float64) (grad [][]float64, err error) {
+	err := r.rows.Differentiate(ctx, s.tape, s.model, func(now [][]float64) (grad [][]float64) {
 		out.loss, grad = g.grpo.Loss(r.completions, now, g.leaves, g.tokens)
-		return grad, notFinite(out.loss)
+		return grad
 	})
 	return out, err
 }
-
-// notFinite is nil for now: a loss that is not finite is seen by all ranks when the step ends, after gradients were exchanged.
-func notFinite(float64) error { return nil }
 
 // eval has no loss of its own: rewards of held-out prompts are what eval stages are for.
 func (g *rlGoal) eval(context.Context, Dataset, []int32) (evalResult, error) {

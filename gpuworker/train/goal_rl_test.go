@@ -119,6 +119,10 @@ func TestReinforcementOnAnyWorldAndResumed(t *testing.T) {
 				}
 			}
 			f := run()
+			if errs := f.generation("train", plan{world: 1, threads: 3}); errors.Join(errs...) != nil || f.manifest().StateHash != want {
+				t.Errorf("3 threads: weights differ, %v", errs)
+			}
+			f = run()
 			if errs := f.generation("train", plan{world: 2, killAt: 3, kill: 1}); !errors.Is(errors.Join(errs...), collective.ErrPeerLost) {
 				t.Fatalf("nothing was lost: %v", errs)
 			}

@@ -36,6 +36,7 @@ func prefStage(objective, method, loss string) schemas.Stage {
 	s := toyStage("train", method)
 	s.Train.Objective = objective
 	s.Train.Epochs, s.Train.Steps = 0, 6
+	s.Train.MicroBatch, s.Train.Leaves, s.Train.World.Max = 1, 5, 4
 	switch objective {
 	case "dpo":
 		s.Train.Pref = &schemas.Preference{Loss: loss}
@@ -78,7 +79,7 @@ func TestPreferencesLearnOnAnyWorldAndResume(t *testing.T) {
 			if n := len(losses); n != 6 || !(losses[4] < losses[1]) { // the second steps of both epochs
 				t.Fatalf("losses %v: 6 steps that learn were expected", losses)
 			}
-			for _, world := range []int{2, 3} {
+			for _, world := range []int{2, 3, 4} {
 				f := grouped(t, stage)
 				if m := f.complete("train", world); m.StateHash != want {
 					t.Errorf("%d ranks: weights differ from those of one rank", world)
@@ -87,6 +88,15 @@ func TestPreferencesLearnOnAnyWorldAndResume(t *testing.T) {
 					if l != losses[i] {
 						t.Errorf("%d ranks: step %d has loss %v, on one rank %v", world, i+1, l, losses[i])
 					}
+				}
+			}
+			for threads := 2; threads <= 4; threads++ {
+				f := grouped(t, stage)
+				if errs := f.generation("train", plan{world: 1, threads: threads}); errors.Join(errs...) != nil {
+					t.Fatal(errs)
+				}
+				if m := f.manifest(); m.StateHash != want {
+					t.Errorf("%d threads: weights differ", threads)
 				}
 			}
 			none := stage

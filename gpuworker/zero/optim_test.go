@@ -27,6 +27,13 @@ func TestEveryOptimizerOnAnyWorldAndResumed(t *testing.T) {
 					}
 				}
 			}
+			for threads := 2; threads <= 4; threads++ {
+				c := s
+				c.threads = threads
+				if got := runWorld(t, 1, c)[0]; got.hash != want.hash {
+					t.Errorf("%d threads: weights differ", threads)
+				}
+			}
 			for stop := 1; stop < s.steps; stop++ {
 				c := s
 				c.steps = stop

@@ -43,6 +43,7 @@ type setup struct {
 	checkpoint     bool
 	backend        string
 	optim          string
+	threads        int // default 1
 	// first is the step to begin with; restore, when not nil, the state to begin from.
 	first   int
 	restore map[string][]float32
@@ -75,7 +76,7 @@ func leafOf(step, leaf int) *nn.Batch {
 }
 
 func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err error) {
-	dev, err := kernels.Open(kernels.Options{Threads: 1, Backend: s.backend})
+	dev, err := kernels.Open(kernels.Options{Threads: max(1, s.threads), Backend: s.backend})
 	if err != nil {
 		return out, err
 	}
