@@ -148,12 +148,14 @@ type config struct {
 	// template says that the class makes its own post-processor from addBOS and addEOS.
 	template     bool
 	chatTemplate *string
-	modelMax     int64
+	// legacy and prefixSpace are for the conversion of SentencePiece models.
+	legacy, prefixSpace bool
+	modelMax            int64
 }
 
 // classDefaults are the defaults of transformers' fast tokenizer classes (4.57).
 func classDefaults(class string) config {
-	c := config{class: class, special: map[Special]string{}, paddingSide: "right"}
+	c := config{class: class, special: map[Special]string{}, paddingSide: "right", legacy: true, prefixSpace: true}
 	set := func(bos, eos, unk, pad string) {
 		for k, v := range map[Special]string{BOS: bos, EOS: eos, Unk: unk, Pad: pad} {
 			if v != "" {
@@ -244,6 +246,12 @@ func parseConfig(place string, f Files) (*config, error) {
 	}
 	if b, ok := o.Value("add_eos_token").(bool); ok && c.template {
 		c.addEOS = b
+	}
+	if b, ok := o.Value("legacy").(bool); ok {
+		c.legacy = b
+	}
+	if b, ok := o.Value("add_prefix_space").(bool); ok {
+		c.prefixSpace = b
 	}
 	c.modelMax, _ = o.Value("model_max_length").(int64)
 	c.readChatTemplate(o, f)
