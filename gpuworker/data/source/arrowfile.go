@@ -104,11 +104,11 @@ func openArrow(name string, r io.ReaderAt, size int64, l Limits) (out Reader, er
 	defer guard(name, &err)
 	var head [6]byte
 	if _, err := r.ReadAt(head[:], 0); err == nil && bytes.Equal(head[:], []byte("ARROW1")) {
-		fr, err := ipc.NewFileReader(io.NewSectionReader(r, 0, size), ipc.WithAllocator(newBounded(size, l)))
-		if err != nil {
-			return nil, schemas.Errorf(schemas.CodeData, name, "is no Arrow file: %v", err)
-		}
-		return &arrowFile{name: name, r: &fileRecords{f: fr}, limits: l, closer: fr.Close}, nil
+		// The file form is a stream between a mark of 8 bytes and an index, which is not needed here.
+		r, size = io.NewSectionReader(r, 8, size-8), size-8
+	}
+	if err := checkArrow(r, size); err != nil {
+		return nil, schemas.Errorf(schemas.CodeData, name, "is no Arrow stream: %v", err)
 	}
 	rr, err := ipc.NewReader(io.NewSectionReader(r, 0, size), ipc.WithAllocator(newBounded(size, l)))
 	if err != nil {
@@ -116,33 +116,6 @@ func openArrow(name string, r io.ReaderAt, size int64, l Limits) (out Reader, er
 	}
 	return &arrowFile{name: name, r: rr, limits: l, closer: func() error { return nil }}, nil
 }
-
-// fileRecords gives the batches of an Arrow file in order.
-type fileRecords struct {
-	f   *ipc.FileReader
-	i   int
-	cur arrow.RecordBatch
-	err error
-}
-
-// Next implements recordReader.
-func (r *fileRecords) Next() bool {
-	if r.i >= r.f.NumRecords() || r.err != nil {
-		return false
-	}
-	r.cur, r.err = r.f.RecordBatch(r.i)
-	r.i++
-	return r.err == nil
-}
-
-// RecordBatch implements recordReader.
-func (r *fileRecords) RecordBatch() arrow.RecordBatch { return r.cur }
-
-// Err implements recordReader.
-func (r *fileRecords) Err() error { return r.err }
-
-// Release implements recordReader.
-func (r *fileRecords) Release() {}
 
 // Next implements Reader.
 func (a *arrowFile) Next(ctx context.Context) (row Row, err error) {

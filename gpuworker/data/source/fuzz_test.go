@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -62,6 +63,9 @@ func FuzzText(f *testing.F) { fuzzFormat(f, "x.txt", []byte("a\r\nb\rc\n"), []by
 
 func FuzzParquet(f *testing.F) { fuzzFormat(f, "x.parquet", parquetFile(f)) }
 
+// FuzzArrow covers streams and files.
+func FuzzArrow(f *testing.F) { fuzzFormat(f, "x.arrow", arrowStream(f), arrowRandom(f)) }
+
 func FuzzInfo(f *testing.F) {
 	f.Add([]byte(`{"a":{"file_name":"x","columns":{"prompt":"q"},"tags":{"role_tag":null}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -75,4 +79,49 @@ func FuzzInfo(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestMutatedColumnFiles changes bytes of good files: the readers must end with an error or rows, without exhausting memory. (The fuzzing
+// engine runs these formats slowly, since it watches the whole of the library.)
+func TestMutatedColumnFiles(t *testing.T) {
+	n := 1000
+	if testing.Short() {
+		n = 100
+	}
+	for kind, seed := range map[string][]byte{"x.parquet": parquetFile(t), "x.arrow": arrowStream(t), "file.arrow": arrowRandom(t)} {
+		name := kind
+		r := rand.New(rand.NewPCG(1, 2))
+		for i := range n {
+			b := bytes.Clone(seed)
+			for range 1 + r.IntN(4) {
+				b[r.IntN(len(b))] = byte(r.UintN(256))
+			}
+			if i%10 == 0 {
+				b = b[:r.IntN(len(b))]
+			}
+			readMutated(t, name, b)
+		}
+	}
+}
+
+func readMutated(t *testing.T, name string, b []byte) {
+	t.Helper()
+	ctx := context.Background()
+	r, err := Open(ctx, name, bytes.NewReader(b), int64(len(b)), Options{Limits: Limits{RowBytes: 1 << 16}})
+	for rows := 0; err == nil && rows < 10_000; rows++ {
+		var row Row
+		if row, err = r.Next(ctx); errors.As(err, new(*BadRow)) {
+			err = nil
+			continue
+		}
+		if err == nil && !json.Valid(row.Raw) {
+			t.Fatalf("%s: %q is no JSON", row.Place, row.Raw)
+		}
+	}
+	if r != nil {
+		_ = r.Close()
+	}
+	if err != nil && !errors.Is(err, io.EOF) && schemas.AsErrorInfo(err).Code == schemas.CodeInternal {
+		t.Fatalf("error without a code: %v", err)
+	}
 }
