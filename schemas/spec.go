@@ -221,7 +221,19 @@ type ModelSpec struct {
 	Base *Ref `json:"base,omitempty"`
 	// Config is an HF config.json for random initialization.
 	Config json.RawMessage `json:"config,omitempty"`
+	// RopeScaling stretches the rotary positions of Base.
+	RopeScaling *RopeScaling `json:"rope_scaling,omitempty"`
 }
+
+// RopeScaling stretches rotary positions to Length: the factor is the least whole one that covers it. A model that is long enough already
+// stays as it is.
+type RopeScaling struct {
+	Type   string `json:"type" jsonschema:"enum=linear,enum=dynamic,enum=yarn,enum=llama3"`
+	Length int    `json:"length" jsonschema:"minimum=1"`
+}
+
+// RopeScalings lists what RopeScaling.Type may be.
+func RopeScalings() []string { return []string{"linear", "dynamic", "yarn", "llama3"} }
 
 // OptimSpec is the optimizer and its schedule, in Hugging Face's terms.
 type OptimSpec struct {

@@ -274,6 +274,11 @@ func (p *problems) model(st *Stage, m *ModelSpec, at string, before map[string]*
 	if m.Base != nil {
 		p.ref(*m.Base, at+".base")
 	}
+	if r := m.RopeScaling; r != nil {
+		p.check(m.Base != nil, at+".rope_scaling", "only a base model can be stretched")
+		p.check(slices.Contains(RopeScalings(), r.Type), at+".rope_scaling.type", "%q is unknown (%s are known)", r.Type, strings.Join(RopeScalings(), ", "))
+		p.check(r.Length > 0 && r.Length <= 1<<24, at+".rope_scaling.length", "%d is not between 1 and %d", r.Length, 1<<24)
+	}
 }
 
 // from checks "stage:<name>" and "run:<tenant>/<id>/<stage>".

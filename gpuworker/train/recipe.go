@@ -22,7 +22,9 @@ type Recipe struct {
 	// Tenant owns the base's files; Base is nil when the values are drawn from Seed.
 	Tenant string
 	Base   *schemas.Ref
-	Seed   uint64
+	// Stretch, when not nil, stretches the base's rotary positions.
+	Stretch *schemas.RopeScaling
+	Seed    uint64
 	// Layers are the finished train stages in order.
 	Layers []Layer
 	// Next is the stage that starts from there, nil when a finished model is loaded.
@@ -31,7 +33,7 @@ type Recipe struct {
 
 // Uploaded reports whether the weights that the last stage trained are just the files that a user uploaded.
 func (r *Recipe) Uploaded() bool {
-	if r.Base == nil || len(r.Layers) != 1 {
+	if r.Base == nil || r.Stretch != nil || len(r.Layers) != 1 {
 		return false
 	}
 	t := r.Layers[0].Stage.Train
@@ -155,7 +157,7 @@ func (r *resolver) start(ctx context.Context, spec *schemas.RunSpec, stage *sche
 		if len(m.Base.Files) == 0 {
 			return nil, schemas.Errorf(schemas.CodeUnsupported, stage.Name+".model.base", "a base model is given by its files")
 		}
-		return &Recipe{Tenant: spec.Tenant, Base: m.Base, Seed: spec.Seed}, nil
+		return &Recipe{Tenant: spec.Tenant, Base: m.Base, Stretch: m.RopeScaling, Seed: spec.Seed}, nil
 	case len(m.Config) > 0:
 		return &Recipe{Tenant: spec.Tenant, Config: m.Config, Seed: spec.Seed}, nil
 	}

@@ -140,6 +140,11 @@ func (s *source) openBase(ctx context.Context, objects store.Objects, dir string
 	if err = errors.Join(err, f.Close()); err != nil || len(raw) > maxConfigBytes {
 		return schemas.Errorf(schemas.CodeModel, "config.json", "cannot read the base model's configuration (at most %d bytes): %v", maxConfigBytes, err)
 	}
+	if x := r.Stretch; x != nil {
+		if raw, err = zoo.Stretch(raw, x.Type, x.Length); err != nil {
+			return fmt.Errorf("cannot stretch the base model's positions: %w", err)
+		}
+	}
 	r.Config = raw
 	m, err := zoo.New(raw)
 	if err != nil {

@@ -33,6 +33,9 @@ func (c StableLmConfig) Validate() error {
 	p.positive("layer_norm_eps", c.Eps)
 	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout})
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
+	if c.QKNorm && int64(c.Heads)*int64(c.Layers) > 1<<20 {
+		p.bad("qk_layernorm", "%d heads in each of %d layers are too many norms", c.Heads, c.Layers)
+	}
 	return p.err()
 }
 

@@ -120,16 +120,26 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
+// FuzzConfig makes models of arbitrary configurations: what is accepted can be listed, and nothing crashes.
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte("{" + tiny + "}"))
 	f.Add([]byte(`{"architectures":["LlamaForCausalLM"],"num_hidden_layers":1,"hidden_size":4,"num_attention_heads":1,"vocab_size":3,"rope_scaling":{"type":"yarn","factor":2}}`))
+	for _, e := range architectures() {
+		f.Add([]byte(`{"model_type":"` + e.modelTypes[0] + `","hidden_size":8,"num_attention_heads":2,"num_key_value_heads":1,"num_hidden_layers":2,"n_head":2,"n_layer":2,` +
+			`"head_dim":4,"vocab_size":5,"dropout":0,"attn_pdrop":0,"embd_pdrop":0,"resid_pdrop":0,"attention_dropout":0,"residual_dropout":0,` +
+			`"sliding_window":3,"layer_types":["full_attention","sliding_attention"],"rope_scaling":{"type":"dynamic","factor":2,"alpha":3},"qk_layernorm":true,` +
+			`"num_experts":4,"num_experts_per_tok":2,"n_routed_experts":4,"n_group":1,"topk_group":1,"moe_k":2}`))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 4096 {
 			return
 		}
 		m, err := New(b)
-		if err == nil && m.Info().Vocab < 1 {
-			t.Fatal("accepted a model without vocabulary")
+		if err != nil {
+			return
+		}
+		if m.Info().Vocab < 1 || len(nn.Params(m.Root())) == 0 || len(m.Units()) < 2 {
+			t.Fatal("accepted a model without vocabulary or parameters")
 		}
 	})
 }

@@ -3,6 +3,8 @@ package config
 import (
 	"slices"
 	"strings"
+
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // rules are the cross checks that LLaMA-Factory makes before it starts, and the ranges of single keys.
@@ -125,7 +127,8 @@ func (v *factoryValues) ranges() {
 		"stage": {"pt", "sft", "rm", "ppo", "dpo", "kto"}, "finetuning_type": {"lora", "oft", "freeze", "full"},
 		"mix_strategy": {"concat", "interleave_under", "interleave_over", "interleave_once"}, "on_bad_row": {"fail", "skip", "quarantine"},
 		"pref_loss": {"sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"}, "quantization_type": {"nf4", "fp4"}, "compat": {"", "llamafactory"},
-		"sharding": {"auto", "none", "zero3"}, "lr_scheduler_type": append([]string{"reduce_lr_on_plateau"}, scheduleNames()...),
+		"rope_scaling": append([]string{""}, schemas.RopeScalings()...),
+		"sharding":     {"auto", "none", "zero3"}, "lr_scheduler_type": append([]string{"reduce_lr_on_plateau"}, scheduleNames()...),
 		"galore_proj_type": {"std", "reverse_std", "right", "left", "full"}, "apollo_proj_type": {"std", "reverse_std", "right", "left"}, "apollo_scale_type": {"channel", "tensor"},
 		"badam_switch_mode": {"ascending", "descending", "random", "fixed"},
 	} {

@@ -86,7 +86,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Model", "init_special_tokens", kText, "noise_init", refused, "not built"},
 		{"Model", "model_revision", kText, "main", noEffect, "local folders have no revision; a hub address may name one: hf://owner/name@revision"},
 		{"Model", "low_cpu_mem_usage", kTruth, "true", noEffect, "weights are always read by ranges, never whole"},
-		{"Model", "rope_scaling", kText, "", refused, "stretching positions from a configuration is not built yet; set rope_scaling in the model's config.json"},
+		{"Model", "rope_scaling", kText, "", works, "linear, dynamic, yarn or llama3; where cutoff_len exceeds the model's length"},
 		{"Model", "flash_attn", kText, "auto", noEffect, "there is one attention kernel, which never holds the matrix of scores"},
 		{"Model", "shift_attn", kTruth, "false", refused, "S2 attention is not built yet"},
 		{"Model", "mixture_of_depths", kText, "", refused, "not built"},

@@ -30,6 +30,9 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if v.truth("bf16") {
 		t.DType = "bf16"
 	}
+	if kind := v.text("rope_scaling"); kind != "" && b.base != nil {
+		t.Model.RopeScaling = &schemas.RopeScaling{Type: kind, Length: v.whole("cutoff_len")}
+	}
 	t.World.Max = min(t.World.Max, t.Leaves)
 	t.Order = &schemas.SampleOrder{Kind: "torch", Seed: uint64(v.number("seed")), Deal: world.Nominal, DropLast: v.truth("dataloader_drop_last")}
 	if v.given("data_seed") {
@@ -324,6 +327,9 @@ func (b *factoryBuilder) scratch(t *schemas.TrainStage) error {
 	raw, err := os.ReadFile(filepath.Join(folder, "config.json"))
 	if err != nil || !json.Valid(raw) {
 		return schemas.Errorf(schemas.CodeModel, folder, "cannot read config.json: %v", err)
+	}
+	if t.Model.RopeScaling != nil {
+		return schemas.Errorf(schemas.CodeUnsupported, "rope_scaling", "a model that is trained from scratch is not stretched").WithHint("set rope_scaling in its config.json")
 	}
 	t.Model = schemas.ModelSpec{Config: raw}
 	return nil
