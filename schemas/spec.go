@@ -201,6 +201,9 @@ type TrainStage struct {
 	// CommitEvery is the number of steps of a segment.
 	CommitEvery int64 `json:"commit_every"`
 	World       World `json:"world"`
+	// Recompute keeps only the input of each block and computes it again in the backward pass: "off", "on", or "auto" (default), which
+	// does so where saving activations would not fit the device. It never changes a bit of the result.
+	Recompute string `json:"recompute,omitempty" jsonschema:"enum=off,enum=on,enum=auto"`
 	// StepDelayMS slows each step down; for demonstrations and fault tests only.
 	StepDelayMS int `json:"step_delay_ms,omitempty"`
 }

@@ -217,6 +217,7 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 	w := t.World
 	p.check(w.Min >= 1 && w.Min <= w.Max && w.Max <= maxWorld, at+".world", "min %d and max %d: 1 <= min <= max <= %d must hold", w.Min, w.Max, maxWorld)
 	p.check(w.Max <= t.Leaves, at+".world.max", "is %d, but a step has only %d leaves to deal out", w.Max, t.Leaves)
+	p.check(slices.Contains([]string{"", "off", "on", "auto"}, t.Recompute), at+".recompute", "%q is unknown (off, on, auto)", t.Recompute)
 	p.check(t.StepDelayMS >= 0 && t.StepDelayMS <= 60_000, at+".step_delay_ms", "is %d, must be 0 to 60000", t.StepDelayMS)
 	p.optim(&t.Optim, at+".optim")
 }

@@ -212,7 +212,9 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine, Compute: computeType(s.stage.DType)})
+	recompute, why := s.recompute(ctx, rec.Config)
+	s.t.Logger.Info("activations", "recompute", recompute, "why", why)
+	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine, Compute: computeType(s.stage.DType), Checkpoint: recompute})
 	if err := s.openReference(ctx, rec, src, k); err != nil {
 		return err
 	}

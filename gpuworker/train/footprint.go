@@ -1,0 +1,205 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/zero"
+	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// Footprint is what the rank with the most of a training gang takes of its device, in bytes.
+type Footprint struct {
+	World int `json:"world"`
+	// Sharding is the mode, Why how it was chosen.
+	Sharding string `json:"sharding"`
+	Why      string `json:"why"`
+	// Parameters counts the base model's elements, Trainable those that are trained.
+	Parameters int64 `json:"parameters"`
+	Trainable  int64 `json:"trainable"`
+	// Weights, Gradients and Optimizer are held all the time; Window is the most that gathered units and passing gradients take.
+	Weights   int64 `json:"weights"`
+	Gradients int64 `json:"gradients"`
+	Optimizer int64 `json:"optimizer"`
+	Window    int64 `json:"window"`
+	// Activations are what the pass of a leaf holds at its worst moment, with their gradients; Workspace is the kernels'.
+	Activations int64 `json:"activations"`
+	Workspace   int64 `json:"workspace"`
+	// Peak is the most that was allocated at once, which is not the sum: the parts peak at different moments.
+	Peak int64 `json:"peak"`
+}
+
+// MeasureConfig says what to measure.
+type MeasureConfig struct {
+	// Stage is the train stage, Model the base's config.json.
+	Stage *schemas.TrainStage
+	Model []byte
+	// World is the number of ranks, Seq the tokens of a sequence; a leaf has Stage.MicroBatch sequences.
+	World, Seq int
+	// Recompute keeps only the input of each block and computes it again in the backward pass.
+	Recompute bool
+	// Backend of the device, as kernels.Options has it; empty is the CPU.
+	Backend string
+}
+
+// Measure runs one optimizer step of a stage on a device without memory: the code that trains, with allocations counted and operations left
+// out. Objectives with a reference or reward model are measured without it. Errors: what training would refuse.
+func Measure(ctx context.Context, c MeasureConfig) (f Footprint, err error) {
+	dev, err := kernels.Open(kernels.Options{Backend: c.Backend, Counting: true})
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	f, err = measureOn(ctx, dev, c)
+	if err != nil {
+		return f, fmt.Errorf("cannot measure: %w", err)
+	}
+	return f, nil
+}
+
+// measureOn runs the step on any device.
+func measureOn(ctx context.Context, dev *kernels.Device, c MeasureConfig) (f Footprint, err error) {
+	q, err := dev.NewQueue(kernels.Compute)
+	if err != nil {
+		return f, err
+	}
+	model, err := zoo.New(c.Model)
+	if err != nil {
+		return f, err
+	}
+	ac, err := AdapterConfig(c.Stage, nil)
+	if err != nil {
+		return f, err
+	}
+	for _, p := range nn.Params(model.Root()) {
+		f.Parameters += p.Len()
+	}
+	if _, err := prepare(model, c.Stage, ac); err != nil {
+		return f, err
+	}
+	units := model.Units()
+	f.World = max(1, c.World)
+	f.Sharding, f.Why = resolveSharding(c.Stage.Sharding, units, f.World)
+	mem := autograd.NewMemory(dev, q, 0)
+	defer func() { err = errors.Join(err, mem.Close()) }()
+	engine, err := zero.New(q, units, silent{f.World}, zero.Config{Sharding: f.Sharding, Optim: optimizerOf(c.Stage, model.Info(), 0), Scratch: mem})
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, engine.Close()) }()
+	err = engine.Load(ctx, func(_ context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
+		nn.InitRange(q, p, dst, start, 0)
+		return q.Err()
+	})
+	if err != nil {
+		return f, err
+	}
+	tape := autograd.New(mem, autograd.Config{Hooks: engine, Compute: computeType(c.Stage.DType), Checkpoint: c.Recompute})
+	if err := countStep(ctx, engine, tape, model, c, f.World); err != nil {
+		return f, err
+	}
+	res := engine.Resident()
+	f.Trainable = engine.Trainable()
+	f.Weights, f.Gradients, f.Optimizer, f.Window = res.Params, res.Grads, res.Optimizer, res.Window
+	f.Activations, f.Workspace, f.Peak = mem.Peak(), q.Workspace(), dev.Peak()
+	return f, q.Sync()
+}
+
+// countStep runs up to two leaves a rank, as the second one adds to what the first one left, and the update.
+func countStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.Model, c MeasureConfig, world int) error {
+	rows := max(1, c.Stage.MicroBatch)
+	ids := make([]int32, rows*c.Seq)
+	batch := &nn.Batch{Rows: rows, Seq: c.Seq, IDs: ids, Labels: ids}
+	leaves := max(world, c.Stage.Leaves)
+	for micro := 0; micro < 2 && micro*world < leaves; micro++ {
+		if err := e.BeginLeaf(micro, leaves); err != nil {
+			return err
+		}
+		if _, err := objective.Backward(ctx, tape, m, batch, batch.LabelTokens()); err != nil {
+			return err
+		}
+		if err := e.EndLeaf(ctx); err != nil {
+			return err
+		}
+	}
+	sumsq, _, err := e.Finish(ctx, nil)
+	if err != nil {
+		return err
+	}
+	return e.Update(ctx, 0, 1, zero.ClipFactor(zero.Norm(sumsq), c.Stage.Optim.MaxGradNorm))
+}
+
+// silent is the collective of rank 0 in a world where nothing is sent: what is received is whatever the buffers hold.
+type silent struct{ world int }
+
+// Rank implements zero.Collective.
+func (silent) Rank() int { return 0 }
+
+// World implements zero.Collective.
+func (s silent) World() int { return s.world }
+
+// AllToAll implements zero.Collective.
+func (silent) AllToAll(context.Context, [][]byte, [][]byte) error { return nil }
+
+// AllGather implements zero.Collective. Sizes travel in the real one; here every rank has what rank 0 sends.
+func (silent) AllGather(_ context.Context, send []byte, recv [][]byte) error {
+	for _, r := range recv {
+		copy(r, send)
+	}
+	return nil
+}
+
+// autoMargin is the share of the device's free memory that "auto" plans with: the rest is for what is not counted, such as host buffers.
+const autoMargin = 0.85
+
+// recompute says whether blocks are computed again in the backward pass, and why.
+func (s *session) recompute(ctx context.Context, model []byte) (bool, string) {
+	switch s.stage.Recompute {
+	case "on":
+		return true, "the spec says so"
+	case "off":
+		return false, "the spec says so"
+	}
+	info, err := s.dev.Info()
+	if err != nil || info.MemoryFree <= 0 {
+		return false, "the device does not tell its memory"
+	}
+	seq := cutoffOf(s.t.Spec, s.stage.Data)
+	if seq == 0 {
+		return false, "the length of the sequences is not known"
+	}
+	leaf := *s.stage
+	leaf.MicroBatch *= groupOf(s.data) // pairs are two sequences each
+	f, err := Measure(ctx, MeasureConfig{Stage: &leaf, Model: model, World: s.t.Gang.World, Seq: seq})
+	if err != nil {
+		return false, "its memory cannot be measured: " + err.Error()
+	}
+	// The weights are there already: what is free has to hold the rest.
+	need, have := f.Peak-f.Weights-f.Gradients-f.Optimizer, int64(autoMargin*float64(info.MemoryFree))
+	if need <= have {
+		return false, fmt.Sprintf("%d bytes of activations fit the %d free", need, have)
+	}
+	return true, fmt.Sprintf("%d bytes of activations are more than the %d free", need, have)
+}
+
+// cutoffOf is the most tokens of a sequence of a data set that a prep stage of the run wrote, 0 when it is none of these.
+func cutoffOf(spec *schemas.RunSpec, ref string) int {
+	name, output, _ := strings.Cut(ref, "/")
+	st, err := spec.StageOf(name)
+	if err != nil || st.Prep == nil {
+		return 0
+	}
+	for _, o := range st.Prep.Outputs {
+		if o.Name == output {
+			return o.CutoffLen
+		}
+	}
+	return 0
+}
