@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/kernels"
@@ -102,6 +103,43 @@ func TestPackedBaseIsTheExpandedOne(t *testing.T) {
 					t.Errorf("%+v: the gradient of %s differs from that over the expanded base", c, p.Name)
 				}
 			}
+		}
+	}
+}
+
+// Every method runs with activations in bf16, near what it computes in fp32.
+func TestMethodsInBF16(t *testing.T) {
+	t.Parallel()
+	cases := peftCases()
+	for _, q := range []adapter.QuantConfig{{Type: adapter.NF4, Double: true}, {Type: adapter.Int8}} {
+		for _, c := range []adapter.Config{{Rank: 4, Alpha: 6}, {Rank: 4, Alpha: 6, DoRA: true}, {Kind: adapter.KindOFT, OFT: adapter.OFTConfig{BlockSize: 8}}} {
+			c.Quant = q
+			cases = append(cases, &peftCase{Name: q.Type + " " + string(c.Kind), config: c})
+		}
+	}
+	for _, c := range cases {
+		config := tinyLlama
+		if c.Base == "qwen" {
+			config = tinyQwen
+		}
+		r := newRig(t, config, &c.config)
+		grads := func() map[string][]float32 {
+			r.backward()
+			out := map[string][]float32{}
+			for _, p := range r.a.Params() {
+				g, err := nn.Read(r.q, p.Grad)
+				if err != nil {
+					t.Fatal(err)
+				}
+				out[p.Name] = g
+			}
+			return out
+		}
+		want, wantGrads := r.logits(), grads()
+		r.tape = autograd.New(r.tape.Memory(), autograd.Config{Compute: kernels.BF16})
+		near(t, c.Name+" logits in bf16", r.logits(), want, 0.05)
+		for name, g := range grads() {
+			near(t, c.Name+" bf16 gradient of "+name, g, wantGrads[name], 0.1)
 		}
 	}
 }

@@ -89,7 +89,18 @@ func (op *concat) Backward(t *autograd.Tape) error {
 		lo, hi int64
 	}{{op.a, op.alpha, 0, op.split}, {op.b, op.beta, op.split, dy.Dim[1]}} {
 		if g, acc, ok := t.GradFor(in.v); ok {
-			t.Queue().Add(kernels.Add{A: dy.Slice(1, in.lo, in.hi), Y: g, Alpha: in.f, Accumulate: kernels.Flag(acc)})
+			part := dy.Slice(1, in.lo, in.hi)
+			if g.DType == part.DType {
+				t.Queue().Add(kernels.Add{A: part, Y: g, Alpha: in.f, Accumulate: kernels.Flag(acc)})
+				continue
+			}
+			x, h := t.OutAs(g.DType, part.Shape()...)
+			if !t.OK() {
+				return t.Err()
+			}
+			t.Queue().Copy(kernels.Copy{X: part, Y: x})
+			t.Queue().Add(kernels.Add{A: x, Y: g, Alpha: in.f, Accumulate: kernels.Flag(acc)})
+			t.Free(&h)
 		}
 	}
 	return t.Queue().Err()

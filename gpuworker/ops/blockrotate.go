@@ -27,9 +27,13 @@ func RotateBlocks(t *autograd.Tape, x, w autograd.Value, size int64, coef []floa
 	if !t.OK() {
 		return autograd.Value{}
 	}
-	t.Queue().Gemm(kernels.Gemm{A: op.byBlock(xd), B: op.all(rs[0].t), C: op.byBlock(yd), Alpha: 1})
+	m := op.like(t, rs[0].t, xd)
+	if !t.OK() {
+		return autograd.Value{}
+	}
+	t.Queue().Gemm(kernels.Gemm{A: op.byBlock(xd), B: op.all(m.t), C: op.byBlock(yd), Alpha: 1})
 	t.Check("rotate", xd, wd)
-	free(t, append(rs, qs))
+	free(t, append(rs, qs, m))
 	op.y = t.Record(op, yd, h, t.Needs(x, w), x)
 	return op.y
 }
@@ -64,6 +68,15 @@ func (op *blockRotation) all(r kernels.Tensor) kernels.Tensor {
 	return r
 }
 
+// like is a copy of the matrices in the type of activations.
+func (op *blockRotation) like(t *autograd.Tape, r, x kernels.Tensor) held {
+	y, h := t.OutLike(x, r.Shape()...)
+	if t.OK() {
+		t.Queue().Copy(kernels.Copy{X: r, Y: y})
+	}
+	return held{y, h}
+}
+
 // ids says where every element of the skew matrices comes from: the vector, its negative, or zero.
 func (op *blockRotation) ids(t *autograd.Tape, m, n int64) kernels.Tensor {
 	b := op.size
@@ -85,7 +98,7 @@ func (op *blockRotation) ids(t *autograd.Tape, m, n int64) kernels.Tensor {
 
 // powers computes Q and Horner's partial sums: r[i] = c_i I + Q r[i+1], so that r[0] is R.
 func (op *blockRotation) powers(t *autograd.Tape) (q held, r []held) {
-	wd := t.Data(op.w)
+	wd := t.Master(op.w)
 	m, n, b := wd.Dim[0], wd.Dim[1], op.size
 	q = hold(t, m, b, b)
 	ext := hold(t, 2*m*n+1, 1)
@@ -136,13 +149,18 @@ func (op *blockRotation) Backward(t *autograd.Tape) error {
 	k := t.Queue()
 	defer func() { free(t, append(r, q)) }()
 	if g, acc, ok := t.GradFor(op.x); ok {
-		k.Gemm(kernels.Gemm{A: op.byBlock(dy), B: op.all(r[0].t).Transpose(1, 2), C: op.byBlock(g), Alpha: 1, Accumulate: kernels.Flag(acc)})
+		m := op.like(t, r[0].t, dy)
+		if !t.OK() {
+			return t.Err()
+		}
+		k.Gemm(kernels.Gemm{A: op.byBlock(dy), B: op.all(m.t).Transpose(1, 2), C: op.byBlock(g), Alpha: 1, Accumulate: kernels.Flag(acc)})
+		t.Free(&m.h)
 	}
 	g, acc, ok := t.GradFor(op.w)
 	if !ok {
 		return k.Err()
 	}
-	wd := t.Data(op.w)
+	wd := t.Master(op.w)
 	m, n, b := wd.Dim[0], wd.Dim[1], op.size
 	dr, dq, next := hold(t, m, b, b), hold(t, m, b, b), hold(t, m, b, b)
 	ext := hold(t, 2*m*n+1, 1)

@@ -150,7 +150,13 @@ func DoRALinear(t *autograd.Tape, x autograd.Value, w Matrix, b, residual autogr
 	op.scale(t, zd, yd)
 	q := t.Queue()
 	if b.Valid() {
-		q.Add(kernels.Add{A: yd, B: broadcast(t.Data(b), xd.Dim[0]), Y: yd, Alpha: 1, Beta: 1})
+		bias, bh := t.OutLike(yd, yd.Dim[1])
+		if !t.OK() {
+			return autograd.Value{}
+		}
+		q.Copy(kernels.Copy{X: t.Data(b), Y: bias})
+		q.Add(kernels.Add{A: yd, B: broadcast(bias, xd.Dim[0]), Y: yd, Alpha: 1, Beta: 1})
+		t.Free(&bh)
 	}
 	if residual.Valid() {
 		q.Add(kernels.Add{A: yd, B: t.Data(residual), Y: yd, Alpha: 1, Beta: 1})
@@ -181,7 +187,7 @@ func (op *doraLinear) norms(t *autograd.Tape) {
 	}
 	op.w.expand(t, wd)
 	q := t.Queue()
-	q.Gemm(kernels.Gemm{A: t.Data(op.lora.B), B: t.Data(op.lora.A), C: wd, Alpha: op.lora.Scale, Accumulate: 1})
+	q.Gemm(kernels.Gemm{A: t.Master(op.lora.B), B: t.Master(op.lora.A), C: wd, Alpha: op.lora.Scale, Accumulate: 1})
 	q.RMSNormFwd(kernels.RMSNormFwd{X: wd, Y: nd, RStd: rd})
 	t.Check("dora norms", wd)
 	t.Free(&h)

@@ -83,14 +83,16 @@ func LinearXent(t *autograd.Tape, x autograd.Value, head Head, targets autograd.
 		p.LabelSmoothing, p.ZLoss = e.Smoothing, e.ZLoss
 		e.lse, e.zsum, e.vocab = t.Hold(p.LSE, lh), t.Hold(p.ZSum, zh), t.Data(head.W).Dim[0]
 	}
+	settle := func() {}
 	if needs {
 		t.BeginGrads(head.Unit)
 		if t.Needs(x) {
 			op.dx, op.dxMem = t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 			p.DX = op.dx
 		}
-		if g, acc, ok := t.GradFor(head.W); ok {
-			p.DW, p.DWAccumulate = g, kernels.Flag(acc)
+		g, acc, ok, after := gradF32(t, head.W)
+		if ok {
+			p.DW, p.DWAccumulate, settle = g, kernels.Flag(acc), after
 		}
 		if g, acc, ok := t.GradFor(head.B); ok {
 			p.DBias, p.DBiasAccumulate = g, kernels.Flag(acc)
@@ -101,6 +103,7 @@ func LinearXent(t *autograd.Tape, x autograd.Value, head Head, targets autograd.
 	}
 	p.W, p.Bias = t.Data(head.W), head.bias(t)
 	t.Queue().LinearXent(p)
+	settle()
 	t.Check("linear cross-entropy", xd, p.W, targets)
 	op.y = t.Record(op, lp, h, needs)
 	return op.y
@@ -159,12 +162,14 @@ func (op *linearLogProb) Backward(t *autograd.Tape) error {
 	if g, acc, ok := t.GradFor(op.x); ok {
 		p.DX, p.DXAccumulate = g, kernels.Flag(acc)
 	}
-	if g, acc, ok := t.GradFor(op.head.W); ok {
+	g, acc, ok, settle := gradF32(t, op.head.W)
+	if ok {
 		p.DW, p.DWAccumulate = g, kernels.Flag(acc)
 	}
 	if g, acc, ok := t.GradFor(op.head.B); ok {
 		p.DBias, p.DBiasAccumulate = g, kernels.Flag(acc)
 	}
 	t.Queue().LinearLogprobBwd(p)
+	settle()
 	return t.Queue().Err()
 }
