@@ -27,7 +27,7 @@ long=$(git ls-files -co --exclude-standard '*.go' '*.c' '*.h' '*.py' '*.sh' | wh
 
 echo '== golangci-lint'
 tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci"
-"$bin/golangci-lint" run --allow-parallel-runners ./... || failed=1
+"$bin/golangci-lint" run --allow-parallel-runners --timeout 20m ./... || failed=1
 
 echo '== govulncheck'
 tool govulncheck golang.org/x/vuln/cmd/govulncheck "$govulncheck"

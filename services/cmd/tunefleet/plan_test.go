@@ -17,7 +17,7 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, errOut bytes.Buffer
-	if code := run(t.Context(), []string{"plan", "--model", model, "--method", "full", "--seq", "64", "--max-world", "4", "--json", "--memory", "1GiB"}, nil, &out, &errOut); code != 0 {
+	if code := run(t.Context(), []string{"plan", "--model", model, "--method", "full", "--seq", "512", "--micro-batch", "8", "--max-world", "4", "--json", "--memory", "1GiB"}, nil, &out, &errOut); code != 0 {
 		t.Fatalf("exit %d: %s", code, errOut.String())
 	}
 	peak := map[[2]any]int64{}
