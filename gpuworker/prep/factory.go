@@ -341,7 +341,7 @@ func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash st
 }
 
 // quarantine is the file of rows that were kept aside: {place, reason, text} a line.
-func quarantine(rows []source.BadRow) ([]byte, error) {
+func quarantine(rows []source.BadRowError) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

@@ -107,7 +107,7 @@ func (e *factoryEncoder) examples(picks []source.Pick) ([]process.Example, error
 		if rerr != nil {
 			return nil, rerr
 		}
-		bad := &source.BadRow{Place: row.Place, Reason: reason(err), Text: string(row.Raw[:min(len(row.Raw), 4096)])}
+		bad := &source.BadRowError{Place: row.Place, Reason: reason(err), Text: string(row.Raw[:min(len(row.Raw), 4096)])}
 		if err := e.p.factory.bad.Take(bad); err != nil {
 			return nil, err
 		}

@@ -220,7 +220,7 @@ func TestFactoryRefusals(t *testing.T) {
 		{"use_galore=true use_badam=true finetuning_type=full", schemas.CodeInvalid, "cannot be combined with use_galore"},
 		{"learning_rate=-1", schemas.CodeInvalid, "learning_rate is -1"},
 		{"do_train=false", schemas.CodeInvalid, "there is nothing to do"},
-		{"model_name_or_path=./modle", schemas.CodeNotFound, "model_name_or_path"},
+		{"model_name_or_path=./mmodel", schemas.CodeNotFound, "model_name_or_path"},
 		{"optim=adamw_troch", schemas.CodeInvalid, "adamw_torch"},
 		{"world.nominal=0", schemas.CodeInvalid, "world nominal"},
 		{"lora_rank=0 cutoff_len=1", schemas.CodeInvalid, "cutoff_len is 1"},

@@ -284,7 +284,7 @@ func (b *factoryBuilder) valueHead(ctx context.Context, t *schemas.TrainStage) e
 		if err != nil || len(t.Adapters) > 0 {
 			return err
 		}
-		if _, err := os.Stat(filepath.Join(model, headFileName)); err != nil {
+		if info, err := os.Stat(filepath.Join(model, headFileName)); os.IsNotExist(err) || err == nil && !info.Mode().IsRegular() {
 			return nil
 		}
 		folder = model

@@ -163,7 +163,7 @@ func (s *Set) file(ctx context.Context, c *Config, base, name string, guess bool
 			return nil
 		}
 		s.Read++
-		var bad *source.BadRow
+		var bad *source.BadRowError
 		if errors.As(err, &bad) {
 			file, n := splitPlace(bad.Place)
 			s.Problems = append(s.Problems, Problem{file, n, "", bad.Reason})

@@ -3,6 +3,7 @@ package source
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -128,10 +129,10 @@ func decodeText(name string, r io.Reader, want string) (io.Reader, error) {
 	b := bufio.NewReaderSize(r, sniffBytes)
 	if want == "" {
 		head, err := b.Peek(sniffBytes)
-		if err != nil && err != io.EOF && err != bufio.ErrBufferFull {
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
 			return nil, err
 		}
-		if want = detect(head, err == io.EOF); want == "" {
+		if want = detect(head, errors.Is(err, io.EOF)); want == "" {
 			return nil, schemas.Errorf(schemas.CodeData, name, "the encoding is none of %s, or several are mixed", strings.Join(Encodings(), ", ")).
 				WithHint("convert the file to UTF-8, or name its encoding")
 		}

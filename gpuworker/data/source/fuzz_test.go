@@ -28,7 +28,7 @@ func fuzzFormat(f *testing.F, name string, seeds ...[]byte) {
 		}
 		for range 10_000 {
 			row, err := r.Next(ctx)
-			var bad *BadRow
+			var bad *BadRowError
 			if errors.As(err, &bad) {
 				continue
 			}
@@ -110,7 +110,7 @@ func readMutated(t *testing.T, name string, b []byte) {
 	r, err := Open(ctx, name, bytes.NewReader(b), int64(len(b)), Options{Limits: Limits{RowBytes: 1 << 16}})
 	for rows := 0; err == nil && rows < 10_000; rows++ {
 		var row Row
-		if row, err = r.Next(ctx); errors.As(err, new(*BadRow)) {
+		if row, err = r.Next(ctx); errors.As(err, new(*BadRowError)) {
 			err = nil
 			continue
 		}

@@ -19,8 +19,8 @@ type Row struct {
 	Raw json.RawMessage
 }
 
-// BadRow is a row that cannot be used. Reading may go on after it.
-type BadRow struct {
+// BadRowError is a row that cannot be used. Reading may go on after it.
+type BadRowError struct {
 	// Place is the row's, as in Row.
 	Place string
 	// Reason says what is wrong.
@@ -33,20 +33,20 @@ type BadRow struct {
 const maxQuoted = 64 << 10
 
 // Error implements error.
-func (b *BadRow) Error() string { return b.Place + ": " + b.Reason }
+func (b *BadRowError) Error() string { return b.Place + ": " + b.Reason }
 
 // Info is the error as users see it, with CodeData.
-func (b *BadRow) Info() *schemas.ErrorInfo {
+func (b *BadRowError) Info() *schemas.ErrorInfo {
 	return schemas.Errorf(schemas.CodeData, b.Place, "%s", b.Reason).WithHint("mend the row, or set on_bad_row: skip or quarantine")
 }
 
-func badRow(place string, text []byte, format string, args ...any) *BadRow {
-	return &BadRow{Place: place, Reason: fmt.Sprintf(format, args...), Text: string(text[:min(len(text), maxQuoted)])}
+func badRow(place string, text []byte, format string, args ...any) *BadRowError {
+	return &BadRowError{Place: place, Reason: fmt.Sprintf(format, args...), Text: string(text[:min(len(text), maxQuoted)])}
 }
 
 // Reader gives the rows of one file.
 type Reader interface {
-	// Next returns the next row, a *BadRow (go on), io.EOF at the end, or another error, after which there is nothing more.
+	// Next returns the next row, a *BadRowError (go on), io.EOF at the end, or another error, after which there is nothing more.
 	Next(ctx context.Context) (Row, error)
 	// Close frees what the reader holds; it does not close the file it was given.
 	Close() error
@@ -105,7 +105,7 @@ type Bad struct {
 	// Skipped counts the rows that were left out.
 	Skipped int64
 	// Quarantined holds them under PolicyQuarantine, at most maxQuarantined.
-	Quarantined []BadRow
+	Quarantined []BadRowError
 }
 
 // maxQuarantined bounds the rows kept aside; more than that means that the file is not what it is taken for.
@@ -113,7 +113,7 @@ const maxQuarantined = 100_000
 
 // Take applies the policy to an error of a Reader: nil means that reading goes on.
 func (b *Bad) Take(err error) error {
-	var bad *BadRow
+	var bad *BadRowError
 	if !errors.As(err, &bad) {
 		return err
 	}

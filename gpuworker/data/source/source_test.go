@@ -304,7 +304,7 @@ func TestAnArchiveMadeToExhaustMemoryIsRefused(t *testing.T) {
 		ctx := t.Context()
 		r, err := Open(ctx, name, bytes.NewReader(b), int64(len(b)), Options{Encoding: UTF8})
 		for err == nil {
-			if _, err = r.Next(ctx); errors.As(err, new(*BadRow)) {
+			if _, err = r.Next(ctx); errors.As(err, new(*BadRowError)) {
 				err = nil
 			}
 		}
