@@ -26,8 +26,8 @@ type LoRA struct {
 	PlusRatio       float64 `json:"plus_ratio,omitempty"`
 	PlusEmbeddingLR float64 `json:"plus_embedding_lr,omitempty"`
 	// PiSSA starts from the principal singular vectors of the base (https://arxiv.org/abs/2404.02948). PiSSAIter is the number of subspace
-	// iterations of a fast decomposition, -1 the exact one (default 16). PiSSAConvert also writes the adapter as a plain LoRA of the
-	// unchanged base.
+	// iterations of a fast decomposition, -1 the exact one (default 16). Exports are always the plain LoRA of the unchanged base with twice
+	// the rank, with or without PiSSAConvert.
 	PiSSA        bool `json:"pissa,omitempty"`
 	PiSSAIter    int  `json:"pissa_iter,omitempty"`
 	PiSSAConvert bool `json:"pissa_convert,omitempty"`

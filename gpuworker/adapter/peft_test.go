@@ -319,7 +319,8 @@ func TestPEFTAgrees(t *testing.T) {
 	}
 	shape := []int64{int64(b.Rows), int64(b.Seq)}
 	top := openRoot(t, dir)
-	if err := safetensors.WriteFile(top, "batch.safetensors", []safetensors.Entry{{Name: "ids", Shape: shape, Int64: ints(b.IDs)}, {Name: "labels", Shape: shape, Int64: ints(b.Labels)}}, nil); err != nil {
+	if err := safetensors.WriteFile(top, "batch.safetensors", []safetensors.Entry{
+		{Name: "ids", Shape: shape, Int64: ints(b.IDs)}, {Name: "labels", Shape: shape, Int64: ints(b.Labels)}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	cases := peftCases()

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const tokenizerFile = "../../producer/examples/contract-review/tokenizer/tokenizer.json"
 
 // trained runs prep, base and LoRA, and an export of each.
-func trained(t *testing.T, extra string) *traintest.Stack {
+func trained(t *testing.T, extra string, change ...func(*schemas.TrainStage)) *traintest.Stack {
 	t.Helper()
 	tok, err := os.ReadFile(tokenizerFile)
 	if err != nil {
@@ -39,6 +39,9 @@ func trained(t *testing.T, extra string) *traintest.Stack {
 	s := traintest.New(t)
 	stages := s.Stages(traintest.Clauses(80), tok, traintest.Config(extra), 3, 6)
 	stages[2].Train.FreezeLayers = 1
+	for _, c := range change {
+		c(stages[2].Train)
+	}
 	x := func(name, from string, formats ...string) schemas.Stage {
 		return schemas.Stage{Name: name, Kind: schemas.KindExport, Export: &schemas.ExportStage{From: from, Formats: formats, Tokenizer: &stages[0].Prep.Tokenizer}}
 	}
@@ -166,10 +169,22 @@ func reference(t *testing.T) string {
 // The real libraries load what was exported and compute the same logits.
 func TestTransformersAndPEFTComputeTheSameLogits(t *testing.T) {
 	python := reference(t)
-	for name, extra := range map[string]string{"plain": "", "llama3 rope and biases": `,"attention_bias":true,"mlp_bias":true,"head_dim":16,"rope_theta":500000.0,
+	changes := map[string]func(*schemas.TrainStage){
+		// The embedding is tied: its trained copy leaves the head where it was, and the merged model has a head of its own.
+		"DoRA, the embedding trained apart": func(t *schemas.TrainStage) { t.LoRA.DoRA, t.LoRA.ModulesToSave = true, []string{"embed_tokens"} },
+		"PiSSA": func(t *schemas.TrainStage) {
+			t.LoRA.PiSSA, t.LoRA.PiSSAIter, t.LoRA.Targets = true, 4, []string{"q_proj", "up_proj"}
+		},
+	}
+	for name, extra := range map[string]string{"plain": "", "DoRA, the embedding trained apart": "", "PiSSA": "", "llama3 rope and biases": `,"attention_bias":true,"mlp_bias":true,"head_dim":16,"rope_theta":500000.0,
 "rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":32}`} {
 		t.Run(name, func(t *testing.T) {
-			s := trained(t, extra)
+			var s *traintest.Stack
+			if change := changes[name]; change != nil {
+				s = trained(t, extra, change)
+			} else {
+				s = trained(t, extra)
+			}
 			dir := fetch(t, s, s.Part(export.Handle, "out", 0, 1))
 			want, err := json.Marshal(map[string]any{"ids": ids(), "logits": logits(t, s)})
 			if err != nil {
