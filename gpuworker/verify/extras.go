@@ -95,7 +95,7 @@ func (x *extraFile) grads(s *session, params []*nn.Param) error {
 		if err != nil {
 			return err
 		}
-		if err := x.floats("grad."+p.Name, p.Shape, got); err != nil {
+		if err := x.floats("grad."+p.Name, p.FileShape(), nn.FileOrder(p, got)); err != nil {
 			return err
 		}
 	}

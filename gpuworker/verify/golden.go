@@ -52,7 +52,7 @@ func (t *train) golden(ctx context.Context, s *session, out *outcome, b batch) (
 		if err != nil {
 			return nil, err
 		}
-		g["merged."+p.Name] = goldenTensor{shape: p.Shape, data: v}
+		g["merged."+p.Name] = goldenTensor{shape: p.FileShape(), data: nn.FileOrder(p, v)}
 	}
 	return g, nil
 }

@@ -261,6 +261,7 @@ func (t *train) compareFinal(name string, m method, s *session) error {
 		if err != nil {
 			return err
 		}
+		got = nn.FileOrder(p, got)
 		place := file + ":" + p.Name
 		if _, ok := f.Info(p.Name); !ok {
 			t.rep.fail(place, "reference tensor is missing")
