@@ -1,12 +1,7 @@
 package data
 
 import (
-	"encoding/json"
-	"fmt"
-	"strings"
-
-	"github.com/daulet/tokenizers"
-
+	"github.com/tunefleet/tunefleet/gpuworker/data/hftok"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -26,89 +21,38 @@ type Tokenizer interface {
 	Close() error
 }
 
-// HFTokenizer is a Hugging Face tokenizer.json run by the tokenizers library.
-type HFTokenizer struct {
-	t     *tokenizers.Tokenizer
-	added map[string]int32
-	vocab map[string]int32
-}
+// HFTokenizer is a Hugging Face tokenizer.json without its configuration. It is safe for concurrent use.
+type HFTokenizer struct{ t *hftok.Tokenizer }
 
 // NewTokenizer loads a tokenizer.json. Errors are CodeModel with the place.
 func NewTokenizer(place string, b []byte) (*HFTokenizer, error) {
 	if len(b) > MaxTokenizerBytes {
 		return nil, schemas.Errorf(schemas.CodeModel, place, "the tokenizer has %d bytes, the limit is %d", len(b), MaxTokenizerBytes)
 	}
-	var f struct {
-		Added []struct {
-			ID      int32  `json:"id"`
-			Content string `json:"content"`
-		} `json:"added_tokens"`
-		Model struct {
-			Vocab json.RawMessage `json:"vocab"`
-		} `json:"model"`
+	if len(b) == 0 {
+		b = []byte{} // absent is not empty
 	}
-	if err := json.Unmarshal(b, &f); err != nil || f.Model.Vocab == nil {
-		return nil, schemas.Errorf(schemas.CodeModel, place, "is not a tokenizer.json").
-			WithHint("give the tokenizer.json of Hugging Face's tokenizers library")
-	}
-	t, err := tokenizers.FromBytes(b)
+	t, err := hftok.New(place, hftok.Files{Tokenizer: b})
 	if err != nil {
-		return nil, schemas.Errorf(schemas.CodeModel, place, "cannot load the tokenizer: %v", err)
+		return nil, err
 	}
-	h := &HFTokenizer{t: t, added: map[string]int32{}, vocab: map[string]int32{}}
-	for _, a := range f.Added {
-		h.added[a.Content] = a.ID
-	}
-	// Unigram vocabularies are lists of pairs; only their added tokens can be looked up by name.
-	_ = json.Unmarshal(f.Model.Vocab, &h.vocab)
-	return h, nil
+	return &HFTokenizer{t}, nil
 }
 
-// Encode implements Tokenizer.
-func (h *HFTokenizer) Encode(text string) []int32 {
-	// The library takes C strings: a NUL would end the text, and other bytes than UTF-8 would abort it.
-	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "\uFFFD")
-	if text == "" {
-		return nil
-	}
-	ids := h.t.EncodeWithOptions(text, false).IDs
-	out := make([]int32, len(ids))
-	for i, v := range ids {
-		out[i] = int32(v)
-	}
-	return out
-}
+// Encode implements Tokenizer. Bytes that are no UTF-8 become U+FFFD.
+func (h *HFTokenizer) Encode(text string) []int32 { return h.t.Encode(text) }
 
 // Decode implements Tokenizer.
-func (h *HFTokenizer) Decode(ids []int32) string {
-	u := make([]uint32, 0, len(ids))
-	for _, v := range ids {
-		if v >= 0 {
-			u = append(u, uint32(v))
-		}
-	}
-	return h.t.Decode(u, true)
-}
+func (h *HFTokenizer) Decode(ids []int32) string { return h.t.Decode(ids, true) }
 
 // TokenID implements Tokenizer.
-func (h *HFTokenizer) TokenID(token string) (int32, bool) {
-	if id, ok := h.added[token]; ok {
-		return id, true
-	}
-	id, ok := h.vocab[token]
-	return id, ok
-}
+func (h *HFTokenizer) TokenID(token string) (int32, bool) { return h.t.TokenID(token) }
 
 // VocabSize implements Tokenizer.
-func (h *HFTokenizer) VocabSize() int { return int(h.t.VocabSize()) }
+func (h *HFTokenizer) VocabSize() int { return h.t.Len() }
 
-// Close frees the library's memory.
-func (h *HFTokenizer) Close() error {
-	if err := h.t.Close(); err != nil {
-		return fmt.Errorf("cannot close the tokenizer: %w", err)
-	}
-	return nil
-}
+// Close implements Tokenizer; there is nothing to free.
+func (h *HFTokenizer) Close() error { return nil }
 
 // SpecialID returns the id of the first of the candidate tokens that the tokenizer has, -1 for none.
 func SpecialID(t Tokenizer, candidates ...string) int32 {
