@@ -20,25 +20,29 @@ type Method struct {
 
 // Methods lists the methods of fine-tuning.
 func Methods() []Method {
-	both := []string{"fp32", "bf16"}
+	fp32, both := []string{"fp32"}, []string{"fp32", "bf16"}
 	peft := func(name, spec, factory, paper string) Method {
 		return Method{Name: name, Spec: spec, Factory: factory, Files: "peft", Mergeable: true, Precisions: both, Reference: "peft 0.18.1", Paper: paper}
+	}
+	only32 := func(m Method) Method {
+		m.Precisions = fp32
+		return m
 	}
 	return []Method{
 		{Name: "full", Spec: "method: full", Factory: "finetuning_type: full", Files: "hf", Mergeable: true, Precisions: both, Reference: "torch 2.9.1, transformers 4.57.6"},
 		{Name: "freeze", Spec: "method: freeze, freeze_layers or freeze.{trainable_layers,modules,extra}",
 			Factory: "finetuning_type: freeze, freeze_trainable_layers, freeze_trainable_modules, freeze_extra_modules", Files: "hf", Mergeable: true,
-			Precisions: both, Reference: "torch 2.9.1, transformers 4.57.6"},
+			Precisions: fp32, Reference: "torch 2.9.1, transformers 4.57.6"},
 		{Name: "LLaMA-Pro", Spec: "method: freeze, expand_blocks, freeze.llama_pro", Factory: "use_llama_pro, freeze_trainable_layers (the model is expanded by the run itself)",
-			Files: "hf", Mergeable: true, Precisions: both, Reference: "the unexpanded model", Paper: "https://arxiv.org/abs/2401.02415"},
+			Files: "hf", Mergeable: true, Precisions: fp32, Reference: "the unexpanded model", Paper: "https://arxiv.org/abs/2401.02415"},
 		peft("LoRA", "method: lora", "finetuning_type: lora", "https://arxiv.org/abs/2106.09685"),
 		peft("rsLoRA", "lora.rslora", "use_rslora", "https://arxiv.org/abs/2312.03732"),
 		peft("DoRA", "lora.dora", "use_dora", "https://arxiv.org/abs/2402.09353"),
-		peft("LoRA+", "lora.plus_ratio, lora.plus_embedding_lr", "loraplus_lr_ratio, loraplus_lr_embedding", "https://arxiv.org/abs/2402.12354"),
+		only32(peft("LoRA+", "lora.plus_ratio, lora.plus_embedding_lr", "loraplus_lr_ratio, loraplus_lr_embedding", "https://arxiv.org/abs/2402.12354")),
 		peft("PiSSA", "lora.pissa, lora.pissa_iter", "pissa_init, pissa_iter, pissa_convert (always converted)", "https://arxiv.org/abs/2404.02948"),
 		peft("LoRA on embeddings and heads", "lora.targets: [embed_tokens, lm_head]", "lora_target", "https://arxiv.org/abs/2106.09685"),
 		peft("modules trained whole", "lora.modules_to_save, oft.modules_to_save", "additional_target", ""),
-		peft("existing adapters", "adapters, create_new_adapter", "adapter_name_or_path, create_new_adapter", ""),
+		only32(peft("existing adapters", "adapters, create_new_adapter", "adapter_name_or_path, create_new_adapter", "")),
 		peft("OFT", "method: oft, oft.rank or oft.block_size", "finetuning_type: oft, oft_rank, oft_block_size, oft_target", "https://arxiv.org/abs/2306.07280"),
 		{Name: "bottleneck adapters", Spec: "method: bottleneck, bottleneck.kind: houlsby or pfeiffer", Files: "own", Precisions: both,
 			Reference: "the published layer in torch", Paper: "https://arxiv.org/abs/1902.00751, https://arxiv.org/abs/2005.00247"},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/config"
@@ -50,7 +51,7 @@ type architecture struct {
 }
 
 func (a *app) modelsCommand() *cobra.Command {
-	return &cobra.Command{Use: "models", Short: "List architectures with the names that are mapped, and the known model names", Args: exactArgs(),
+	return &cobra.Command{Use: "models", Short: "List architectures with the names that are mapped, methods, and the known model names", Args: exactArgs(),
 		RunE: func(*cobra.Command, []string) error {
 			known, err := zoo.Catalog()
 			if err != nil {
@@ -64,7 +65,17 @@ func (a *app) modelsCommand() *cobra.Command {
 					strings.Join(list[i].Precisions, " "), strings.Join(l.Modules, " "))
 			}
 			if a.json {
-				return a.print(map[string]any{"architectures": list, "names": config.Models()})
+				return a.print(map[string]any{"architectures": list, "methods": adapter.Methods(), "names": config.Models()})
+			}
+			if err := t.write(a.out); err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintln(a.out); err != nil {
+				return err
+			}
+			t = newTable("METHOD", "RUN SPEC", "PRECISIONS", "MERGES", "FILES", "COMPARED WITH")
+			for _, m := range adapter.Methods() {
+				t.row(m.Name, m.Spec, strings.Join(m.Precisions, ", "), strconv.FormatBool(m.Mergeable), m.Files, m.Reference)
 			}
 			if err := t.write(a.out); err != nil {
 				return err
