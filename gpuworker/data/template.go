@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/chat"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -67,19 +68,51 @@ func templates() []Template {
 
 // TemplateByName finds a built-in template; CodeInvalid with the nearest name otherwise.
 func TemplateByName(name string) (Template, error) {
-	var names []string
 	for _, t := range templates() {
 		if t.Name == name {
 			return t, nil
 		}
-		names = append(names, t.Name)
 	}
-	e := schemas.Errorf(schemas.CodeInvalid, "template", "unknown chat template %q", name)
-	if near := schemas.Nearest(name, names); near != "" {
-		return Template{}, e.WithHint("did you mean %q?", near)
+	// Every other template of LLaMA-Factory, as far as one question and one answer go.
+	t, err := chat.ByName(name)
+	if err != nil {
+		return Template{}, err
 	}
-	slices.Sort(names)
-	return Template{}, e.WithHint("known templates: %s", strings.Join(names, ", "))
+	return fromChat(t)
+}
+
+// fromChat takes over a template for single turns. CodeUnsupported for one that needs more: thoughts, or tokens that are no text.
+func fromChat(t *chat.Template) (Template, error) {
+	if t.Reasoning() {
+		return Template{}, schemas.Errorf(schemas.CodeUnsupported, "template", "%q handles thoughts, which this form of configuration does not", t.Name).
+			WithHint("use its _nothink twin, or a LLaMA-Factory configuration")
+	}
+	if t.EfficientEOS {
+		return Template{}, schemas.Errorf(schemas.CodeUnsupported, "template", "%q ends conversations in a way that this form of configuration does not", t.Name).
+			WithHint("use a LLaMA-Factory configuration")
+	}
+	out := Template{Name: t.Name, DefaultSystem: t.DefaultSystem, SystemInUser: t.Class == chat.ClassLlama2}
+	for _, x := range []struct {
+		from []chat.Element
+		to   *[]string
+	}{{t.Prefix, &out.Prefix}, {t.System, &out.System}, {t.User, &out.User}, {t.Assistant, &out.Assistant}} {
+		for _, e := range x.from {
+			switch e.Kind {
+			case chat.Text:
+				*x.to = append(*x.to, e.Text)
+			case chat.BOS:
+				*x.to = append(*x.to, bos)
+			case chat.EOS:
+				*x.to = append(*x.to, eos)
+			default:
+				return Template{}, schemas.Errorf(schemas.CodeUnsupported, "template", "%q has tokens that are no text", t.Name)
+			}
+		}
+	}
+	if t.ReplaceEOS && len(t.StopWords) > 0 {
+		out.Stop = t.StopWords[0]
+	}
+	return out, nil
 }
 
 // EncodePrompt returns the ids of everything before the assistant's answer.
