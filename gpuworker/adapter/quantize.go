@@ -144,7 +144,6 @@ func quantizeInt8(v []float32, cols int) bits {
 
 // expandNF4 and expandInt8 give elements [start, start+len(dst)) as the kernels do.
 func (b bits) expandNF4(start int64, dst []float32) {
-	blocks := (len(b.codes)*2 + nf4Block - 1) / nf4Block
 	for i := range dst {
 		at := start + int64(i)
 		c := b.codes[at/2]
@@ -154,7 +153,7 @@ func (b bits) expandNF4(start int64, dst []float32) {
 		k := int(at / nf4Block)
 		s := float32(0)
 		if b.scaleCodes != nil {
-			blocks = len(b.scaleCodes)
+			blocks := len(b.scaleCodes)
 			s = float32(b.scales[b.scaleCodes[k]]*b.scales[256+k/scaleBlock]) + b.scales[256+(blocks+scaleBlock-1)/scaleBlock]
 		} else {
 			s = b.scales[k]

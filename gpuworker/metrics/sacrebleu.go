@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"fmt"
-	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -406,7 +405,7 @@ func chrfWords(s string) []string {
 // fScore computes the F score, 0 to 100, in sacrebleu's order of operations.
 func (o ChrFOptions) fScore(stats [][3]int) float64 {
 	const eps = 1e-16
-	factor := math.Pow(o.Beta, 2)
+	factor := o.Beta * o.Beta
 	score, precision, recall, order := 0.0, 0.0, 0.0, 0
 	for _, s := range stats {
 		p, r := eps, eps

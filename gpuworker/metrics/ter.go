@@ -278,22 +278,22 @@ func (m *matrix) shift(checked *int) (words []string, gain int) {
 }
 
 // try is the edit distance of other words, of which those that m begins with need not be computed again.
-func (t *matrix) try(m *matrix, words []string) int {
+func (m *matrix) try(of *matrix, words []string) int {
 	same := 0
-	for same < len(words) && words[same] == m.hyp[same] {
+	for same < len(words) && words[same] == of.hyp[same] {
 		same++
 	}
 	for i := 0; i <= same; i++ {
-		t.cost[i], t.op[i] = m.cost[i], m.op[i]
+		m.cost[i], m.op[i] = of.cost[i], of.op[i]
 	}
-	for i := same + 1; i < len(t.cost); i++ {
-		if &t.cost[i][0] == &m.cost[i][0] { // the rows of m are not ours to write
-			t.cost[i], t.op[i] = make([]int32, len(t.ref)+1), make([]uint8, len(t.ref)+1)
+	for i := same + 1; i < len(m.cost); i++ {
+		if &m.cost[i][0] == &of.cost[i][0] { // the rows of the other are not ours to write
+			m.cost[i], m.op[i] = make([]int32, len(m.ref)+1), make([]uint8, len(m.ref)+1)
 		}
 	}
-	t.hyp = words
-	t.fill(same + 1)
-	return t.distance()
+	m.hyp = words
+	m.fill(same + 1)
+	return m.distance()
 }
 
 // move returns words with n of them from start moved before the place to.

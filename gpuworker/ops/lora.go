@@ -80,7 +80,7 @@ func LoRALinear(t *autograd.Tape, x autograd.Value, w Matrix, b, residual autogr
 	if !op.lora.X.Valid() {
 		op.lora.X = x
 	}
-	yd, h := op.linear.forward(t)
+	yd, h := op.forward(t)
 	op.lora.hidden(t)
 	if !t.OK() {
 		return autograd.Value{}

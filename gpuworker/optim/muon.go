@@ -14,7 +14,6 @@ import (
 type muon struct {
 	adamw
 	arena *kernels.Arena
-	host  host
 }
 
 func (o *muon) Whole(p *autograd.Param) bool { return o.orthogonal(p) }

@@ -215,7 +215,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	recompute, why := s.recompute(ctx, rec.Config)
 	s.t.Logger.Info("activations", "recompute", recompute, "why", why)
 	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine, Compute: computeType(s.stage.DType), Checkpoint: recompute})
-	if err := s.openReference(ctx, rec, src, k); err != nil {
+	if err := s.openReference(ctx, rec, src); err != nil {
 		return err
 	}
 	if err := s.openCritic(ctx); err != nil {

@@ -68,7 +68,7 @@ func needsReference(t *schemas.TrainStage) bool {
 
 // openReference makes the reference: the model that the spec names, the base without its adapters, or a frozen copy of where the stage
 // starts. src holds the stage's own start, of which k is the last link.
-func (s *session) openReference(ctx context.Context, rec *Recipe, src *source, k *link) (err error) {
+func (s *session) openReference(ctx context.Context, rec *Recipe, src *source) (err error) {
 	if !needsReference(s.stage) {
 		return nil
 	}

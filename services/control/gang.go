@@ -42,7 +42,7 @@ func (d *decider) gang(r *Run) bool {
 	if len(h.Seats) == 0 {
 		return false
 	}
-	if swaps, handled := d.growth(r, spec.Train); handled {
+	if swaps, handled := d.growth(r); handled {
 		return swaps
 	}
 	if len(h.Members) == len(h.Seats) && r.Held == len(h.Seats) {

@@ -51,7 +51,7 @@ func (d *decider) grow(order []*Run, busy map[*Run]bool) {
 }
 
 // growth follows the seats beyond the generation's members; handled reports that the decision about the run is made.
-func (d *decider) growth(r *Run, t *schemas.TrainStage) (swaps, handled bool) {
+func (d *decider) growth(r *Run) (swaps, handled bool) {
 	h := r.Head
 	if h.Control == schemas.ControlRegroup {
 		if len(h.Members) == 0 {

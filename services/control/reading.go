@@ -26,6 +26,9 @@ const (
 	maxQueued   = 2000
 	maxBlocked  = 500
 
+	// rereadAfter is the least time between two readings of one run, so that a few runs that change do not use up what all may read.
+	rereadAfter = 50 * time.Millisecond
+
 	policyEvery = 2 * time.Second
 	parentEvery = 2 * time.Second
 )
@@ -67,6 +70,7 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		case r == nil: // closed since the listing
 		case r.readAt == 0 || r.wanted && r.spec == nil:
 			fresh = append(fresh, r)
+		case now-r.readAt < rereadAfter: // what control itself swapped it knows
 		case r.head != nil && r.head.State != schemas.RunPaused:
 			if len(r.head.Seats) != len(r.head.Members) || r.head.Control != schemas.ControlNone {
 				hot = append(hot, r)

@@ -63,7 +63,7 @@ func (e *Encoder) replaceEOS(token string) {
 	}
 }
 
-// BOSID, EOSID and PadID are the ids of the special tokens under the template, NoID for none.
+// BOSID is the id of the token that begins a sequence, EOSID that ends one and PadID that fills rows, under the template; NoID for none.
 func (e *Encoder) BOSID() int32 { return e.bos }
 
 // EOSID is the id of the end of a sequence.

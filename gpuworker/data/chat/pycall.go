@@ -254,7 +254,8 @@ func (p *pyParser) number() (any, error) {
 	for p.i < len(p.s) {
 		c := p.s[p.i]
 		exp := (c == '+' || c == '-') && p.i > start && (p.s[p.i-1] == 'e' || p.s[p.i-1] == 'E') && !strings.HasPrefix(p.s[start:], "0x")
-		if !exp && c != '.' && c != '_' && !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z') {
+		letter := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !exp && !letter && c != '.' && c != '_' {
 			break
 		}
 		p.i++

@@ -192,7 +192,7 @@ func joinCalls(calls []Call, sep string, f func(c Call) string) string {
 // xmlCall writes a call with one element for each argument.
 func xmlCall(c Call, open, param, value, endParam, end string) string {
 	var b strings.Builder
-	b.WriteString(fmt.Sprintf(open, c.Name))
+	fmt.Fprintf(&b, open, c.Name)
 	args := object(arguments(c), "the arguments")
 	for _, k := range args.Keys() {
 		b.WriteString(fmt.Sprintf(param, k) + value + valueText(args.Value(k)) + endParam)

@@ -180,7 +180,7 @@ func (b *bpe) symbols(dst []int32, s string) []int32 {
 			}
 			dst = dst[:n]
 		}
-		if b.unk >= 0 && !(b.fuseUnk && unknown) {
+		if b.unk >= 0 && (!b.fuseUnk || !unknown) {
 			dst = append(dst, b.unk)
 		}
 		unknown = true

@@ -277,7 +277,7 @@ func (c *cluster) cardGroups(i, n int) bool {
 		return true
 	}
 	for k, l := range lens {
-		if l != 4 && !(k == n-1 && l < 4) {
+		if l != 4 && (k != n-1 || l > 4) {
 			return false
 		}
 	}

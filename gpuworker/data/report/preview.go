@@ -96,10 +96,10 @@ func turns(s *Set, r *Record) []Piece {
 		out = append(out, Piece{Text: "system: " + r.Example.System + "\n"})
 	}
 	for i, m := range r.Example.Prompt {
-		out = append(out, Piece{Text: string(m.Role) + ": " + m.Content + "\n", Trained: i%2 == 1})
+		out = append(out, Piece{Text: m.Role + ": " + m.Content + "\n", Trained: i%2 == 1})
 	}
 	for i, m := range r.Example.Response {
-		out = append(out, Piece{Text: string(m.Role) + ": " + m.Content + "\n", Trained: i == 0})
+		out = append(out, Piece{Text: m.Role + ": " + m.Content + "\n", Trained: i == 0})
 	}
 	return out
 }

@@ -9,7 +9,7 @@ import (
 func GLUClamped(x []float64, f int, alpha, limit float64, interleaved bool) []float64 {
 	y := make([]float64, len(x)/2)
 	for i := range y {
-		gate, up := gluAt(x, i, f, interleaved)
+		gate, up := gluAt(i, f, interleaved)
 		g := min(x[gate], limit)
 		y[i] = (min(max(x[up], -limit), limit) + 1) * g * sigmoid(alpha*g)
 	}
@@ -20,7 +20,7 @@ func GLUClamped(x []float64, f int, alpha, limit float64, interleaved bool) []fl
 func GLUClampedBackward(x, dy []float64, f int, alpha, limit float64, interleaved bool) []float64 {
 	dx := make([]float64, len(x))
 	for i := range dy {
-		gate, up := gluAt(x, i, f, interleaved)
+		gate, up := gluAt(i, f, interleaved)
 		g, u := min(x[gate], limit), min(max(x[up], -limit), limit)
 		s := sigmoid(alpha * g)
 		if x[gate] <= limit {
@@ -34,7 +34,7 @@ func GLUClampedBackward(x, dy []float64, f int, alpha, limit float64, interleave
 }
 
 // gluAt is where gate and up of element i lie.
-func gluAt(x []float64, i, f int, interleaved bool) (gate, up int) {
+func gluAt(i, f int, interleaved bool) (gate, up int) {
 	row, col := i/f*2*f, i%f
 	if interleaved {
 		return row + 2*col, row + 2*col + 1
