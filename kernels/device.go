@@ -136,6 +136,7 @@ type Device struct {
 	be       *C.tf_backend
 	dev      *C.tf_device
 	name     string
+	builtin  bool
 	counting bool
 	next     atomic.Uint64 // the next address of a counting device
 	live     atomic.Int64
@@ -157,7 +158,7 @@ func Open(o Options) (*Device, error) {
 			o.Backend, uint32(be.abi_version), h, C.TF_ABI_VERSION, ABIHash())
 	}
 	co := C.tf_options{threads: C.int32_t(o.Threads), isa: C.int32_t(o.ISA), index: C.int32_t(o.Index)}
-	d := &Device{be: be, name: C.GoString(be.name), counting: o.Counting, queues: map[*Queue]struct{}{}}
+	d := &Device{be: be, name: C.GoString(be.name), builtin: o.Backend == "" || o.Backend == "cpu", counting: o.Counting, queues: map[*Queue]struct{}{}}
 	d.next.Store(1 << 40)
 	why := (*C.char)(C.calloc(1, whyLen))
 	defer C.free(unsafe.Pointer(why))
@@ -170,6 +171,10 @@ func Open(o Options) (*Device, error) {
 }
 
 const whyLen = 512
+
+// ZeroesMemory reports whether what a new arena hands out reads as zeros until it is written. The CPU's comes as zero pages from the
+// system: leaving them untouched saves the time and the memory until they are used.
+func (d *Device) ZeroesMemory() bool { return d.builtin }
 
 func backend(name string) (*C.tf_backend, error) {
 	if name == "" || name == "cpu" {

@@ -139,20 +139,27 @@ func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) 
 	if err := e.allocate(); err != nil {
 		return e, err
 	}
-	for _, b := range p.buckets {
-		if b.mem.p.Present() {
-			q.Fill(kernels.Fill{Y: b.mem.p})
-		}
-		for _, r := range b.runs {
-			for _, y := range r.state {
-				q.Fill(kernels.Fill{Y: y})
-			}
+	if !q.Device().ZeroesMemory() {
+		for _, b := range p.buckets {
+			e.clear(b)
 		}
 	}
 	if !e.sharded() {
 		err = e.bindAll()
 	}
 	return e, errors.Join(err, q.Err())
+}
+
+// clear zeroes a bucket's values (their gaps must be zero) and the optimizer's state.
+func (e *Engine) clear(b *bucket) {
+	if b.mem.p.Present() {
+		e.q.Fill(kernels.Fill{Y: b.mem.p})
+	}
+	for _, r := range b.runs {
+		for _, y := range r.state {
+			e.q.Fill(kernels.Fill{Y: y})
+		}
+	}
 }
 
 // stateLen is the number of elements of the bucket's p on this rank.
