@@ -29,6 +29,7 @@ typedef struct tf_kern tf_kern;
 struct tf_device {
   tf_pool *pool;
   const tf_kern *k, *kb; /* kernels on f32, and on bf16 */
+  const tf_kern *dp;     /* products of two bf16 matrices, or NULL: then they go over f32 */
   int isa, threads;
   char *scratch; /* threads * TF_SCRATCH_BYTES */
   void *lock;    /* pthread_mutex_t: operations of several queues run one at a time */

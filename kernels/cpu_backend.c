@@ -76,6 +76,7 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
   d->isa = isa;
   d->k = tf_isa_table(isa, 0);
   d->kb = tf_isa_table(isa, 1);
+  d->dp = tf_isa_dp(isa);
   d->threads = threads;
   d->lock = calloc(1, sizeof(pthread_mutex_t));
   d->scratch = map((int64_t)threads * TF_SCRATCH_BYTES);
@@ -92,7 +93,7 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
 static tf_status dev_info(tf_device *d, tf_device_info *i) {
   memset(i, 0, sizeof *i);
   snprintf(i->name, sizeof i->name, "cpu");
-  snprintf(i->isa, sizeof i->isa, "%s", tf_isa_name(d->isa));
+  snprintf(i->isa, sizeof i->isa, "%s%s", tf_isa_name(d->isa), d->dp ? "+bf16" : "");
   i->threads = d->threads;
   long page = sysconf(_SC_PAGESIZE);
   i->memory_total = (int64_t)sysconf(_SC_PHYS_PAGES) * page;

@@ -19,19 +19,26 @@ int64_t tf_gemm_c_floats(int64_t m, int64_t n, int64_t k) { return m <= FEW_ROWS
 void tf_gemm_exec(tf_device *d, tf_gemm_job *j) {
   if (j->m == 0 || j->n == 0) return;
   j->dev = d;
+  const tf_kern *kern = d->k;
+  if (d->dp && j->a_bf16 && j->b_bf16 && j->alpha == 1) {
+    kern = d->dp;
+    j->elems = j->k;
+    j->k = tf_ceil_div(j->k, 2);
+  }
   if (j->m <= FEW_ROWS) {
     j->n0 = 0;
     j->nn = j->n;
     if (j->c16) j->ldc = j->nn;
     int64_t tasks = tf_ceil_div(j->n, TF_PACK_COLS);
     if (d->threads > 1 && tasks > 1 && j->n * j->k > 1 << 15) {
-      tf_pool_run(d->pool, tasks, d->k->gemm_run_few, j);
+      tf_pool_run(d->pool, tasks, kern->gemm_run_few, j);
     } else {
-      for (int64_t t = 0; t < tasks; t++) d->k->gemm_run_few(j, t, 0);
+      for (int64_t t = 0; t < tasks; t++) kern->gemm_run_few(j, t, 0);
     }
+    if (kern == d->dp) j->k = j->elems;
     return;
   }
-  int64_t cols = pass_cols(j->n, j->k), mr = d->k->mr;
+  int64_t cols = pass_cols(j->n, kern == d->dp ? j->elems : j->k), mr = kern->mr; /* as workspace was asked for */
   for (j->n0 = 0; j->n0 < j->n; j->n0 += cols) {
     j->nn = tf_min(cols, j->n - j->n0);
     if (j->c16) j->ldc = j->nn;
@@ -49,13 +56,14 @@ void tf_gemm_exec(tf_device *d, tf_gemm_job *j) {
     j->mt = tf_ceil_div(j->m, j->mc);
     j->nt = tf_ceil_div(j->nn, j->nc);
     if (want == 1) {
-      for (int64_t t = 0; t < packs; t++) d->k->gemm_pack_b(j, t, 0);
-      for (int64_t t = 0; t < j->mt * j->nt; t++) d->k->gemm_run(j, t, 0);
+      for (int64_t t = 0; t < packs; t++) kern->gemm_pack_b(j, t, 0);
+      for (int64_t t = 0; t < j->mt * j->nt; t++) kern->gemm_run(j, t, 0);
     } else {
-      tf_pool_run(d->pool, packs, d->k->gemm_pack_b, j);
-      tf_pool_run(d->pool, j->mt * j->nt, d->k->gemm_run, j);
+      tf_pool_run(d->pool, packs, kern->gemm_pack_b, j);
+      tf_pool_run(d->pool, j->mt * j->nt, kern->gemm_run, j);
     }
   }
+  if (kern == d->dp) j->k = j->elems;
 }
 
 int64_t cpu_gemm_ws(const tf_gemm *p) {

@@ -11,6 +11,10 @@ const tf_kern *tf_isa_table(int isa, int bf16) {
   (void)isa;
   return bf16 ? &tf_kern_avx512_bf16 : &tf_kern_avx512;
 }
+const tf_kern *tf_isa_dp(int isa) {
+  (void)isa;
+  return NULL;
+}
 
 #else
 
@@ -27,6 +31,14 @@ static int has(int isa) {
 #endif
   }
   return 0;
+}
+
+const tf_kern *tf_isa_dp(int isa) {
+#if defined(__x86_64__)
+  if (isa == TF_ISA_AVX512 && __builtin_cpu_supports("avx512bf16")) return &tf_kern_avx512_dp;
+#endif
+  (void)isa;
+  return NULL;
 }
 
 const tf_kern *tf_isa_table(int isa, int bf16) {

@@ -14,5 +14,7 @@
 int tf_isa_pick(int wish);
 const char *tf_isa_name(int isa);
 const tf_kern *tf_isa_table(int isa, int bf16);
+/* Products of two bf16 matrices by instructions of their own, or NULL. */
+const tf_kern *tf_isa_dp(int isa);
 
 #endif

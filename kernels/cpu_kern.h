@@ -14,6 +14,7 @@ typedef struct {
   float alpha;
   int accumulate;
   int a_bf16, b_bf16;  /* a, b are bf16 */
+  int64_t elems;       /* where k counts pairs (vdpbf16ps): the steps there are */
   uint16_t *c16;       /* where c is bf16: c is then m rows of ldc = nn floats of workspace */
   int64_t ldc16;
   int64_t n0, nn;     /* columns of this pass */
@@ -155,7 +156,7 @@ struct tf_kern {
 
 extern const tf_kern tf_kern_scalar, tf_kern_scalar_bf16;
 #if defined(__x86_64__)
-extern const tf_kern tf_kern_avx2, tf_kern_avx512, tf_kern_avx2_bf16, tf_kern_avx512_bf16;
+extern const tf_kern tf_kern_avx2, tf_kern_avx512, tf_kern_avx2_bf16, tf_kern_avx512_bf16, tf_kern_avx512_dp;
 #endif
 
 /* Runs a product with the device locked; packed_b has tf_gemm_pack_bytes. */

@@ -168,20 +168,35 @@ static void packb_a(const uint16_t *src, int64_t is, int64_t ks, int64_t m, int6
   for (int64_t i = 0; i < m; i += TF_MR) packb_rows(src + i * is, is, ks, tf_min(TF_MR, m - i), kc, dst + i * kc);
 }
 
-/* Operands of a product at an element's distance, of either type. */
-V1 void gemm_pack_a(const tf_gemm_job *j, int64_t at, int64_t m, int64_t kc, float *dst) {
+#ifdef TF_DP
+V1 void gemm_pack_a(const tf_gemm_job *j, int64_t m0, int64_t m, int64_t k0, int64_t kc, float *dst) {
+  const uint16_t *a = (const uint16_t *)(const void *)j->a + m0 * j->ars + 2 * k0 * j->acs;
+  for (int64_t i = 0; i < m; i += TF_MR)
+    dp_pack(a + i * j->ars, j->ars, j->acs, tf_min(TF_MR, m - i), tf_min(2 * kc, j->elems - 2 * k0), dst + i * kc, TF_MR);
+}
+
+V1 void gemm_pack_cols(const tf_gemm_job *j, int64_t n0, int64_t n, int64_t k0, int64_t kc, float *dst) {
+  const uint16_t *b = (const uint16_t *)(const void *)j->b + n0 * j->bcs + 2 * k0 * j->brs;
+  dp_pack(b, j->bcs, j->brs, n, tf_min(2 * kc, j->elems - 2 * k0), dst, NR);
+}
+#else
+/* Rows m0 on of a, and columns n0 on of b, of either type, over steps k0..k0+kc. */
+V1 void gemm_pack_a(const tf_gemm_job *j, int64_t m0, int64_t m, int64_t k0, int64_t kc, float *dst) {
+  int64_t at = m0 * j->ars + k0 * j->acs;
   if (j->a_bf16)
     packb_a((const uint16_t *)j->a + at, j->ars, j->acs, m, kc, dst);
   else
     pack_a(j->a + at, j->ars, j->acs, m, kc, dst);
 }
 
-V1 void gemm_pack_cols(const tf_gemm_job *j, int64_t at, int64_t n, int64_t kc, float *dst) {
+V1 void gemm_pack_cols(const tf_gemm_job *j, int64_t n0, int64_t n, int64_t k0, int64_t kc, float *dst) {
+  int64_t at = n0 * j->bcs + k0 * j->brs;
   if (j->b_bf16)
     packb_cols((const uint16_t *)j->b + at, j->bcs, j->brs, n, kc, dst);
   else
     pack_cols(j->b + at, j->bcs, j->brs, n, kc, dst);
 }
+#endif
 
 /* A bf16 c is made in f32 beside it: brought there before, rounded once after. */
 V1 void gemm_c_in(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int64_t c1) {
@@ -203,7 +218,7 @@ static void gemm_pack_b(void *arg, int64_t task, int thread) {
   /* Few steps at a time, so that lines of b that several panels share are still in the first-level cache. */
   for (int64_t k0 = 0; k0 < j->k; k0 += 64)
     for (int64_t n = lo; n < hi; n += NR)
-      gemm_pack_cols(j, (j->n0 + n) * j->bcs + k0 * j->brs, tf_min(NR, hi - n), tf_min(64, j->k - k0), j->packed_b + n * j->k + k0 * NR);
+      gemm_pack_cols(j, j->n0 + n, tf_min(NR, hi - n), k0, tf_min(64, j->k - k0), j->packed_b + n * j->k + k0 * NR);
 }
 
 /* Rows m0..m1 and columns c0..c1 (within the pass) of c over steps k0..k0+kc. pa: the packed rows; panel n of b at pb + n * pitch. */
@@ -211,7 +226,7 @@ V1 void gemm_block(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int
                    int64_t pitch) {
   int load = k0 > 0 || j->accumulate || j->bias;
   int64_t cn = j->c16 ? 0 : j->n0; /* where the pass begins in c */
-  gemm_pack_a(j, m0 * j->ars + k0 * j->acs, m1 - m0, kc, pa);
+  gemm_pack_a(j, m0, m1 - m0, k0, kc, pa);
   if (j->alpha != 1) {
     int64_t n = (m1 - m0 + TF_MR - 1) / TF_MR * TF_MR * kc;
     for (int64_t i = 0; i < n; i++) pa[i] *= j->alpha;
@@ -271,7 +286,7 @@ static void gemm_run_few(void *arg, int64_t task, int thread) {
   gemm_c_in(j, 0, j->m, c0, c1);
   for (int64_t k0 = 0; k0 < j->k || k0 == 0; k0 += TF_KC) {
     int64_t kc = tf_min(TF_KC, j->k - k0);
-    for (int64_t n = c0; n < c1; n += NR) gemm_pack_cols(j, (j->n0 + n) * j->bcs + k0 * j->brs, tf_min(NR, c1 - n), kc, pb + (n - c0) * kc);
+    for (int64_t n = c0; n < c1; n += NR) gemm_pack_cols(j, j->n0 + n, tf_min(NR, c1 - n), k0, kc, pb + (n - c0) * kc);
     gemm_block(j, 0, j->m, c0, c1, k0, kc, pa, pb, kc);
   }
   gemm_c_out(j, 0, j->m, c0, c1);

@@ -82,5 +82,10 @@ V1 vn n_ld(const float *p) { return _mm512_loadu_ps(p); }
 V1 void n_st(float *p, vn a) { _mm512_storeu_ps(p, a); }
 V1 vn n_set1(const float *p) { return _mm512_set1_ps(*p); }
 V1 vn n_zero(void) { return _mm512_setzero_ps(); }
+#ifdef TF_DP
+/* An element is a pair of bf16: both products are added. */
+V1 vn n_fma(vn a, vn b, vn c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+#else
 V1 vn n_fma(vn a, vn b, vn c) { return _mm512_fmadd_ps(a, b, c); }
+#endif
 #define TF_TRANSPOSE8 1

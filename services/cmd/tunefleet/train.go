@@ -61,7 +61,7 @@ func (a *app) trainCommand() *cobra.Command {
 	f.StringVar(&flags.LogDir, "log_dir", "", "folder for trainer_log.jsonl")
 	f.StringVar(&flags.DeviceMap, "device_map", "", "auto or cpu")
 	f.BoolVar(&flags.FP16, "fp16", false, "train in fp16 (not built yet)")
-	f.BoolVar(&flags.BF16, "bf16", false, "train in bf16 (not built yet)")
+	f.BoolVar(&flags.BF16, "bf16", false, "activations and products in bf16; weights, sums and optimizer state stay fp32")
 	f.IntVar(&flags.GradientAccumulation, "gradient_accumulation_steps", 0, "micro-batches a step and worker")
 	f.IntVar(&flags.NumWorkers, "num_workers", 0, "worker processes when everything runs embedded")
 	f.StringVar(&flags.ReportTo, "report_to", "", "none or otlp")
