@@ -162,7 +162,7 @@ func (m *spModel) text(o *pyjson.Object, cfg *config) {
 	replace := func(from, to string) any {
 		return pyjson.NewObject("type", "Replace", "pattern", pyjson.NewObject("String", from), "content", to)
 	}
-	seq := func(kind, key string, list ...any) any { return pyjson.NewObject("type", kind, key, list) }
+	seq := func(key string, list ...any) any { return pyjson.NewObject("type", "Sequence", key, list) }
 	scheme := "always"
 	switch {
 	case !cfg.prefixSpace:
@@ -175,7 +175,7 @@ func (m *spModel) text(o *pyjson.Object, cfg *config) {
 	case isGemma(cfg):
 		o.Set("normalizer", replace(" ", metaspace))
 		o.Set("pre_tokenizer", pyjson.NewObject("type", "Split", "pattern", pyjson.NewObject("String", " "), "behavior", "MergedWithPrevious", "invert", false))
-		o.Set("decoder", seq("Sequence", "decoders", plain...))
+		o.Set("decoder", seq("decoders", plain...))
 		return
 	case isPlain(cfg):
 		list := []any{pyjson.NewObject("type", "Strip", "strip_left", false, "strip_right", true),
@@ -184,7 +184,7 @@ func (m *spModel) text(o *pyjson.Object, cfg *config) {
 			list = append([]any{pyjson.NewObject("type", "Precompiled", "precompiled_charsmap", base64.StdEncoding.EncodeToString(m.charsmap))}, list...)
 		}
 		space := pyjson.NewObject("type", "Metaspace", "replacement", metaspace, "prepend_scheme", scheme, "split", true)
-		o.Set("normalizer", seq("Sequence", "normalizers", list...))
+		o.Set("normalizer", seq("normalizers", list...))
 		o.Set("pre_tokenizer", space)
 		o.Set("decoder", space)
 		return
@@ -193,7 +193,7 @@ func (m *spModel) text(o *pyjson.Object, cfg *config) {
 		if cfg.prefixSpace {
 			list = append([]any{pyjson.NewObject("type", "Prepend", "prepend", metaspace)}, list...)
 		}
-		o.Set("normalizer", seq("Sequence", "normalizers", list...))
+		o.Set("normalizer", seq("normalizers", list...))
 		o.Set("pre_tokenizer", nil)
 	default:
 		o.Set("normalizer", nil)
@@ -202,7 +202,7 @@ func (m *spModel) text(o *pyjson.Object, cfg *config) {
 	if cfg.prefixSpace {
 		plain = append(plain, pyjson.NewObject("type", "Strip", "content", " ", "start", 1, "stop", 0))
 	}
-	o.Set("decoder", seq("Sequence", "decoders", plain...))
+	o.Set("decoder", seq("decoders", plain...))
 }
 
 func (m *spModel) model(cfg *config) (any, error) {

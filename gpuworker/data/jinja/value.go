@@ -192,7 +192,10 @@ func equal(a, b any) bool {
 	a, b = unmarked(a), unmarked(b)
 	if fa, ia, wa, ok := number(a); ok {
 		fb, ib, wb, ok := number(b)
-		return ok && (wa && wb && ia == ib || !(wa && wb) && fa == fb)
+		if wa && wb {
+			return ok && ia == ib
+		}
+		return ok && fa == fb
 	}
 	switch x := a.(type) {
 	case nil:
@@ -248,10 +251,11 @@ func order(a, b any) (int, error) {
 	a, b = unmarked(a), unmarked(b)
 	if fa, ia, wa, ok := number(a); ok {
 		if fb, ib, wb, ok := number(b); ok {
+			whole := wa && wb
 			switch {
-			case wa && wb && ia < ib, !(wa && wb) && fa < fb:
+			case whole && ia < ib, !whole && fa < fb:
 				return -1, nil
-			case wa && wb && ia > ib, !(wa && wb) && fa > fb:
+			case whole && ia > ib, !whole && fa > fb:
 				return 1, nil
 			}
 			return 0, nil

@@ -84,13 +84,34 @@ func Split(command string) ([]string, error) {
 
 // Allowed reports whether an operator's list allows a command.
 func Allowed(list string, argv []string) bool {
-	for _, entry := range strings.FieldsFunc(list, func(c rune) bool { return c == ';' || c == '\n' }) {
+	for _, entry := range entries(list) {
 		want, err := Split(entry)
 		if err == nil && len(argv) >= len(want) && slices.Equal(argv[:len(want)], want) {
 			return true
 		}
 	}
 	return false
+}
+
+// entries cuts a list at line ends and semicolons that are not quoted.
+func entries(list string) []string {
+	var out []string
+	quote, escaped, start := rune(0), false, 0
+	for i, c := range list {
+		switch {
+		case escaped:
+			escaped = false
+		case c == '\\' && quote != '\'':
+			escaped = true
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote == 0 && (c == '\'' || c == '"'):
+			quote = c
+		case quote == 0 && (c == ';' || c == '\n'):
+			out, start = append(out, list[start:i]), i+1
+		}
+	}
+	return append(out, list[start:])
 }
 
 // Run runs one script. rows are written to its standard input, one JSON value a line; dir is the folder in which its own is made; allowed is
