@@ -51,7 +51,9 @@ data: {train_path: train.jsonl, eval_path: eval.jsonl}
 		t.Errorf("all_results.json: %v", results)
 	}
 	data, err := os.ReadFile(filepath.Join(logs, trainerLogName))
-	if err != nil || strings.Count(string(data), "\n") != state.GlobalStep || !strings.Contains(string(data), `"current_steps":1`) {
+	// One line a step, and one of the evaluation at the end, as LLaMA-Factory writes them.
+	if err != nil || strings.Count(string(data), `"loss":`) != state.GlobalStep || strings.Count(string(data), `"eval_loss":`) != 1 ||
+		strings.Count(string(data), "\n") != state.GlobalStep+1 || !strings.Contains(string(data), `"current_steps":1`) {
 		t.Errorf("trainer_log.jsonl: %v %s", err, data)
 	}
 
