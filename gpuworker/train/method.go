@@ -15,7 +15,7 @@ func AdapterConfig(t *schemas.TrainStage, resumed *adapter.Config) (*adapter.Con
 	switch {
 	case resumed != nil:
 		*c = *resumed
-		if kind := c.Kind; kind != kindOf(t.Method) && !(kind == "" && t.Method == "lora") {
+		if kind := c.Kind; kind != kindOf(t.Method) && (kind != "" || t.Method != "lora") {
 			return nil, schemas.Errorf(schemas.CodeInvalid, "adapters", "the existing adapter is of kind %q, the stage's method is %q", kind, t.Method)
 		}
 	case t.Method == "lora" && t.LoRA != nil:

@@ -92,7 +92,8 @@ func newStep(p pretokenizerJSON) (step, error) {
 
 func isPunctuation(r rune) bool {
 	if r < utf8.RuneSelf {
-		return r > ' ' && r < 0x7f && !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z')
+		alnum := r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
+		return r > ' ' && r < 0x7f && !alnum
 	}
 	for _, x := range punctuationSince {
 		if r >= x[0] && r <= x[1] {
@@ -245,7 +246,7 @@ func appendSplit(out []piece, p piece, matches [][]int, behavior string, invert 
 	}
 	parts = mergeParts(parts, behavior)
 	for _, x := range parts {
-		if x.from < x.to && !(behavior == "Removed" && x.match) {
+		if x.from < x.to && (behavior != "Removed" || !x.match) {
 			out = append(out, piece{p.text[x.from:x.to], p.first && x.from == 0})
 		}
 	}
