@@ -40,9 +40,16 @@ func transient(err error) bool {
 	r := minio.ToErrorResponse(err)
 	if r.StatusCode != 0 {
 		return r.StatusCode >= 500 && r.StatusCode != http.StatusInsufficientStorage && r.StatusCode != http.StatusNotImplemented ||
-			r.StatusCode == http.StatusTooManyRequests || r.StatusCode == http.StatusConflict || r.StatusCode == http.StatusRequestTimeout
+			r.StatusCode == http.StatusTooManyRequests || r.StatusCode == http.StatusConflict || r.StatusCode == http.StatusRequestTimeout || garbled(err)
 	}
 	return r.Code == "" || errors.Is(err, context.DeadlineExceeded) || isNetwork(err)
+}
+
+// garbled reports whether the server says that what came over the connection was no HTTP request. versitygw does so now and then for a
+// request that follows an empty body on the same connection, which it then closes: the same request on another one succeeds.
+func garbled(err error) bool {
+	r := minio.ToErrorResponse(err)
+	return r.StatusCode == http.StatusBadRequest && r.Code == "BadRequest"
 }
 
 func isNetwork(err error) bool {

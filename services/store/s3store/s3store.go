@@ -184,6 +184,8 @@ func conditionalError(err error) error {
 		return store.ErrPrecondition
 	case r.StatusCode == http.StatusNotFound && r.Code == "NoSuchKey":
 		return store.ErrPrecondition
+	case garbled(err):
+		return fmt.Errorf("%w: %w", store.ErrAmbiguous, err)
 	case r.StatusCode >= 400 && r.StatusCode < 500 && r.StatusCode != http.StatusConflict && r.StatusCode != http.StatusRequestTimeout &&
 		r.StatusCode != http.StatusTooManyRequests:
 		return mapError(err)
