@@ -14,6 +14,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
@@ -31,25 +32,7 @@ const (
 // python is the reference's: TUNEFLEET_PYTHON, or the one that "go tool task python" makes.
 func python(t *testing.T) string {
 	t.Helper()
-	if p := os.Getenv("TUNEFLEET_PYTHON"); p != "" {
-		return p
-	}
-	venv := os.Getenv("TUNEFLEET_VENV")
-	if venv == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		venv = filepath.Join(cache, "tunefleet", "venv")
-	}
-	p := filepath.Join(venv, "bin", "python")
-	if _, err := os.Stat(p); err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
-			t.Fatalf("there is no Python with torch, transformers and peft: %v", err)
-		}
-		t.Skipf("no Python with torch, transformers and peft (make it with: go tool task python): %v", err)
-	}
-	return p
+	return fixturetest.Python(t)
 }
 
 // rig is a small model with adapters on a device.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/export"
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
@@ -145,25 +146,7 @@ func TestFoldersHoldWhatToolsRead(t *testing.T) {
 // reference is the Python with torch, transformers and peft: TUNEFLEET_PYTHON, or the one that "go tool task python" makes.
 func reference(t *testing.T) string {
 	t.Helper()
-	if p := os.Getenv("TUNEFLEET_PYTHON"); p != "" {
-		return p
-	}
-	venv := os.Getenv("TUNEFLEET_VENV")
-	if venv == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		venv = filepath.Join(cache, "tunefleet", "venv")
-	}
-	p := filepath.Join(venv, "bin", "python")
-	if _, err := os.Stat(p); err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
-			t.Fatalf("there is no Python with torch, transformers and peft: %v", err)
-		}
-		t.Skipf("no Python with torch, transformers and peft (make it with: go tool task python): %v", err)
-	}
-	return p
+	return fixturetest.Python(t)
 }
 
 // The real libraries load what was exported and compute the same logits.

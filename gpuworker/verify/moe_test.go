@@ -2,12 +2,12 @@ package verify
 
 import (
 	"context"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
@@ -17,25 +17,7 @@ import (
 // python is the interpreter with torch and transformers: TUNEFLEET_PYTHON, or the one that "go tool task python" makes.
 func python(t *testing.T) string {
 	t.Helper()
-	if p := os.Getenv("TUNEFLEET_PYTHON"); p != "" {
-		return p
-	}
-	venv := os.Getenv("TUNEFLEET_VENV")
-	if venv == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		venv = filepath.Join(cache, "tunefleet", "venv")
-	}
-	p := filepath.Join(venv, "bin", "python")
-	if _, err := os.Stat(p); err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
-			t.Fatalf("there is no Python with torch and transformers: %v", err)
-		}
-		t.Skipf("no Python with torch and transformers (make it with: go tool task python): %v", err)
-	}
-	return p
+	return fixturetest.Python(t)
 }
 
 // TestRandomMoE compares architectures with experts, of sizes that a seed draws, with transformers: logits, losses, every gradient,

@@ -7,18 +7,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 )
 
 func fixtures(t *testing.T) string {
 	t.Helper()
-	dir := filepath.Join(os.Getenv("TUNEFLEET_FIXTURES"), "data")
-	if _, err := os.Stat(dir); err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") != "" {
-			t.Fatalf("no reference data: %v", err)
-		}
-		t.Skip("no reference data: set TUNEFLEET_FIXTURES")
-	}
-	return dir
+	return fixturetest.Dir(t, "data")
 }
 
 // TestReferenceFolder computes the whole reference folder: every case is equal, and what is emitted has the same bytes.

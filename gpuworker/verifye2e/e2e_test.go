@@ -13,6 +13,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/evaluate"
 	"github.com/tunefleet/tunefleet/gpuworker/export"
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/gpuworker/localrun"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
@@ -24,14 +25,7 @@ import (
 
 func fixtures(t *testing.T) string {
 	t.Helper()
-	dir := filepath.Join(os.Getenv("TUNEFLEET_FIXTURES"), "e2e")
-	if os.Getenv("TUNEFLEET_FIXTURES") == "" {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") != "" {
-			t.Fatal("TUNEFLEET_FIXTURES is not set")
-		}
-		t.Skip("TUNEFLEET_FIXTURES is not set")
-	}
-	return dir
+	return fixturetest.Dir(t, "e2e")
 }
 
 func options() verifye2e.Options {

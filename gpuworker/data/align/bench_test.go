@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,12 +14,13 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/data/hftok"
 	"github.com/tunefleet/tunefleet/gpuworker/data/process"
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 )
 
 // uniqueRows makes n rows of the alpaca demo, each unique by seeded changes of words.
 func uniqueRows(b *testing.B, n int) []string {
 	b.Helper()
-	raw, err := os.ReadFile(filepath.Join(os.Getenv("TUNEFLEET_DATA"), "llamafactory", "alpaca_en_demo.json"))
+	raw, err := os.ReadFile(fixturetest.Data(b, "llamafactory", "alpaca_en_demo.json"))
 	if err != nil {
 		b.Skip("no demo data: set TUNEFLEET_DATA")
 	}
@@ -52,7 +52,7 @@ func uniqueRows(b *testing.B, n int) []string {
 // BenchmarkSupervised measures rows a second from JSON to packed samples on two threads: parsing, conversion, template, labels, packing by
 // batches of 1000. TUNEFLEET_BENCH_ROWS, when set, is a file to write the rows to, for measuring other programs on the same.
 func BenchmarkSupervised(b *testing.B) {
-	tok, err := hftok.Load(filepath.Join(os.Getenv("TUNEFLEET_FIXTURES"), "data", "tokenizers", "qwen3"))
+	tok, err := hftok.Load(fixturetest.Dir(b, "data", "tokenizers", "qwen3"))
 	if err != nil {
 		b.Skip("no tokenizer: set TUNEFLEET_FIXTURES")
 	}

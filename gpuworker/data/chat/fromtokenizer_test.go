@@ -8,17 +8,12 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/hftok"
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 )
 
 // TestFromTokenizer compares with LLaMA-Factory's parse_template (testdata/parsed.py).
 func TestFromTokenizer(t *testing.T) {
-	base := filepath.Join(os.Getenv("TUNEFLEET_FIXTURES"), "data")
-	if _, err := os.Stat(base); err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("no tokenizers: set TUNEFLEET_FIXTURES")
-	}
+	base := fixturetest.Dir(t, "data")
 	raw, err := os.ReadFile("testdata/parsed.json")
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/daulet/tokenizers"
+
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 )
 
 // pair is a tokenizer and the library's of the same file.
@@ -21,14 +23,7 @@ type pair struct {
 
 func fixtureDir(t testing.TB) string {
 	t.Helper()
-	dir := filepath.Join(os.Getenv("TUNEFLEET_FIXTURES"), "data", "tokenizers")
-	if _, err := os.Stat(dir); err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") != "" {
-			t.Fatalf("no tokenizers: %v", err)
-		}
-		t.Skip("no tokenizers: set TUNEFLEET_FIXTURES")
-	}
-	return dir
+	return fixturetest.Dir(t, "data", "tokenizers")
 }
 
 func load(t testing.TB, names ...string) []pair {

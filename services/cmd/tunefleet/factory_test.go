@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 )
 
 // logLines reads a JSONL file.
@@ -31,14 +33,7 @@ func logLines(t *testing.T, path string) []map[string]any {
 // TestTrainLLaMAFactoryYAML runs two configurations of LLaMA-Factory through the embedded queue and compares what is written with what
 // LLaMA-Factory wrote: the log line by line, results, predictions.
 func TestTrainLLaMAFactoryYAML(t *testing.T) {
-	root := os.Getenv("TUNEFLEET_FIXTURES")
-	if root == "" {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") != "" {
-			t.Fatal("TUNEFLEET_FIXTURES is not set")
-		}
-		t.Skip("TUNEFLEET_FIXTURES is not set")
-	}
-	root = filepath.Join(root, "e2e")
+	root := fixturetest.Dir(t, "e2e")
 	dir, out := t.TempDir(), t.TempDir()
 	cli(t, nil, "train", filepath.Join(root, "sft_full_mix", "train.yaml"), "output_dir="+out, "--dir", dir, "--no-color").
 		want(t, 0, "batch: 8 sequences a step = 2 a device x 4 accumulated x 1 nominal", "run succeeded")
