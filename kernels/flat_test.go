@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"errors"
 	"math"
 	"testing"
 )
@@ -189,4 +190,49 @@ func TestDropout(t *testing.T) {
 		}
 		return outputs{"y": Y}
 	}, nil)
+}
+
+// TestFloats: what is uploaded as bf16 is what the device's own conversion makes of it, and comes back as it is held.
+func TestFloats(t *testing.T) {
+	dev, err := Open(Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	q, err := dev.NewQueue(Compute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	arena, err := dev.NewArena("floats", 1<<24)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer arena.Close()
+	n := int64(1<<20 + 37)
+	src := make([]float32, n)
+	for i := range src {
+		src[i] = math.Float32frombits(uint32(i) * 2654435761)
+	}
+	x, _ := arena.New(F32, n)
+	y, _ := arena.New(BF16, n)
+	z, err := arena.New(BF16, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := UploadFloats(q, x, src); err != nil {
+		t.Fatal(err)
+	}
+	q.Copy(Copy{X: x, Y: y})
+	if err := UploadFloats(q, z, src); err != nil {
+		t.Fatal(err)
+	}
+	want, got, back := make([]uint16, n), make([]uint16, n), make([]float32, n)
+	if err := errors.Join(Download(q, want, y), Download(q, got, z), DownloadFloats(q, back, y)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range src {
+		if want[i] != got[i] || math.Float32bits(back[i]) != uint32(want[i])<<16 {
+			t.Fatalf("%x is %x on the device, %x from the host, and comes back as %x", math.Float32bits(src[i]), want[i], got[i], math.Float32bits(back[i]))
+		}
+	}
 }

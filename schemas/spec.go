@@ -192,7 +192,8 @@ type TrainStage struct {
 	MicroBatch int       `json:"micro_batch" jsonschema:"minimum=1"`
 	Leaves     int       `json:"leaves" jsonschema:"minimum=1"`
 	Optim      OptimSpec `json:"optim"`
-	// DType is "fp32", or "bf16": activations and products in bf16, weights, sums and the optimizer's state in fp32.
+	// DType is "fp32", or "bf16": activations, products and frozen matrices in bf16 (a base in fp32 is rounded), trained weights, sums and
+	// the optimizer's state in fp32.
 	DType string `json:"dtype"`
 	// Sharding is "auto", "none" or "zero3".
 	Sharding string `json:"sharding"`

@@ -286,7 +286,7 @@ func (a *Adapters) Merge(ctx context.Context, q *kernels.Queue) error {
 			if isSaved && p.untied() {
 				continue
 			}
-			if err := kernels.Upload(q, w.Data.Reshape(w.Len()), buf); err != nil {
+			if err := kernels.UploadFloats(q, w.Data.Reshape(w.Len()), buf); err != nil {
 				return fmt.Errorf("cannot merge %s: %w", w.Name, err)
 			}
 		}

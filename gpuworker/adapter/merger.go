@@ -201,12 +201,12 @@ func (d onDevice) Has(name string) bool { return d.params[name] != nil }
 // Read implements Stored.
 func (d onDevice) Read(_ context.Context, name string, start int64, dst []float32) error {
 	p := d.params[name]
-	return kernels.Download(d.q, dst, p.Data.Reshape(p.Len()).Slice(0, start, start+int64(len(dst))))
+	return kernels.DownloadFloats(d.q, dst, p.Data.Reshape(p.Len()).Slice(0, start, start+int64(len(dst))))
 }
 
 // deviceReader reads parameters that are bound whole.
 func deviceReader(q *kernels.Queue) Reader {
 	return func(_ context.Context, p *nn.Param, start int64, dst []float32) error {
-		return kernels.Download(q, dst, p.Data.Reshape(p.Len()).Slice(0, start, start+int64(len(dst))))
+		return kernels.DownloadFloats(q, dst, p.Data.Reshape(p.Len()).Slice(0, start, start+int64(len(dst))))
 	}
 }

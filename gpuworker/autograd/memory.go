@@ -206,13 +206,10 @@ func (m *Memory) zero(x Tensor) error {
 	return m.queue.Err()
 }
 
-func flatView(flat Tensor, off int64, shape []int64) (Tensor, error) {
-	n := int64(1)
-	for _, d := range shape {
-		n *= d
-	}
+// flatView views n elements of a flat buffer from off on as a tensor of another type and shape.
+func flatView(flat Tensor, off, n int64, dt kernels.DType, shape []int64) (Tensor, error) {
 	if !flat.Contiguous() || off < 0 || off+n > flat.Numel() {
 		return Tensor{}, fmt.Errorf("%d elements at %d do not fit into %v", n, off, flat)
 	}
-	return kernels.NewTensor(flat.Data+kernels.Addr(off*flat.DType.Size()), flat.DType, shape...), nil
+	return kernels.NewTensor(flat.Data+kernels.Addr(off*flat.DType.Size()), dt, shape...), nil
 }

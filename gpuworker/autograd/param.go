@@ -3,6 +3,8 @@ package autograd
 import (
 	"context"
 	"fmt"
+
+	"github.com/tunefleet/tunefleet/kernels"
 )
 
 // ChunkLen is the number of elements of a chunk, counted from each tensor's start: gradient norms are summed by chunks, and shards of
@@ -60,7 +62,9 @@ type Param struct {
 	Transposed bool
 	// Frozen parameters get no gradient and no optimizer state.
 	Frozen bool
-	// Data is the float32 value; Grad the gradient (zero Tensor when none is bound). Both are contiguous with the parameter's shape.
+	// Store is the element type that the value is held in by whoever holds all parameters of a unit: f32 when zero, or bf16.
+	Store kernels.DType
+	// Data is the value; Grad the float32 gradient (zero Tensor when none is bound). Both are contiguous with the parameter's shape.
 	Data, Grad Tensor
 
 	written bool
@@ -82,6 +86,17 @@ func (p *Param) Len() int64 {
 	}
 	return n
 }
+
+// DType is the element type that the value is held in.
+func (p *Param) DType() kernels.DType {
+	if p.Store == 0 {
+		return kernels.F32
+	}
+	return p.Store
+}
+
+// Words is the number of 32-bit words that the held value takes.
+func (p *Param) Words() int64 { return (p.Len()*p.DType().Size() + 3) / 4 }
 
 // Unit is a group of parameters that is gathered, used and reduced together: the embedding, each block, the final norm, the head. With
 // tied weights embedding and head are one unit that stays open between its uses.
@@ -126,40 +141,55 @@ type Hooks interface {
 // Slot is one parameter's place in a flat buffer.
 type Slot struct {
 	Param *Param
-	// Offset of the first element.
+	// Offset of the first element, in the layout's unit.
 	Offset int64
 }
 
-// Layout is a unit's flat order: parameters one after another, each aligned to 64 bytes. Gaps hold zeros.
+// Layout is a unit's flat order: parameters one after another, each aligned to 64 bytes. Gaps hold zeros. It counts elements, or 32-bit
+// words where parameters of several element types share a buffer.
 type Layout struct {
 	Slots []Slot
-	// Len is the number of elements including gaps.
+	// Len is the length including gaps.
 	Len int64
+	// Words says that offsets and lengths count 32-bit words.
+	Words bool
 }
 
-// DataLayout places all parameters; GradLayout the trainable ones only. Both are computed anew, so call them after adapters and
-// freezing are applied.
-func (u *Unit) DataLayout() Layout { return layout(u.Params, false) }
+// DataLayout places the held values of all parameters, in words; GradLayout the trainable ones only, in elements. Both are computed anew,
+// so call them after adapters, freezing and Store are final.
+func (u *Unit) DataLayout() Layout { return layout(u.Params, Layout{Words: true}) }
 
 // GradLayout places the trainable parameters.
-func (u *Unit) GradLayout() Layout { return layout(u.Params, true) }
-
-func layout(params []*Param, trainable bool) Layout {
-	var l Layout
-	for _, p := range params {
-		if trainable && p.Frozen {
-			continue
+func (u *Unit) GradLayout() Layout {
+	var trained []*Param
+	for _, p := range u.Params {
+		if !p.Frozen {
+			trained = append(trained, p)
 		}
+	}
+	return layout(trained, Layout{})
+}
+
+func layout(params []*Param, l Layout) Layout {
+	for _, p := range params {
 		l.Slots = append(l.Slots, Slot{Param: p, Offset: l.Len})
-		l.Len += (p.Len() + flatAlign - 1) / flatAlign * flatAlign
+		l.Len += (l.Size(p) + flatAlign - 1) / flatAlign * flatAlign
 	}
 	return l
 }
 
-// Chunk is at most ChunkLen consecutive elements of one parameter.
+// Size is a parameter's length in the layout's unit.
+func (l Layout) Size(p *Param) int64 {
+	if l.Words {
+		return p.Words()
+	}
+	return p.Len()
+}
+
+// Chunk is at most ChunkLen consecutive units (elements or words) of one parameter.
 type Chunk struct {
 	Param *Param
-	// Start is the first element within the parameter, Offset the same element within the layout, Len the number of elements.
+	// Start is the first one within the parameter, Offset the same one within the layout, Len their number.
 	Start, Offset, Len int64
 }
 
@@ -167,7 +197,7 @@ type Chunk struct {
 func (l Layout) Chunks() []Chunk {
 	var out []Chunk
 	for _, s := range l.Slots {
-		n := s.Param.Len()
+		n := l.Size(s.Param)
 		for at := int64(0); at < n; at += ChunkLen {
 			out = append(out, Chunk{Param: s.Param, Start: at, Offset: s.Offset + at, Len: min(ChunkLen, n-at)})
 		}
@@ -203,10 +233,14 @@ func (l Layout) Bounds(world int, whole func(*Param) bool) []int64 {
 	return b
 }
 
-// Bind points every parameter's Data (or Grad) into a flat buffer of at least Len elements.
+// Bind points every parameter's Data (or Grad) into a flat buffer of at least Len elements of the buffer's type, or of words.
 func (l Layout) Bind(flat Tensor, grad bool) error {
 	for _, s := range l.Slots {
-		v, err := flatView(flat, s.Offset, s.Param.Shape)
+		dt := flat.DType
+		if l.Words {
+			dt = s.Param.DType()
+		}
+		v, err := flatView(flat, s.Offset, l.Size(s.Param), dt, s.Param.Shape)
 		if err != nil {
 			return fmt.Errorf("cannot bind %s: %w", s.Param.Name, err)
 		}

@@ -74,8 +74,8 @@ type Config struct {
 	// KeepCheap saves the outputs of cheap operations (norms, activations) too; otherwise they are computed again in the backward pass.
 	// Results do not depend on it.
 	KeepCheap bool
-	// Compute is the element type of activations: f32 (the default) or bf16. With bf16, matrices are cast for as long as their unit is in
-	// use; vectors (norms, biases), statistics, sums and gradients of parameters stay f32.
+	// Compute is the element type of activations: f32 (the default) or bf16. With bf16, matrices that are held in f32 are cast for as long
+	// as their unit is in use; vectors (norms, biases), statistics, sums and gradients of parameters stay f32.
 	Compute kernels.DType
 }
 
@@ -95,8 +95,8 @@ type Tape struct {
 	train     bool
 	noise     *Noise
 	noiseRows Tensor
-	// casts are matrices in the compute type, of the units in use.
-	casts map[*Param]cast
+	// casts are parameters in another type than they are held in, of the units in use.
+	casts map[castKey]cast
 }
 
 // New makes a tape on a memory.
@@ -104,7 +104,7 @@ func New(mem *Memory, cfg Config) *Tape {
 	if cfg.Compute == 0 {
 		cfg.Compute = kernels.F32
 	}
-	return &Tape{cfg: cfg, mem: mem, ctx: context.Background(), slots: make([]slot, 1, 256), casts: map[*Param]cast{}}
+	return &Tape{cfg: cfg, mem: mem, ctx: context.Background(), slots: make([]slot, 1, 256), casts: map[castKey]cast{}}
 }
 
 // Reset forgets the last pass and frees its memory for reuse. With train the following operations are recorded for Backward.

@@ -16,7 +16,8 @@ import (
 type Storage struct {
 	units       []*Unit
 	data, grads *kernels.Arena
-	// Data and Grads are the flat buffers of each unit, Grads absent without gradients or where nothing is trainable.
+	// Data and Grads are the flat buffers of each unit in f32, or in words (see autograd.Layout); Grads absent without gradients or where
+	// nothing is trainable.
 	Data, Grads []kernels.Tensor
 }
 
@@ -83,7 +84,7 @@ func zeroGaps(q *kernels.Queue, flat kernels.Tensor, l autograd.Layout) {
 		if i+1 < len(l.Slots) {
 			end = l.Slots[i+1].Offset
 		}
-		if at := s.Offset + s.Param.Len(); at < end {
+		if at := s.Offset + l.Size(s.Param); at < end {
 			q.Fill(kernels.Fill{Y: flat.Slice(0, at, end)})
 		}
 	}
@@ -173,7 +174,7 @@ func Load(ctx context.Context, q *kernels.Queue, params []*Param, set *safetenso
 			if err := r.Read(p, at, part); err != nil {
 				return fmt.Errorf("cannot load %s: %w", p.Name, err)
 			}
-			if err := kernels.Upload(q, flat.Slice(0, at, at+int64(len(part))), part); err != nil {
+			if err := kernels.UploadFloats(q, flat.Slice(0, at, at+int64(len(part))), part); err != nil {
 				return fmt.Errorf("cannot load %s: %w", p.Name, err)
 			}
 		}
@@ -214,10 +215,10 @@ func InitRandom(q *kernels.Queue, params []*Param, seed uint64) error {
 	return q.Err()
 }
 
-// Read downloads a tensor as float32 values.
+// Read downloads a tensor of f32 or bf16 as float32 values.
 func Read(q *kernels.Queue, x kernels.Tensor) ([]float32, error) {
 	out := make([]float32, x.Numel())
-	return out, kernels.Download(q, out, x)
+	return out, kernels.DownloadFloats(q, out, x)
 }
 
 // Entries describes bound parameters for the safetensors writer, in the order of checkpoints; values are downloaded in pieces while the
@@ -239,7 +240,7 @@ func stream(q *kernels.Queue, p *Param, w io.Writer) error {
 	buf := make([]float32, min(n, most))
 	for at := int64(0); at < n; at += most {
 		part := buf[:min(most, n-at)]
-		if err := kernels.Download(q, part, flat.Slice(0, at, at+int64(len(part)))); err != nil {
+		if err := kernels.DownloadFloats(q, part, flat.Slice(0, at, at+int64(len(part)))); err != nil {
 			return err
 		}
 		part = FileOrder(p, part)

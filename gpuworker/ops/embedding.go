@@ -17,7 +17,7 @@ func Embedding(t *autograd.Tape, ids autograd.Tensor, w autograd.Value, scale fl
 		return autograd.Value{}
 	}
 	op := &embedding{ids: ids, w: w, scale: scale}
-	wd := t.Master(w)
+	wd := t.Held(w)
 	yd, h := t.OutAs(t.Compute(), ids.Numel(), wd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}

@@ -5,7 +5,7 @@ import (
 	"github.com/tunefleet/tunefleet/kernels"
 )
 
-// Matrix is the weight [out, in] of a linear layer: a float32 value, or one in few bits.
+// Matrix is the weight [out, in] of a linear layer: a value, or one in few bits.
 type Matrix struct {
 	dense  autograd.Value
 	packed *Packed
@@ -20,7 +20,7 @@ type Packed struct {
 	Kind       kernels.PackedKind
 }
 
-// Dense is a float32 weight.
+// Dense is a weight that is held as it is used, or cast.
 func Dense(w autograd.Value) Matrix { return Matrix{dense: w} }
 
 // PackedMatrix is a weight in few bits.
@@ -90,7 +90,7 @@ func (m Matrix) expand(t *autograd.Tape, dst kernels.Tensor) {
 		t.Queue().Unpack(kernels.Unpack{W: m.packed.bits(t), Y: dst})
 		return
 	}
-	t.Queue().Copy(kernels.Copy{X: t.Master(m.dense), Y: dst})
+	t.Queue().Copy(kernels.Copy{X: t.Held(m.dense), Y: dst})
 }
 
 // castRows is the number of elements that are expanded at a time on the way to another type.

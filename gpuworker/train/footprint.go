@@ -95,7 +95,11 @@ func measureOn(ctx context.Context, dev *kernels.Device, c MeasureConfig) (f Foo
 	}
 	defer func() { err = errors.Join(err, engine.Close()) }()
 	err = engine.Load(ctx, func(_ context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
-		nn.InitRange(q, p, dst, start, 0)
+		if dst.DType == kernels.F32 {
+			nn.InitRange(q, p, dst, start, 0)
+		} else {
+			q.Fill(kernels.Fill{Y: dst}) // which values does not matter
+		}
 		return q.Err()
 	})
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
-// autoNoneBytes is the replicated state (16 bytes a trainable parameter, 4 a frozen one) up to which "auto" does not shard.
+// autoNoneBytes is the replicated state (16 bytes a trainable parameter, 4 or 2 a frozen one) up to which "auto" does not shard.
 const autoNoneBytes = 1 << 30
 
 // Options of a handler.
@@ -205,7 +205,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	var done int64
 	err = s.engine.Load(ctx, func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
 		err := s.fill(ctx, fill, p, start, dst)
-		done += 4 * dst.Numel()
+		done += dst.Bytes()
 		s.t.Phase(consume.PhaseLoad, done, res.Params)
 		return err
 	})
@@ -244,7 +244,7 @@ func resolveSharding(want string, units []*autograd.Unit, world int) (mode, why 
 	for _, u := range units {
 		for _, p := range u.Params {
 			if p.Frozen {
-				bytes += 4 * p.Len()
+				bytes += 4 * p.Words()
 			} else {
 				bytes += 16 * p.Len()
 			}

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -46,15 +47,22 @@ func AdapterConfig(t *schemas.TrainStage, resumed *adapter.Config) (*adapter.Con
 
 func kindOf(method string) adapter.Kind { return adapter.Kind(method) }
 
-// prepare applies the method to a model: adapters, or frozen parameters. c is what AdapterConfig made of the stage.
-func prepare(m zoo.Model, t *schemas.TrainStage, c *adapter.Config) (*adapter.Adapters, error) {
-	if c != nil {
-		return adapter.Apply(m, *c)
+// prepare applies the method to a model: adapters, or frozen parameters, which are held in the compute type. c is what AdapterConfig made
+// of the stage.
+func prepare(m zoo.Model, t *schemas.TrainStage, c *adapter.Config) (a *adapter.Adapters, err error) {
+	switch f := t.Freeze; {
+	case c != nil:
+		a, err = adapter.Apply(m, *c)
+	case f != nil:
+		err = adapter.Freeze(m, adapter.FreezeConfig{Layers: f.TrainableLayers, Spread: f.LlamaPro, Modules: f.Modules, Extra: f.Extra})
+	default:
+		err = adapter.FreezeFirst(m, t.FreezeLayers)
 	}
-	if f := t.Freeze; f != nil {
-		return nil, adapter.Freeze(m, adapter.FreezeConfig{Layers: f.TrainableLayers, Spread: f.LlamaPro, Modules: f.Modules, Extra: f.Extra})
+	if err != nil {
+		return nil, err
 	}
-	return nil, adapter.FreezeFirst(m, t.FreezeLayers)
+	autograd.StoreFrozen(m.Units(), computeType(t.DType))
+	return a, nil
 }
 
 // folderRefs are the adapter folders that a stage merges into its base, and the one that it goes on with (nil: none).

@@ -3,6 +3,7 @@ package train
 import (
 	"errors"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
@@ -70,6 +71,16 @@ func methodStages() map[string]schemas.Stage {
 	quant("bottleneck int8", "bottleneck", schemas.Quantization{Bits: 8, Type: "int8"}, func(t *schemas.TrainStage) {
 		t.Bottleneck = &schemas.Bottleneck{Kind: "houlsby", Size: 8, Activation: "silu"}
 	})
+	bf16 := func(of string) {
+		s := out[of]
+		t := *s.Train
+		t.DType = "bf16"
+		s.Train = &t
+		out[of+" in bf16"] = s
+	}
+	for _, of := range []string{"everything", "dora", "pissa", "modules to save, tied", "freeze last", "oft", "qlora int8, dora"} {
+		bf16(of)
+	}
 	return out
 }
 
@@ -156,7 +167,7 @@ func TestEveryMethodIsLoaded(t *testing.T) {
 				t.Fatal(err)
 			}
 			merged := loss(l)
-			if (l.Head != nil) != (name == "modules to save, tied") {
+			if (l.Head != nil) != strings.HasPrefix(name, "modules to save, tied") {
 				t.Errorf("head %v", l.Head)
 			}
 			l.Close()

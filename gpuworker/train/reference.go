@@ -101,6 +101,7 @@ func (s *session) openReference(ctx context.Context, rec *Recipe, src *source) (
 	for _, p := range nn.Params(r.model.Root()) {
 		p.Frozen = true
 	}
+	autograd.StoreFrozen(r.model.Units(), computeType(s.stage.DType))
 	sharding, _ := resolveSharding(s.stage.Sharding, r.model.Units(), s.t.Gang.World)
 	if r.engine, err = zero.New(s.queue, r.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding}); err != nil {
 		return err

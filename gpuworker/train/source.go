@@ -365,7 +365,7 @@ func (s *source) Close() error {
 	return errors.Join(errs...)
 }
 
-// drawStep is the number of elements that are drawn at a time.
+// drawStep is the number of elements that are drawn or read at a time.
 const drawStep = 1 << 20
 
 // base reads the base's own values: its files', or drawn ones.
@@ -375,6 +375,14 @@ func (s *source) base(ctx context.Context, p *nn.Param, start int64, dst []float
 	}
 	if s.set != nil {
 		return s.file.Read(p, start, dst)
+	}
+	return s.draw(ctx, p, start, dst)
+}
+
+// draw draws values of a parameter from the recipe's seed.
+func (s *source) draw(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	if s.scratch == nil {
 		var err error
@@ -419,33 +427,43 @@ func (s *source) filler(read adapter.Reader, a *adapter.Adapters, own adapter.St
 	return f
 }
 
-// fill writes elements [start, start+dst.Numel()) of a parameter to dst on the device.
+// fill writes elements [start, start+dst.Numel()) of a parameter to dst on the device, in its type.
 func (f *filler) fill(ctx context.Context, p *nn.Param, start int64, dst kernels.Tensor) error {
 	s := f.s
 	drawn := s.set == nil && s.plain
 	if f.params[p] {
 		drawn = f.own == nil
 	}
-	if drawn && !f.a.Derived(p) {
+	if drawn && !f.a.Derived(p) && dst.DType == kernels.F32 {
 		nn.InitRange(s.q, p, dst, start, s.recipe.Seed)
 		return s.q.Err()
 	}
-	n := dst.Numel()
-	if int64(cap(s.host)) < n {
-		s.host = make([]float32, n)
+	total := dst.Numel()
+	if s.host == nil {
+		s.host = make([]float32, drawStep)
 	}
-	host := s.host[:n]
-	var err error
+	for at := int64(0); at < total; at += drawStep {
+		host := s.host[:min(drawStep, total-at)]
+		if err := f.values(ctx, p, start+at, host); err != nil {
+			return err
+		}
+		if err := kernels.UploadFloats(s.q, dst.Slice(0, at, at+int64(len(host))), host); err != nil {
+			return err
+		}
+	}
+	return s.q.Err()
+}
+
+// values computes elements of a parameter on the host.
+func (f *filler) values(ctx context.Context, p *nn.Param, start int64, host []float32) error {
 	switch {
 	case f.params[p] && f.own != nil:
-		err = f.own.Read(ctx, p.Name, start, host)
+		return f.own.Read(ctx, p.Name, start, host)
 	case f.a.Derived(p):
-		_, err = f.a.Initial(ctx, p, start, host, f.read)
-	default:
-		err = f.read(ctx, p, start, host)
-	}
-	if err != nil {
+		_, err := f.a.Initial(ctx, p, start, host, f.read)
 		return err
+	case f.params[p]:
+		return f.s.draw(ctx, p, start, host)
 	}
-	return kernels.Upload(s.q, dst, host)
+	return f.read(ctx, p, start, host)
 }

@@ -170,6 +170,7 @@ func (e *Engine) stateLen(b *bucket) int64 {
 	return b.fullLen
 }
 
+// frozenLen is the number of 32-bit words that this rank holds of the unit's frozen parameters.
 func (e *Engine) frozenLen(u *unit) int64 {
 	if e.sharded() {
 		return u.frozen.own(e.plan.rank)
@@ -306,13 +307,14 @@ func (e *Engine) Trainable() int64 {
 	return n
 }
 
-// Load fills this rank's share: fill writes elements [start, start+dst.Numel()) of a parameter to dst. start is a multiple of 4,096.
+// Load fills this rank's share: fill writes elements [start, start+dst.Numel()) of a parameter to dst, whose type is the parameter's
+// DType. start is a multiple of 4,096.
 func (e *Engine) Load(ctx context.Context, fill func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error) error {
-	one := func(s Segment, flat kernels.Tensor) error {
+	one := func(s Segment, dst kernels.Tensor) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := fill(ctx, s.Param, s.Start, flat.Slice(0, s.Offset, s.Offset+s.Len)); err != nil {
+		if err := fill(ctx, s.Param, s.Start, dst); err != nil {
 			return fmt.Errorf("cannot load %s: %w", s.Param.Name, err)
 		}
 		return nil
@@ -327,14 +329,14 @@ func (e *Engine) Load(ctx context.Context, fill func(ctx context.Context, p *aut
 			lo, hi = u.frozen.bounds[e.plan.rank], u.frozen.bounds[e.plan.rank+1]
 		}
 		for _, s := range u.frozen.segments(lo, hi, 0) {
-			if err := one(s, flat); err != nil {
+			if err := one(s, kernels.NewTensor(flat.Data+kernels.Addr(4*s.Offset), s.Param.DType(), s.Len)); err != nil {
 				return err
 			}
 		}
 	}
 	for _, b := range e.plan.buckets {
 		for _, s := range e.stateSegments(b) {
-			if err := one(s, b.mem.p); err != nil {
+			if err := one(s, b.mem.p.Slice(0, s.Offset, s.Offset+s.Len)); err != nil {
 				return err
 			}
 		}

@@ -22,20 +22,28 @@ func newPart(l autograd.Layout, world int, whole func(*autograd.Param) bool) par
 
 func (p *part) own(rank int) int64 { return p.bounds[rank+1] - p.bounds[rank] }
 
-// Segment is a stretch of one parameter: elements [Start, Start+Len), at element Offset of the flat buffer it is listed for.
+// Segment is a stretch of one parameter: elements [Start, Start+Len), at Offset of the flat buffer it is listed for, in the unit (elements
+// or words) of the layout.
 type Segment struct {
 	Param              *autograd.Param
 	Start, Len, Offset int64
 }
 
-// segments lists the stretches of parameters in elements [lo, hi) of the layout, with offsets shifted by base-lo.
+// segments lists the stretches of parameters in [lo, hi) of the layout, with offsets shifted by base-lo.
 func (p *part) segments(lo, hi, base int64) []Segment {
 	var out []Segment
 	for _, s := range p.layout.Slots {
-		from, to := max(lo, s.Offset), min(hi, s.Offset+s.Param.Len())
-		if from < to {
-			out = append(out, Segment{Param: s.Param, Start: from - s.Offset, Len: to - from, Offset: from - lo + base})
+		from, to := max(lo, s.Offset), min(hi, s.Offset+p.layout.Size(s.Param))
+		if from >= to {
+			continue
 		}
+		g := Segment{Param: s.Param, Start: from - s.Offset, Len: to - from, Offset: from - lo + base}
+		if p.layout.Words {
+			per := 4 / s.Param.DType().Size()
+			g.Start *= per
+			g.Len = min(g.Len*per, s.Param.Len()-g.Start)
+		}
+		out = append(out, g)
 	}
 	return out
 }
