@@ -62,6 +62,8 @@ type RunView struct {
 	Manifest *ManifestRef `json:"manifest,omitempty"`
 	// Progress holds the latest live figures (detail only, best effort): loss, step, steps, rows, ...
 	Progress map[string]string `json:"progress,omitempty"`
+	// Time is how the run's wall time was used; nil while it has not begun.
+	Time *RunTime `json:"time,omitempty"`
 	// Spec is set in the detail view.
 	Spec    *RunSpec  `json:"spec,omitempty"`
 	Created time.Time `json:"created,omitzero"`

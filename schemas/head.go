@@ -37,9 +37,11 @@ type Head struct {
 	// Numerics is the fingerprint of the arithmetic of the last generation formed (kernel ABI, ISA path, versions).
 	Numerics string `json:"numerics,omitempty"`
 	// Ended has one record per ended generation.
-	Ended   []GenerationEnd `json:"ended,omitempty"`
-	Created time.Time       `json:"created"`
-	Updated time.Time       `json:"updated"`
+	Ended []GenerationEnd `json:"ended,omitempty"`
+	// Time is what the run's time went to, kept by every swap.
+	Time    TimeUse   `json:"time,omitzero"`
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
 }
 
 // Control is a request to a running gang, read at boundaries.
@@ -185,9 +187,15 @@ type Manifest struct {
 	// State is the trainer's own state (data cursor, RNG, schedule); opaque to everything but the handler.
 	State map[string]string `json:"state,omitempty"`
 	// StateHash is the SHA-256 over the canonical content of all tensors (independent of world size).
-	StateHash string    `json:"state_hash,omitempty"`
-	Final     bool      `json:"final,omitempty"`
-	Created   time.Time `json:"created"`
+	StateHash string `json:"state_hash,omitempty"`
+	Final     bool   `json:"final,omitempty"`
+	// Closing says that the gang stops at this commit.
+	Closing bool `json:"closing,omitempty"`
+	// Spent is rank 0's seconds by cause (Time*) since the boundary before, or since it was connected.
+	Spent   map[string]float64 `json:"spent,omitempty"`
+	Created time.Time          `json:"created"`
+	// Taken is when the boundary's snapshot was taken, by the committing process's monotonic clock.
+	Taken time.Time `json:"-"`
 }
 
 // Part is one immutable object of a checkpoint.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
@@ -22,6 +23,10 @@ type flight struct {
 	hash  string
 	final bool
 	snap  *zero.Snapshot
+	// closing: the gang stops here. spent and taken are what the segment's time went to and when it ended.
+	closing bool
+	spent   map[string]float64
+	taken   time.Time
 
 	// Set when done is closed.
 	done  chan struct{}
@@ -121,7 +126,7 @@ func (c *committer) finish(ctx context.Context) error {
 	if c.t.Gang.Rank != 0 {
 		return nil
 	}
-	man := &schemas.Manifest{Step: f.step, Log: f.log, State: f.state, StateHash: f.hash, Final: f.final}
+	man := &schemas.Manifest{Step: f.step, Log: f.log, State: f.state, StateHash: f.hash, Final: f.final, Closing: f.closing, Spent: f.spent, Taken: f.taken}
 	for _, raw := range all {
 		var parts []schemas.Part
 		if err := json.Unmarshal(raw, &parts); err != nil {

@@ -40,6 +40,7 @@ func (s *session) openEvals(ctx context.Context, o Options) error {
 
 // evaluate measures every set, and reports the values at the current step; all ranks take part and get the same values.
 func (s *session) evaluate(ctx context.Context) (map[string]float64, error) {
+	defer s.time.To(s.time.To(schemas.TimeEval))
 	if s.evaluated == s.done && s.evalValues != nil {
 		return s.evalValues, nil
 	}

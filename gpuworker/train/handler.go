@@ -50,7 +50,7 @@ func NewHandler(o Options) consume.Handler {
 		if head := t.Gang.Head; head != nil && head.Manifest != nil && head.Manifest.Stage == t.Message.Stage && head.Manifest.Final {
 			return nil
 		}
-		s := &session{t: t, stage: t.Stage.Train}
+		s := &session{t: t, stage: t.Stage.Train, time: consume.NewStopwatch(schemas.TimeLoad)}
 		if s.metrics, err = telemetry.NewTrainMetrics(telemetry.Meter()); err != nil {
 			return fmt.Errorf("cannot create the instruments of training: %w", err)
 		}
@@ -86,6 +86,8 @@ type session struct {
 	commits    *committer
 	log        segmentLog
 	metrics    *telemetry.TrainMetrics
+	// time divides this rank's time between causes; rank 0's goes with its commits.
+	time *consume.Stopwatch
 
 	done int64 // finished steps
 	step int64 // the step being computed, from 0
@@ -303,6 +305,7 @@ func (s *session) identity() map[string]string {
 func (s *session) run(ctx context.Context) error {
 	last := time.Now()
 	for s.done < s.total() {
+		s.time.To(schemas.TimeStep)
 		r, err := s.runStep(ctx, s.done)
 		if err != nil {
 			return fmt.Errorf("step %d: %w", s.done+1, err)
@@ -337,6 +340,7 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 	if err := s.commits.failed(); err != nil {
 		return err
 	}
+	s.time.To(schemas.TimeCheckpoint)
 	if r.control == schemas.ControlCancel {
 		return schemas.Errorf(schemas.CodeInterrupted, "", "stopped at step %d: the run was cancelled", s.done)
 	}
@@ -349,7 +353,7 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 	if !final && r.control == schemas.ControlNone && s.done%s.stage.CommitEvery != 0 {
 		return nil
 	}
-	if err := s.snapshot(ctx, final); err != nil {
+	if err := s.snapshot(ctx, final, r.control != schemas.ControlNone); err != nil {
 		return err
 	}
 	if !final && r.control == schemas.ControlNone {
@@ -374,12 +378,13 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 	return schemas.Errorf(schemas.CodeInterrupted, "", "stopped at step %d, which is committed: %s", s.done, r.control)
 }
 
-// snapshot takes the boundary's snapshot and starts to store it. A checkpoint still on its way is finished first.
-func (s *session) snapshot(ctx context.Context, final bool) error {
+// snapshot takes the boundary's snapshot and starts to store it. A checkpoint still on its way is finished first. closing says that the
+// gang stops here.
+func (s *session) snapshot(ctx context.Context, final, closing bool) error {
 	if err := s.commits.finish(ctx); err != nil {
 		return err
 	}
-	f := &flight{step: s.done, final: final, state: s.identity()}
+	f := &flight{step: s.done, final: final, closing: closing || final, state: s.identity()}
 	maps.Copy(f.state, map[string]string{"step": strconv.FormatInt(s.done, 10), "objective": s.stage.Objective, "method": s.stage.Method})
 	watched, err := s.watch.encode()
 	if err != nil {
@@ -403,6 +408,7 @@ func (s *session) snapshot(ctx context.Context, final bool) error {
 		return err
 	}
 	s.commits.spare = nil
+	f.spent, f.taken = s.time.Take()
 	s.commits.begin(f, s.log.take())
 	return nil
 }

@@ -63,7 +63,7 @@ func (h *Heads) Commit(ctx context.Context, m *schemas.Manifest) (*schemas.Head,
 	}
 	sum := sha256.Sum256(data)
 	ref := schemas.ManifestRef{Key: key, SHA256: hex.EncodeToString(sum[:]), Stage: m.Stage, Step: m.Step, Generation: m.Generation, Final: m.Final}
-	return h.Swap(ctx, m.Tenant, m.Run, func(head *schemas.Head) error {
+	return h.swap(ctx, m.Tenant, m.Run, m, func(head *schemas.Head) error {
 		if head.Manifest != nil && head.Manifest.Key == key {
 			return ErrNoChange
 		}

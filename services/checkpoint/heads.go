@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -131,6 +132,11 @@ func (h *Heads) Create(ctx context.Context, head schemas.Head) (*schemas.Head, e
 // writer's swap it sees that writer's HEAD), must be idempotent, and returns ErrNoChange when nothing is to be done; any other error
 // ends the swap and is returned as it is. After a write of unknown outcome HEAD is read again: the own nonce means done.
 func (h *Heads) Swap(ctx context.Context, tenant, run string, mutate func(*schemas.Head) error) (*schemas.Head, error) {
+	return h.swap(ctx, tenant, run, nil, mutate)
+}
+
+// swap is Swap; commit is the manifest that it commits, nil when it commits none. The time since the swap before is accounted for.
+func (h *Heads) swap(ctx context.Context, tenant, run string, commit *schemas.Manifest, mutate func(*schemas.Head) error) (*schemas.Head, error) {
 	nonce := newNonce()
 	r := h.newRetry()
 	for {
@@ -147,6 +153,8 @@ func (h *Heads) Swap(ctx context.Context, tenant, run string, mutate func(*schem
 		if head.Nonce == nonce {
 			return head, nil
 		}
+		before := *head
+		before.Stages = slices.Clone(head.Stages)
 		if err := mutate(head); err != nil {
 			if errors.Is(err, ErrNoChange) {
 				return head, nil
@@ -155,7 +163,7 @@ func (h *Heads) Swap(ctx context.Context, tenant, run string, mutate func(*schem
 		}
 		head.Rev++
 		head.Nonce = nonce
-		head.Updated = h.cfg.Now()
+		head.Account(&before, commit, h.cfg.Now())
 		data, err := json.Marshal(head)
 		if err != nil {
 			return nil, fmt.Errorf("cannot encode HEAD of %s/%s: %w", tenant, run, err)

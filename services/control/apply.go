@@ -287,7 +287,7 @@ func (p *pool) close(ctx context.Context, r *openRun, a Action) error {
 	}
 	delete(p.runs, r.key)
 	delete(p.byName, a.Tenant+"/"+a.Run)
-	p.c.ended(ctx, r.head)
+	p.c.ended(ctx, view)
 	_ = p.c.work.Poke(ctx, a.Tenant, a.Run) // a hint
 	return nil
 }

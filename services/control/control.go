@@ -111,6 +111,8 @@ type Control struct {
 
 	gauges  gauges
 	endings metric.Int64Counter
+	runTime metric.Float64Counter
+	goodput metric.Float64Histogram
 }
 
 // runner is the goroutine of one pool.
@@ -133,12 +135,16 @@ func New(objects store.Objects, work Queue, leases lease.Store, cfg Config) (*Co
 		log: cfg.Logger, start: time.Now(), ensure: make(chan struct{}, 1), look: make(chan struct{}, 1), pools: map[string]*runner{},
 	}
 	meter := telemetry.Meter()
-	var errs [5]error
+	var errs [7]error
 	c.gauges.queued, errs[0] = meter.Int64Gauge(telemetry.MetricQueued, metric.WithDescription("Runs that wait for their first transition."))
 	c.gauges.running, errs[1] = meter.Int64Gauge(telemetry.MetricRuns, metric.WithDescription("Runs in state running."))
 	c.gauges.workers, errs[2] = meter.Int64Gauge(telemetry.MetricWorkers, metric.WithDescription("Live workers that are not draining."))
 	c.gauges.demanded, errs[3] = meter.Int64Gauge(telemetry.MetricDemanded, metric.WithDescription("Workers that the pool could use now: the autoscaling signal."))
 	c.endings, errs[4] = meter.Int64Counter(telemetry.MetricRunsEnded, metric.WithDescription("Runs that ended, by state."))
+	c.runTime, errs[5] = meter.Float64Counter(telemetry.MetricRunTime, metric.WithUnit("s"),
+		metric.WithDescription("Wall time of ended runs by what it went to; the causes of a run add up to its wall time."))
+	c.goodput, errs[6] = meter.Float64Histogram(telemetry.MetricGoodput, metric.WithUnit("1"), metric.WithDescription("Share of useful work in the wall time of ended runs."),
+		metric.WithExplicitBucketBoundaries(0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995))
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("cannot create control's instruments: %w", err)
 	}
@@ -356,6 +362,15 @@ func (c *Control) record(ctx context.Context, v schemas.PoolView) {
 	c.gauges.demanded.Record(ctx, int64(v.WorkersDemanded), at)
 }
 
-func (c *Control) ended(ctx context.Context, h *schemas.Head) {
-	c.endings.Add(ctx, 1, metric.WithAttributes(attribute.String(telemetry.AttrState, string(h.State))))
+// ended counts a run that is over, and what its time went to.
+func (c *Control) ended(ctx context.Context, v *schemas.RunView) {
+	c.endings.Add(ctx, 1, metric.WithAttributes(attribute.String(telemetry.AttrState, string(v.State))))
+	if v.Time == nil {
+		return
+	}
+	pool := attribute.String(telemetry.AttrPool, v.Pool)
+	for cause, seconds := range v.Time.Seconds {
+		c.runTime.Add(ctx, seconds, metric.WithAttributes(pool, attribute.String(telemetry.AttrCause, cause)))
+	}
+	c.goodput.Record(ctx, v.Time.Goodput, metric.WithAttributes(pool))
 }

@@ -202,6 +202,7 @@ func RunView(spec *schemas.RunSpec, head *schemas.Head, submitted time.Time) *sc
 	}
 	v.State, v.Reason, v.Error, v.Stages, v.Updated = head.State, head.Reason, head.Error, head.Stages, head.Updated
 	v.Stage, v.Step, v.Generation, v.Members, v.Ended, v.Manifest = head.Stage, head.Step, head.Generation, head.Members, head.Ended, head.Manifest
+	v.Time = head.TimeOf(submitted, time.Now().UTC())
 	return v
 }
 

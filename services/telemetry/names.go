@@ -58,6 +58,8 @@ const (
 	MetricDemanded        = "tunefleet.workers_demanded"
 	MetricRuns            = "tunefleet.run.active"
 	MetricRunsEnded       = "tunefleet.run.ended"
+	MetricRunTime         = "tunefleet.run.time"
+	MetricGoodput         = "tunefleet.run.goodput"
 	MetricLeaseLost       = "tunefleet.lease.lost"
 	MetricFenced          = "tunefleet.fenced"
 	MetricRedeliveries    = "tunefleet.redeliveries"

@@ -28,19 +28,21 @@ const describeBytes = 4096
 // Toy is a train handler without arithmetic: each shard is a hash chain, state = SHA256(state, step, all shards' states). Every step needs
 // every rank, as real training does, and the final states tell whether each step happened once and in order.
 func Toy(ctx context.Context, t *consume.Task) error {
-	w := &toy{t: t, g: t.Gang, state: map[int][32]byte{}}
+	w := &toy{t: t, g: t.Gang, state: map[int][32]byte{}, time: consume.NewStopwatch(schemas.TimeLoad)}
 	if err := w.load(ctx); err != nil {
 		return err
 	}
 	train := t.Stage.Train
 	for w.step < train.Steps {
+		w.time.To(schemas.TimeStep)
 		word, err := w.advance(ctx)
 		if err != nil {
 			return err
 		}
 		stop := word != schemas.ControlNone
 		if w.step == train.Steps || stop || w.step%max(1, train.CommitEvery) == 0 {
-			if err := w.commit(ctx, w.step == train.Steps); err != nil {
+			w.time.To(schemas.TimeCheckpoint)
+			if err := w.commit(ctx, w.step == train.Steps, stop); err != nil {
 				return err
 			}
 		}
@@ -57,6 +59,7 @@ type toy struct {
 	state map[int][32]byte
 	step  int64
 	log   bytes.Buffer
+	time  *consume.Stopwatch
 }
 
 func (w *toy) mine(shard int) bool { return shard%w.g.World == w.g.Rank }
@@ -162,7 +165,7 @@ func (w *toy) advance(ctx context.Context) (schemas.Control, error) {
 }
 
 // commit stores this rank's part, tells all ranks about it, and lets rank 0 swap HEAD.
-func (w *toy) commit(ctx context.Context, final bool) error {
+func (w *toy) commit(ctx context.Context, final, closing bool) error {
 	var data []byte
 	for s := range shards {
 		if w.mine(s) {
@@ -192,7 +195,9 @@ func (w *toy) commit(ctx context.Context, final bool) error {
 	if w.g.Rank != 0 {
 		return nil
 	}
-	manifest := &schemas.Manifest{Tenant: m.Tenant, Run: m.Run, Stage: m.Stage, Step: w.step, Generation: w.g.Generation, World: w.g.World, Final: final}
+	spent, taken := w.time.Take()
+	manifest := &schemas.Manifest{Tenant: m.Tenant, Run: m.Run, Stage: m.Stage, Step: w.step, Generation: w.g.Generation, World: w.g.World, Final: final,
+		Closing: closing, Spent: spent, Taken: taken}
 	for r := range recv {
 		var p schemas.Part
 		if err := json.Unmarshal(recv[r], &p); err != nil {

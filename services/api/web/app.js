@@ -123,6 +123,7 @@ async function drawDetail() {
     row.append(make('span', '', s.name), make('span', s.state, s.state), bar, make('span', '', [p.total && `${Math.round(p.done)} / ${Math.round(p.total)}`, p.loss && `loss ${short(p.loss)}`, took(s)].filter(Boolean).join(' · ')));
     return row;
   }));
+  drawTime(v.time);
   $('command').textContent = `tunefleet watch ${v.run} --tenant ${v.tenant}\ntunefleet get ${v.run} --tenant ${v.tenant} --json`;
   const outs = (await getJSON(`${path}/outputs`)).outputs || [];
   $('outputs').replaceChildren(...outs.map((o) => {
@@ -134,6 +135,27 @@ async function drawDetail() {
   }));
   if (!outs.length) $('outputs').append(make('li', 'empty', 'nothing yet'));
 }
+// What the run's wall time went to: one bar, and the seconds of each cause.
+const useful = ['step', 'eval', 'prep_stage', 'eval_stage', 'export_stage'];
+function drawTime(t) {
+  $('time').hidden = !t || !(t.wall > 0);
+  if ($('time').hidden) return;
+  const pct = (x) => `${(100 * x).toFixed(1)} %`;
+  $('time-facts').textContent = [`wall time ${span(t.wall)}`, `goodput ${pct(t.goodput)}`, t.training ? `effective training time ${pct(t.training)}` : ''].filter(Boolean).join(' · ');
+  const causes = Object.entries(t.seconds).filter(([, s]) => s > 0).sort((a, b) => useful.includes(b[0]) - useful.includes(a[0]) || b[1] - a[1]);
+  $('time-bar').replaceChildren(...causes.map(([cause, s], i) => {
+    const part = make('i', useful.includes(cause) ? 'good' : `bad b${i % 3}`);
+    part.style.width = `${(100 * s / t.wall).toFixed(3)}%`;
+    part.title = `${cause} ${span(s)}`;
+    return part;
+  }));
+  $('time-rows').replaceChildren(...causes.map(([cause, s]) => {
+    const tr = make('tr');
+    tr.append(make('td', useful.includes(cause) ? 'succeeded' : '', cause.replace('_', ' ')), make('td', 'num', span(s)), make('td', 'num', pct(s / t.wall)));
+    return tr;
+  }));
+}
+const span = (s) => (s < 60 ? `${s.toFixed(1)} s` : s < 3600 ? `${Math.floor(s / 60)} min ${Math.round(s % 60)} s` : `${(s / 3600).toFixed(2)} h`);
 async function download(path, name) {
   const a = make('a');
   a.href = URL.createObjectURL(await (await call(path)).blob());

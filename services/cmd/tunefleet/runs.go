@@ -353,7 +353,7 @@ func ago(t time.Time) string {
 
 func (a *app) getCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "get RUN", Short: "Show one run", Args: exactArgs("RUN"),
+		Use: "get RUN", Aliases: []string{"status"}, Short: "Show one run, and what its time went to", Args: exactArgs("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withRun(cmd.Context(), args[0], func(cl *client.Client, tenant, run string) error {
 				v, err := cl.Get(cmd.Context(), tenant, run)
@@ -385,7 +385,34 @@ func (a *app) showRun(v *schemas.RunView) error {
 		}
 		t.row(s.Name, string(s.Kind), string(s.State), took)
 	}
+	if err := t.write(a.out); err != nil {
+		return err
+	}
+	return a.showTime(v.Time)
+}
+
+// showTime prints what a run's wall time went to.
+func (a *app) showTime(r *schemas.RunTime) error {
+	if r == nil || r.Wall <= 0 {
+		return nil
+	}
+	fmt.Fprintf(a.out, "\nwall time %s, goodput %.1f %%", seconds(r.Wall), 100*r.Goodput)
+	if r.Training > 0 {
+		fmt.Fprintf(a.out, ", effective training time %.1f %%", 100*r.Training)
+	}
+	fmt.Fprintln(a.out)
+	t := newTable("TIME", "SECONDS", "SHARE")
+	for _, cause := range schemas.TimeCauses() {
+		if s := r.Seconds[cause]; s != 0 {
+			t.row(cause, strconv.FormatFloat(s, 'f', 1, 64), strconv.FormatFloat(100*s/r.Wall, 'f', 2, 64)+" %")
+		}
+	}
 	return t.write(a.out)
+}
+
+// seconds shows a number of seconds as a duration.
+func seconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond).String()
 }
 
 func (a *app) actCommand(e schemas.RunEvent) *cobra.Command {
