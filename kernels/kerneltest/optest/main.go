@@ -1,11 +1,12 @@
 // Command optest tests and measures the operations of a kernel backend, one by one:
 //
-//	go run ./kernels/kerneltest/optest -mode test|grad|perf|support [-backend cpu|PATH] [-op NAME] [-dtype f32] [-json]
+//	go run ./kernels/kerneltest/optest -mode test|grad|perf|support [-backend cpu|cuda-host|PATH] [-op NAME] [-dtype f32] [-json]
 //
 // Results go to standard output; it exits 1 when a case fails and 2 when it is called wrongly.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/kernels/kerneltest"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -24,7 +26,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("optest", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	mode := fs.String("mode", "test", "test: against the oracle; grad: against central differences; perf: time; support: what there is")
-	backend := fs.String("backend", "cpu", "cpu, or the path of a backend's shared object")
+	backend := fs.String("backend", "cpu", "cpu, cuda-host (the CUDA kernels on an emulation, built when needed), or the path of a backend's shared object")
 	op := fs.String("op", "", "one operation only, by its name in tunefleet.h")
 	dtype := fs.String("dtype", "f32", "element type of operands: f32, bf16, f16")
 	threads := fs.Int("threads", 0, "CPU threads (0: all)")
@@ -42,6 +44,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if !ok || !known {
 		fmt.Fprintf(stderr, "optest: no element type %q or instruction set %q\n", *dtype, *isa)
 		return 2
+	}
+	if *backend == "cuda-host" {
+		path, err := cudahost.Build(context.Background())
+		if err != nil {
+			fmt.Fprintln(stderr, "optest:", err)
+			return 2
+		}
+		*backend = path
 	}
 	d, err := kernels.Open(kernels.Options{Backend: *backend, Threads: *threads, ISA: set})
 	if err != nil {

@@ -1,0 +1,390 @@
+/* The CUDA backend: device, memory, queues, events, copies, and the table of operations. */
+#define TF_OP_DECL __attribute__((weak))
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <new>
+
+#include "abi_hash.h"
+#include "queue.h"
+
+#ifndef TF_HOST
+#define TF_LIBCUDA "libcuda.so.1"
+#define TF_BACKEND_NAME "cuda"
+#endif
+
+namespace tf {
+
+void close_lt(Lt *) __attribute__((weak));
+
+tf_status fail(tf_queue *q, tf_status st, const char *fmt, ...) {
+  if (q->st == TF_OK) {
+    q->st = st;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(q->why, sizeof q->why, fmt, ap);
+    va_end(ap);
+  }
+  return q->st;
+}
+
+static tf_status status_of(cudaError_t e) {
+  if (e == cudaSuccess) return TF_OK;
+  return e == cudaErrorMemoryAllocation ? TF_ENOMEM : TF_EINTERNAL;
+}
+
+tf_status check(tf_queue *q, cudaError_t e, const char *what) {
+  if (e == cudaSuccess) return TF_OK;
+  return fail(q, status_of(e), "%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
+}
+
+/* What a kernel found wrong with its data. */
+static tf_status troubles(tf_queue *q) {
+  switch (*(volatile int32_t *)q->trouble) {
+    case kNoTrouble:
+      return TF_OK;
+    case kBadId:
+      return fail(q, TF_EINVALID, "an id is out of range");
+    case kBadOffsets:
+      return fail(q, TF_EINVALID, "the experts' offsets do not ascend within the rows");
+  }
+  return fail(q, TF_EINTERNAL, "a kernel reported trouble %d", *q->trouble);
+}
+
+}  // namespace tf
+
+using tf::at;
+using tf::check;
+using tf::fail;
+
+/* --- device --------------------------------------------------------------------------------------------------------------------------- */
+
+#define MEMORY_ALIGNMENT 4096
+#define OLDEST_DRIVER 13000 /* what the library was built with */
+
+/* The driver's own library, which the runtime would otherwise only call "insufficient". */
+static tf_status driver(char *why, int64_t n) {
+  const char *name = TF_LIBCUDA;
+  if (*name && !dlopen(name, RTLD_NOW | RTLD_GLOBAL)) {
+    snprintf(why, (size_t)n, "no NVIDIA driver on this machine: %s", dlerror());
+    return TF_EUNSUPPORTED;
+  }
+  int version = 0;
+  cudaError_t e = cudaDriverGetVersion(&version);
+  if (e != cudaSuccess || version == 0) {
+    snprintf(why, (size_t)n, "the NVIDIA driver does not tell its version: %s", cudaGetErrorString(e));
+    return TF_EUNSUPPORTED;
+  }
+  if (version < OLDEST_DRIVER) {
+    snprintf(why, (size_t)n, "the NVIDIA driver is too old: it supports CUDA %d.%d, this library needs %d.%d; install a newer driver (580 or later)",
+             version / 1000, version % 1000 / 10, OLDEST_DRIVER / 1000, OLDEST_DRIVER % 1000 / 10);
+    return TF_EUNSUPPORTED;
+  }
+  return TF_OK;
+}
+
+static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64_t n) {
+  tf_status st = driver(why, n);
+  if (st != TF_OK) return st;
+  int count = 0;
+  cudaError_t e = cudaGetDeviceCount(&count);
+  if (e == cudaErrorNoDevice || (e == cudaSuccess && count == 0)) {
+    snprintf(why, (size_t)n, "the NVIDIA driver is there, but no device (CUDA_VISIBLE_DEVICES, or the container was started without GPUs)");
+    return TF_EUNSUPPORTED;
+  }
+  if (e != cudaSuccess) {
+    snprintf(why, (size_t)n, "the NVIDIA driver is there, but counting devices failed: %s", cudaGetErrorString(e));
+    return TF_EUNSUPPORTED;
+  }
+  if (o->index < 0 || o->index >= count) {
+    snprintf(why, (size_t)n, "there is no device %d, only %d", o->index, count);
+    return TF_EINVALID;
+  }
+  cudaDeviceProp prop;
+  if ((e = cudaSetDevice(o->index)) != cudaSuccess || (e = cudaGetDeviceProperties(&prop, o->index)) != cudaSuccess) {
+    snprintf(why, (size_t)n, "device %d cannot be used: %s", o->index, cudaGetErrorString(e));
+    return tf::status_of(e);
+  }
+  if (prop.major < 8) {
+    snprintf(why, (size_t)n, "device %d (%s) has compute capability %d.%d, 8.0 is the least", o->index, prop.name, prop.major, prop.minor);
+    return TF_EUNSUPPORTED;
+  }
+  tf_device *d = new (std::nothrow) tf_device;
+  if (!d) return TF_ENOMEM;
+  d->index = o->index;
+  d->cc = prop.major * 10 + prop.minor;
+  d->sms = prop.multiProcessorCount;
+  snprintf(d->name, sizeof d->name, "%.63s", prop.name);
+  *out = d;
+  return TF_OK;
+}
+
+static void dev_close(tf_device *d) {
+  if (!d) return;
+  cudaSetDevice(d->index);
+  if (d->lt && tf::close_lt) tf::close_lt(d->lt);
+  for (auto &b : d->bases) cudaFree(b.second);
+  delete d;
+}
+
+static tf_status dev_info(tf_device *d, tf_device_info *i) {
+  memset(i, 0, sizeof *i);
+  snprintf(i->name, sizeof i->name, "%s", d->name);
+  snprintf(i->isa, sizeof i->isa, "sm_%d", d->cc);
+  size_t left = 0, total = 0;
+  cudaSetDevice(d->index);
+  cudaError_t e = cudaMemGetInfo(&left, &total);
+  i->memory_free = (int64_t)left;
+  i->memory_total = (int64_t)total;
+  return tf::status_of(e);
+}
+
+static tf_status dev_alloc(tf_device *d, int64_t bytes, tf_ptr *p) {
+  if (bytes <= 0) return TF_EINVALID;
+  void *base = nullptr;
+  cudaSetDevice(d->index);
+  cudaError_t e = cudaMalloc(&base, (size_t)bytes + MEMORY_ALIGNMENT);
+  if (e != cudaSuccess) {
+    cudaGetLastError(); /* a failed allocation is no failure of the next call */
+    return tf::status_of(e);
+  }
+  *p = ((tf_ptr)(uintptr_t)base + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+  std::lock_guard<std::mutex> hold(d->lock);
+  d->bases[*p] = base;
+  return TF_OK;
+}
+
+static void dev_release(tf_device *d, tf_ptr p, int64_t) {
+  void *base = nullptr;
+  {
+    std::lock_guard<std::mutex> hold(d->lock);
+    auto it = d->bases.find(p);
+    if (it == d->bases.end()) return;
+    base = it->second;
+    d->bases.erase(it);
+  }
+  cudaSetDevice(d->index);
+  cudaFree(base);
+}
+
+/* --- queues --------------------------------------------------------------------------------------------------------------------------- */
+
+static void queue_close(tf_queue *q) {
+  cudaSetDevice(q->d->index);
+  if (q->stream) cudaStreamSynchronize(q->stream);
+  for (tf::Stage &s : q->stage) {
+    if (s.done) cudaEventDestroy(s.done);
+    if (s.p) cudaFreeHost(s.p);
+  }
+  if (q->trouble) cudaFreeHost(q->trouble);
+  if (q->stream) cudaStreamDestroy(q->stream);
+  delete q;
+}
+
+static tf_status queue_open(tf_device *d, int32_t kind, tf_queue **out) {
+  if (kind < TF_QUEUE_COMPUTE || kind > TF_QUEUE_COMM) return TF_EINVALID;
+  tf_queue *q = new (std::nothrow) tf_queue;
+  if (!q) return TF_ENOMEM;
+  q->d = d;
+  q->kind = kind;
+  cudaSetDevice(d->index);
+  int least = 0, greatest = 0;
+  cudaError_t e = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+  /* Communication goes first: others wait for it. */
+  if (e == cudaSuccess) e = cudaStreamCreateWithPriority(&q->stream, cudaStreamNonBlocking, kind == TF_QUEUE_COMM ? greatest : least);
+  if (e == cudaSuccess) e = cudaHostAlloc(reinterpret_cast<void **>(&q->trouble), sizeof(int32_t), cudaHostAllocPortable);
+  if (e == cudaSuccess) *q->trouble = tf::kNoTrouble;
+  if (e != cudaSuccess) {
+    queue_close(q);
+    return tf::status_of(e);
+  }
+  *out = q;
+  return TF_OK;
+}
+
+static tf_status queue_sync(tf_queue *q) {
+  cudaSetDevice(q->d->index);
+  cudaError_t e = cudaStreamSynchronize(q->stream); /* also after an error: memory may be released next */
+  if (q->st != TF_OK) return q->st;
+  TF_TRY(check(q, e, "what was queued"));
+  return tf::troubles(q);
+}
+
+static tf_status queue_error(tf_queue *q, char *why, int64_t n) {
+  snprintf(why, (size_t)n, "%s", q->why);
+  return q->st;
+}
+
+/* --- events --------------------------------------------------------------------------------------------------------------------------- */
+
+static tf_status event_open(tf_device *d, tf_event **out) {
+  tf_event *e = new (std::nothrow) tf_event;
+  if (!e) return TF_ENOMEM;
+  e->d = d;
+  cudaSetDevice(d->index);
+  cudaError_t err = cudaEventCreateWithFlags(&e->e, cudaEventDisableTiming);
+  if (err != cudaSuccess) {
+    delete e;
+    return tf::status_of(err);
+  }
+  *out = e;
+  return TF_OK;
+}
+
+static void event_close(tf_event *e) {
+  cudaSetDevice(e->d->index);
+  cudaEventDestroy(e->e);
+  delete e;
+}
+
+static tf_status event_record(tf_event *e, tf_queue *q) {
+  e->st = q->st;
+  if (q->st != TF_OK) return q->st;
+  cudaSetDevice(q->d->index);
+  TF_TRY(check(q, cudaEventRecord(e->e, q->stream), "event_record"));
+  e->recorded = true;
+  return TF_OK;
+}
+
+static tf_status event_wait(tf_event *e, tf_queue *q) {
+  if (q->st != TF_OK) return q->st;
+  if (e->st != TF_OK) return fail(q, e->st, "the queue of an event waited for had failed");
+  if (!e->recorded) return TF_OK;
+  cudaSetDevice(q->d->index);
+  return check(q, cudaStreamWaitEvent(q->stream, e->e, 0), "event_wait");
+}
+
+static tf_status event_sync(tf_event *e) {
+  if (e->st != TF_OK || !e->recorded) return e->st;
+  cudaSetDevice(e->d->index);
+  return tf::status_of(cudaEventSynchronize(e->e));
+}
+
+/* --- copies ----------------------------------------------------------------------------------------------------------------------------- */
+
+/* The next staging buffer, when what went through it before has arrived. */
+static tf_status stage(tf_queue *q, tf::Stage **out) {
+  tf::Stage *s = &q->stage[q->next_stage];
+  q->next_stage = (q->next_stage + 1) % tf::kStages;
+  if (!s->p) {
+    TF_TRY(check(q, cudaHostAlloc(&s->p, tf::kStageBytes, cudaHostAllocPortable), "pinned memory"));
+    TF_TRY(check(q, cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming), "event"));
+  }
+  if (s->busy) TF_TRY(check(q, cudaEventSynchronize(s->done), "upload"));
+  s->busy = false;
+  *out = s;
+  return TF_OK;
+}
+
+static tf_status upload(tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
+  if (q->st != TF_OK) return q->st;
+  cudaSetDevice(q->d->index);
+  for (int64_t off = 0; off < bytes; off += tf::kStageBytes) {
+    size_t n = (size_t)(bytes - off < tf::kStageBytes ? bytes - off : tf::kStageBytes);
+    tf::Stage *s = nullptr;
+    TF_TRY(stage(q, &s));
+    memcpy(s->p, static_cast<const char *>(src) + off, n);
+    TF_TRY(check(q, cudaMemcpyAsync(at<char>(dst) + off, s->p, n, cudaMemcpyHostToDevice, q->stream), "upload"));
+    TF_TRY(check(q, cudaEventRecord(s->done, q->stream), "upload"));
+    s->busy = true;
+  }
+  return TF_OK;
+}
+
+/* Two copies are under way at a time: one arrives while the one before it is taken out of its buffer. */
+static tf_status download(tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
+  if (q->st != TF_OK) return q->st;
+  cudaSetDevice(q->d->index);
+  struct {
+    tf::Stage *s;
+    int64_t off, n;
+  } last = {nullptr, 0, 0};
+  for (int64_t off = 0; off < bytes || last.s; off += tf::kStageBytes) {
+    tf::Stage *s = nullptr;
+    int64_t n = bytes - off < tf::kStageBytes ? bytes - off : tf::kStageBytes;
+    if (off < bytes) {
+      TF_TRY(stage(q, &s));
+      TF_TRY(check(q, cudaMemcpyAsync(s->p, at<const char>(src) + off, (size_t)n, cudaMemcpyDeviceToHost, q->stream), "download"));
+      TF_TRY(check(q, cudaEventRecord(s->done, q->stream), "download"));
+      s->busy = true;
+    }
+    if (last.s) {
+      TF_TRY(check(q, cudaEventSynchronize(last.s->done), "download"));
+      last.s->busy = false;
+      TF_TRY(tf::troubles(q));
+      memcpy(static_cast<char *>(dst) + last.off, last.s->p, (size_t)last.n);
+    }
+    last = {s, off, n};
+  }
+  return queue_sync(q);
+}
+
+/* --- operations --------------------------------------------------------------------------------------------------------------------------- */
+
+static tf_status workspace(tf_queue *q, int32_t op, const void *params, int64_t *bytes) {
+  if (q->st != TF_OK) return q->st;
+  *bytes = 0;
+  switch (op) {
+#define TF_X(name)                                                                                      \
+  case TF_OP_##name:                                                                                    \
+    if (cuda_##name##_ws) *bytes = cuda_##name##_ws(q->d, static_cast<const tf_##name *>(params)); \
+    break;
+    TF_OPS(TF_X)
+#undef TF_X
+  }
+  return TF_OK;
+}
+
+static tf_status set_workspace(tf_queue *q, tf_ptr p, int64_t bytes) {
+  q->ws = p;
+  q->ws_bytes = bytes;
+  return q->st;
+}
+
+#define TF_X(name)                                                                                  \
+  static tf_status op_##name(tf_queue *q, const tf_##name *p) {                                     \
+    if (q->st != TF_OK) return q->st;                                                               \
+    if (!cuda_##name) return fail(q, TF_EUNSUPPORTED, "the CUDA backend has no " #name);            \
+    cudaSetDevice(q->d->index);                                                                     \
+    return cuda_##name(q, p);                                                                       \
+  }
+TF_OPS(TF_X)
+#undef TF_X
+
+static tf_backend make_table() {
+  tf_backend t = {};
+  t.abi_version = TF_ABI_VERSION;
+  t.struct_size = sizeof(tf_backend);
+  t.abi_hash = TF_ABI_HASH;
+  t.name = TF_BACKEND_NAME;
+  t.open = dev_open;
+  t.close = dev_close;
+  t.info = dev_info;
+  t.alloc = dev_alloc;
+  t.release = dev_release;
+  t.queue_open = queue_open;
+  t.queue_close = queue_close;
+  t.queue_sync = queue_sync;
+  t.queue_error = queue_error;
+  t.event_open = event_open;
+  t.event_close = event_close;
+  t.event_record = event_record;
+  t.event_wait = event_wait;
+  t.event_sync = event_sync;
+  t.upload = upload;
+  t.download = download;
+  t.workspace = workspace;
+  t.set_workspace = set_workspace;
+#define TF_X(name) t.name = op_##name;
+  TF_OPS(TF_X)
+#undef TF_X
+  return t;
+}
+
+/* TF_BACKEND_SYMBOL of tunefleet.h: all that the library exports. */
+extern "C" __attribute__((visibility("default"))) const tf_backend *tf_backend_get(void) {
+  static const tf_backend table = make_table();
+  return &table;
+}

@@ -1,0 +1,17 @@
+/* Between emulate.cc and runtime.cc. */
+#ifndef TUNEFLEET_CUDA_HOST_EMULATE_H
+#define TUNEFLEET_CUDA_HOST_EMULATE_H
+
+#include <functional>
+#include <string>
+
+#include "shim.h"
+
+namespace tfh {
+
+/* Runs all blocks of a kernel; false and why when it did what a GPU does not allow. One caller at a time. */
+bool run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body, std::string *why);
+
+}  // namespace tfh
+
+#endif

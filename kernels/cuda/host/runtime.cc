@@ -1,0 +1,233 @@
+/* Stands in for the CUDA runtime, see shim.h. Work of a stream runs only when something waits for it, so that what relies on luck instead
+ * of on an event or a synchronization gives wrong results at once. An error of a stream stays, as a device's does. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "emulate.h"
+#include "shim.h"
+
+struct tfh_stream {
+  std::deque<std::function<void()>> jobs;
+  uint64_t queued = 0, ran = 0;
+  cudaError_t broken = cudaSuccess; /* a device's whole context breaks; here only the stream, so that a test's mistake is its own */
+};
+
+struct tfh_event {
+  tfh_stream *on = nullptr;
+  uint64_t at = 0;
+};
+
+namespace {
+
+constexpr size_t kPage = 4096, kPoisoned = 1 << 20, kTotal = (size_t)64 << 30;
+constexpr unsigned char kPoison = 0xff;
+
+std::recursive_mutex lock;
+std::map<void *, size_t> memory;
+std::set<tfh_stream *> streams;
+size_t used = 0;
+std::string why;
+
+using Hold = std::lock_guard<std::recursive_mutex>;
+
+/* Runs a stream's jobs until so many have run. */
+void advance(tfh_stream *s, uint64_t until) {
+  while (s->ran < until && !s->jobs.empty()) {
+    std::function<void()> job = std::move(s->jobs.front());
+    s->jobs.pop_front();
+    job();
+    s->ran++;
+  }
+}
+
+void push(tfh_stream *s, std::function<void()> job) {
+  s->jobs.push_back(std::move(job));
+  s->queued++;
+}
+
+size_t rounded(size_t n) { return (n + kPage - 1) / kPage * kPage; }
+
+/* Memory between two pages that cannot be touched. */
+void *map(size_t n) {
+  char *p = static_cast<char *>(mmap(nullptr, rounded(n) + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (p == MAP_FAILED) return nullptr;
+  if (mprotect(p + kPage, rounded(n), PROT_READ | PROT_WRITE)) return nullptr;
+  memset(p + kPage, kPoison, n < kPoisoned ? n : kPoisoned);
+  return p + kPage;
+}
+
+void unmap(void *p, size_t n) { munmap(static_cast<char *>(p) - kPage, rounded(n) + 2 * kPage); }
+
+int environment(const char *name, int otherwise) {
+  const char *v = getenv(name);
+  return v && *v ? atoi(v) : otherwise;
+}
+
+}  // namespace
+
+namespace tfh {
+
+cudaError_t launch(cudaStream_t s, const char *name, dim3 grid, dim3 block, size_t shared, std::function<void()> body) {
+  Hold h(lock);
+  push(s, [=]() {
+    if (s->broken == cudaSuccess && !run(name, grid, block, shared, body, &why)) s->broken = cudaErrorLaunchFailure;
+  });
+  return s->broken;
+}
+
+}  // namespace tfh
+
+const char *tfh_libcuda() {
+  const char *v = getenv("TUNEFLEET_FAKE_LIBCUDA");
+  return v ? v : "";
+}
+
+cudaError_t cudaDriverGetVersion(int *v) {
+  *v = environment("TUNEFLEET_FAKE_DRIVER", 13000);
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int *n) {
+  *n = environment("TUNEFLEET_FAKE_DEVICES", 2);
+  return *n > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+cudaError_t cudaSetDevice(int i) { return i >= 0 && i < environment("TUNEFLEET_FAKE_DEVICES", 2) ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+  memset(p, 0, sizeof *p);
+  snprintf(p->name, sizeof p->name, "emulated");
+  p->major = environment("TUNEFLEET_FAKE_CC", 90) / 10;
+  p->minor = environment("TUNEFLEET_FAKE_CC", 90) % 10;
+  p->multiProcessorCount = 4;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+  *least = 0;
+  *greatest = -5;
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
+  Hold h(lock);
+  *total = kTotal;
+  *left = kTotal - used;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **p, size_t n) {
+  Hold h(lock);
+  if (n > kTotal - used || !(*p = map(n))) return cudaErrorMemoryAllocation;
+  memory[*p] = n;
+  used += n;
+  return cudaSuccess;
+}
+
+/* As on a device, it waits for all that was queued. */
+cudaError_t cudaFree(void *p) {
+  Hold h(lock);
+  for (tfh_stream *s : streams) advance(s, s->queued);
+  auto it = memory.find(p);
+  if (it == memory.end()) return p ? cudaErrorInvalidValue : cudaSuccess;
+  unmap(p, it->second);
+  used -= it->second;
+  memory.erase(it);
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void **p, size_t n, unsigned) {
+  Hold h(lock);
+  if (!(*p = map(n))) return cudaErrorMemoryAllocation;
+  memory[*p] = n;
+  used += n;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *p) { return cudaFree(p); }
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned, int) {
+  Hold h(lock);
+  *s = new tfh_stream;
+  streams.insert(*s);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+  Hold h(lock);
+  advance(s, s->queued);
+  streams.erase(s);
+  delete s;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+  Hold h(lock);
+  advance(s, s->queued);
+  return s->broken;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+  Hold h(lock);
+  tfh_stream *on = e->on;
+  uint64_t at = e->at;
+  if (on && on != s)
+    push(s, [=]() {
+      if (streams.count(on)) advance(on, at);
+    });
+  return s->broken;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+  *e = new tfh_event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  delete e;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+  Hold h(lock);
+  e->on = s;
+  e->at = s->queued;
+  return s->broken;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  Hold h(lock);
+  if (!e->on || !streams.count(e->on)) return cudaSuccess;
+  advance(e->on, e->at);
+  return e->on->broken;
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind, cudaStream_t s) {
+  Hold h(lock);
+  push(s, [=]() {
+    if (s->broken == cudaSuccess) memmove(dst, src, n);
+  });
+  return s->broken;
+}
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t n, cudaStream_t s) {
+  Hold h(lock);
+  push(s, [=]() {
+    if (s->broken == cudaSuccess) memset(dst, value, n);
+  });
+  return s->broken;
+}
+
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+const char *cudaGetErrorString(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorLaunchFailure:
+      return why.c_str();
+  }
+  return "unknown error";
+}
+const char *cudaGetErrorName(cudaError_t e) { return e == cudaErrorLaunchFailure ? "cudaErrorLaunchFailure" : e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaError"; }

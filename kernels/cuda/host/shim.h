@@ -1,0 +1,263 @@
+/* Kernels on the host: with this header the .cu files compile with g++ (-DTF_HOST -x c++) into a backend that needs no GPU.
+ *
+ *  - emulate.cc runs a kernel block by block, each of its threads on a stack of its own; __syncthreads and the collectives of a warp are
+ *    where threads take turns. It refuses what a GPU would hang on or leave undefined.
+ *  - runtime.cc stands in for the CUDA runtime: streams run only when something waits for them, new memory is NaN.
+ *
+ * So launch geometry, index arithmetic and the host side are tested; speed and what only a GPU does (memory order, tensor cores) are not. */
+#ifndef TUNEFLEET_CUDA_HOST_SHIM_H
+#define TUNEFLEET_CUDA_HOST_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+#include <type_traits>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__
+#define __align__(n) alignas(n)
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+/* --- the runtime (runtime.cc) ----------------------------------------------------------------------------------------------------------- */
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorLaunchFailure = 719
+};
+enum cudaMemcpyKind { cudaMemcpyHostToHost = 0, cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+
+struct tfh_stream;
+struct tfh_event;
+typedef tfh_stream *cudaStream_t;
+typedef tfh_event *cudaEvent_t;
+
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor, multiProcessorCount;
+};
+
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;
+
+cudaError_t cudaDriverGetVersion(int *);
+cudaError_t cudaGetDeviceCount(int *);
+cudaError_t cudaSetDevice(int);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *, int);
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest);
+cudaError_t cudaMemGetInfo(size_t *left, size_t *total);
+cudaError_t cudaMalloc(void **, size_t);
+cudaError_t cudaFree(void *);
+cudaError_t cudaHostAlloc(void **, size_t, unsigned flags);
+cudaError_t cudaFreeHost(void *);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *, unsigned flags, int priority);
+cudaError_t cudaStreamDestroy(cudaStream_t);
+cudaError_t cudaStreamSynchronize(cudaStream_t);
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t);
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t);
+cudaError_t cudaEventSynchronize(cudaEvent_t);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t, cudaMemcpyKind, cudaStream_t);
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t, cudaStream_t);
+cudaError_t cudaGetLastError();
+const char *cudaGetErrorString(cudaError_t);
+const char *cudaGetErrorName(cudaError_t);
+
+/* The driver's library, which the device is opened with only when it has a name: TUNEFLEET_FAKE_LIBCUDA gives one for tests. */
+const char *tfh_libcuda();
+#define TF_LIBCUDA tfh_libcuda()
+#define TF_BACKEND_NAME "cuda-host"
+
+/* --- kernels (emulate.cc) ----------------------------------------------------------------------------------------------------------------- */
+
+namespace tfh {
+
+struct Index {
+  dim3 thread, block, block_dim, grid_dim;
+};
+extern Index self; /* of the thread that runs now */
+
+/* Queues a kernel: body calls it with its arguments, once a thread. */
+cudaError_t launch(cudaStream_t, const char *name, dim3 grid, dim3 block, size_t shared, std::function<void()> body);
+
+void sync_threads();
+/* All lanes of mask give v and meet; out[lane] then holds what each gave. */
+void warp_meet(unsigned mask, const char *what, uint64_t v, uint64_t out[32]);
+/* Shared memory of the block that runs now, the same for all its threads that name the same tag; NULL is the dynamic one. */
+void *shared(const void *tag, size_t bytes);
+/* Stops the kernel that runs now with an error. */
+[[noreturn]] void stop(const char *why);
+
+template <typename T>
+uint64_t pack(T v) {
+  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable<T>::value, "warps exchange values of up to 8 bytes");
+  uint64_t u = 0;
+  memcpy(&u, &v, sizeof v);
+  return u;
+}
+template <typename T>
+T unpack(uint64_t u) {
+  T v;
+  memcpy(&v, &u, sizeof v);
+  return v;
+}
+unsigned lane();
+
+}  // namespace tfh
+
+#define threadIdx (tfh::self.thread)
+#define blockIdx (tfh::self.block)
+#define blockDim (tfh::self.block_dim)
+#define gridDim (tfh::self.grid_dim)
+
+#define TF_SHARED(type, name, n)     \
+  static const char name##_tag = 0;  \
+  type *name = static_cast<type *>(tfh::shared(&name##_tag, sizeof(type) * (n)))
+#define TF_SHARED2(type, name, n, m) \
+  static const char name##_tag = 0;  \
+  type(*name)[m] = static_cast<type(*)[m]>(tfh::shared(&name##_tag, sizeof(type) * (n) * (m)))
+#define TF_SHARED_DYNAMIC(type, name) type *name = static_cast<type *>(tfh::shared(nullptr, 0))
+
+inline void __syncthreads() { tfh::sync_threads(); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  uint64_t out[32];
+  tfh::warp_meet(mask, "__syncwarp", 0, out);
+}
+inline void __threadfence() {}
+
+template <typename T>
+T tfh_exchange(unsigned mask, const char *what, T v, unsigned from) {
+  uint64_t out[32];
+  tfh::warp_meet(mask, what, tfh::pack(v), out);
+  if (from > 31 || !(mask >> from & 1)) tfh::stop("a lane reads from one that is not in the mask");
+  return tfh::unpack<T>(out[from]);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T v, int d, int width = 32) {
+  unsigned me = tfh::lane(), from = me ^ (unsigned)d;
+  if (from / (unsigned)width != me / (unsigned)width) from = me;
+  return tfh_exchange(mask, "__shfl_xor_sync", v, from);
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32) {
+  unsigned me = tfh::lane(), from = me + d;
+  if (from / (unsigned)width != me / (unsigned)width) from = me;
+  return tfh_exchange(mask, "__shfl_down_sync", v, from);
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32) {
+  unsigned me = tfh::lane(), from = me - d;
+  if (d > me || from / (unsigned)width != me / (unsigned)width) from = me;
+  return tfh_exchange(mask, "__shfl_up_sync", v, from);
+}
+template <typename T>
+T __shfl_sync(unsigned mask, T v, int from, int width = 32) {
+  unsigned me = tfh::lane(), w = (unsigned)width;
+  return tfh_exchange(mask, "__shfl_sync", v, me / w * w + (unsigned)from % w);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  uint64_t out[32];
+  tfh::warp_meet(mask, "__ballot_sync", predicate != 0, out);
+  unsigned r = 0;
+  for (unsigned i = 0; i < 32; i++)
+    if (mask >> i & 1 && out[i]) r |= 1u << i;
+  return r;
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+
+/* Threads take turns only where they wait, so these are atomic. Integers only: sums of floats would depend on the order. */
+template <typename T>
+T tfh_old(T *p, T v) {
+  static_assert(std::is_integral<T>::value, "no float atomics: results may not depend on the order of threads");
+  T old = *p;
+  *p = v;
+  return old;
+}
+template <typename T>
+T atomicAdd(T *p, T v) {
+  return tfh_old<T>(p, (T)(*p + v));
+}
+template <typename T>
+T atomicMax(T *p, T v) {
+  return tfh_old<T>(p, *p > v ? *p : v);
+}
+template <typename T>
+T atomicMin(T *p, T v) {
+  return tfh_old<T>(p, *p < v ? *p : v);
+}
+template <typename T>
+T atomicOr(T *p, T v) {
+  return tfh_old<T>(p, (T)(*p | v));
+}
+template <typename T>
+T atomicExch(T *p, T v) {
+  return tfh_old<T>(p, v);
+}
+template <typename T>
+T atomicCAS(T *p, T want, T v) {
+  return tfh_old<T>(p, *p == want ? v : *p);
+}
+
+/* --- arithmetic -------------------------------------------------------------------------------------------------------------------------- */
+
+#include <math.h>
+
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline double rsqrt(double x) { return 1.0 / sqrt(x); }
+inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
+inline int __float_as_int(float x) { return tfh::unpack<int>(tfh::pack(x)); }
+inline unsigned __float_as_uint(float x) { return tfh::unpack<unsigned>(tfh::pack(x)); }
+inline float __int_as_float(int x) { return tfh::unpack<float>(tfh::pack(x)); }
+inline float __uint_as_float(unsigned x) { return tfh::unpack<float>(tfh::pack(x)); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+template <typename T>
+T __ldg(const T *p) {
+  return *p;
+}
+template <typename T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <typename T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
+using std::signbit;
+
+float host_f16_to_f32(uint16_t);
+uint16_t host_f32_to_f16(float); /* to nearest even */
+
+#endif

@@ -1,0 +1,195 @@
+// Package cudahost builds and opens the CUDA backend for the host: the kernels of kernels/cuda compiled with g++ and run thread by thread on
+// an emulation, behind a stand-in for the CUDA runtime (kernels/cuda/host). It tests launch geometry, index arithmetic and the host side
+// without a GPU; what it computes is what the kernels say, but nothing about speed, memory order or tensor cores follows from it.
+package cudahost
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/tunefleet/tunefleet/kernels"
+)
+
+// Open opens an emulated device, closed at the end of the test, which fails if memory is left allocated.
+func Open(t testing.TB, o kernels.Options) *kernels.Device {
+	t.Helper()
+	path, err := Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Backend = path
+	d, err := kernels.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// flags of the compiler. No contraction of a*b+c: where kernels want fma they say so. A misaligned vector, which a GPU would refuse, traps.
+var flags = []string{"-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread", "-DTF_HOST",
+	"-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"}
+
+// parallel is how many files are compiled at the same time.
+const parallel = 2
+
+// Build compiles what changed since it was last built, file by file, and returns the path of the shared object in the user's cache folder.
+// It needs the module's sources and g++ (or CXX).
+func Build(ctx context.Context) (string, error) {
+	path, err := build(ctx)
+	if err != nil {
+		return "", fmt.Errorf("cannot build the CUDA backend for the host: %w", err)
+	}
+	return path, nil
+}
+
+func build(ctx context.Context) (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	b := builder{cxx: os.Getenv("CXX"), kernels: filepath.Join(root, "kernels"), cache: filepath.Join(cache, "tunefleet", "cudahost")}
+	if b.cxx == "" {
+		b.cxx = "g++"
+	}
+	if err := os.MkdirAll(b.cache, 0o755); err != nil {
+		return "", err
+	}
+	// Packages are tested at the same time: one compiles, the others wait.
+	unlock, err := lock(filepath.Join(b.cache, "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	return b.library(ctx)
+}
+
+type builder struct {
+	cxx, kernels, cache string
+}
+
+func (b builder) library(ctx context.Context) (string, error) {
+	sources, err := filepath.Glob(filepath.Join(b.kernels, "cuda", "*.cu"))
+	if err != nil {
+		return "", err
+	}
+	host, err := filepath.Glob(filepath.Join(b.kernels, "cuda", "host", "*.cc"))
+	if err != nil {
+		return "", err
+	}
+	sources = append(sources, host...)
+	objects := make([]string, len(sources))
+	g, each := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, f := range sources {
+		g.Go(func() (err error) { objects[i], err = b.object(each, f); return err })
+	}
+	if err := g.Wait(); err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	_, _ = fmt.Fprintln(h, objects)
+	out := filepath.Join(b.cache, "cuda-host-"+hex.EncodeToString(h.Sum(nil))[:24]+".so")
+	link := slices.Concat([]string{"-shared", "-pthread", "-Wl,--no-undefined"}, objects, []string{"-ldl"})
+	return out, b.make(ctx, out, link)
+}
+
+// object compiles a file. The name of the object is a digest of the file, of the headers it includes, and of the flags.
+func (b builder) object(ctx context.Context, file string) (string, error) {
+	args := slices.Concat(flags, []string{"-I", b.kernels, "-I", filepath.Join(b.kernels, "cuda"), "-x", "c++"})
+	deps, err := exec.CommandContext(ctx, b.cxx, slices.Concat(args, []string{"-MM", file})...).Output()
+	if err != nil {
+		return "", explain(err, nil)
+	}
+	h := sha256.New()
+	_, _ = fmt.Fprintln(h, b.cxx, flags)
+	_, list, _ := strings.Cut(string(deps), ":")
+	for _, f := range strings.Fields(strings.ReplaceAll(list, "\\\n", " ")) {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			return "", err
+		}
+		_, _ = fmt.Fprintln(h, filepath.Base(f), len(text))
+		_, _ = h.Write(text)
+	}
+	name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+	out := filepath.Join(b.cache, name+"-"+hex.EncodeToString(h.Sum(nil))[:24]+".o")
+	return out, b.make(ctx, out, slices.Concat(args, []string{"-c", file}))
+}
+
+// make runs the compiler, unless its output is there.
+func (b builder) make(ctx context.Context, out string, args []string) error {
+	if _, err := os.Stat(out); err == nil {
+		return nil
+	}
+	part := out + ".part"
+	defer func() { _ = os.Remove(part) }()
+	if text, err := exec.CommandContext(ctx, b.cxx, append(slices.Clone(args), "-o", part)...).CombinedOutput(); err != nil {
+		return explain(err, text)
+	}
+	return os.Rename(part, out)
+}
+
+func explain(err error, text []byte) error {
+	if ee := (*exec.ExitError)(nil); errors.As(err, &ee) && text == nil {
+		text = ee.Stderr
+	}
+	return fmt.Errorf("%w\n%s", err, bytes.TrimSpace(text))
+}
+
+// lock waits for the file's lock, which ends with the process, however it ends.
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// moduleRoot is the nearest folder above the working folder with a go.mod: tests run in their package's folder.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		if filepath.Dir(dir) == dir {
+			return "", errors.New("there is no go.mod above the working folder")
+		}
+		dir = filepath.Dir(dir)
+	}
+}

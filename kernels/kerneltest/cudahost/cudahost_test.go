@@ -1,0 +1,56 @@
+package cudahost_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
+)
+
+// TestOperations: the operations that the CUDA backend has, against the oracle and central differences, in every element type.
+func TestOperations(t *testing.T) {
+	d := cudahost.Open(t, kernels.Options{})
+	for _, dt := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
+		for _, mode := range []kerneltest.Mode{kerneltest.Test, kerneltest.Grad} {
+			rs, err := kerneltest.Run(d, mode, kerneltest.Options{DType: dt})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range rs {
+				if r.Status == kerneltest.Failed {
+					t.Errorf("%s (%s, %s, %s): %s", r.Op, r.Case, r.DType, mode, r.Error)
+				}
+			}
+		}
+	}
+}
+
+// TestOpen: what is missing on a machine is said, before anything is run.
+func TestOpen(t *testing.T) {
+	path, err := cudahost.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, value, want string }{
+		{"TUNEFLEET_FAKE_LIBCUDA", "/nonexistent/libcuda.so.1", "no NVIDIA driver on this machine"},
+		{"TUNEFLEET_FAKE_DRIVER", "12040", "driver is too old: it supports CUDA 12.4, this library needs 13.0"},
+		{"TUNEFLEET_FAKE_DRIVER", "0", "does not tell its version"},
+		{"TUNEFLEET_FAKE_DEVICES", "0", "but no device"},
+		{"TUNEFLEET_FAKE_DEVICES", "1", "there is no device 1, only 1"},
+		{"TUNEFLEET_FAKE_CC", "75", "compute capability 7.5, 8.0 is the least"},
+	} {
+		t.Run(c.name+"="+c.value, func(t *testing.T) {
+			t.Setenv(c.name, c.value)
+			d, err := kernels.Open(kernels.Options{Backend: path, Index: 1})
+			if err == nil {
+				_ = d.Close()
+				t.Fatal("it was opened")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %q, want it to contain %q", err, c.want)
+			}
+		})
+	}
+}
