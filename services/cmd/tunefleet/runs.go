@@ -396,7 +396,7 @@ func (a *app) showTime(r *schemas.RunTime) error {
 	if r == nil || r.Wall <= 0 {
 		return nil
 	}
-	fmt.Fprintf(a.out, "\nwall time %s, goodput %.1f %%", seconds(r.Wall), 100*r.Goodput)
+	fmt.Fprintf(a.out, "\nwall time %s, goodput %.1f %%", wallTime(r.Wall), 100*r.Goodput)
 	if r.Training > 0 {
 		fmt.Fprintf(a.out, ", effective training time %.1f %%", 100*r.Training)
 	}
@@ -410,8 +410,8 @@ func (a *app) showTime(r *schemas.RunTime) error {
 	return t.write(a.out)
 }
 
-// seconds shows a number of seconds as a duration.
-func seconds(s float64) string {
+// wallTime shows seconds as a duration.
+func wallTime(s float64) string {
 	return time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond).String()
 }
 
