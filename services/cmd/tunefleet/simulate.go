@@ -70,7 +70,7 @@ func (a *app) showSimulation(r *simulate.Report) error {
 	}
 	t := newTable("PRIORITY", "STARTED", "WAITING", "MEDIAN WAIT", "P95", "LONGEST")
 	for p, w := range r.Waits {
-		t.row("p"+strconv.Itoa(p), strconv.Itoa(w.Runs), strconv.Itoa(w.Unstarted), seconds(w.Median), seconds(w.P95), seconds(w.Max))
+		t.row("p"+strconv.Itoa(p), strconv.Itoa(w.Runs), strconv.Itoa(w.Unstarted), wholeSeconds(w.Median), wholeSeconds(w.P95), wholeSeconds(w.Max))
 	}
 	if err := t.write(a.out); err != nil {
 		return err
@@ -78,9 +78,9 @@ func (a *app) showSimulation(r *simulate.Report) error {
 	fmt.Fprintln(a.out)
 	t = newTable("LEAST SEATS", "LONGEST WAIT OF A STARTED RUN")
 	for _, n := range slices.Sorted(maps.Keys(r.Largest)) {
-		t.row(strconv.Itoa(n), seconds(r.Largest[n]))
+		t.row(strconv.Itoa(n), wholeSeconds(r.Largest[n]))
 	}
 	return t.write(a.out)
 }
 
-func seconds(d time.Duration) string { return d.Round(time.Second).String() }
+func wholeSeconds(d time.Duration) string { return d.Round(time.Second).String() }
