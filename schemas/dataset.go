@@ -116,8 +116,18 @@ type SampleOrder struct {
 	DropLast bool `json:"drop_last,omitempty"`
 }
 
-// order checks how samples are dealt and evaluated.
+// InitialDraw draws the initial values of new parameters.
+type InitialDraw struct {
+	// Kind is "torch": the numbers that PEFT and TRL draw after torch.manual_seed(Seed), in the order of modules.
+	Kind string `json:"kind" jsonschema:"enum=torch"`
+	Seed uint64 `json:"seed"`
+}
+
+// order checks how samples are dealt and evaluated, and how new parameters are drawn.
 func (p *problems) order(st *Stage, t *TrainStage, at string, before map[string]*Stage) {
+	if i := t.Init; i != nil {
+		p.check(i.Kind == "torch", at+".init.kind", "%q is unknown (torch)", i.Kind)
+	}
 	if o := t.Order; o != nil {
 		p.check(o.Kind == "torch" || o.Kind == "sequential", at+".order.kind", "%q is unknown (torch, sequential)", o.Kind)
 		p.check(o.Deal >= 0 && o.Deal <= maxWorld && t.Leaves%max(1, o.Deal) == 0, at+".order.deal", "is %d: the %d leaves of a step must be a multiple of it", o.Deal, t.Leaves)

@@ -167,6 +167,8 @@ type TrainStage struct {
 	EvalAccuracy bool `json:"eval_accuracy,omitempty"`
 	// Order says how samples are dealt to leaves; nil: a shuffle by Philox, each epoch cut into global batches.
 	Order *SampleOrder `json:"order,omitempty"`
+	// Init says how new adapters and value heads are drawn; nil: by Philox from the run's seed.
+	Init  *InitialDraw `json:"init,omitempty"`
 	Model ModelSpec    `json:"model"`
 	// Method is one of Methods; the member of its name holds its options.
 	Method     string      `json:"method" jsonschema:"enum=full,enum=freeze,enum=lora,enum=oft,enum=bottleneck"`

@@ -45,13 +45,14 @@ type Adapters struct {
 	blocks int
 	base   map[string]*nn.Param // parameters of the base by name
 	fill   map[*nn.Param]filler
+	torch  *torchValues // nil unless Config.Torch is set
 	// packed are matrices of the base that packed ones stand for.
 	packed []*packed
 }
 
 // Apply freezes the model and gives every targeted module an adapter, whose parameters join the module's unit. It must be called before
 // storage is allocated. LoRA's A is drawn as PEFT does (Kaiming uniform with a = sqrt(5): the bound is 1/sqrt(in)), B is zero; what is
-// computed from the base instead (see Initial) is left to the caller to fill in.
+// computed from the base instead, or drawn as torch does (see Initial) is left to the caller to fill in.
 func Apply(m Model, c Config) (*Adapters, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot apply adapters: %w", err)
@@ -70,6 +71,7 @@ func Apply(m Model, c Config) (*Adapters, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.drawAsTorch()
 	adapted := len(a.sites)
 	if err := a.save(m, owner); err != nil {
 		return nil, err

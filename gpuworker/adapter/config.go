@@ -57,6 +57,14 @@ type Config struct {
 	Bottleneck BottleneckConfig
 	// Quant, when it has a type, packs the frozen matrices of the blocks.
 	Quant QuantConfig
+	// Torch, when not nil, draws LoRA's matrices as PEFT does with torch's generator on the CPU; nil: by Philox (nn.InitRange).
+	Torch *TorchDraws
+}
+
+// TorchDraws is the state of torch's generator when PEFT makes the adapters: Skip numbers of 32 bits after torch.manual_seed(Seed).
+type TorchDraws struct {
+	Seed uint64
+	Skip int64
 }
 
 // Validate reports all problems at once.

@@ -20,11 +20,15 @@ type lora struct {
 	scale float32
 	base  nn.LinearAdapter // what computes the base when it is packed
 	drop  dropout
+	pissa bool
 }
+
+// drawn reports whether A is drawn after the module was made; PiSSA computes it instead.
+func (l *lora) drawn() bool { return !l.pissa }
 
 func (a *Adapters) newLoRA(path string, l *nn.Linear, u *nn.Unit) *lora {
 	rank, s := a.Config.of(path)
-	mod := &lora{path: path, layer: l, unit: u, scale: float32(s), drop: a.dropout(path)}
+	mod := &lora{path: path, layer: l, unit: u, scale: float32(s), drop: a.dropout(path), pissa: a.Config.PiSSA}
 	mod.a = &nn.Param{Name: Prefix + path + ".lora_A.weight", Shape: []int64{int64(rank), l.In()}, Role: autograd.RoleLoRAA,
 		Init: autograd.Init{Kind: autograd.InitUniform, Std: 1 / math.Sqrt(float64(l.In()))}}
 	mod.b = &nn.Param{Name: Prefix + path + ".lora_B.weight", Shape: []int64{l.Out(), int64(rank)}, Role: autograd.RoleLoRAB}

@@ -177,6 +177,9 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		return err
 	}
 	k := src.next()
+	if err := skipMerged(rec.Config, k); err != nil {
+		return err
+	}
 	if s.adapters, err = prepare(s.model, s.stage, k.adapter); err != nil {
 		return err
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyrand"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
@@ -51,7 +53,25 @@ func (s *session) addHead(ctx context.Context, k *link) ([]*nn.Unit, error) {
 			return nil, err
 		}
 	}
+	if s.headValues == nil && s.stage.Init != nil {
+		s.drawHead()
+	}
 	return units, nil
+}
+
+// drawHead draws the head as TRL makes it after PEFT made the adapters: a torch.nn.Linear, its weight first.
+func (s *session) drawHead() {
+	g := s.adapters.Torch()
+	if g == nil {
+		g = pyrand.NewTorch(s.stage.Init.Seed)
+	}
+	s.headValues = map[string][]float32{}
+	bound := 1 / math.Sqrt(float64(s.model.Info().Hidden))
+	for _, p := range []*nn.Param{s.head.Head.Summary.Weight, s.head.Head.Summary.Bias} {
+		v := make([]float32, p.Len())
+		g.Uniform(v, -bound, bound)
+		s.headValues[p.Name] = v
+	}
 }
 
 // headDropout is the dropout before the head: the spec's, else the configuration's summary_dropout_prob, else 0.1 as TRL has it.

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"encoding/json"
 	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
@@ -39,6 +40,9 @@ func AdapterConfig(t *schemas.TrainStage, resumed *adapter.Config) (*adapter.Con
 	if first := t.FreezeLayers; first > 0 && resumed == nil {
 		c.Layers = func(block int) bool { return block >= first }
 	}
+	if t.Init != nil {
+		c.Torch = &adapter.TorchDraws{Seed: t.Init.Seed}
+	}
 	if t.Quant != nil {
 		c.Quant = adapter.QuantConfig{Type: t.Quant.Type, Double: t.Quant.Double}
 	}
@@ -63,6 +67,26 @@ func prepare(m zoo.Model, t *schemas.TrainStage, c *adapter.Config) (a *adapter.
 	}
 	autograd.StoreFrozen(m.Units(), computeType(t.DType))
 	return a, nil
+}
+
+// skipMerged leaves out the numbers that torch's generator gives for adapters which are merged before the new one is made: PEFT makes them
+// as it makes new ones, and then loads their values. config is the model's.
+func skipMerged(config json.RawMessage, k *link) error {
+	if k.adapter == nil || k.adapter.Torch == nil {
+		return nil
+	}
+	for _, f := range k.folders {
+		m, err := zoo.New(config)
+		if err != nil {
+			return err
+		}
+		a, err := adapter.Apply(m, f.config)
+		if err != nil {
+			return err
+		}
+		k.adapter.Torch.Skip += a.Draws()
+	}
+	return nil
 }
 
 // folderRefs are the adapter folders that a stage merges into its base, and the one that it goes on with (nil: none).

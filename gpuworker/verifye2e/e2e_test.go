@@ -80,6 +80,24 @@ func TestRunsOfLLaMAFactory(t *testing.T) {
 	}
 }
 
+// TestInitialWeightsFromTheSeed: without the recorded initial adapter and value head, the seed of the configuration gives the same ones.
+func TestInitialWeightsFromTheSeed(t *testing.T) {
+	root := fixtures(t)
+	for _, n := range []string{"kto_lora", "rm_lora", "sft_dora_interleave"} {
+		t.Run(n, func(t *testing.T) {
+			dir := copyRun(t, root, n, func(file string, b []byte) []byte {
+				if strings.HasPrefix(file, "init_adapter/") {
+					return nil
+				}
+				return b
+			})
+			if r := verifyDir(t, dir, options()); r.Err() != nil || r.Compared < 25 {
+				t.Fatalf("%d compared: %v", r.Compared, r.Err())
+			}
+		})
+	}
+}
+
 // copyRun copies a run's folder; change may rewrite a file, nil drops it.
 func copyRun(t *testing.T, root, name string, change func(file string, b []byte) []byte) string {
 	t.Helper()

@@ -57,9 +57,9 @@ type gptj struct {
 type gptjBlock struct {
 	Norm nn.Norm `hf:"ln_1"`
 	Attn struct {
-		Q nn.Linear `hf:"q_proj"`
-		K nn.Linear `hf:"k_proj"`
+		K nn.Linear `hf:"k_proj"` // in transformers' order, in which PEFT draws adapters
 		V nn.Linear `hf:"v_proj"`
+		Q nn.Linear `hf:"q_proj"`
 		O nn.Linear `hf:"out_proj"`
 		nn.Heads
 	} `hf:"attn"`

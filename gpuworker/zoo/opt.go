@@ -58,9 +58,9 @@ type opt struct {
 
 type optBlock struct {
 	Attn struct {
-		Q nn.Linear `hf:"q_proj"`
-		K nn.Linear `hf:"k_proj"`
+		K nn.Linear `hf:"k_proj"` // in transformers' order, in which PEFT draws adapters
 		V nn.Linear `hf:"v_proj"`
+		Q nn.Linear `hf:"q_proj"`
 		O nn.Linear `hf:"out_proj"`
 		nn.Heads
 	} `hf:"self_attn"`

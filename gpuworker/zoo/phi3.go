@@ -53,8 +53,8 @@ func (c Phi3Config) Validate() error {
 type phi3Block struct {
 	AttnNorm nn.Norm `hf:"input_layernorm"`
 	Attn     struct {
+		O   nn.Linear `hf:"o_proj"` // in transformers' order, in which PEFT draws adapters
 		QKV nn.Linear `hf:"qkv_proj"`
-		O   nn.Linear `hf:"o_proj"`
 		nn.Heads
 	} `hf:"self_attn"`
 	MLPNorm nn.Norm    `hf:"post_attention_layernorm"`

@@ -57,7 +57,7 @@ func trainingKeys() []factoryKey {
 		{"Training", "evaluation_strategy", kText, "", works, "old name of eval_strategy"},
 		{"Training", "eval_steps", kNumber, "", works, "default logging_steps"},
 		{"Training", "eval_on_start", kTruth, "false", refused, "not built"},
-		{"Training", "seed", kWhole, "42", works, ""},
+		{"Training", "seed", kWhole, "42", works, "order of samples, lora_A and value heads are the numbers that torch draws"},
 		{"Training", "data_seed", kWhole, "", works, ""},
 		{"Training", "bf16", kTruth, "false", works, "activations and products in bf16; weights, sums and optimizer state stay fp32"},
 		{"Training", "fp16", kTruth, "false", refused, "training in fp16 is not built yet: use bf16, or leave it out for fp32"},

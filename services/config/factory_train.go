@@ -35,6 +35,7 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	}
 	t.World.Max = min(t.World.Max, t.Leaves)
 	t.Order = &schemas.SampleOrder{Kind: "torch", Seed: uint64(v.number("seed")), Deal: world.Nominal, DropLast: v.truth("dataloader_drop_last")}
+	t.Init = &schemas.InitialDraw{Kind: "torch", Seed: uint64(v.number("seed"))}
 	if v.given("data_seed") {
 		t.Order.Seed = uint64(v.number("data_seed"))
 	}

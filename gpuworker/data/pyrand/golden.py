@@ -20,6 +20,16 @@ for n, size, seed in [(10, 20, 42), (257, 30, 7)]:
     a = np.random.permutation(n).tolist()
     b = np.random.choice(n, size).tolist()
     rows.append({"kind": "legacy", "n": n, "size": size, "seed": seed, "out": a + b})
+for n, seed, lo, hi in [(7, 42, -0.125, 0.125), (1300, 7, -0.3061862178478972, 0.3061862178478972), (40, 2**32 + 9, 0.0, 3.0)]:
+    torch.manual_seed(seed)
+    a = torch.empty(n).uniform_(lo, hi)
+    b = torch.empty(n).uniform_(lo, hi)
+    rows.append({"kind": "uniform", "n": n, "seed": seed, "p": [lo, hi], "floats": torch.cat([a, b]).tolist()})
+for n, seed, std in [(16, 42, 1.0), (100, 7, 0.02), (1000, 1, 0.05)]:
+    torch.manual_seed(seed)
+    a = torch.empty(n).normal_(0, std)
+    b = torch.empty(n).normal_(0, std)
+    rows.append({"kind": "normal", "n": n, "seed": seed, "p": [0.0, std], "floats": torch.cat([a, b]).tolist()})
 os.makedirs("testdata", exist_ok=True)
 with open("testdata/golden.json", "w") as f:
     f.write("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")

@@ -1,5 +1,6 @@
-// Package pyrand reproduces the random number generators that decide about the order of samples in Python: torch.randperm on the CPU,
-// numpy.random.default_rng and numpy's older global generator. The same seeds give the same numbers as torch 2.9 and numpy 2.
+// Package pyrand reproduces the random number generators that decide about the order of samples and about initial weights in Python:
+// torch's on the CPU (randperm, uniform_, normal_), numpy.random.default_rng and numpy's older global generator. The same seeds give the
+// same numbers as torch 2.9 and numpy 2.
 package pyrand
 
 import (
@@ -29,15 +30,7 @@ func NewMT(seed uint32) *MT {
 // Uint32 is the next number.
 func (m *MT) Uint32() uint32 {
 	if m.at == 624 {
-		for i := range 624 {
-			y := m.state[i]&0x80000000 | m.state[(i+1)%624]&0x7fffffff
-			v := m.state[(i+397)%624] ^ y>>1
-			if y&1 != 0 {
-				v ^= 0x9908b0df
-			}
-			m.state[i] = v
-		}
-		m.at = 0
+		m.twist()
 	}
 	y := m.state[m.at]
 	m.at++
@@ -45,6 +38,30 @@ func (m *MT) Uint32() uint32 {
 	y ^= y << 7 & 0x9d2c5680
 	y ^= y << 15 & 0xefc60000
 	return y ^ y>>18
+}
+
+func (m *MT) twist() {
+	for i := range 624 {
+		y := m.state[i]&0x80000000 | m.state[(i+1)%624]&0x7fffffff
+		v := m.state[(i+397)%624] ^ y>>1
+		if y&1 != 0 {
+			v ^= 0x9908b0df
+		}
+		m.state[i] = v
+	}
+	m.at = 0
+}
+
+// Skip leaves out n numbers.
+func (m *MT) Skip(n int64) {
+	for n > 0 {
+		if m.at == 624 {
+			m.twist()
+		}
+		k := min(n, int64(624-m.at))
+		m.at += int(k)
+		n -= k
+	}
 }
 
 // maxRandperm is where torch changes to 64-bit draws.
