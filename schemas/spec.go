@@ -197,6 +197,9 @@ type TrainStage struct {
 	// DType is "fp32", or "bf16": activations, products and frozen matrices in bf16 (a base in fp32 is rounded), trained weights, sums and
 	// the optimizer's state in fp32.
 	DType string `json:"dtype"`
+	// PureBF16 holds trained weights in bf16 too, with dtype bf16: an update is computed in fp32 and rounded to the nearest, so that updates
+	// below 1/256 to 1/512 of a weight are lost. Gradients, norms and the optimizer's state stay as they are.
+	PureBF16 bool `json:"pure_bf16,omitempty"`
 	// Sharding is "auto", "none" or "zero3".
 	Sharding string `json:"sharding"`
 	// Reduction is "canonical" (same bits for any number of ranks) or "fast".
@@ -241,6 +244,9 @@ type RopeScaling struct {
 // RopeScalings lists what RopeScaling.Type may be.
 func RopeScalings() []string { return []string{"linear", "dynamic", "yarn", "llama3"} }
 
+// NoClip is the MaxGradNorm from which on no gradient is clipped.
+const NoClip = 1e30
+
 // OptimSpec is the optimizer and its schedule, in Hugging Face's terms.
 type OptimSpec struct {
 	// Name is one of Optimizers; Options are what only some of them know.
@@ -251,13 +257,18 @@ type OptimSpec struct {
 	Beta2       float64       `json:"beta2"`
 	Eps         float64       `json:"eps"`
 	WeightDecay float64       `json:"weight_decay"`
-	MaxGradNorm float64       `json:"max_grad_norm"`
+	// MaxGradNorm clips the gradient's norm; NoClip and more is no clipping, 0 the default of 1.
+	MaxGradNorm float64 `json:"max_grad_norm"`
 	// Schedule is one of Schedules, ScheduleArgs its arguments.
 	Schedule     string        `json:"schedule" jsonschema:"enum=constant,enum=constant_with_warmup,enum=linear,enum=cosine,enum=cosine_with_restarts,enum=polynomial,enum=inverse_sqrt,enum=cosine_with_min_lr,enum=cosine_warmup_with_min_lr,enum=warmup_stable_decay"`
 	ScheduleArgs *ScheduleArgs `json:"schedule_args,omitempty"`
 	WarmupSteps  int64         `json:"warmup_steps,omitempty"`
 	WarmupRatio  float64       `json:"warmup_ratio,omitempty"`
 	DecayNoNorms bool          `json:"decay_no_norms,omitempty"`
+	// ByBlock applies gradients block by block during the backward pass, so that only one block's are there at a time. Bits are the same:
+	// what clipping and anomalies need, the norm of the whole gradient, comes from a forward and backward pass of its own, which doubles the
+	// time of a step; without clipping, and where anomalies are kept, one pass does. Steps of several leaves a rank keep their gradients.
+	ByBlock bool `json:"by_block,omitempty"`
 }
 
 // EvalStage scores models on a prep output that stored rows.

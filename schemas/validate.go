@@ -211,6 +211,7 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 	p.check(t.MicroBatch >= 1 && t.MicroBatch <= 1<<16, at+".micro_batch", "is %d, must be 1 to 65536", t.MicroBatch)
 	p.check(t.Leaves >= 1 && t.Leaves <= 1<<16, at+".leaves", "is %d, must be 1 to 65536", t.Leaves)
 	p.check(t.DType == "fp32" || t.DType == "bf16", at+".dtype", "%q is not supported (fp32, bf16)", t.DType)
+	p.check(!t.PureBF16 || t.DType == "bf16", at+".pure_bf16", "needs dtype bf16, not %s", t.DType)
 	p.check(slices.Contains([]string{"auto", "none", "zero3"}, t.Sharding), at+".sharding", "%q is unknown (auto, none, zero3)", t.Sharding)
 	p.check(slices.Contains([]string{"canonical", "fast"}, t.Reduction), at+".reduction", "%q is unknown (canonical, fast)", t.Reduction)
 	p.check(t.CommitEvery >= 1, at+".commit_every", "is %d, must be positive", t.CommitEvery)

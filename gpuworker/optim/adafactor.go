@@ -33,6 +33,9 @@ func (o *adafactor) State(p *autograd.Param) []StateTensor {
 }
 
 func (o *adafactor) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
+	if idle(q) {
+		return done(q)
+	}
 	for _, t := range stretches {
 		o.one(q, s, t)
 	}

@@ -40,11 +40,12 @@ func (o *adam8) State(p *autograd.Param) []StateTensor {
 
 func (o *adam8) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
 	for _, t := range stretches {
-		if len(t.State) == 2 {
+		switch {
+		case len(t.State) == 2:
 			o.one(q, s, t)
-			continue
+		case !idle(q):
+			o.quantized(q, s, t)
 		}
-		o.quantized(q, s, t)
 	}
 	return done(q)
 }

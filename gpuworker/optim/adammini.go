@@ -46,6 +46,9 @@ func (o *adamMini) State(p *autograd.Param) []StateTensor {
 }
 
 func (o *adamMini) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
+	if idle(q) {
+		return done(q)
+	}
 	for _, t := range stretches {
 		n := o.blocks(t.Param)
 		if n == 0 {

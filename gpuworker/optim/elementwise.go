@@ -85,6 +85,9 @@ func (o *lion) State(*autograd.Param) []StateTensor {
 
 func (o *lion) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
 	b1, c1, b2, c2 := float32(o.Beta1), float32(1-o.Beta1), float32(o.Beta2), float32(1-o.Beta2)
+	if idle(q) {
+		return done(q)
+	}
 	for _, t := range stretches {
 		p, g, m := o.load(q, 0, t.P), o.load(q, 1, t.G), o.load(q, 2, t.State[0])
 		lr := s.LR * t.LRScale

@@ -13,6 +13,9 @@ type host struct {
 	codes [2][]uint8
 }
 
+// idle reports that the device only counts: there is nothing to calculate with on the host.
+func idle(q *kernels.Queue) bool { return q.Device().Counting() }
+
 // load copies a tensor to staging buffer i. A failure sticks to the queue.
 func (h *host) load(q *kernels.Queue, i int, t kernels.Tensor) []float32 {
 	v := h.room(i, t.Numel())

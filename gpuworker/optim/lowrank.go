@@ -16,19 +16,12 @@ import (
 type lowRank struct {
 	Config
 	host
-	arena *kernels.Arena
+	scratch
 	// project, when not nil, gives APOLLO's random matrix in place of Philox (tests).
 	project func(p *autograd.Param, refresh, n int64) []float32
 }
 
 func (o *lowRank) Whole(p *autograd.Param) bool { return o.projected(p) }
-
-func (o *lowRank) Close() {
-	if o.arena != nil {
-		o.arena.Close()
-		o.arena = nil
-	}
-}
 
 // projected reports whether a parameter is a matrix that is projected.
 func (o *lowRank) projected(p *autograd.Param) bool {
@@ -83,24 +76,6 @@ func (o *lowRank) State(p *autograd.Param) []StateTensor {
 }
 
 func (o *lowRank) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
-	if err := o.reserve(q, stretches); err != nil {
-		return err
-	}
-	for _, t := range stretches {
-		if o.projected(t.Param) {
-			o.matrix(q, s, t)
-		} else {
-			o.plain(q, s, t)
-		}
-	}
-	return done(q)
-}
-
-// reserve takes the scratch of the largest matrix.
-func (o *lowRank) reserve(q *kernels.Queue, stretches []Stretch) error {
-	if o.arena != nil {
-		return nil
-	}
 	var most int64
 	for _, t := range stretches {
 		if o.projected(t.Param) {
@@ -108,12 +83,18 @@ func (o *lowRank) reserve(q *kernels.Queue, stretches []Stretch) error {
 			most = max(most, 4*(2*low+t.Len)+3*256)
 		}
 	}
-	if most == 0 {
-		return nil
+	if err := o.reserve(q, most); err != nil {
+		return err
 	}
-	var err error
-	o.arena, err = q.Device().NewArena("optimizer scratch", most)
-	return err
+	for _, t := range stretches {
+		switch {
+		case o.projected(t.Param):
+			o.matrix(q, s, t)
+		case !idle(q):
+			o.plain(q, s, t)
+		}
+	}
+	return done(q)
 }
 
 // plain is transformers' former AdamW: decay comes last.
@@ -156,7 +137,7 @@ func (o *lowRank) matrix(q *kernels.Queue, s Step, t Stretch) {
 		q.Add(kernels.Add{A: g, Y: g, Alpha: s.Clip})
 	}
 	proj := t.State[2]
-	if (s.N-1)%o.LowRank.Every == 0 {
+	if (s.N-1)%o.LowRank.Every == 0 && !idle(q) {
 		o.refresh(q, s, t, right)
 	}
 	var low kernels.Tensor
@@ -169,22 +150,27 @@ func (o *lowRank) matrix(q *kernels.Queue, s Step, t Stretch) {
 		low = take(rank, cols)
 		q.Gemm(kernels.Gemm{A: proj.T(), B: g, C: low, Alpha: 1})
 	}
-	r, m, v := o.load(q, 0, low), o.load(q, 1, t.State[0]), o.load(q, 2, t.State[1])
-	u := o.room(3, low.Numel())
-	o.adamRow(m, v, r, u)
-	o.store(q, t.State[0], m)
-	o.store(q, t.State[1], v)
-	if o.Name == Apollo {
-		o.scaled(q, s, t, r, u, right)
-		return
+	if !idle(q) {
+		r, m, v := o.load(q, 0, low), o.load(q, 1, t.State[0]), o.load(q, 2, t.State[1])
+		u := o.room(3, low.Numel())
+		o.adamRow(m, v, r, u)
+		o.store(q, t.State[0], m)
+		o.store(q, t.State[1], v)
+		if o.Name == Apollo {
+			o.scaled(q, s, t, r, u, right)
+			return
+		}
+		o.store(q, low, u)
 	}
-	o.store(q, low, u)
 	back := take(rows, cols)
 	gemm := kernels.Gemm{A: low, B: proj, C: back, Alpha: float32(o.LowRank.Scale)}
 	if !right {
 		gemm.A, gemm.B = proj, low
 	}
 	q.Gemm(gemm)
+	if idle(q) {
+		return
+	}
 	update := o.load(q, 4, back.Reshape(t.Len))
 	p := o.load(q, 5, t.P)
 	o.apply(s, t, p, update)

@@ -13,17 +13,13 @@ import (
 // in bfloat16, products are float32.
 type muon struct {
 	adamw
-	arena *kernels.Arena
+	scratch
 }
 
 func (o *muon) Whole(p *autograd.Param) bool { return o.orthogonal(p) }
 
-func (o *muon) Close() {
-	if o.arena != nil {
-		o.arena.Close()
-		o.arena = nil
-	}
-}
+// Close implements Optimizer.
+func (o *muon) Close() { o.scratch.Close() }
 
 func (o *muon) orthogonal(p *autograd.Param) bool {
 	return len(p.Shape) == 2 && p.Role == autograd.RoleMatrix && !headName(p.Name) && !strings.Contains(p.Name, "embed")
@@ -37,20 +33,15 @@ func (o *muon) State(p *autograd.Param) []StateTensor {
 }
 
 func (o *muon) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
-	if o.arena == nil {
-		var most int64
-		for _, t := range stretches {
-			if o.orthogonal(t.Param) {
-				n := min(t.Param.Shape[0], t.Param.Shape[1])
-				most = max(most, 4*(t.Len+2*n*n)+8*((t.Len+4095)/4096)+4*256)
-			}
+	var most int64
+	for _, t := range stretches {
+		if o.orthogonal(t.Param) {
+			n := min(t.Param.Shape[0], t.Param.Shape[1])
+			most = max(most, 4*(t.Len+2*n*n)+8*((t.Len+4095)/4096)+4*256)
 		}
-		if most > 0 {
-			var err error
-			if o.arena, err = q.Device().NewArena("optimizer scratch", most); err != nil {
-				return err
-			}
-		}
+	}
+	if err := o.reserve(q, most); err != nil {
+		return err
 	}
 	for _, t := range stretches {
 		if o.orthogonal(t.Param) {

@@ -19,7 +19,8 @@ type Optimizer interface {
 	State(p *autograd.Param) []StateTensor
 	// Group is what the parameter's update depends on beside its values.
 	Group(p *autograd.Param) Group
-	// Update changes values and state of the stretches. All of a model's stretches on this rank come in one call, in unit order.
+	// Update changes values and state of the stretches. A step is one call or several, each with some of the model's stretches on this
+	// rank, in any order.
 	Update(q *kernels.Queue, s Step, stretches []Stretch) error
 	// Close frees scratch memory, after the queue was synchronized.
 	Close()

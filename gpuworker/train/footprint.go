@@ -9,6 +9,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/kernels"
@@ -89,7 +90,7 @@ func measureOn(ctx context.Context, dev *kernels.Device, c MeasureConfig) (f Foo
 	f.Sharding, f.Why = resolveSharding(c.Stage.Sharding, units, f.World)
 	mem := autograd.NewMemory(dev, q, 0)
 	defer func() { err = errors.Join(err, mem.Close()) }()
-	engine, err := zero.New(q, units, silent{f.World}, zero.Config{Sharding: f.Sharding, Optim: optimizerOf(c.Stage, model.Info(), 0), Scratch: mem})
+	engine, err := zero.New(q, units, silent{f.World}, engineConfig(c.Stage, f.Sharding, optimizerOf(c.Stage, model.Info(), 0), mem))
 	if err != nil {
 		return f, err
 	}
@@ -122,14 +123,19 @@ func countStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.M
 	ids := make([]int32, rows*c.Seq)
 	batch := &nn.Batch{Rows: rows, Seq: c.Seq, IDs: ids, Labels: ids}
 	leaves := max(world, c.Stage.Leaves)
-	for micro := 0; micro < 2 && micro*world < leaves; micro++ {
+	pass := func(micro int, s zero.Stream) error {
+		e.Stream(s)
 		if err := e.BeginLeaf(micro, leaves); err != nil {
 			return err
 		}
 		if _, err := objective.Backward(ctx, tape, m, batch, batch.LabelTokens()); err != nil {
 			return err
 		}
-		if err := e.EndLeaf(ctx); err != nil {
+		return e.EndLeaf(ctx)
+	}
+	streams := e.Streams(leaves)
+	for micro := 0; micro < 2 && micro*world < leaves; micro++ {
+		if err := pass(micro, zero.Stream{Norms: streams}); err != nil {
 			return err
 		}
 	}
@@ -137,7 +143,11 @@ func countStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.M
 	if err != nil {
 		return err
 	}
-	return e.Update(ctx, 0, 1, zero.ClipFactor(zero.Norm(sumsq), c.Stage.Optim.MaxGradNorm))
+	u := optim.Step{N: 1, Clip: zero.ClipFactor(zero.Norm(sumsq), c.Stage.Optim.MaxGradNorm)}
+	if streams {
+		return pass(0, zero.Stream{Update: &u})
+	}
+	return e.Update(ctx, u.LR, u.N, u.Clip)
 }
 
 // silent is the collective of rank 0 in a world where nothing is sent: what is received is whatever the buffers hold.

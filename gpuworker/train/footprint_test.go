@@ -24,6 +24,15 @@ func TestFootprintIsWhatTrainingTakes(t *testing.T) {
 			s.Method, s.LoRA, s.Quant = "lora", &schemas.LoRA{Rank: 4, Alpha: 8}, &schemas.Quantization{Bits: 4, Type: "nf4"}
 		},
 		"lion": func(s *schemas.TrainStage) { s.Optim.Name = "lion" },
+		"pure": func(s *schemas.TrainStage) { s.DType, s.PureBF16, s.Optim.Name = "bf16", true, "adamw_8bit" },
+		"pure, by block": func(s *schemas.TrainStage) {
+			s.DType, s.PureBF16, s.Optim.Name, s.Optim.ByBlock = "bf16", true, "adamw_8bit", true
+		},
+		"muon by block": func(s *schemas.TrainStage) { s.Optim.Name, s.Optim.ByBlock = "muon", true },
+		"galore":        func(s *schemas.TrainStage) { s.Optim.Name, s.Optim.Options = "galore", &schemas.OptimOptions{Rank: 4} },
+		"lora in bf16": func(s *schemas.TrainStage) {
+			s.DType, s.Method, s.LoRA = "bf16", "lora", &schemas.LoRA{Rank: 4, Alpha: 8}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &schemas.TrainStage{Objective: "sft", Method: "full", MicroBatch: 2, Leaves: 1, DType: "fp32", Sharding: "none", Reduction: "canonical",

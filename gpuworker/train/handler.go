@@ -200,8 +200,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		sharding, why = zero.None, "every rank generates"
 	}
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
-	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, zero.Config{Sharding: sharding,
-		Optim: optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), Scratch: s.memory})
+	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, engineConfig(s.stage, sharding, optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), s.memory))
 	if err != nil {
 		return err
 	}
@@ -235,6 +234,15 @@ func computeType(dtype string) kernels.DType {
 		return kernels.BF16
 	}
 	return kernels.F32
+}
+
+// engineConfig is how a stage's trained values are held and updated.
+func engineConfig(t *schemas.TrainStage, sharding string, o optim.Config, scratch *autograd.Memory) zero.Config {
+	c := zero.Config{Sharding: sharding, Optim: o, ByBlock: t.Optim.ByBlock, Scratch: scratch}
+	if t.PureBF16 {
+		c.Store = kernels.BF16
+	}
+	return c
 }
 
 // resolveSharding turns "auto" into a mode and says why.

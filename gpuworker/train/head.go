@@ -109,8 +109,15 @@ func (s *session) fill(ctx context.Context, f *filler, p *autograd.Param, start 
 		return f.fill(ctx, p, start, dst)
 	}
 	if v, ok := s.headValues[p.Name]; ok {
-		return kernels.Upload(s.queue, dst, v[start:start+dst.Numel()])
+		return kernels.UploadFloats(s.queue, dst, v[start:start+dst.Numel()])
 	}
-	nn.InitRange(s.queue, p, dst, start, s.t.Spec.Seed)
-	return s.queue.Err()
+	if dst.DType == kernels.F32 {
+		nn.InitRange(s.queue, p, dst, start, s.t.Spec.Seed)
+		return s.queue.Err()
+	}
+	v := make([]float32, dst.Numel()) // a head is small
+	if err := f.s.draw(ctx, p, start, v); err != nil {
+		return err
+	}
+	return kernels.UploadFloats(s.queue, dst, v)
 }

@@ -81,6 +81,19 @@ func methodStages() map[string]schemas.Stage {
 	for _, of := range []string{"everything", "dora", "pissa", "modules to save, tied", "freeze last", "oft", "qlora int8, dora"} {
 		bf16(of)
 	}
+	pure := func(of string, change func(*schemas.TrainStage)) {
+		s := out[of]
+		t := *s.Train
+		t.PureBF16, t.Sharding = true, "zero3"
+		change(&t)
+		s.Train = &t
+		out[of+", pure"] = s
+	}
+	for _, of := range []string{"everything in bf16", "dora in bf16", "modules to save, tied in bf16", "oft in bf16", "freeze last in bf16"} {
+		pure(of, func(*schemas.TrainStage) {})
+	}
+	other("full, pure", "full", func(t *schemas.TrainStage) { t.DType, t.PureBF16, t.Optim.Name = "bf16", true, "adamw_8bit" })
+	other("full, pure, none", "full", func(t *schemas.TrainStage) { t.DType, t.PureBF16, t.Sharding = "bf16", true, "none" })
 	return out
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -71,6 +72,19 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 	passes := s.goal.passes()
 	for pass := range passes {
 		var use bool
+		n := step*int64(passes) + int64(pass) + 1
+		if s.onePass(step) {
+			u := optim.Step{LR: s.stage.Optim.LR * s.schedule.Factor(step), N: n, Clip: 1}
+			r, err := s.computeTo(ctx, step, zero.Stream{Norms: true, Update: &u})
+			if err == nil {
+				err = s.judgeApplied(step, r)
+			}
+			if err != nil {
+				return r, err
+			}
+			out = r
+			continue
+		}
 		r, err := s.compute(ctx, step)
 		if err != nil {
 			return r, err
@@ -84,16 +98,39 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 		if !use {
 			break
 		}
-		if err := s.engine.Update(ctx, out.lr, step*int64(passes)+int64(pass)+1, zero.ClipFactor(out.norm, s.stage.Optim.MaxGradNorm)); err != nil {
+		if err := s.update(ctx, step, optim.Step{LR: out.lr, N: n, Clip: zero.ClipFactor(out.norm, s.stage.Optim.MaxGradNorm)}); err != nil {
 			return out, err
 		}
 	}
 	return out, nil
 }
 
-// compute computes loss and gradient of a step.
+// onePass reports whether gradients are applied as they come: block by block, without clipping, and kept whatever they are.
+func (s *session) onePass(step int64) bool {
+	return s.engine.Streams(s.plan.Leaves(step)) && s.stage.Optim.MaxGradNorm >= schemas.NoClip && s.onAnomaly() == "keep"
+}
+
+// update applies the gradient of a computed step. Where only its norm was taken, block by block, the pass is made once more to apply it.
+func (s *session) update(ctx context.Context, step int64, u optim.Step) error {
+	leaves := s.plan.Leaves(step)
+	if !s.engine.Streams(leaves) {
+		return s.engine.Update(ctx, u.LR, u.N, u.Clip)
+	}
+	s.engine.Stream(zero.Stream{Update: &u})
+	defer s.engine.Stream(zero.Stream{})
+	_, err := s.runLeaf(ctx, step, 0, leaves)
+	return err
+}
+
+// compute computes loss and gradient of a step, or, where gradients are applied block by block, the gradient's norm.
 func (s *session) compute(ctx context.Context, step int64) (stepResult, error) {
+	return s.computeTo(ctx, step, zero.Stream{Norms: s.engine.Streams(s.plan.Leaves(step))})
+}
+
+func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream) (stepResult, error) {
 	leaves, world := s.plan.Leaves(step), s.t.Gang.World
+	s.engine.Stream(stream)
+	defer s.engine.Stream(zero.Stream{})
 	names := s.goal.metrics()
 	width := 8 * (1 + len(names)) // bytes of a leaf's numbers
 	micros := (leaves + world - 1) / world

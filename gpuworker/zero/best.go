@@ -23,7 +23,7 @@ func (e *Engine) KeepBest() error {
 	for _, b := range e.plan.buckets {
 		for _, g := range e.stateSegments(b) {
 			v := make([]float32, g.Len)
-			if err := kernels.Download(e.q, v, b.mem.p.Slice(0, g.Offset, g.Offset+g.Len)); err != nil {
+			if err := kernels.DownloadFloats(e.q, v, b.mem.p.Slice(0, g.Offset, g.Offset+g.Len)); err != nil {
 				return fmt.Errorf("cannot keep %s: %w", g.Param.Name, err)
 			}
 			best[g.Param] = stretch{g.Start, v}
@@ -41,7 +41,7 @@ func (e *Engine) UseBest() error {
 			if !ok || v.start != g.Start || int64(len(v.data)) != g.Len {
 				return fmt.Errorf("cannot use the best value of %s: none is kept", g.Param.Name)
 			}
-			if err := kernels.Upload(e.q, b.mem.p.Slice(0, g.Offset, g.Offset+g.Len), v.data); err != nil {
+			if err := kernels.UploadFloats(e.q, b.mem.p.Slice(0, g.Offset, g.Offset+g.Len), v.data); err != nil {
 				return fmt.Errorf("cannot use the best value of %s: %w", g.Param.Name, err)
 			}
 		}

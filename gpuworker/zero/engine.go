@@ -33,8 +33,12 @@ type Config struct {
 	BucketElements int64
 	// Optim configures the optimizer.
 	Optim optim.Config
-	// Scratch, when not nil, is the memory of the tape that computes the leaves. On one rank the gradients of a step of one leaf borrow
-	// from it what activations have freed, from their backward pass to the update, instead of having a place of their own.
+	// Store is the type that trained values are held in: kernels.F32 (default), or BF16, which each update rounds to, to the nearest.
+	Store kernels.DType
+	// ByBlock lets gradients of a step of one leaf a rank end with the backward pass of their bucket (see Stream).
+	ByBlock bool
+	// Scratch, when not nil, is the memory of the tape that computes the leaves. Gradients that no other leaf is added to borrow from it
+	// what activations have freed, instead of having a place of their own: to the update with one rank, to the end of their bucket with ByBlock.
 	Scratch *autograd.Memory
 }
 
@@ -42,6 +46,9 @@ type Config struct {
 func (c Config) WithDefaults() Config {
 	if c.BucketElements == 0 {
 		c.BucketElements = 256 << 10
+	}
+	if c.Store == 0 {
+		c.Store = kernels.F32
 	}
 	return c
 }
@@ -55,6 +62,9 @@ func (c Config) Validate() error {
 	if c.BucketElements < 0 {
 		errs = append(errs, fmt.Errorf("bucket of %d elements", c.BucketElements))
 	}
+	if c.Store != 0 && c.Store != kernels.F32 && c.Store != kernels.BF16 {
+		errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, "store", "trained values cannot be held in %v (f32 and bf16 are possible)", c.Store))
+	}
 	errs = append(errs, c.Optim.Validate())
 	return errors.Join(errs...)
 }
@@ -63,8 +73,8 @@ func (c Config) Validate() error {
 type bucketMemory struct {
 	// p has the elements of the bucket's state; acc those of its own ranges; reduced (none, several ranks) those of all.
 	p, acc, reduced kernels.Tensor
-	// loan is where acc lies when it is borrowed for one step.
-	loan *autograd.Loan
+	// loan is where acc lies when it is borrowed for one step, and spread where reduced does.
+	loan, spread *autograd.Loan
 }
 
 // Engine is one rank's share of a model in training. It implements autograd.Hooks for the tape that computes the leaves, is used by one
@@ -82,6 +92,8 @@ type Engine struct {
 	state   Resident
 	frozen  map[*unit]kernels.Tensor // own range (sharded) or all
 	partial kernels.Tensor           // f64 of the chunks that this rank owns
+	wide    widening
+	stream  Stream
 	window  pool
 	host    staging
 
@@ -170,6 +182,9 @@ func (e *Engine) stateLen(b *bucket) int64 {
 	return b.fullLen
 }
 
+// words is the number of 32-bit words that n trained values take, for n at the bounds of parameters and chunks.
+func (e *Engine) words(n int64) int64 { return n * e.cfg.Store.Size() / 4 }
+
 // frozenLen is the number of 32-bit words that this rank holds of the unit's frozen parameters.
 func (e *Engine) frozenLen(u *unit) int64 {
 	if e.sharded() {
@@ -187,7 +202,7 @@ func (e *Engine) allocate() error {
 		add(4 * e.frozenLen(u))
 	}
 	for _, b := range e.plan.buckets {
-		add(4 * e.stateLen(b))
+		add(e.cfg.Store.Size() * e.stateLen(b))
 		for _, r := range b.runs {
 			for _, t := range r.decl {
 				add(t.DType.Size() * t.Len(r.len))
@@ -196,7 +211,7 @@ func (e *Engine) allocate() error {
 		if !e.borrows() {
 			add(4 * b.ownLen)
 		}
-		if !e.sharded() && e.plan.world > 1 {
+		if !e.borrows() && !e.sharded() && e.plan.world > 1 {
 			add(4 * b.fullLen)
 		}
 	}
@@ -209,25 +224,25 @@ func (e *Engine) allocate() error {
 	if e.arena, err = e.q.Device().NewArena("model", total); err != nil {
 		return err
 	}
-	take := func(n int64, counter *int64) kernels.Tensor {
+	take := func(dt kernels.DType, n int64, counter *int64) kernels.Tensor {
 		if n == 0 || err != nil {
 			return kernels.Tensor{}
 		}
 		var t kernels.Tensor
-		t, err = e.arena.New(kernels.F32, n)
-		*counter += 4 * n
+		t, err = e.arena.New(dt, n)
+		*counter += dt.Size() * n
 		return t
 	}
 	for _, u := range e.plan.units {
-		if t := take(e.frozenLen(u), &e.state.Params); t.Present() {
+		if t := take(kernels.F32, e.frozenLen(u), &e.state.Params); t.Present() {
 			e.frozen[u] = t
 		}
 	}
 	for _, b := range e.plan.buckets {
 		n := e.stateLen(b)
-		b.mem = bucketMemory{p: take(n, &e.state.Params)}
+		b.mem = bucketMemory{p: take(e.cfg.Store, n, &e.state.Params)}
 		if !e.borrows() {
-			b.mem.acc = take(b.ownLen, &e.state.Grads)
+			b.mem.acc = take(kernels.F32, b.ownLen, &e.state.Grads)
 		}
 		for i := range b.runs {
 			r := &b.runs[i]
@@ -241,8 +256,8 @@ func (e *Engine) allocate() error {
 			}
 		}
 		b.mem.reduced = b.mem.acc
-		if !e.sharded() && e.plan.world > 1 {
-			b.mem.reduced = take(b.fullLen, &e.state.Grads)
+		if !e.borrows() && !e.sharded() && e.plan.world > 1 {
+			b.mem.reduced = take(kernels.F32, b.fullLen, &e.state.Grads)
 		}
 	}
 	if own > 0 && err == nil {
@@ -278,6 +293,7 @@ func (e *Engine) Close() error {
 	e.opt.Close()
 	e.window.close()
 	e.returnLoans()
+	e.wide.close()
 	if e.accs != nil {
 		e.accs.Close()
 		e.accs = nil

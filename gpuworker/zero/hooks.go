@@ -105,6 +105,9 @@ func (e *Engine) AfterBackward(ctx context.Context, au *autograd.Unit) error {
 			if err := e.reduce(ctx, u.bucket); err != nil {
 				return err
 			}
+			if err := e.endBucket(ctx, u.bucket); err != nil {
+				return fmt.Errorf("cannot apply the gradients from %s on: %w", u.bucket.units[0].u.Name, err)
+			}
 		}
 	}
 	return e.drop(au)
@@ -124,7 +127,8 @@ func (e *Engine) acquire(ctx context.Context, au *autograd.Unit) error {
 	if nt+nf == 0 {
 		return nil
 	}
-	s, err := e.window.take(nt + nf)
+	tw := e.words(nt)
+	s, err := e.window.take(tw + nf)
 	if err != nil {
 		return err
 	}
@@ -133,12 +137,12 @@ func (e *Engine) acquire(ctx context.Context, au *autograd.Unit) error {
 		return err
 	}
 	if nf > 0 {
-		if err := u.frozen.layout.Bind(s.flat.Slice(0, nt, nt+nf), false); err != nil {
+		if err := u.frozen.layout.Bind(s.flat.Slice(0, tw, tw+nf), false); err != nil {
 			return err
 		}
 	}
 	if nt > 0 {
-		return u.train.layout.Bind(s.view(nt), false)
+		return u.train.layout.Bind(kernels.NewTensor(s.flat.Data, e.cfg.Store, nt), false)
 	}
 	return nil
 }
@@ -161,7 +165,7 @@ func (e *Engine) drop(au *autograd.Unit) error {
 
 // Reset frees what a failed or abandoned pass left open.
 func (e *Engine) Reset() {
-	e.inLeaf = false
+	e.inLeaf, e.stream = false, Stream{}
 	e.returnLoans()
 	for _, u := range e.plan.units {
 		u.uses = 0
@@ -183,21 +187,22 @@ func (e *Engine) Reset() {
 func (e *Engine) gather(ctx context.Context, u *unit) error {
 	r, w := e.plan.rank, e.plan.world
 	ot, of := u.train.own(r), u.frozen.own(r)
-	send := grow(&e.host.send, ot+of)
+	ow := e.words(ot)
+	send := grow(&e.host.send, ow+of)
 	if ot > 0 {
-		if err := kernels.Download(e.q, send[:ot], u.bucket.mem.p.Slice(0, u.own, u.own+ot)); err != nil {
+		if err := kernels.Download(e.q, send[:ow], u.bucket.mem.p.Slice(0, u.own, u.own+ot)); err != nil {
 			return err
 		}
 	}
 	if of > 0 {
-		if err := kernels.Download(e.q, send[ot:], e.frozen[u]); err != nil {
+		if err := kernels.Download(e.q, send[ow:], e.frozen[u]); err != nil {
 			return err
 		}
 	}
-	recv := grow(&e.host.recv, u.train.layout.Len+u.frozen.layout.Len)
+	recv := grow(&e.host.recv, e.words(u.train.layout.Len)+u.frozen.layout.Len)
 	bufs, at := e.host.bufs[1], int64(0)
 	for k := range w {
-		n := u.train.own(k) + u.frozen.own(k)
+		n := e.words(u.train.own(k)) + u.frozen.own(k)
 		bufs[k] = bytesOf(recv[at : at+n])
 		at += n
 	}
@@ -214,7 +219,8 @@ func (e *Engine) gather(ctx context.Context, u *unit) error {
 		return kernels.Upload(e.q, u.data.flat.Slice(0, base+lo, base+hi), src)
 	}
 	for k := range w {
-		if err := errors.Join(put(0, u.train.bounds[k], u.train.bounds[k+1]), put(u.train.layout.Len, u.frozen.bounds[k], u.frozen.bounds[k+1])); err != nil {
+		t, f := u.train.bounds[k:], u.frozen.bounds[k:]
+		if err := errors.Join(put(0, e.words(t[0]), e.words(t[1])), put(e.words(u.train.layout.Len), f[0], f[1])); err != nil {
 			return err
 		}
 	}
@@ -274,6 +280,9 @@ func (e *Engine) reduce(ctx context.Context, b *bucket) error {
 	defer e.window.give(s)
 	slices := s.view(senders * b.ownLen)
 	if err := kernels.Upload(e.q, slices, e.host.recv[:senders*b.ownLen]); err != nil {
+		return err
+	}
+	if err := e.borrow(b); err != nil {
 		return err
 	}
 	e.q.SliceAdd(kernels.SliceAdd{X: slices.Reshape(senders, b.ownLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0)})

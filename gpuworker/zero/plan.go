@@ -75,6 +75,8 @@ type bucket struct {
 	segs, all []Segment
 	// runs is what the optimizer updates: segs (sharded) or all.
 	runs []run
+	// firstChunk is the place of the bucket's first chunk among those that this rank owns.
+	firstChunk int64
 
 	mem          bucketMemory
 	grads        *slot
@@ -169,6 +171,7 @@ func makePlan(units []*autograd.Unit, rank, world int, bucketLen int64, sharded 
 		b.ownLen += v.train.own(rank)
 	}
 	for _, b := range p.buckets {
+		b.firstChunk = int64(len(p.chunkOf[rank]))
 		for _, v := range b.units {
 			p.countChunks(v)
 		}

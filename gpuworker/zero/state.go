@@ -93,7 +93,8 @@ func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 	return s, nil
 }
 
-// stored is one stretch of one tensor as checkpoints hold it: float32. Codes of 8 bits are stored four to an element.
+// stored is one stretch of one tensor as checkpoints hold it: float32, also of values that are held in bf16. Codes of 8 bits are stored four
+// to an element.
 type stored struct {
 	name  string
 	shape []int64
@@ -112,7 +113,7 @@ func (t stored) elements() int64 {
 
 func (t stored) download(q *kernels.Queue, dst []float32) error {
 	if t.data.DType != kernels.U8 {
-		return kernels.Download(q, dst, t.data)
+		return kernels.DownloadFloats(q, dst, t.data)
 	}
 	clear(dst) // the last element may be filled in part
 	return kernels.Download(q, bytesOf(dst)[:t.data.Numel()], t.data)
@@ -120,7 +121,7 @@ func (t stored) download(q *kernels.Queue, dst []float32) error {
 
 func (t stored) upload(q *kernels.Queue, src []float32) error {
 	if t.data.DType != kernels.U8 {
-		return kernels.Upload(q, t.data, src)
+		return kernels.UploadFloats(q, t.data, src)
 	}
 	return kernels.Upload(q, t.data, bytesOf(src)[:t.data.Numel()])
 }
@@ -233,7 +234,7 @@ func (e *Engine) collect(ctx context.Context, u *unit, offset, n int64) ([]float
 				at = u.own + lo - u.train.bounds[k]
 			}
 			mine := grow(&e.host.send, hi-lo)
-			if err := kernels.Download(e.q, mine, u.bucket.mem.p.Slice(0, at, at+hi-lo)); err != nil {
+			if err := kernels.DownloadFloats(e.q, mine, u.bucket.mem.p.Slice(0, at, at+hi-lo)); err != nil {
 				return nil, err
 			}
 			send[0] = bytesOf(mine)

@@ -11,7 +11,7 @@ import (
 	"github.com/tunefleet/tunefleet/kernels"
 )
 
-// Finish ends the leaves of a step. Every rank gives meta bytes of the same number; all get everybody's, by rank, and the sum of squares of
+// Finish ends the leaves of a step, whose stream has kept the gradients or taken their norms. Every rank gives meta bytes of the same number; all get everybody's, by rank, and the sum of squares of
 // the whole reduced gradient: float64, chunk by chunk in the order of units, parameters and elements, the same on every rank and for every
 // number of ranks. The slices of metas are reused by the next call.
 func (e *Engine) Finish(ctx context.Context, meta []byte) (sumsq float64, metas [][]byte, err error) {
@@ -21,12 +21,9 @@ func (e *Engine) Finish(ctx context.Context, meta []byte) (sumsq float64, metas 
 	}
 	sums := e.host.sums[:len(own)]
 	if len(own) > 0 {
-		at := int64(0)
 		for _, b := range e.plan.buckets {
-			for _, s := range b.segs {
-				n := s.chunks()
-				e.q.SqNorm(kernels.SqNorm{X: b.mem.acc.Slice(0, s.Offset, s.Offset+s.Len), Partials: e.partial.Slice(0, at, at+n)})
-				at += n
+			if !e.stream.Norms { // else they have been taken
+				e.norms(b)
 			}
 		}
 		if err := kernels.Download(e.q, sums, e.partial); err != nil {
@@ -93,22 +90,10 @@ func ClipFactor(norm, maxNorm float64) float32 {
 
 // Update applies the optimizer with the reduced gradients times clip. step counts from 1.
 func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float32) error {
-	var all []optim.Stretch
 	for _, b := range e.plan.buckets {
-		grads := b.mem.acc
-		if !e.sharded() && e.plan.world > 1 {
-			if err := e.spread(ctx, b); err != nil {
-				return fmt.Errorf("cannot share reduced gradients from %s on: %w", b.units[0].u.Name, err)
-			}
-			grads = b.mem.reduced
+		if err := e.update(ctx, b, optim.Step{LR: lr, N: step, Clip: clip}); err != nil {
+			return err
 		}
-		for _, r := range b.runs {
-			cut := func(t kernels.Tensor) kernels.Tensor { return t.Slice(0, r.off, r.off+r.len) }
-			all = append(all, optim.Stretch{Param: r.first.Param, Start: r.first.Start, Len: r.len, Group: r.group, P: cut(b.mem.p), G: cut(grads), State: r.state})
-		}
-	}
-	if err := e.opt.Update(e.q, optim.Step{LR: lr, N: step, Clip: clip}, all); err != nil {
-		return err
 	}
 	e.returnLoans()
 	return nil
@@ -116,6 +101,9 @@ func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float3
 
 // spread gives every rank the whole reduced gradient of a bucket.
 func (e *Engine) spread(ctx context.Context, b *bucket) error {
+	if err := e.borrowSpread(b); err != nil {
+		return err
+	}
 	send := grow(&e.host.send, b.ownLen)
 	if b.ownLen > 0 {
 		if err := kernels.Download(e.q, send, b.mem.acc); err != nil {

@@ -209,7 +209,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Galore", "galore_update_interval", kWhole, "200", works, ""},
 		{"Galore", "galore_scale", kNumber, "2.0", works, ""},
 		{"Galore", "galore_proj_type", kText, "std", works, "std|reverse_std|right|left|full"},
-		{"Galore", "galore_layerwise", kTruth, "false", refused, "gradients are always reduced block by block; leave it out"},
+		{"Galore", "galore_layerwise", kTruth, "false", works, "as by_block"},
 		// Apollo
 		{"Apollo", "use_apollo", kTruth, "false", works, ""},
 		{"Apollo", "apollo_target", kList, "all", works, ""},
@@ -219,7 +219,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Apollo", "apollo_proj", kText, "random", refused, "only random"},
 		{"Apollo", "apollo_proj_type", kText, "std", works, ""},
 		{"Apollo", "apollo_scale_type", kText, "channel", works, ""},
-		{"Apollo", "apollo_layerwise", kTruth, "false", refused, "gradients are always reduced block by block; leave it out"},
+		{"Apollo", "apollo_layerwise", kTruth, "false", works, "as by_block"},
 		{"Apollo", "apollo_scale_front", kTruth, "false", works, ""},
 		// BAdam
 		{"BAdam", "use_badam", kTruth, "false", works, ""},
@@ -241,7 +241,7 @@ func dataAndModelKeys() []factoryKey {
 		{"SwanLab", "swanlab_lark_webhook_url", kText, "", noEffect, "metrics go to trainer_log.jsonl, TensorBoard and OTLP"},
 		{"SwanLab", "swanlab_lark_secret", kText, "", noEffect, "metrics go to trainer_log.jsonl, TensorBoard and OTLP"},
 		// Finetuning
-		{"Finetuning", "pure_bf16", kTruth, "false", refused, "training in bf16 is not built yet"},
+		{"Finetuning", "pure_bf16", kTruth, "false", works, "trained weights in bf16 too; updates are computed in fp32 and rounded to the nearest"},
 		{"Finetuning", "stage", kText, "sft", works, "pt|sft|rm|ppo|dpo|kto"},
 		{"Finetuning", "finetuning_type", kText, "lora", works, "lora|oft|freeze|full"},
 		{"Finetuning", "use_llama_pro", kTruth, "false", works, ""},

@@ -42,7 +42,7 @@ func trainingKeys() []factoryKey {
 		{"Training", "adam_beta1", kNumber, "0.9", works, ""},
 		{"Training", "adam_beta2", kNumber, "0.999", works, ""},
 		{"Training", "adam_epsilon", kNumber, "1e-8", works, ""},
-		{"Training", "max_grad_norm", kNumber, "1", works, ""},
+		{"Training", "max_grad_norm", kNumber, "1", works, "0: no clipping"},
 		{"Training", "optim", kText, "adamw_torch", works, ""},
 		{"Training", "logging_steps", kNumber, "500", works, "of trainer_state.json; every step is in trainer_log.jsonl and in the event stream"},
 		{"Training", "logging_first_step", kTruth, "false", noEffect, "every step is logged"},
@@ -59,7 +59,7 @@ func trainingKeys() []factoryKey {
 		{"Training", "eval_on_start", kTruth, "false", refused, "not built"},
 		{"Training", "seed", kWhole, "42", works, "order of samples, lora_A and value heads are the numbers that torch draws"},
 		{"Training", "data_seed", kWhole, "", works, ""},
-		{"Training", "bf16", kTruth, "false", works, "activations and products in bf16; weights, sums and optimizer state stay fp32"},
+		{"Training", "bf16", kTruth, "false", works, "activations, products and frozen matrices in bf16; trained weights, sums and optimizer state stay fp32"},
 		{"Training", "fp16", kTruth, "false", refused, "training in fp16 is not built yet: use bf16, or leave it out for fp32"},
 		{"Training", "bf16_full_eval", kTruth, "false", refused, "not built"},
 		{"Training", "fp16_full_eval", kTruth, "false", refused, "not built"},
@@ -144,5 +144,6 @@ func trainingKeys() []factoryKey {
 		{"tunefleet", "value_head", kText, "", works, "folder with the value_head.safetensors that rm starts from; default: the last adapter's or the model's own"},
 		{"tunefleet", "compat", kText, "", works, "llamafactory: hinge, ipo and kto_pair are computed as upstream does"},
 		{"tunefleet", "sharding", kText, "auto", works, "auto, none or zero3"},
+		{"tunefleet", "by_block", kTruth, "false", works, "gradients are applied block by block, so that only one block's are in memory; the same bits, in two passes unless max_grad_norm is 0"},
 	}
 }

@@ -27,8 +27,8 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	t := &schemas.TrainStage{Objective: v.text("stage"), Data: "prep/train", Model: schemas.ModelSpec{Base: b.base}, Epochs: v.number("num_train_epochs"),
 		Steps: max(0, int64(v.number("max_steps"))), MicroBatch: v.whole("per_device_train_batch_size"), Leaves: v.whole("gradient_accumulation_steps") * world.Nominal,
 		DType: "fp32", Sharding: v.text("sharding"), Reduction: "canonical", World: world, EvalBatch: v.whole("per_device_eval_batch_size"), EvalReduce: "batches"}
-	if v.truth("bf16") {
-		t.DType = "bf16"
+	if v.truth("bf16") || v.truth("pure_bf16") {
+		t.DType, t.PureBF16 = "bf16", v.truth("pure_bf16")
 	}
 	if kind := v.text("rope_scaling"); kind != "" && b.base != nil {
 		t.Model.RopeScaling = &schemas.RopeScaling{Type: kind, Length: v.whole("cutoff_len")}
@@ -172,6 +172,10 @@ func (b *factoryBuilder) optim(t *schemas.TrainStage) {
 	}
 	if n := v.node("lr_scheduler_kwargs"); v.given("lr_scheduler_kwargs") {
 		o.ScheduleArgs = b.scheduleArgs(n)
+	}
+	o.ByBlock = v.truth("by_block") || v.truth("galore_layerwise") || v.truth("apollo_layerwise")
+	if o.MaxGradNorm == 0 {
+		o.MaxGradNorm = schemas.NoClip // as transformers' Trainer has it
 	}
 	t.Optim = o
 }

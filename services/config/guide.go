@@ -316,6 +316,9 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 	if t.BF16 {
 		train.DType = "bf16"
 	}
+	if t.MaxGradNorm == 0 {
+		train.Optim.MaxGradNorm = schemas.NoClip
+	}
 	formats := []string{"merged"}
 	switch {
 	case g.Model.LoraRank > 0:

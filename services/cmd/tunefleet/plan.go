@@ -19,6 +19,8 @@ import (
 // planOptions are the flags of plan.
 type planOptions struct {
 	model, method, dtype    string
+	optim                   string
+	pure, byBlock           bool
 	seq, microBatch, worlds int
 	memory                  string
 }
@@ -50,6 +52,9 @@ func (a *app) planCommand() *cobra.Command {
 	f.StringVar(&o.model, "model", "", "public model or config.json, instead of a file")
 	f.StringVar(&o.method, "method", "lora", "with --model: full, lora, int8 or qlora")
 	f.StringVar(&o.dtype, "dtype", "bf16", "with --model: fp32 or bf16")
+	f.StringVar(&o.optim, "optim", "adamw", "with --model: optimizer, such as adamw_8bit")
+	f.BoolVar(&o.pure, "pure-bf16", false, "with --model: hold trained weights in bf16 too")
+	f.BoolVar(&o.byBlock, "by-block", false, "with --model: apply gradients block by block during the backward pass (one leaf a rank)")
 	f.IntVar(&o.seq, "seq", 0, "tokens of a sequence (default: the file's cutoff, else 2048)")
 	f.IntVar(&o.microBatch, "micro-batch", 0, "sequences of a leaf (default: the file's, else 1)")
 	f.IntVar(&o.worlds, "max-world", 8, "most ranks to look at")
@@ -140,8 +145,8 @@ func planPublic(o planOptions) ([]planned, error) {
 		}
 		model = string(data)
 	}
-	s := &schemas.TrainStage{Objective: "sft", Method: "lora", MicroBatch: 1, Leaves: max(1, o.worlds), DType: o.dtype, Sharding: "zero3", Reduction: "canonical",
-		Optim: schemas.OptimSpec{Name: "adamw", LR: 1e-4, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 1, Schedule: "cosine"}, LoRA: &schemas.LoRA{Rank: 8, Alpha: 16}}
+	s := &schemas.TrainStage{Objective: "sft", Method: "lora", MicroBatch: 1, Leaves: max(1, o.worlds), DType: o.dtype, PureBF16: o.pure, Sharding: "zero3", Reduction: "canonical",
+		Optim: schemas.OptimSpec{Name: o.optim, LR: 1e-4, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 1, Schedule: "cosine", ByBlock: o.byBlock}, LoRA: &schemas.LoRA{Rank: 8, Alpha: 16}}
 	switch o.method {
 	case "lora":
 	case "int8":
