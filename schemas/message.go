@@ -106,4 +106,6 @@ const (
 	EventWarning    = "warning"
 	EventReport     = "eval.report"
 	EventAnomaly    = "train.anomaly"
+	// EventFallback: a corrupt checkpoint was passed over, HEAD went back to its parent.
+	EventFallback = "checkpoint.fallback"
 )

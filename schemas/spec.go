@@ -204,8 +204,10 @@ type TrainStage struct {
 	Sharding string `json:"sharding"`
 	// Reduction is "canonical" (same bits for any number of ranks) or "fast".
 	Reduction string `json:"reduction"`
-	// CommitEvery is the number of steps of a segment.
+	// CommitEvery is the number of steps of a segment. With CommitAuto it holds until the first checkpoint's cost is known; then segments
+	// are as long as costs least for that cost and the losses that the run has seen (Young and Daly).
 	CommitEvery int64 `json:"commit_every"`
+	CommitAuto  bool  `json:"commit_auto,omitempty"`
 	World       World `json:"world"`
 	// Recompute keeps only the input of each block and computes it again in the backward pass: "off", "on", or "auto" (default), which
 	// does so where saving activations would not fit the device. It never changes a bit of the result.

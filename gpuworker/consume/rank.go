@@ -249,7 +249,8 @@ func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (
 		mesh.Close()
 		return nil, nil, err
 	}
-	heads := checkpoint.NewHeads(objects, checkpoint.Config{})
+	// Commits are made beside training and fenced: a store that is away is waited for.
+	heads := checkpoint.NewHeads(objects, checkpoint.Config{Budget: commitPatience})
 	return &Gang{
 		Generation: head.Generation, Rank: f.Rank, World: len(addrs), Members: head.Members, Collective: mesh, Head: head,
 		Control: func() schemas.Control { return r.control.Load().(schemas.Control) },
@@ -267,6 +268,9 @@ func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (
 		},
 	}, mesh, nil
 }
+
+// commitPatience is how long a commit fights for a store that does not answer.
+const commitPatience = time.Hour
 
 // meshSecret is the key of a generation's mesh. It follows from what only readers of HEAD know: the members and their incarnations.
 func meshSecret(head *schemas.Head) []byte {

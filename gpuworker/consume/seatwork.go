@@ -175,7 +175,12 @@ func (s *seat) backoff(ctx context.Context) {
 
 // endGeneration records the end; that HEAD has moved on meanwhile is fine.
 func (s *seat) endGeneration(ctx context.Context, generation uint64, cause schemas.Cause, info *schemas.ErrorInfo) {
-	_, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, generation, cause, info)
+	head, err := s.a.heads.EndGeneration(ctx, s.m.Tenant, s.m.Run, generation, cause, info)
+	if err == nil && head.Generation > generation && info != nil && info.Code == schemas.CodeVerify {
+		s.log.Warn("a corrupt checkpoint was passed over", "step", head.Step, "error", info)
+		s.a.event(s.m, schemas.Event{Type: schemas.EventFallback, Generation: head.Generation, Step: head.Step, Error: info,
+			Message: "the newest checkpoint is corrupt; the run goes on from its parent"})
+	}
 	if err != nil && !schemas.IsCode(err, schemas.CodeFenced) {
 		s.log.Warn("cannot record the end of the generation", "generation", generation, "cause", cause, "error", err)
 	}

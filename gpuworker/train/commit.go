@@ -8,12 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
+	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 // flight is a checkpoint on its way: the snapshot is taken, the parts are being stored.
@@ -35,13 +40,41 @@ type flight struct {
 	err   error
 }
 
-// stored reports without waiting whether this rank's parts are stored.
-func (f *flight) stored() bool {
+// stored reports without waiting whether this rank's parts of the checkpoint on its way are stored and no commit of an earlier one is
+// awaited: then finish does not wait either.
+func (c *committer) stored() bool {
+	if c.flight == nil {
+		return false
+	}
 	select {
-	case <-f.done:
+	case <-c.flight.done:
+	default:
+		return false
+	}
+	if c.commit == nil {
+		return true
+	}
+	select {
+	case <-c.commit:
 		return true
 	default:
 		return false
+	}
+}
+
+// took is the seconds that the newest commit needed from its snapshot on, 0 while none stands (rank 0).
+func (c *committer) took() float64 { return time.Duration(c.lasted.Load()).Seconds() }
+
+// Phases of a checkpoint in the metric of its duration.
+const (
+	phaseStall  = "stall"  // training waits
+	phaseStore  = "store"  // rank 0's parts on their way
+	phaseCommit = "commit" // snapshot to HEAD
+)
+
+func recordPhase(ctx context.Context, m *telemetry.TrainMetrics, phase string, seconds float64) {
+	if m != nil {
+		m.CommitDuration.Record(ctx, seconds, metric.WithAttributes(attribute.String(telemetry.AttrPhase, phase)))
 	}
 }
 
@@ -57,10 +90,12 @@ type committer struct {
 	// The commit that rank 0 makes in the background; nil when none was made yet. Its error is read after it is closed.
 	commit    chan struct{}
 	commitErr error
+	lasted    atomic.Int64
+	metrics   *telemetry.TrainMetrics
 }
 
-func newCommitter(ctx context.Context, t *consume.Task) *committer {
-	c := &committer{t: t}
+func newCommitter(ctx context.Context, t *consume.Task, m *telemetry.TrainMetrics) *committer {
+	c := &committer{t: t, metrics: m}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	return c
 }
@@ -77,7 +112,11 @@ func (c *committer) begin(f *flight, events []byte) {
 	c.flight = f
 	c.wg.Go(func() {
 		defer close(f.done)
+		began := time.Now()
 		f.parts, f.log, f.err = c.store(f, events)
+		if f.err == nil && c.t.Gang.Rank == 0 {
+			recordPhase(c.ctx, c.metrics, phaseStore, time.Since(began).Seconds())
+		}
 	})
 }
 
@@ -142,6 +181,11 @@ func (c *committer) finish(ctx context.Context) error {
 	c.wg.Go(func() {
 		defer close(done)
 		if c.commitErr = c.t.Gang.Commit(c.ctx, man); c.commitErr == nil {
+			c.lasted.Store(int64(time.Since(f.taken)))
+			recordPhase(c.ctx, c.metrics, phaseCommit, time.Since(f.taken).Seconds())
+			if c.metrics != nil {
+				c.metrics.CommitBytes.Add(c.ctx, size(man))
+			}
 			c.t.Report(schemas.Event{Type: schemas.EventCommit, Step: man.Step, Values: map[string]float64{"step": float64(man.Step), "bytes": float64(size(man))}})
 		}
 	})

@@ -62,7 +62,7 @@ func (d *toyData) Close() error                                        { return 
 
 // fleet is a run whose gangs are goroutines over a store in memory.
 type fleet struct {
-	t       *testing.T
+	t       testing.TB
 	objects store.Objects
 	heads   *checkpoint.Heads
 	spec    *schemas.RunSpec
@@ -73,7 +73,7 @@ type fleet struct {
 	events []schemas.Event
 }
 
-func newFleet(t *testing.T, stages ...schemas.Stage) *fleet {
+func newFleet(t testing.TB, stages ...schemas.Stage) *fleet {
 	t.Helper()
 	f := &fleet{t: t, objects: memstore.New(), rows: newToyData(23, 5)}
 	f.heads = checkpoint.NewHeads(f.objects, checkpoint.Config{})

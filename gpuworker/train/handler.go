@@ -84,13 +84,16 @@ type session struct {
 	plan       *Planner
 	schedule   optim.Schedule
 	commits    *committer
+	cadence    *cadence
 	log        segmentLog
 	metrics    *telemetry.TrainMetrics
 	// time divides this rank's time between causes; rank 0's goes with its commits.
 	time *consume.Stopwatch
 
 	done int64 // finished steps
-	step int64 // the step being computed, from 0
+	// snapped is the step of the newest snapshot, or where the generation began.
+	snapped int64
+	step    int64 // the step being computed, from 0
 	// watch remembers steps and evaluations.
 	watch watch
 	// evaluated is the step of the newest evaluation, evalValues what it gave.
@@ -127,7 +130,8 @@ func (s *session) close() error {
 
 // open loads data, model and the newest commit.
 func (s *session) open(ctx context.Context, o Options) (err error) {
-	s.commits = newCommitter(ctx, s.t)
+	s.commits = newCommitter(ctx, s.t, s.metrics)
+	s.cadence = newCadence(s.stage, s.t.Gang.Head, s.t.Gang.World)
 	s.t.Phase(consume.PhaseLoad, 0, 0)
 	if s.data, err = o.OpenData(ctx, s.t, s.stage.Data); err != nil {
 		return err
@@ -295,7 +299,7 @@ func (s *session) resume(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.done = r.Manifest().Step
+	s.done, s.snapped = r.Manifest().Step, r.Manifest().Step
 	if raw := r.Manifest().State[watchKey]; raw != "" {
 		if err := json.Unmarshal([]byte(raw), &s.watch); err != nil {
 			return schemas.Errorf(schemas.CodeVerify, head.Manifest.Key, "the checkpoint's %s cannot be read: %v", watchKey, err)
@@ -361,7 +365,8 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 		}
 	}
 	final := s.done == s.total()
-	if !final && r.control == schemas.ControlNone && s.done%s.stage.CommitEvery != 0 {
+	if !final && r.control == schemas.ControlNone && (!s.cadence.due(s.done) || s.commits.flight != nil) {
+		// Where the checkpoint before is still on its way, this one is left out: training waits for no store.
 		return nil
 	}
 	if err := s.snapshot(ctx, final, r.control != schemas.ControlNone); err != nil {
@@ -420,6 +425,22 @@ func (s *session) snapshot(ctx context.Context, final, closing bool) error {
 	}
 	s.commits.spare = nil
 	f.spent, f.taken = s.time.Take()
+	s.measure(ctx, f)
+	s.cadence.committed(s.done)
 	s.commits.begin(f, s.log.take())
 	return nil
+}
+
+// measure notes what the segment that ends with a snapshot has cost.
+func (s *session) measure(ctx context.Context, f *flight) {
+	c := s.cadence
+	if n := f.step - s.snapped; n > 0 {
+		c.step = follow(c.step, f.spent[schemas.TimeStep]/float64(n))
+	}
+	s.snapped = f.step
+	c.stall = follow(c.stall, f.spent[schemas.TimeCheckpoint])
+	c.flight = s.commits.took()
+	if s.t.Gang.Rank == 0 {
+		recordPhase(ctx, s.metrics, phaseStall, f.spent[schemas.TimeCheckpoint])
+	}
 }

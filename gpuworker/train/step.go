@@ -23,7 +23,7 @@ type stepResult struct {
 	metrics []float64
 	tokens  int64
 	control schemas.Control
-	// stored: every rank's parts of the checkpoint on its way are stored.
+	// stored: every rank's parts of the checkpoint on its way are stored, and the commit before it stands.
 	stored bool
 }
 
@@ -37,9 +37,11 @@ type report struct {
 	tokens  int64
 	control schemas.Control
 	stored  bool
+	// next is the step that rank 0 wants to commit after, 0 for none: see cadence.
+	next int64
 }
 
-const reportBytes = 16
+const reportBytes = 24
 
 func (r report) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.tokens))
@@ -49,7 +51,8 @@ func (r report) append(b []byte) []byte {
 		stored = 1
 	}
 	b = binary.LittleEndian.AppendUint32(b, uint32(word))
-	return binary.LittleEndian.AppendUint32(b, stored)
+	b = binary.LittleEndian.AppendUint32(b, stored)
+	return binary.LittleEndian.AppendUint64(b, uint64(r.next))
 }
 
 func parseReport(b []byte) (report, error) {
@@ -60,7 +63,8 @@ func parseReport(b []byte) (report, error) {
 	if int(word) >= len(controls()) {
 		return report{}, fmt.Errorf("unknown control word %d", word)
 	}
-	return report{tokens: int64(binary.LittleEndian.Uint64(b)), control: controls()[word], stored: binary.LittleEndian.Uint32(b[12:]) == 1}, nil
+	return report{tokens: int64(binary.LittleEndian.Uint64(b)), control: controls()[word], stored: binary.LittleEndian.Uint32(b[12:]) == 1,
+		next: int64(binary.LittleEndian.Uint64(b[16:]))}, nil
 }
 
 // runStep computes one step, counted from 0, and updates the parameters: once, or as often as the goal makes updates of what it has drawn.
@@ -135,7 +139,7 @@ func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream)
 	width := 8 * (1 + len(names)) // bytes of a leaf's numbers
 	micros := (leaves + world - 1) / world
 	meta := s.meta[:0]
-	mine := report{control: s.t.Gang.Control(), stored: s.commits.flight != nil && s.commits.flight.stored()}
+	mine := report{control: s.t.Gang.Control(), stored: s.commits.stored(), next: s.cadence.next}
 	for micro := range micros {
 		r, err := s.runLeaf(ctx, step, micro, leaves)
 		if err != nil {
@@ -161,10 +165,13 @@ func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream)
 			res.metrics[k] += math.Float64frombits(binary.LittleEndian.Uint64(numbers[8*(k+1):]))
 		}
 	}
-	for _, m := range metas {
+	for rank, m := range metas {
 		r, err := parseReport(m[width*micros:])
 		if err != nil {
 			return stepResult{}, fmt.Errorf("cannot read a rank's report: %w", err)
+		}
+		if rank == 0 {
+			s.cadence.next = r.next
 		}
 		res.tokens += r.tokens
 		res.stored = res.stored && r.stored

@@ -98,7 +98,7 @@ func UploadBytes(ctx context.Context, objects store.Objects, key string, data []
 }
 
 func uploadRetry(ctx context.Context, objects store.Objects, key string, size int64, open func() io.Reader) error {
-	r := NewHeads(objects, Config{}).newRetry()
+	r := NewHeads(objects, Config{Budget: math.MaxInt64}).newRetry()
 	for {
 		err := objects.Upload(ctx, key, open(), size)
 		if err == nil {

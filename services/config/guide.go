@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -258,8 +259,8 @@ func (g *guideFile) check(root *node, p *problems) {
 	if kinds := []string{"constant", "linear", "cosine"}; !slices.Contains(kinds, t.Schedule) {
 		bad("training", "lr_scheduler_type", "is %q, expected one of %s%s", t.Schedule, strings.Join(kinds, ", "), didYouMean(t.Schedule, kinds))
 	}
-	if t.SaveSteps < 1 {
-		bad("training", "save_steps", "is %d, expected 1 or more", t.SaveSteps)
+	if t.SaveSteps < 0 {
+		bad("training", "save_steps", "is %d, expected 1 or more, or 0 for an interval by measured cost", t.SaveSteps)
 	}
 	if g.Data.TrainPath == "" {
 		bad("data", "train_path", "is missing")
@@ -309,7 +310,7 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 	train := &schemas.TrainStage{
 		Objective: b.form, Data: "prep/train", Model: schemas.ModelSpec{Base: b.base}, Method: "full", FreezeLayers: g.Model.FreezeLayers,
 		Epochs: t.Epochs, Steps: t.MaxSteps, MicroBatch: b.micro, Leaves: b.leaves, DType: "fp32", Sharding: "auto", Reduction: "canonical",
-		CommitEvery: t.SaveSteps, World: schemas.World{Min: 1, Max: min(g.NumWorkers, b.leaves), Nominal: b.nominal},
+		CommitEvery: cmp.Or(t.SaveSteps, 50), CommitAuto: t.SaveSteps == 0, World: schemas.World{Min: 1, Max: min(g.NumWorkers, b.leaves), Nominal: b.nominal},
 		Optim: schemas.OptimSpec{Name: "adamw", LR: t.LearningRate, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: t.WeightDecay,
 			MaxGradNorm: t.MaxGradNorm, Schedule: t.Schedule, WarmupSteps: t.WarmupSteps, WarmupRatio: t.WarmupRatio},
 	}

@@ -41,6 +41,7 @@ const (
 	AttrStep          = "tunefleet.step"
 	AttrState         = "tunefleet.state"
 	AttrCause         = "tunefleet.cause"
+	AttrPhase         = "tunefleet.checkpoint.phase"
 	AttrWorker        = "tunefleet.worker"
 	AttrErrorType     = "error.type"
 )

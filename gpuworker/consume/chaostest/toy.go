@@ -80,6 +80,11 @@ func (w *toy) load(ctx context.Context) error {
 	w.step = m.Step
 	for _, p := range m.Parts {
 		data, err := readPart(ctx, w.t.Objects, p)
+		if bad := (*checkpoint.CorruptError)(nil); errors.As(err, &bad) {
+			bad.Manifest = *ref
+		} else if errors.Is(err, store.ErrNotFound) {
+			err = &checkpoint.CorruptError{Manifest: *ref, Key: p.Key, Reason: "the part is missing"}
+		}
 		if err != nil {
 			return err
 		}
@@ -92,6 +97,7 @@ func (w *toy) load(ctx context.Context) error {
 	return nil
 }
 
+// readPart reads and verifies a part: a *checkpoint.CorruptError without its manifest when its content is wrong.
 func readPart(ctx context.Context, objects store.Objects, p schemas.Part) ([]byte, error) {
 	r, err := objects.Open(ctx, p.Key, 0, -1)
 	if err != nil {
@@ -103,7 +109,7 @@ func readPart(ctx context.Context, objects store.Objects, p schemas.Part) ([]byt
 		return nil, fmt.Errorf("cannot read part %s: %w", p.Key, errors.Join(err, store.ErrUnavailable))
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != p.SHA256 {
-		return nil, fmt.Errorf("part %s does not match its SHA-256", p.Key)
+		return nil, &checkpoint.CorruptError{Key: p.Key, Reason: "the part does not match its SHA-256"}
 	}
 	return data, nil
 }
