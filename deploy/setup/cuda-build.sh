@@ -26,6 +26,10 @@ flags=(-std=c++17 -O3 -DNDEBUG -I kernels -I "$src" --expt-relaxed-constexpr -We
 for a in $archs; do flags+=(-gencode "arch=compute_$a,code=sm_$a"); done
 export FLAGS="${flags[*]} -gencode arch=compute_90,code=compute_90"
 
+# Where NVIDIA's headers are, our declarations of its libraries are held against them.
+[ ! -d "$cuda/headers" ] || g++ -std=c++17 -Wall -Wextra -Werror -fsyntax-only -I "$cuda/include" -I "$cuda/headers" "$src/check/declarations.cc" ||
+  fail "our declarations differ from NVIDIA's headers"
+
 # An object's name tells what it was made of: compiler, flags, the file and the headers it includes.
 mkdir -p "$cache" "$(dirname "$out")"
 objects=() todo=()

@@ -12,6 +12,9 @@ namespace tfh {
 /* Runs all blocks of a kernel; false and why when it did what a GPU does not allow. One caller at a time. */
 bool run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body, std::string *why);
 
+/* Puts work on a stream, as a library's kernels are. */
+cudaError_t enqueue(cudaStream_t, std::function<void()>);
+
 }  // namespace tfh
 
 #endif

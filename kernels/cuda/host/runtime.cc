@@ -82,6 +82,14 @@ cudaError_t launch(cudaStream_t s, const char *name, dim3 grid, dim3 block, size
   return s->broken;
 }
 
+cudaError_t enqueue(cudaStream_t s, std::function<void()> job) {
+  Hold h(lock);
+  push(s, [=]() {
+    if (s->broken == cudaSuccess) job();
+  });
+  return s->broken;
+}
+
 }  // namespace tfh
 
 const char *tfh_libcuda() {

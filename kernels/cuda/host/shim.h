@@ -89,6 +89,8 @@ const char *cudaGetErrorName(cudaError_t);
 /* The driver's library, which the device is opened with only when it has a name: TUNEFLEET_FAKE_LIBCUDA gives one for tests. */
 const char *tfh_libcuda();
 #define TF_LIBCUDA tfh_libcuda()
+/* What stands for cuBLASLt's library (cublaslt.cc). */
+const char *tfh_cublaslt();
 #define TF_BACKEND_NAME "cuda-host"
 
 /* --- kernels (emulate.cc) ----------------------------------------------------------------------------------------------------------------- */

@@ -54,3 +54,20 @@ func TestOpen(t *testing.T) {
 		})
 	}
 }
+
+// TestProductsWithoutLibrary: a machine without cuBLASLt says so at the first product, and can do the rest.
+func TestProductsWithoutLibrary(t *testing.T) {
+	t.Setenv("TUNEFLEET_FAKE_CUBLASLT", "libcublasLt.so.nowhere")
+	d := cudahost.Open(t, kernels.Options{})
+	for op, want := range map[string]string{"gemm": "cuBLASLt cannot be opened: libcublasLt.so.nowhere", "rmsnorm_fwd": ""} {
+		rs, err := kerneltest.Run(d, kerneltest.Test, kerneltest.Options{Op: op})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rs {
+			if r.Case != "inner dimensions differ" && (!strings.Contains(r.Error, want) || want == "" && r.Error != "") {
+				t.Errorf("%s (%s): %q, want %q", r.Op, r.Case, r.Error, want)
+			}
+		}
+	}
+}
