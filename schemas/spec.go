@@ -76,6 +76,8 @@ type Stage struct {
 type Ref struct {
 	URI   string `json:"uri,omitempty"`
 	Files []File `json:"files,omitempty"`
+	// Origin is where Files were fetched from, pinned to a revision (hf://owner/name@<commit>); for people, nothing reads it.
+	Origin string `json:"origin,omitempty"`
 }
 
 // File is one uploaded input file.

@@ -302,10 +302,11 @@ func (p *problems) from(st *Stage, uri, place string, before map[string]*Stage) 
 func (p *problems) ref(r Ref, place string) {
 	if r.URI != "" {
 		_, _, _, err := ParseRunURI(r.URI)
-		p.check(err == nil || strings.HasPrefix(r.URI, "stage:"), place, "%q must be run:<tenant>/<id>/<stage> or stage:<name>", r.URI)
+		p.check(err == nil || strings.HasPrefix(r.URI, "stage:"), place, "%q must be run:<tenant>/<id>/<stage> or stage:<name>; files of hubs and other servers are fetched by tunefleet submit and train, which put their checksums here", r.URI)
 		return
 	}
 	p.check(len(r.Files) > 0, place, "names no file")
+	p.check(len(r.Origin) <= 2048, place, "origin has %d bytes, the limit is 2048", len(r.Origin))
 	for _, f := range r.Files {
 		p.check(ValidPath(f.Path), place, "%q is not a clean relative path", f.Path)
 		p.check(ValidSHA256(f.SHA256), place, "%q: sha256 must be 64 lower-case hex digits", f.Path)

@@ -141,6 +141,8 @@ func TestOverrides(t *testing.T) {
 }
 
 func TestBadInputNamesThePlace(t *testing.T) {
+	t.Setenv("HF_HUB_OFFLINE", "1")
+	t.Setenv("TUNEFLEET_REMOTE_CACHE", t.TempDir())
 	for name, c := range map[string]struct {
 		file, content string // replaces a file of the project
 		flags         GuideFlags
@@ -226,7 +228,7 @@ func TestHubCacheSnapshotIsFound(t *testing.T) {
 	if err := os.Symlink("../../blobs/abc", filepath.Join(snapshot, "config.json")); err != nil {
 		t.Fatal(err)
 	}
-	folder, m, err := FindModel("LLaMA_7B-hf", ".")
+	folder, m, err := newCollector(".", Options{}).model(context.Background(), "LLaMA_7B-hf", "")
 	if err != nil || folder != snapshot || m.Hub != "huggyllama/llama-7b" {
 		t.Fatalf("got %q %+v %v", folder, m, err)
 	}

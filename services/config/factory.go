@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -32,6 +33,7 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 	if err := p.err(); err != nil {
 		return nil, err
 	}
+	c.modelScope = v.truth("use_modelscope_hub")
 	b := &factoryBuilder{v: v, c: c}
 	spec, err := b.build(ctx)
 	if err == nil {
@@ -146,7 +148,7 @@ func (b *factoryBuilder) model(ctx context.Context) error {
 	if name == "" {
 		return schemas.Errorf(schemas.CodeInvalid, "model_name_or_path", "is missing").WithHint("give a folder or a model name")
 	}
-	folder, m, err := FindModel(b.path(name), b.c.dir)
+	folder, m, err := b.c.model(ctx, b.path(name), b.v.text("model_revision"))
 	if err != nil {
 		return rename(err, "model.base_model", "model_name_or_path")
 	}
@@ -191,7 +193,7 @@ func tokenizerFile(name string) bool {
 
 // path finds a relative path beside the configuration, else in the working folder, as upstream does.
 func (b *factoryBuilder) path(p string) string {
-	if filepath.IsAbs(p) || strings.HasPrefix(p, "~") {
+	if filepath.IsAbs(p) || strings.HasPrefix(p, "~") || remote.IsAddress(p) {
 		return p
 	}
 	if _, err := os.Stat(filepath.Join(b.c.dir, p)); err == nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -34,7 +35,7 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 		t := v.truth("enable_thinking")
 		f.EnableThinking = &t
 	}
-	find, err := b.finder()
+	find, err := b.finder(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +108,7 @@ func (b *factoryBuilder) outputs(f *schemas.FactorySpec) []schemas.PrepOutput {
 }
 
 // finder looks data sets up in dataset_info.json, in an inline description, or, with ONLINE, on a hub.
-func (b *factoryBuilder) finder() (func(ctx context.Context, name string) (*schemas.DataSet, error), error) {
+func (b *factoryBuilder) finder(ctx context.Context) (func(ctx context.Context, name string) (*schemas.DataSet, error), error) {
 	v := b.v
 	n := v.node("dataset_dir")
 	if n != nil && n.isMap {
@@ -131,10 +132,25 @@ func (b *factoryBuilder) finder() (func(ctx context.Context, name string) (*sche
 			return b.dataSet(ctx, info, ".", name)
 		}, nil
 	}
-	dir := b.path(v.text("dataset_dir"))
-	if dir == "ONLINE" || strings.HasPrefix(dir, "REMOTE:") {
-		return nil, schemas.Errorf(schemas.CodeUnsupported, "dataset_dir", "%s: data sets of a hub are not fetched by the configuration yet", dir).WithHint("download them and describe them in dataset_info.json")
+	dir := v.text("dataset_dir")
+	if dir == "ONLINE" {
+		return func(ctx context.Context, name string) (*schemas.DataSet, error) {
+			return b.fromHub(ctx, name, plainEntry(name))
+		}, nil
 	}
+	if repo, ok := strings.CutPrefix(dir, "REMOTE:"); ok {
+		f, err := b.c.fetcher()
+		if err != nil {
+			return nil, err
+		}
+		found, err := f.Data(ctx, remote.DataQuery{Address: "hf://" + repo + "/" + source.InfoName})
+		if err != nil {
+			return nil, err
+		}
+		dir = found.Dir
+		b.notes = append(b.notes, "data sets by "+found.Origin)
+	}
+	dir = b.path(dir)
 	local := b.c.resolve(dir)
 	raw, err := readLimited(filepath.Join(local, source.InfoName), source.MaxInfoBytes)
 	if os.IsNotExist(err) {
@@ -163,19 +179,59 @@ func readLimited(path string, limit int64) ([]byte, error) {
 
 // dataSet finds one data set's files.
 func (b *factoryBuilder) dataSet(ctx context.Context, info *source.Info, dir, name string) (*schemas.DataSet, error) {
+	if remote.IsAddress(name) {
+		return b.fromHub(ctx, name, plainEntry(name))
+	}
 	e, err := info.Entry(name)
 	if err != nil {
 		return nil, err
 	}
-	if e.File == "" || e.HFHub+e.MSHub+e.OMHub+e.Script+e.Cloud != "" {
-		return nil, schemas.Errorf(schemas.CodeUnsupported, name, "the data set lies on a hub, in a cloud or behind a script, which this version does not fetch").
-			WithHint("download it and give its file_name")
+	if e.Remote() {
+		return b.fromHub(ctx, name, e)
 	}
 	base, files, err := source.Locate(b.c.resolve(dir), e.File)
 	if err != nil {
 		return nil, err
 	}
-	set := &schemas.DataSet{Name: name, Formatting: e.Formatting, Ranking: e.Ranking, Columns: e.Columns, Tags: e.Tags, NumSamples: e.NumSamples}
+	return b.set(ctx, e, base, files)
+}
+
+// plainEntry describes a data set that dataset_info.json does not: alpaca's columns.
+func plainEntry(name string) *source.Entry {
+	e := source.DefaultEntry(name)
+	e.HFHub, e.MSHub = name, name
+	return e
+}
+
+// fromHub fetches a data set of a hub or of another server.
+func (b *factoryBuilder) fromHub(ctx context.Context, name string, e *source.Entry) (*schemas.DataSet, error) {
+	f, err := b.c.fetcher()
+	if err != nil {
+		return nil, err
+	}
+	q, err := remote.QueryOf(e, b.c.hub(f) == "ms")
+	if err != nil {
+		return nil, err
+	}
+	found, err := f.Data(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, x := range found.Files {
+		files = append(files, x.Path)
+	}
+	b.notes = append(b.notes, fmt.Sprintf("data set %s: %s", name, found.Origin))
+	set, err := b.set(ctx, e, found.Dir, files)
+	if err == nil {
+		set.Data.Origin = found.Origin
+	}
+	return set, err
+}
+
+// set collects the files of a data set.
+func (b *factoryBuilder) set(ctx context.Context, e *source.Entry, base string, files []string) (*schemas.DataSet, error) {
+	set := &schemas.DataSet{Name: e.Name, Formatting: e.Formatting, Ranking: e.Ranking, Columns: e.Columns, Tags: e.Tags, NumSamples: e.NumSamples}
 	for _, f := range files {
 		file, err := b.c.add(ctx, filepath.Join(base, filepath.FromSlash(f)), f)
 		if err != nil {

@@ -141,6 +141,7 @@ func trainingKeys() []factoryKey {
 		{"tunefleet", "tenant", kText, "default", works, ""},
 		{"tunefleet", "num_workers", kWhole, "1", works, "worker processes when everything runs embedded"},
 		{"tunefleet", "on_bad_row", kText, "fail", works, "fail, skip or quarantine"},
+		{"tunefleet", "use_modelscope_hub", kTruth, "false", works, "names without a scheme are looked up on ModelScope, as USE_MODELSCOPE_HUB=1 has it"},
 		{"tunefleet", "value_head", kText, "", works, "folder with the value_head.safetensors that rm starts from; default: the last adapter's or the model's own"},
 		{"tunefleet", "compat", kText, "", works, "llamafactory: hinge, ipo and kto_pair are computed as upstream does"},
 		{"tunefleet", "sharding", kText, "auto", works, "auto, none or zero3"},

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote/remotetest"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -44,16 +46,37 @@ func factoryProject(t *testing.T) string {
 	write(t, dir, "data/b.jsonl", `{"instruction":"x","output":"z"}`)
 	write(t, dir, "data/pairs/1.jsonl", `{"instruction":"x","chosen":"z","rejected":"y"}`)
 	write(t, dir, "data/dataset_info.json", `{"a":{"file_name":"a.json"},"b":{"file_name":"b.jsonl"},"r":{"file_name":"pairs","ranking":true,"columns":{"prompt":"instruction","chosen":"chosen","rejected":"rejected"}},
-		"hub":{"hf_hub_url":"x/y"}}`)
+		"hub":{"hf_hub_url":"acme/rows","ms_hub_url":"acme/rows"},"script":{"script_url":"rows.py"},"held":{"ms_hub_url":"acme/rows","split":"test"}}`)
 	write(t, dir, "more/dataset_info.json", `{"a":{"file_name":"a.json"}}`)
 	write(t, dir, "more/a.json", `[{"instruction":"other","output":"y"}]`)
 	write(t, dir, "train.yaml", factoryYAML)
+	hubs := remotetest.New(t)
+	for _, branch := range []string{"main", "master", "v2"} {
+		hubs.Repo("models", "acme/m", branch, map[string]string{"config.json": `{"model_type":"llama","vocab_size":32}`, "model.safetensors": "weights of " + branch, "tokenizer.json": "{}"})
+		hubs.Repo("datasets", "acme/rows", branch, map[string]string{"train.jsonl": `{"instruction":"` + branch + `","output":"y"}`, "test.jsonl": `{"instruction":"x","output":"y"}`,
+			"dataset_info.json": `{"far":{"hf_hub_url":"acme/rows","split":"test"}}`})
+	}
+	write(t, dir, ".hub", hubs.URL)
 	return dir
+}
+
+// fetcherOf fetches from the hubs of a project.
+func fetcherOf(t *testing.T, dir string) *remote.Fetcher {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(dir, ".hub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := remote.New(remote.Config{Dir: filepath.Join(dir, ".cache"), HF: string(raw), MS: string(raw), Attempts: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 func resolve(t *testing.T, dir string, overrides ...string) (*Resolved, error) {
 	t.Helper()
-	return Load(context.Background(), filepath.Join(dir, "train.yaml"), Options{Overrides: overrides})
+	return Load(context.Background(), filepath.Join(dir, "train.yaml"), Options{Overrides: overrides, Remote: fetcherOf(t, dir)})
 }
 
 // effect is everything that a configuration decides.
@@ -101,6 +124,7 @@ var others = map[string]string{
 	"neftune_noise_alpha": "5", "label_smoothing_factor": "0.1", "load_best_model_at_end": "true eval_strategy=steps val_size=0.1",
 	"metric_for_best_model": "accuracy", "group_by_length": "true", "average_tokens_across_devices": "false", "logging_dir": "logs", "world": "{nominal: 2}", "pool": "gpu", "priority": "1",
 	"tenant": "acme", "num_workers": "2 gradient_accumulation_steps=2", "on_bad_row": "skip", "compat": "llamafactory stage=dpo dataset=r pref_loss=hinge", "sharding": "zero3",
+	"model_revision": "v2 model_name_or_path=acme/m", "use_modelscope_hub": "true model_name_or_path=acme/m",
 	"value_head": "heads stage=rm dataset=r", "max_length": "7 do_predict=true predict_with_generate=true val_size=0.1",
 }
 
@@ -204,7 +228,7 @@ func TestFactoryRefusals(t *testing.T) {
 		{"fp16=true", schemas.CodeInvalid, "fp16: training in fp16"}, {"bf16=true", "", ""},
 		{"bf16=false", "", ""}, {"trust_remote_code=true", "", ""}, {"deepspeed=ds.json", "", ""}, {"plot_loss=true", "", ""},
 		{"dataset=aa", schemas.CodeNotFound, `there is no data set "aa"`},
-		{"dataset=hub", schemas.CodeUnsupported, "hub"},
+		{"dataset=script", schemas.CodeUnsupported, "never run"},
 		{"dataset=r", schemas.CodeInvalid, "which stage sft cannot train on"},
 		{"stage=dpo", schemas.CodeInvalid, "which stage dpo cannot train on"},
 		{"stage=sfd", schemas.CodeInvalid, `did you mean "sft"?`},
@@ -284,4 +308,78 @@ func FuzzFactory(f *testing.F) {
 			t.Fatalf("error without a code: %v", err)
 		}
 	})
+}
+
+// TestHubs resolves models and data sets of hubs: what is fetched is in the spec by its content, with the commit that the branch was.
+func TestHubs(t *testing.T) {
+	dir := factoryProject(t)
+	for _, c := range []struct {
+		overrides, model, data, row string
+	}{
+		{"model_name_or_path=acme/m dataset=hub", "hf://acme/m@", "hf://acme/rows@", "main"},
+		{"model_name_or_path=acme/m dataset=hub use_modelscope_hub=true", "ms://acme/m@", "ms://acme/rows@", "master"},
+		{"model_name_or_path=ms://acme/m@v2 dataset=held", "ms://acme/m@", "ms://acme/rows@", "x"},
+		{"model_name_or_path=hf://acme/m dataset=hf://acme/rows/t*st.jsonl", "hf://acme/m@", "hf://acme/rows/t*st.jsonl@", "x"},
+		{"dataset=acme/rows dataset_dir=ONLINE", "", "hf://acme/rows@", "main"},
+		{"dataset=far dataset_dir=REMOTE:acme/rows", "", "hf://acme/rows@", "x"},
+	} {
+		r, err := resolve(t, dir, strings.Fields(c.overrides)...)
+		if err != nil {
+			t.Errorf("%s: %v", c.overrides, err)
+			continue
+		}
+		model, set := r.Spec.Stages[1].Train.Model.Base, r.Spec.Stages[0].Prep.Factory.Train[0]
+		if !strings.HasPrefix(model.Origin, c.model) || c.model == "" && model.Origin != "" || strings.HasSuffix(model.Origin, "@main") || !strings.HasPrefix(set.Data.Origin, c.data) {
+			t.Errorf("%s: the model is from %q, the data from %q", c.overrides, model.Origin, set.Data.Origin)
+		}
+		if len(set.Data.Files) != 1 {
+			t.Fatalf("%s: files %v", c.overrides, set.Data.Files)
+		}
+		i := slices.IndexFunc(r.Inputs, func(in Input) bool { return in.File.SHA256 == set.Data.Files[0].SHA256 })
+		if i < 0 {
+			t.Fatalf("%s: the data are not among the files to upload", c.overrides)
+		}
+		if raw, err := os.ReadFile(r.Inputs[i].Local); err != nil || !strings.Contains(string(raw), `"instruction":"`+c.row+`"`) {
+			t.Errorf("%s: %v; the data are %s", c.overrides, err, raw)
+		}
+	}
+	for overrides, code := range map[string]schemas.Code{"model_name_or_path=acme/none": schemas.CodeNotFound, "model_name_or_path=acme/m model_revision=v3": schemas.CodeNotFound,
+		"dataset=https://example.org/rows.jsonl": schemas.CodeInvalid, "dataset=gs://bucket/rows.jsonl": schemas.CodeUnsupported} {
+		if _, err := resolve(t, dir, strings.Fields(overrides)...); !schemas.IsCode(err, code) {
+			t.Errorf("%s: %v, expected %s", overrides, err, code)
+		}
+	}
+	// The other two forms take addresses, too.
+	write(t, dir, "guide.yaml", "model: {base_model: acme/m}\ntraining: {learning_rate: 1e-4}\ndata: {train_path: \"hf://acme/rows/train.jsonl@v2\"}\n")
+	r, err := Load(context.Background(), filepath.Join(dir, "guide.yaml"), Options{Remote: fetcherOf(t, dir)})
+	if err != nil || !strings.HasPrefix(r.Spec.Stages[0].Prep.Data.Origin, "hf://acme/rows/train.jsonl@") {
+		t.Fatalf("%v; %+v", err, r)
+	}
+	spec, err := json.Marshal(r.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree map[string]any
+	if err := json.Unmarshal(spec, &tree); err != nil {
+		t.Fatal(err)
+	}
+	stages, ok := tree["stages"].([]any)
+	if !ok {
+		t.Fatal("no stages")
+	}
+	prep, ok := stages[0].(map[string]any)["prep"].(map[string]any)
+	if !ok {
+		t.Fatal("no prep stage")
+	}
+	prep["data"], prep["tokenizer"] = "ms://acme/rows/test.jsonl", "hf://acme/m"
+	if spec, err = json.Marshal(tree); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "spec.json", string(spec))
+	if r, err = Load(context.Background(), filepath.Join(dir, "spec.json"), Options{Remote: fetcherOf(t, dir)}); err != nil {
+		t.Fatal(err)
+	}
+	if p := r.Spec.Stages[0].Prep; !strings.HasPrefix(p.Data.Origin, "ms://acme/rows/test.jsonl@") || len(p.Tokenizer.Files) != 1 || !strings.HasPrefix(p.Tokenizer.Origin, "hf://acme/m@") {
+		t.Errorf("data from %q, tokenizer %+v", p.Data.Origin, p.Tokenizer)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -60,7 +61,7 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if err := b.valueHead(ctx, t); err != nil {
 		return nil, err
 	}
-	if err := b.scratch(t); err != nil {
+	if err := b.scratch(ctx, t); err != nil {
 		return nil, err
 	}
 	b.evaluation(t, prep)
@@ -250,7 +251,7 @@ func (b *factoryBuilder) preference(ctx context.Context, t *schemas.TrainStage) 
 		}
 	}
 	if v.given("ref_model") {
-		folder, _, err := FindModel(b.path(v.text("ref_model")), b.c.dir)
+		folder, _, err := b.c.model(ctx, b.path(v.text("ref_model")), "")
 		if err != nil {
 			return rename(err, "model.base_model", "ref_model")
 		}
@@ -285,7 +286,7 @@ func (b *factoryBuilder) valueHead(ctx context.Context, t *schemas.TrainStage) e
 	}
 	folder := b.path(v.text("value_head"))
 	if !v.given("value_head") {
-		model, _, err := FindModel(b.path(v.text("model_name_or_path")), b.c.dir)
+		model, _, err := b.c.model(ctx, b.path(v.text("model_name_or_path")), v.text("model_revision"))
 		if err != nil || len(t.Adapters) > 0 {
 			return err
 		}
@@ -304,7 +305,14 @@ func (b *factoryBuilder) valueHead(ctx context.Context, t *schemas.TrainStage) e
 
 // adapter is the Ref of a PEFT folder.
 func (b *factoryBuilder) adapter(ctx context.Context, name string) (*schemas.Ref, error) {
-	ref, err := b.c.ref(ctx, b.path(name), adapterFile)
+	folder := b.path(name)
+	if remote.IsAddress(folder) {
+		var err error
+		if folder, err = b.c.folder(ctx, folder, adapterFile, nil); err != nil {
+			return nil, err
+		}
+	}
+	ref, err := b.c.ref(ctx, folder, adapterFile)
 	if err != nil {
 		return nil, err
 	}
@@ -321,11 +329,11 @@ func adapterFile(name string) bool {
 }
 
 // scratch replaces the base by its configuration: training from random weights.
-func (b *factoryBuilder) scratch(t *schemas.TrainStage) error {
+func (b *factoryBuilder) scratch(ctx context.Context, t *schemas.TrainStage) error {
 	if !b.v.truth("train_from_scratch") {
 		return nil
 	}
-	folder, _, err := FindModel(b.path(b.v.text("model_name_or_path")), b.c.dir)
+	folder, _, err := b.c.model(ctx, b.path(b.v.text("model_name_or_path")), b.v.text("model_revision"))
 	if err != nil {
 		return err
 	}

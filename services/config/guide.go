@@ -100,7 +100,7 @@ func loadGuide(ctx context.Context, root *node, p *problems, c *collector, f Gui
 	if err := p.err(); err != nil {
 		return nil, err
 	}
-	folder, model, err := FindModel(g.Model.BaseModel, c.dir)
+	folder, model, err := c.model(ctx, g.Model.BaseModel, "")
 	if err != nil {
 		return nil, err
 	}
@@ -358,6 +358,10 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 
 // prep makes the preparation of one data file, with everything that it holds in its train split.
 func (b *guideBuilder) prep(ctx context.Context, path string) (*schemas.PrepStage, error) {
+	path, err := b.c.data(ctx, path)
+	if err != nil {
+		return nil, err
+	}
 	ref, err := b.c.ref(ctx, path, dataFile)
 	if err != nil {
 		return nil, err

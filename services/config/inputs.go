@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -34,6 +35,67 @@ type collector struct {
 	dir    string
 	inputs []Input
 	seen   map[string]schemas.File
+	// origins tells of files and folders of the cache where they were fetched from.
+	origins map[string]string
+	remote  *remote.Fetcher
+	say     func(string)
+	// modelScope says that names without a scheme are ModelScope's.
+	modelScope bool
+	// models remembers what a name was found to be.
+	models map[string]foundModel
+}
+
+func newCollector(dir string, opt Options) *collector {
+	return &collector{dir: dir, seen: map[string]schemas.File{}, origins: map[string]string{}, models: map[string]foundModel{}, remote: opt.Remote, say: opt.Say}
+}
+
+// fetcher makes the fetcher by the environment when the first address is met.
+func (c *collector) fetcher() (*remote.Fetcher, error) {
+	if c.remote == nil {
+		cfg := remote.FromEnv(os.Getenv)
+		cfg.Say = c.say
+		f, err := remote.New(cfg)
+		if err != nil {
+			return nil, err
+		}
+		c.remote = f
+	}
+	return c.remote, nil
+}
+
+// data gives an address a place on this machine: a file, or a folder of several. A path stays as it is.
+func (c *collector) data(ctx context.Context, p string) (string, error) {
+	if !remote.IsAddress(p) {
+		return p, nil
+	}
+	f, err := c.fetcher()
+	if err != nil {
+		return "", err
+	}
+	found, err := f.Data(ctx, remote.DataQuery{Address: p})
+	if err != nil {
+		return "", err
+	}
+	local := found.Dir
+	if len(found.Files) == 1 {
+		local = filepath.Join(found.Dir, filepath.FromSlash(found.Files[0].Path))
+	}
+	c.origins[local] = found.Origin
+	return local, nil
+}
+
+// folder gives the address of a model or adapter a folder on this machine with the files that keep selects.
+func (c *collector) folder(ctx context.Context, address string, keep func(string) bool, check func([]string) error) (string, error) {
+	f, err := c.fetcher()
+	if err != nil {
+		return "", err
+	}
+	found, err := f.Model(ctx, address, keep, check)
+	if err != nil {
+		return "", err
+	}
+	c.origins[found.Dir] = found.Origin
+	return found.Dir, nil
 }
 
 // isURI reports whether a Ref is an address rather than a local path.
@@ -61,7 +123,7 @@ func (c *collector) ref(ctx context.Context, p string, keep func(string) bool) (
 	if err != nil {
 		return nil, schemas.Errorf(schemas.CodeInvalid, p, "cannot read: %v", err)
 	}
-	ref := &schemas.Ref{}
+	ref := &schemas.Ref{Origin: c.origins[local]}
 	if !info.IsDir() {
 		f, err := c.add(ctx, local, filepath.Base(local))
 		if err != nil {
@@ -202,6 +264,11 @@ func checkModelFolder(dir string) error {
 	if err != nil {
 		return err
 	}
+	return checkModelNames(dir, names)
+}
+
+// checkModelNames does the same with the names alone.
+func checkModelNames(dir string, names []string) error {
 	weights, pickle := false, ""
 	for _, n := range names {
 		switch path.Ext(n) {

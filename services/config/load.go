@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -28,6 +29,10 @@ type Options struct {
 	Overrides []string
 	// Guide holds the flags of the simpler form; ignored for a run spec.
 	Guide GuideFlags
+	// Remote fetches what lies on other machines; nil makes one by the environment when the first address is met. Say is told what is
+	// fetched.
+	Remote *remote.Fetcher
+	Say    func(string)
 }
 
 // Resolved is a configuration with everything looked up.
@@ -88,7 +93,7 @@ func Parse(ctx context.Context, file string, data []byte, opt Options) (*Resolve
 			return nil, err
 		}
 	}
-	c := &collector{dir: ".", seen: map[string]schemas.File{}}
+	c := newCollector(".", opt)
 	if file != "-" {
 		c.dir = filepath.Dir(file)
 	}
@@ -145,6 +150,12 @@ func loadSpec(ctx context.Context, root *node, p *problems, c *collector) (*Reso
 			return
 		}
 		var keep func(string) bool
+		text, err := c.address(ctx, path, text)
+		if err != nil {
+			p.add(n, "%s: %v", path, err)
+			hard = first(hard, err)
+			return
+		}
 		if strings.HasSuffix(path, ".base") {
 			keep = modelFile
 			local := c.resolve(text)
@@ -188,6 +199,21 @@ func loadSpec(ctx context.Context, root *node, p *problems, c *collector) (*Reso
 		return nil, err
 	}
 	return &Resolved{Form: FormSpec, Spec: spec, Inputs: c.inputs}, nil
+}
+
+// address gives an address in a run spec a place on this machine, by what the key holds; a path stays as it is.
+func (c *collector) address(ctx context.Context, key, text string) (string, error) {
+	switch {
+	case !remote.IsAddress(text):
+		return text, nil
+	case strings.HasSuffix(key, ".base"):
+		return c.fetchModel(ctx, text)
+	case strings.HasSuffix(key, ".tokenizer"):
+		return c.folder(ctx, text, tokenizerFile, nil)
+	case strings.HasSuffix(key, ".data"):
+		return c.data(ctx, text)
+	}
+	return c.folder(ctx, text, func(n string) bool { return adapterFile(n) || modelFile(n) }, nil)
 }
 
 func first(a, b error) error {

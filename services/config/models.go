@@ -1,11 +1,16 @@
 package config
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -50,13 +55,38 @@ func Models() []Model {
 	}
 }
 
-// FindModel resolves base_model: a folder on this machine, or a name of the alias table or hub id whose files lie in the local
-// Hugging Face cache. It returns the folder and the row of the table ({} when the folder's name matches none).
-func FindModel(name, dir string) (folder string, m Model, err error) {
+// foundModel is what a model's name was found to be.
+type foundModel struct {
+	folder string
+	row    Model
+}
+
+// model resolves base_model: a folder on this machine; an address (hf://, ms://, s3://); or a name of the alias table or of a hub, whose files
+// lie in the local Hugging Face cache or are fetched. It gives the folder and the row of the table ({} when the name matches none). revision
+// is a branch, tag or commit of a hub, "" or main for the newest.
+func (c *collector) model(ctx context.Context, name, revision string) (folder string, m Model, err error) {
+	key := name + "@" + revision
+	if found, ok := c.models[key]; ok {
+		return found.folder, found.row, nil
+	}
+	if folder, m, err = c.findModel(ctx, name, revision); err == nil {
+		c.models[key] = foundModel{folder, m}
+	}
+	return folder, m, err
+}
+
+func (c *collector) findModel(ctx context.Context, name, revision string) (folder string, m Model, err error) {
 	if name == "" {
 		return "", Model{}, schemas.Errorf(schemas.CodeInvalid, "model.base_model", "is missing").WithHint("give a folder or a model name")
 	}
-	c := collector{dir: dir}
+	if remote.IsAddress(name) {
+		a, err := remote.Parse(name, remote.KindModel)
+		if err != nil {
+			return "", Model{}, err
+		}
+		folder, err = c.fetchModel(ctx, name)
+		return folder, byName(a.Repo), err
+	}
 	local := c.resolve(name)
 	if info, err := os.Stat(local); err == nil && info.IsDir() {
 		return local, byName(filepath.Base(local)), nil
@@ -65,22 +95,67 @@ func FindModel(name, dir string) (folder string, m Model, err error) {
 		return "", Model{}, schemas.Errorf(schemas.CodeNotFound, name, "model.base_model: no such folder")
 	}
 	m = byName(name)
-	if m.Hub == "" {
+	id := name
+	if m.Hub != "" {
+		id = m.Hub
+	}
+	if !remote.RepoID(id) {
 		e := schemas.Errorf(schemas.CodeNotFound, name, "model.base_model is neither a folder nor a known model name")
 		var names []string
 		for _, k := range Models() {
 			names = append(names, k.Alias)
 		}
 		if near := Nearest(name, names, 3); len(near) > 0 {
-			return "", Model{}, e.WithHint("nearest names: %s", strings.Join(near, ", "))
+			return "", Model{}, e.WithHint("nearest names: %s; or owner/name of a hub", strings.Join(near, ", "))
 		}
-		return "", Model{}, e.WithHint("tunefleet models lists the names")
+		return "", Model{}, e.WithHint("tunefleet models lists the names; or give owner/name of a hub")
 	}
-	if snapshot := cachedSnapshot(m.Hub); snapshot != "" {
+	if revision == "main" {
+		revision = ""
+	}
+	if snapshot := cachedSnapshot(id); snapshot != "" && revision == "" {
 		return snapshot, m, nil
 	}
-	return "", m, schemas.Errorf(schemas.CodeNotFound, name, "model.base_model is %s on the Hugging Face hub, which is not in the local cache; this version downloads no models", m.Hub).
-		WithHint("hf download %s --local-dir ./%s, then model.base_model: ./%s", m.Hub, m.Alias, m.Alias)
+	f, err := c.fetcher()
+	if err != nil {
+		return "", m, err
+	}
+	address := c.hub(f) + "://" + id
+	if revision != "" {
+		address += "@" + url.PathEscape(revision)
+	}
+	if folder, err = c.fetchModel(ctx, address); err != nil {
+		return "", m, notFetched(err, name, id, m)
+	}
+	return folder, m, nil
+}
+
+// hub is where names without a scheme are looked up.
+func (c *collector) hub(f *remote.Fetcher) string {
+	if c.modelScope {
+		return "ms"
+	}
+	return f.Default()
+}
+
+func (c *collector) fetchModel(ctx context.Context, address string) (string, error) {
+	return c.folder(ctx, address, func(n string) bool { return modelFile(n) || tokenizerFile(n) || n == headFileName },
+		func(names []string) error { return checkModelNames(address, names) })
+}
+
+// notFetched says that a name was taken for a repository of a hub, when there is no such one.
+func notFetched(err error, name, id string, m Model) error {
+	var info *schemas.ErrorInfo
+	if !errors.As(err, &info) || info.Code != schemas.CodeNotFound && info.Code != schemas.CodeUnavailable {
+		return err
+	}
+	e := *info
+	e.Place = name
+	e.Message = "model.base_model is no folder here, and as a model of a hub (" + id + "): " + info.Message
+	if e.Hint == "" && m.Alias != "" {
+		e.Hint = fmt.Sprintf("fetch it by other means and give the folder: hf download %s --local-dir ./%s", m.Hub, m.Alias)
+	}
+	return &e
 }
 
 // byName finds a row by alias or hub id, in any spelling of case, dashes and the "-hf" suffix; "llama2-7b" is "llama-2-7b".

@@ -17,6 +17,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/data/align"
 	"github.com/tunefleet/tunefleet/gpuworker/data/process"
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	Annotators []string
 	// Limit is the most rows that are read (0: all).
 	Limit int
+	// Fetch brings data that lie elsewhere (addresses, entries of dataset_info.json that name a hub); nil refuses them.
+	Fetch func(ctx context.Context, q remote.DataQuery) (*remote.Folder, error)
 }
 
 // Problem is something wrong with one row.
@@ -87,7 +90,7 @@ type Record struct {
 // Load reads and checks a data set. Problems of rows are in the result; errors are about the data set as a whole.
 func Load(ctx context.Context, c Config) (*Set, error) {
 	s := &Set{Name: c.Path}
-	base, files, entry, err := c.locate()
+	base, files, entry, err := c.locate(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +112,7 @@ func Load(ctx context.Context, c Config) (*Set, error) {
 }
 
 // locate finds the files, by dataset_info.json when the path is no file.
-func (c *Config) locate() (base string, files []string, entry *source.Entry, err error) {
+func (c *Config) locate(ctx context.Context) (base string, files []string, entry *source.Entry, err error) {
 	dir := c.DatasetDir
 	if dir != "" {
 		raw, err := os.ReadFile(filepath.Join(dir, source.InfoName))
@@ -122,8 +125,13 @@ func (c *Config) locate() (base string, files []string, entry *source.Entry, err
 				if entry, err = info.Entry(c.Path); err != nil {
 					return "", nil, nil, err
 				}
-				if entry.File == "" {
-					return "", nil, nil, schemas.Errorf(schemas.CodeUnsupported, c.Path, "is no local data set")
+				if entry.Remote() {
+					q, err := remote.QueryOf(entry, false)
+					if err != nil {
+						return "", nil, nil, err
+					}
+					base, files, err = c.fetch(ctx, q)
+					return base, files, entry, err
 				}
 				base, files, err = source.Locate(dir, entry.File)
 				return base, files, entry, err
@@ -134,12 +142,30 @@ func (c *Config) locate() (base string, files []string, entry *source.Entry, err
 			}
 		}
 	}
+	if remote.IsAddress(c.Path) {
+		base, files, err = c.fetch(ctx, remote.DataQuery{Address: c.Path})
+		return base, files, nil, err
+	}
 	abs, err := filepath.Abs(c.Path)
 	if err != nil {
 		return "", nil, nil, fmt.Errorf("cannot find %s: %w", c.Path, err)
 	}
 	base, files, err = source.Locate(filepath.Dir(abs), abs)
 	return base, files, nil, err
+}
+
+func (c *Config) fetch(ctx context.Context, q remote.DataQuery) (base string, files []string, err error) {
+	if c.Fetch == nil {
+		return "", nil, schemas.Errorf(schemas.CodeUnsupported, c.Path, "is no local data set")
+	}
+	f, err := c.Fetch(ctx, q)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, x := range f.Files {
+		files = append(files, x.Path)
+	}
+	return f.Dir, files, nil
 }
 
 func (s *Set) file(ctx context.Context, c *Config, base, name string, guess bool) error {

@@ -31,6 +31,24 @@ type Entry struct {
 	Tags       map[string]string
 }
 
+// Remote reports whether the data lie elsewhere than in the folder of dataset_info.json.
+func (e *Entry) Remote() bool {
+	return e.HFHub+e.MSHub+e.OMHub+e.Script+e.Cloud != "" || strings.Contains(e.File, "://")
+}
+
+// DefaultEntry is a data set of which nothing is said: alpaca's columns, the split train.
+func DefaultEntry(name string) *Entry {
+	e := &Entry{Name: name, Formatting: "alpaca", Split: "train", Columns: map[string]string{}, Tags: map[string]string{}}
+	for from, to := range map[*map[string]string]map[string]string{&e.Columns: columnRoles(), &e.Tags: tagRoles()} {
+		for role, n := range to {
+			if n != "" {
+				(*from)[role] = n
+			}
+		}
+	}
+	return e
+}
+
 // Info is a parsed dataset_info.json.
 type Info struct {
 	file    string

@@ -190,6 +190,9 @@ func (a *app) say(format string, args ...any) {
 	}
 }
 
+// sayLine says one line of a package below.
+func (a *app) sayLine(line string) { a.say("%s", line) }
+
 // print writes v as JSON to standard output.
 func (a *app) print(v any) error {
 	data, err := json.Marshal(v)

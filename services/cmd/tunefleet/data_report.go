@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/labels"
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/gpuworker/data/report"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -43,7 +45,20 @@ func (f *dataFlags) add(c *cobra.Command, tokens bool) {
 	}
 }
 
-func (f *dataFlags) load(cmd *cobra.Command, path string) (*report.Set, error) {
+// fetch brings data of hubs and other servers.
+func (a *app) fetch(ctx context.Context, q remote.DataQuery) (*remote.Folder, error) {
+	cfg := remote.FromEnv(os.Getenv)
+	cfg.Say = a.sayLine
+	f, err := remote.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Data(ctx, q)
+}
+
+func (f *dataFlags) load(a *app, cmd *cobra.Command, path string) (*report.Set, error) {
+	f.config.Fetch = a.fetch
 	f.config.Path, f.config.Columns = path, map[string]string{}
 	for _, c := range f.columns {
 		role, column, ok := strings.Cut(c, "=")
@@ -80,7 +95,7 @@ func (a *app) dataPreviewCommand() *cobra.Command {
 			if f.config.Limit == 0 {
 				f.config.Limit = max(1000, 10*rows)
 			}
-			s, err := f.load(cmd, args[0])
+			s, err := f.load(a, cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -159,7 +174,7 @@ func (a *app) dataStatsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "stats PATH", Short: "Count lengths, truncation, packing, duplicates, personal data and classes of a data set", Args: exactArgs("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := f.load(cmd, args[0])
+			s, err := f.load(a, cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -286,7 +301,7 @@ func (a *app) dataValidateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "validate PATH", Short: "Check every row of a data set; problems are named by file, row and key", Args: exactArgs("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := f.load(cmd, args[0])
+			s, err := f.load(a, cmd, args[0])
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote/remotetest"
 )
 
 func dataCLI(t *testing.T, args ...string) (string, string, int) {
@@ -65,5 +67,24 @@ func TestDataCommands(t *testing.T) {
 	}
 	if out, errOut, code = dataCLI(t, "preview", bad, "-n", "1"); code != 0 || !strings.Contains(out, "⟦assistant: a\n⟧") {
 		t.Errorf("exit %d: %s%s", code, out, errOut)
+	}
+}
+
+// TestPreviewFromAHub: an address stands where a file could.
+func TestPreviewFromAHub(t *testing.T) {
+	hub := remotetest.New(t)
+	hub.Repo("datasets", "acme/rows", "main", map[string]string{"README.md": "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: a.jsonl\n---\n",
+		"a.jsonl": `{"instruction":"who are you","output":"a row"}` + "\n", "b.jsonl": "{}"})
+	t.Setenv("HF_ENDPOINT", hub.URL)
+	t.Setenv("TUNEFLEET_REMOTE_CACHE", t.TempDir())
+	out, errOut, code := dataCLI(t, "preview", "hf://acme/rows")
+	if code != 0 || !strings.Contains(out, "who are you") || !strings.Contains(errOut, "fetching hf://acme/rows@") {
+		t.Errorf("exit %d: %s%s", code, out, errOut)
+	}
+	if _, errOut, code := dataCLI(t, "preview", "hf://acme/none"); code != 3 || !strings.Contains(errOut, "has no such thing") {
+		t.Errorf("exit %d: %s", code, errOut)
+	}
+	if _, errOut, code := dataCLI(t, "preview", "https://example.org/rows.jsonl"); code != 2 || !strings.Contains(errOut, "TUNEFLEET_HTTPS_HOSTS") {
+		t.Errorf("exit %d: %s", code, errOut)
 	}
 }

@@ -34,7 +34,7 @@ func (a *app) submitCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := config.Load(cmd.Context(), args[0], config.Options{Overrides: args[1:]})
+			r, err := config.Load(cmd.Context(), args[0], config.Options{Overrides: args[1:], Say: a.sayLine})
 			if err != nil {
 				return err
 			}

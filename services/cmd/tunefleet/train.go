@@ -34,7 +34,7 @@ func (a *app) trainCommand() *cobra.Command {
 				}
 				file, args = args[0], args[1:]
 			}
-			r, err := config.Load(cmd.Context(), file, config.Options{Overrides: args, Guide: flags})
+			r, err := config.Load(cmd.Context(), file, config.Options{Overrides: args, Guide: flags, Say: a.sayLine})
 			if err != nil {
 				return err
 			}
