@@ -49,6 +49,16 @@ static tf_status troubles(tf_queue *q) {
       return fail(q, TF_EINVALID, "an id is out of range");
     case kBadOffsets:
       return fail(q, TF_EINVALID, "the experts' offsets do not ascend within the rows");
+    case kBadStep:
+      return fail(q, TF_EINVALID, "the optimizer's step is less than 1");
+    case kBadPosition:
+      return fail(q, TF_EINVALID, "a position is outside of the tables");
+    case kBadDocuments:
+      return fail(q, TF_EINVALID, "cu_seqlens does not run from 0 to the number of queries without descending");
+    case kBadTarget:
+      return fail(q, TF_EINVALID, "a target is outside of the vocabulary");
+    case kBadPlace:
+      return fail(q, TF_EINVALID, "a place is outside of the rows");
   }
   return fail(q, TF_EINTERNAL, "a kernel reported trouble %d", *q->trouble);
 }

@@ -26,6 +26,30 @@ inline tf_status add_parts(tf_queue *q, const float *partial, int64_t n, int64_t
   return launch(q, "add_parts", add_parts_kernel, dim3((unsigned)ceil_div(d, 256)), dim3(256), 0, partial, n, ld, out, d, accumulate);
 }
 
+/* partial[part][j] = the sum of the part's rows. A thread has one column, a block 128 of them in one part. */
+template <typename T>
+__global__ void __launch_bounds__(128) colsum_kernel(Rows x, int64_t part, float *partial) {
+  const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (j >= x.d) return;
+  const int64_t first = blockIdx.y * part, last = first + part < x.n ? first + part : x.n;
+  float s = 0;
+  for (int64_t r = first; r < last; r++) s += up(x.row<T>(r)[j]);
+  partial[blockIdx.y * x.d + j] = s;
+}
+
+inline int64_t colsum_bytes(int64_t rows, int64_t d) { return parts(rows) * d * (int64_t)sizeof(float); }
+
+/* y [d] (+)= the sum of x's rows, with colsum_bytes of workspace. */
+inline tf_status colsum(tf_queue *q, const Rows &x, float *ws, float *y, int32_t accumulate) {
+  if (x.d == 0) return TF_OK;
+  TF_TRY(dispatch(q, x.dt, [&](auto t) {
+    using T = decltype(t);
+    const dim3 grid((unsigned)ceil_div(x.d, 128), (unsigned)parts(x.n));
+    return launch(q, "colsum", colsum_kernel<T>, grid, dim3(128), 0, x, part_rows(x.n), ws);
+  }));
+  return add_parts(q, ws, parts(x.n), x.d, y, x.d, accumulate);
+}
+
 }  // namespace tf
 
 #endif

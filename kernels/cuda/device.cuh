@@ -183,7 +183,7 @@ __device__ inline T block_reduce(T v, T *red, Op op = Op()) {
 
 /* --- errors from kernels ------------------------------------------------------------------------------------------------------------ */
 
-enum Trouble { kNoTrouble = 0, kBadId = 1, kBadOffsets = 2 };
+enum Trouble { kNoTrouble = 0, kBadId = 1, kBadOffsets = 2, kBadStep = 3, kBadPosition = 4, kBadDocuments = 5, kBadTarget = 6, kBadPlace = 7 };
 
 /* Notes what is wrong with the data; the queue's next synchronization returns it. The kernel goes on without touching memory it may not. */
 __device__ inline void report(int32_t *trouble, Trouble what) { *(volatile int32_t *)trouble = what; }

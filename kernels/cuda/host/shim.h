@@ -236,6 +236,7 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 inline int __float_as_int(float x) { return tfh::unpack<int>(tfh::pack(x)); }
 inline unsigned __float_as_uint(float x) { return tfh::unpack<unsigned>(tfh::pack(x)); }
