@@ -73,6 +73,9 @@ func Load(dir string) (Record, error) {
 	return r, nil
 }
 
+// Prepare reads the record of a data directory, or makes it with free ports and fresh credentials, without starting a server.
+func Prepare(dir string) (Record, error) { return ensure(dir) }
+
 // ensure reads the record or makes it, one process at a time.
 func ensure(dir string) (Record, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

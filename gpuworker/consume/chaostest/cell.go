@@ -71,6 +71,14 @@ func (c *Cell) find(name string) *proc {
 	return c.procs[name]
 }
 
+// PID is the process id, 0 when it does not run.
+func (c *Cell) PID(name string) int {
+	if !c.Alive(name) {
+		return 0
+	}
+	return c.find(name).cmd.Process.Pid
+}
+
 // Alive reports whether the process runs.
 func (c *Cell) Alive(name string) bool {
 	p := c.find(name)

@@ -16,7 +16,7 @@ import (
 
 // Process says which process of a cell to be.
 type Process struct {
-	// Name is "nats", "redis", "s3", "control", or "worker" with any suffix.
+	// Name is "nats", "redis", "s3", or "control" or "worker" with any suffix.
 	Name string
 	// Dir is the data directory of the cell.
 	Dir string
@@ -26,6 +26,11 @@ type Process struct {
 	RankCommand []string
 	RankEnv     []string
 	Logger      *slog.Logger
+	// Connect, when not nil, says where the servers are instead of the data directory's record.
+	Connect *connect.Config
+	// TuneControl and TuneWorker, when not nil, change the configuration of a control or worker before it starts.
+	TuneControl func(*control.Config)
+	TuneWorker  func(*consume.Config)
 }
 
 // Run is the main function of the process; it returns when ctx ends.
@@ -43,7 +48,7 @@ func (p Process) Run(ctx context.Context) error {
 		case err := <-s.Failed():
 			return err
 		}
-	case p.Name == "control":
+	case strings.HasPrefix(p.Name, "control"):
 		return p.control(ctx)
 	case strings.HasPrefix(p.Name, "worker"):
 		return p.worker(ctx)
@@ -52,6 +57,9 @@ func (p Process) Run(ctx context.Context) error {
 }
 
 func (p Process) open(ctx context.Context) (*connect.Services, error) {
+	if p.Connect != nil {
+		return OpenConfig(ctx, *p.Connect, p.Logger)
+	}
 	rec, err := embedded.Load(p.Dir)
 	if err != nil {
 		return nil, err
@@ -61,9 +69,14 @@ func (p Process) open(ctx context.Context) (*connect.Services, error) {
 
 // Open connects to the servers of a data directory, waiting for those that are down.
 func Open(ctx context.Context, rec embedded.Record, logger *slog.Logger) (*connect.Services, error) {
+	return OpenConfig(ctx, rec.Connect(), logger)
+}
+
+// OpenConfig connects to servers, waiting for those that are down.
+func OpenConfig(ctx context.Context, c connect.Config, logger *slog.Logger) (*connect.Services, error) {
 	for {
 		octx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		s, err := connect.Open(octx, rec.Connect(), logger)
+		s, err := connect.Open(octx, c, logger)
 		cancel()
 		if err == nil {
 			return s, nil
@@ -82,8 +95,12 @@ func (p Process) control(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
-	c, err := control.New(s.Objects, s.Queue, s.Leases, control.Config{Pools: []string{"cpu"}, Interval: 100 * time.Millisecond, LedgerTTL: 2 * time.Second,
-		EnsureEvery: time.Second, Limits: control.Limits{LeaseTTL: p.LeaseTTL, Forming: 20 * time.Second, Republish: time.Second}, Logger: p.Logger})
+	cfg := control.Config{Pools: []string{"cpu"}, Interval: 100 * time.Millisecond, LedgerTTL: 2 * time.Second, EnsureEvery: time.Second,
+		Limits: control.Limits{LeaseTTL: p.LeaseTTL, Forming: 20 * time.Second, Republish: time.Second}, Logger: p.Logger}
+	if p.TuneControl != nil {
+		p.TuneControl(&cfg)
+	}
+	c, err := control.New(s.Objects, s.Queue, s.Leases, cfg)
 	if err != nil {
 		return err
 	}
@@ -109,11 +126,14 @@ func (p Process) worker(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
-	a, err := consume.New(consume.Config{Name: p.Name, Pool: "cpu", Threads: 1, LeaseTTL: p.LeaseTTL, PullWait: 100 * time.Millisecond,
+	cfg := consume.Config{Name: p.Name, Pool: "cpu", Threads: 1, LeaseTTL: p.LeaseTTL, PullWait: 100 * time.Millisecond,
 		FormPoll: 100 * time.Millisecond, WatchPoll: 500 * time.Millisecond, FormTimeout: 10 * time.Second, BlameGrace: 300 * time.Millisecond,
 		DrainTimeout: 20 * time.Second, KillGrace: 2 * time.Second, OpTimeout: 30 * time.Second,
-		RankCommand: p.RankCommand, RankEnv: append(consume.StoreEnv(s.Config.S3), p.RankEnv...)},
-		consume.Services{Work: s.Queue, Leases: s.Leases, Objects: s.Objects, Logger: p.Logger})
+		RankCommand: p.RankCommand, RankEnv: append(consume.StoreEnv(s.Config.S3), p.RankEnv...)}
+	if p.TuneWorker != nil {
+		p.TuneWorker(&cfg)
+	}
+	a, err := consume.New(cfg, consume.Services{Work: s.Queue, Leases: s.Leases, Objects: s.Objects, Logger: p.Logger})
 	if err != nil {
 		return err
 	}

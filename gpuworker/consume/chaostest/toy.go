@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
@@ -24,6 +25,13 @@ import (
 const shards = 4
 
 const describeBytes = 4096
+
+// Names of runs that are wrong in themselves: at the third step their rank panics, or ends without a word.
+const (
+	PoisonPanic = "poison-panic"
+	PoisonExit  = "poison-exit"
+	poisonStep  = 3
+)
 
 // Toy is a train handler without arithmetic: each shard is a hash chain, state = SHA256(state, step, all shards' states). Every step needs
 // every rank, as real training does, and the final states tell whether each step happened once and in order.
@@ -38,6 +46,14 @@ func Toy(ctx context.Context, t *consume.Task) error {
 		word, err := w.advance(ctx)
 		if err != nil {
 			return err
+		}
+		if w.step == poisonStep {
+			switch t.Spec.Name {
+			case PoisonPanic:
+				panic("this run is poisoned")
+			case PoisonExit:
+				os.Exit(137)
+			}
 		}
 		stop := word != schemas.ControlNone
 		if w.step == train.Steps || stop || w.step%max(1, train.CommitEvery) == 0 {

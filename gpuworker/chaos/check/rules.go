@@ -1,0 +1,191 @@
+package check
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// deletes judges that nothing is deleted that is still needed: the open object of a run that has not ended, a part that HEAD names.
+func (c *checker) deletes() {
+	for _, e := range c.history {
+		if e.Kind != KindDelete || e.Told == "error" {
+			continue
+		}
+		switch {
+		case strings.HasPrefix(e.Key, "open/"):
+			c.count("I1")
+			r := c.runOfOpen(e.Key)
+			if r == nil {
+				continue
+			}
+			if !slices.ContainsFunc(r.versions, func(v version) bool { return v.write.At <= e.At && v.head.State.Terminal() }) {
+				c.fail("I1", r.name, e.At, "%s deleted the open object of a run that had not ended: nothing would find the run again", e.Proc)
+			}
+		case strings.HasPrefix(e.Key, "runs/") && strings.Contains(e.Key, "/ckpt/"):
+			c.count("I5")
+			c.needed(e)
+		}
+	}
+}
+
+// openRun takes the key of an open object apart: open/<pool>/<priority>-<tenant>-<id>.json. A tenant may contain "-", an id does not.
+func openRun(key string) (tenant, id string, ok bool) {
+	name, ok := strings.CutSuffix(key[strings.LastIndex(key, "/")+1:], ".json")
+	f := strings.Split(name, "-")
+	if !ok || !strings.HasPrefix(key, "open/") || len(f) < 3 {
+		return "", "", false
+	}
+	return strings.Join(f[1:len(f)-1], "-"), f[len(f)-1], true
+}
+
+func (c *checker) runOfOpen(key string) *run {
+	tenant, id, _ := openRun(key)
+	return c.runs[tenant+"/"+id]
+}
+
+// needed judges the deletion of a part: from when HEAD names its checkpoint until two commits later it must stay.
+func (c *checker) needed(e Event) {
+	f := strings.Split(e.Key, "/") // runs/<tenant>/<run>/ckpt/<name>/<part>
+	if len(f) != 6 {
+		return
+	}
+	r := c.runs[f[1]+"/"+f[2]]
+	if r == nil {
+		return
+	}
+	manifest := strings.Join(f[:5], "/") + "/manifest.json"
+	var at *schemas.Head
+	for _, v := range r.versions {
+		// The version that stood when the deletion was asked for: one whose writing had begun later cannot have been known.
+		if v.write.At > e.At {
+			break
+		}
+		at = v.head
+	}
+	if at == nil {
+		return
+	}
+	refs := []*schemas.ManifestRef{at.Manifest, at.Previous}
+	for i := range at.Stages {
+		refs = append(refs, at.Stages[i].Manifest)
+	}
+	if slices.ContainsFunc(refs, func(m *schemas.ManifestRef) bool { return m != nil && m.Key == manifest }) {
+		c.fail("I5", r.name, e.At, "%s deleted %s, which HEAD needs", e.Proc, e.Key)
+	}
+}
+
+// redis judges windows in which only the lease server was troubled: no gang may lose its generation over it.
+func (c *checker) redis() {
+	type window struct{ from, to float64 }
+	var alone []window
+	for i, e := range c.history {
+		if e.Kind != KindFault || e.Row != 16 {
+			continue
+		}
+		w := window{e.At, 0}
+		lonely := true
+		for _, o := range c.history[:i] {
+			disturbs := o.Kind == KindFault || o.Kind == KindHeal || o.Kind == KindKill
+			lonely = lonely && (!disturbs || o.At < e.At-settle)
+		}
+		for _, o := range c.history[i+1:] {
+			if o.Kind == KindHeal && o.Row == 16 {
+				w.to = o.At
+				break
+			}
+			if (o.Kind == KindFault || o.Kind == KindKill) && o.Proc != e.Proc {
+				lonely = false
+				break
+			}
+		}
+		if lonely && w.to > 0 {
+			alone = append(alone, w)
+		}
+	}
+	for _, w := range alone {
+		for _, r := range c.runs {
+			c.redisRun(r, w.from, w.to)
+		}
+	}
+}
+
+// settle is how long before a fault of the lease server nothing else may have happened, in seconds.
+const settle = 4
+
+func (c *checker) redisRun(r *run, from, to float64) {
+	for i := 1; i < len(r.versions); i++ {
+		prev, v := r.versions[i-1], r.versions[i]
+		if prev.write.At > from || v.write.At < from || len(prev.head.Members) == 0 {
+			continue
+		}
+		// A gang that stood when the lease server went.
+		c.count("R7")
+		for _, v := range r.versions[i:] {
+			if v.write.At > to {
+				return
+			}
+			for _, e := range v.head.Ended {
+				if e.Generation == prev.head.Generation && e.Cause == schemas.CauseInfrastructure {
+					c.fail("R7", r.name, v.write.At, "generation %d ended though only the lease server was away", e.Generation)
+					return
+				}
+			}
+		}
+		return
+	}
+}
+
+// cancels judges that a cancel is final.
+func (c *checker) cancels() {
+	for _, e := range c.history {
+		if e.Kind != KindCancelled {
+			continue
+		}
+		c.count("I10")
+		name := e.Tenant + "/" + e.Run
+		r := c.runs[name]
+		if r == nil {
+			continue
+		}
+		if r.final == nil || r.final.State != schemas.RunCancelled {
+			c.fail("I10", name, e.At, "the run was cancelled, and is not")
+		}
+		for _, s := range c.history {
+			if s.Kind == KindStep && s.Tenant == e.Tenant && s.Run == e.Run && s.At > e.At+c.limits.Cancel {
+				c.fail("I10", name, s.At, "step %d was made %.1f s after the cancel was acknowledged", s.Step, s.At-e.At)
+				break
+			}
+		}
+	}
+}
+
+// drain judges how long the runs took to end after the last fault.
+func (c *checker) drain() {
+	quiet := -1.0
+	for _, e := range c.history {
+		switch e.Kind {
+		case KindQuiet:
+			quiet = e.At
+		case KindDrained:
+			c.count("I12")
+			if quiet >= 0 && e.At-quiet > c.limits.Drain {
+				c.fail("I12", "fleet", e.At, "the fleet took %.0f s to end all runs after the last fault, the bound is %.0f s", e.At-quiet, c.limits.Drain)
+			}
+		}
+	}
+}
+
+// leaks passes on what the runner found.
+func (c *checker) leaks() {
+	for _, e := range c.history {
+		if e.Kind != KindLeak {
+			continue
+		}
+		c.count(e.Invariant)
+		if e.Note != "" {
+			c.fail(e.Invariant, e.Proc, e.At, "%s", e.Note)
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package chaos
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/checkpoint"
+)
+
+// Machine is what the figures were measured on.
+type Machine struct {
+	Cores int    `json:"cores"`
+	Arch  string `json:"arch"`
+	OS    string `json:"os"`
+	// Load is the load average of the last minute before the start.
+	Load float64 `json:"load"`
+}
+
+func machine() Machine {
+	return Machine{Cores: runtime.NumCPU(), Arch: runtime.GOARCH, OS: runtime.GOOS, Load: load()}
+}
+
+// load is the machine's load average over a minute, 0 where it is not known.
+func load() float64 {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	var l float64
+	if _, err := fmt.Sscan(string(raw), &l); err != nil {
+		return 0
+	}
+	return l
+}
+
+// Figure is one line of the table.
+type Figure struct {
+	Name string `json:"name"`
+	// Value is what was measured, Must what it has to be, both for people.
+	Value string `json:"value"`
+	Must  string `json:"must"`
+	// How is "real" (processes, clock and servers as in production, the toy's arithmetic) or "simulated".
+	How string `json:"how"`
+	// Pass is "pass", "FAIL" or "not measured".
+	Pass string `json:"pass"`
+}
+
+// Result is what a whole run of the suite came to.
+type Result struct {
+	Seed     uint64     `json:"seed"`
+	Minutes  float64    `json:"minutes"`
+	Started  time.Time  `json:"started"`
+	Machine  Machine    `json:"machine"`
+	Load     float64    `json:"load_at_end"`
+	Episodes []*Episode `json:"episodes"`
+	Figures  []Figure   `json:"figures"`
+	Kills    int        `json:"kills"`
+	OK       bool       `json:"ok"`
+}
+
+// Losses are the steps that were made and do not count, per ended generation.
+type Losses struct {
+	// Killed counts generations that ended without notice and whose steps were seen; Steps is the most that one of them lost, Over how many
+	// lost more than one checkpoint interval.
+	Killed int   `json:"killed"`
+	Steps  int64 `json:"steps"`
+	Over   int   `json:"over"`
+	// Preempted counts generations that ended after a notice, with the steps that they lost together.
+	Preempted      int   `json:"preempted"`
+	PreemptedSteps int64 `json:"preempted_steps"`
+}
+
+// lostSteps compares the steps seen in the live stream with what each generation had committed when it ended. The stream may have been lost
+// with the lease server: what was not seen is not counted.
+func lostSteps(events []check.Event, objects map[string][]byte) Losses {
+	type generation struct {
+		run string
+		g   uint64
+	}
+	seen := map[generation]int64{}
+	expect := map[string]*check.Expect{}
+	for _, e := range events {
+		name := e.Tenant + "/" + e.Run
+		switch e.Kind {
+		case check.KindExpect:
+			expect[name] = e.Expect
+		case check.KindStep:
+			k := generation{name, e.Generation}
+			seen[k] = max(seen[k], e.Step)
+		}
+	}
+	var l Losses
+	for name, x := range expect {
+		tenant, run, _ := strings.Cut(name, "/")
+		head, err := checkpoint.DecodeHead(objects[schemas.HeadKey(tenant, run)])
+		if err != nil || x.Poison || head.State != schemas.RunSucceeded {
+			continue
+		}
+		for _, e := range head.Ended {
+			last, ok := seen[generation{name, e.Generation}]
+			if !ok {
+				continue
+			}
+			lost := max(0, last-e.Step)
+			switch e.Cause {
+			case schemas.CauseInfrastructure:
+				l.Killed++
+				l.Steps = max(l.Steps, lost)
+				if lost > x.Every {
+					l.Over++
+				}
+			case schemas.CausePreempted:
+				l.Preempted++
+				l.PreemptedSteps += lost
+			}
+		}
+	}
+	return l
+}
+
+// finish adds the episodes up.
+func (r *Result) finish() {
+	r.OK = true
+	var runs, lost, terminal, manifests, doubled, hashes, unequal, corrupted int
+	var loss Losses
+	for _, e := range r.Episodes {
+		r.OK = r.OK && e.OK()
+		p := e.Report
+		for _, n := range p.Kills {
+			r.Kills += n
+		}
+		runs, lost, terminal = runs+p.Runs, lost+p.Lost, terminal+p.Terminal
+		manifests, doubled, hashes, unequal, corrupted = manifests+p.Manifests, doubled+p.Doubled, hashes+p.Hashes, unequal+p.Unequal, corrupted+p.Corrupted
+		loss.Killed, loss.Over, loss.Steps = loss.Killed+e.Lost.Killed, loss.Over+e.Lost.Over, max(loss.Steps, e.Lost.Steps)
+		loss.Preempted, loss.PreemptedSteps = loss.Preempted+e.Lost.Preempted, loss.PreemptedSteps+e.Lost.PreemptedSteps
+	}
+	add := func(ok, measured bool, name, must, format string, args ...any) {
+		f := Figure{Name: name, Value: fmt.Sprintf(format, args...), Must: must, How: "real", Pass: "FAIL"}
+		if ok {
+			f.Pass = "pass"
+		}
+		if !measured {
+			f.Pass, f.Value = "not measured", "-"
+		}
+		r.Figures = append(r.Figures, f)
+	}
+	add(lost == 0, runs > 0, "acknowledged runs lost", "0", "%d of %d, %d kill -9", lost, runs, r.Kills)
+	add(terminal == runs, runs > 0, "terminal records", "1 a run", "%d of %d runs", terminal, runs)
+	add(doubled == 0, manifests > 0, "manifests per generation and step", "1", "%d doubled of %d", doubled, manifests)
+	add(unequal == 0, hashes > 0, "final state against undisturbed", "equal", "%d unequal of %d", unequal, hashes)
+	add(loss.Over == 0, loss.Killed > 0, "lost steps, no notice", "<= 1 interval", "%d over, at most %d steps, %d generations", loss.Over, loss.Steps, loss.Killed)
+	add(loss.PreemptedSteps == 0, loss.Preempted > 0, "lost steps, SIGTERM or notice", "0", "%d in %d generations", loss.PreemptedSteps, loss.Preempted)
+	add(unequal == 0, corrupted > 0, "damaged checkpoints used (fleet)", "0", "%d of %d", unequal, corrupted)
+}
+
+// JSON is the result for files.
+func (r *Result) JSON() ([]byte, error) {
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode the result: %w", err)
+	}
+	return append(data, '\n'), nil
+}

@@ -1,0 +1,336 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
+	"github.com/tunefleet/tunefleet/gpuworker/chaos/faultproxy"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// Row is one row of the chaos matrix.
+type Row struct {
+	Number int    `json:"row"`
+	Name   string `json:"name"`
+	// Skip says why the row is not run; "" when it is.
+	Skip string `json:"skip,omitempty"`
+	run  func(ctx context.Context, a *act) error
+}
+
+// act is one execution of a row.
+type act struct {
+	f   *fleet
+	w   *workload
+	rng *rand.Rand
+	// what was done, for the history.
+	what   string
+	target string
+}
+
+// errNotReached: the moment that the row waits for did not come; that is no verdict.
+var errNotReached = errors.New("the moment did not come")
+
+func (a *act) pick(of []string) string { return of[a.rng.IntN(len(of))] }
+
+func (a *act) between(low, high time.Duration) time.Duration {
+	return low + time.Duration(a.rng.Int64N(int64(high-low)+1))
+}
+
+// begin notes the fault.
+func (a *act) begin(row int, target, format string, args ...any) {
+	a.what, a.target = fmt.Sprintf(format, args...), target
+	a.f.history.Add(check.Event{Kind: check.KindFault, Row: row, Proc: target, Fault: a.what})
+}
+
+// Rows is the chaos matrix, in order.
+func Rows() []Row {
+	return []Row{
+		{1, "worker: kill -9 at a random step", "", killWorker},
+		{2, "worker: kill -9 at a named point of the commit", "", killAtPoint},
+		{3, "worker: frozen for longer than its lease, then woken up", "", freezeWorker},
+		{4, "worker: SIGTERM, or a Spot notice", "", leaveWorker},
+		{5, "worker: a hung step while the agent lives", "", hangStep},
+		{6, "worker: the rank is killed as for memory; poisoned runs are in the workload", "", killRank},
+		{7, "worker: the wall clock jumps", "the clock of one process cannot be moved without root or a preloaded library; nothing is decided by it (HEAD's times are for people)", nil},
+		{8, "worker: no scratch space; the store is full", "", fullDisk},
+		{9, "workers: all killed, fewer come back", "", killAllWorkers},
+		{10, "broker: kill -9 under load", "", killBroker},
+		{11, "broker: frozen", "", freezeBroker},
+		{12, "broker: wiped, restored to an older copy, or damaged on disk", "", wipeBroker},
+		{13, "broker of three: leader killed, one frozen, rolling restart", "", clusterFaults},
+		{14, "broker: a stale nak or ack for somebody else's delivery", "", staleAcks},
+		{15, "broker: the producer submits again after the answer was lost", "", submitAgain},
+		{16, "lease server: killed, flushed, away, slow, out of memory", "", troubleRedis},
+		{17, "store: killed, 500, SlowDown, resets, truncated and slow bodies", "", troubleStore},
+		{18, "store: the write is applied and the answer lost or 409", "", ambiguousWrites},
+		{19, "store: a part of the newest commit is flipped, cut or deleted", "", corruptPart},
+		{20, "store: conditional writes that are not atomic", "", unsafeStore},
+		{21, "front: killed between storing a run and answering", "", killFront},
+		{22, "API: thousands of half-open event streams", "the API's own tests hold it (services/api); this suite's fleet has no HTTP front", nil},
+		{23, "autoscaler", "there is none in this fleet: tunefleet serves the signal, KEDA or Karpenter act on it", nil},
+		{24, "telemetry collector: black-holed", "", blackholeCollector},
+		{25, "network: latency, one-way and full partitions, resets, slicing, per pair", "", troubleNetwork},
+		{26, "trainer: flipped gradient bits", "needs a trainer that recomputes a suspicious step", nil},
+		{27, "upgrade: a worker of an older build", "needs a binary of an earlier release, and there is none yet", nil},
+		{28, "everything: random kills of any process", "", killAnything},
+	}
+}
+
+// member waits for a gang in training and picks one of its workers.
+func (a *act) member(ctx context.Context, limit time.Duration) (*schemas.Head, string) {
+	h := a.w.await(ctx, limit, func(*schemas.Head) bool { return true })
+	if h == nil {
+		return nil, a.pick(a.f.workers())
+	}
+	return h, h.Members[a.rng.IntN(len(h.Members))].Worker
+}
+
+func killWorker(ctx context.Context, a *act) error {
+	_, worker := a.member(ctx, 5*time.Second)
+	pause(ctx, a.between(0, 300*time.Millisecond))
+	a.begin(1, worker, "kill -9")
+	if err := a.f.kill(worker); err != nil {
+		return err
+	}
+	pause(ctx, a.between(0, 2*time.Second))
+	return a.f.start(worker)
+}
+
+// points of the commit and of a part's life, told from the requests that the worker sends.
+var points = []struct {
+	name     string
+	answered bool
+	method   string
+	contains []string
+}{
+	{"while a part is stored", false, http.MethodPut, []string{"/ckpt/", ".bin"}},
+	{"after the parts, before the manifest", false, http.MethodPut, []string{"/ckpt/", "/manifest.json"}},
+	{"after the manifest, before the swap of HEAD", true, http.MethodPut, []string{"/ckpt/", "/manifest.json"}},
+	{"at the swap of HEAD, before the store has it", false, http.MethodPut, []string{"/HEAD.json"}},
+	{"at the swap of HEAD, before the answer", true, http.MethodPut, []string{"/HEAD.json"}},
+	{"after a result, before the ack", true, http.MethodPut, []string{"/stages/", "/part-"}},
+	{"after the claim", true, http.MethodGet, []string{"/SPEC.json"}},
+}
+
+func killAtPoint(ctx context.Context, a *act) error {
+	p := points[a.rng.IntN(len(points))]
+	hit := a.f.arm(p.answered, func(q *faultproxy.Request) bool {
+		ok := q.Method == p.method && strings.HasPrefix(q.Proc, "worker")
+		for _, s := range p.contains {
+			ok = ok && strings.Contains(q.Key, s)
+		}
+		return ok
+	}, func(q *faultproxy.Request) error {
+		a.begin(2, q.Proc, "kill -9 %s", p.name)
+		return errors.Join(a.f.kill(q.Proc), errors.New("killed"))
+	})
+	select {
+	case worker := <-hit:
+		pause(ctx, a.between(0, time.Second))
+		return a.f.start(worker)
+	case <-time.After(10 * time.Second):
+	case <-ctx.Done():
+	}
+	return errNotReached
+}
+
+func freezeWorker(ctx context.Context, a *act) error {
+	h, worker := a.member(ctx, 5*time.Second)
+	withRank := a.rng.IntN(3) == 0
+	if single := a.w.await(ctx, 2*time.Second, func(h *schemas.Head) bool { return len(h.Members) == 1 }); single != nil && !withRank {
+		h, worker = single, single.Members[0].Worker // its rank trains on alone, and will want to commit
+	}
+	_ = h
+	a.begin(3, worker, "SIGSTOP (rank too: %v)", withRank)
+	if err := a.f.freeze(worker, withRank); err != nil {
+		return err
+	}
+	pause(ctx, 3*a.f.shape.TTL+a.between(0, time.Second))
+	return a.f.thaw(worker)
+}
+
+// drainLimit is how long a worker that was told to leave may take, with room for a loaded machine.
+const drainLimit = 40 * time.Second
+
+func leaveWorker(ctx context.Context, a *act) error {
+	_, worker := a.member(ctx, 5*time.Second)
+	how := a.rng.IntN(3)
+	switch how {
+	case 0:
+		a.begin(4, worker, "SIGTERM")
+		if err := a.f.cell.Signal(worker, syscall.SIGTERM); err != nil {
+			return err
+		}
+	default:
+		a.begin(4, worker, "Spot notice of AWS, 2 minutes")
+		a.f.spot.announce(worker, 2*time.Minute)
+	}
+	began := time.Now()
+	if !a.f.cell.Wait(worker, drainLimit) {
+		return fmt.Errorf("%s has not left %s after it was told to", worker, drainLimit)
+	}
+	a.what += fmt.Sprintf("; left after %.1f s", time.Since(began).Seconds())
+	a.f.spot.clear()
+	return a.f.start(worker)
+}
+
+func hangStep(ctx context.Context, a *act) error {
+	_, worker := a.member(ctx, 5*time.Second)
+	ranks := a.f.ranks(worker)
+	if len(ranks) == 0 {
+		return errNotReached
+	}
+	a.begin(5, worker, "SIGSTOP of the rank alone")
+	for _, pid := range ranks {
+		if err := ignoreGone(syscall.Kill(pid, syscall.SIGSTOP)); err != nil {
+			return fmt.Errorf("cannot stop rank %d: %w", pid, err)
+		}
+	}
+	deadline := time.Now().Add(4*stepStall + 10*time.Second)
+	for time.Now().Before(deadline) && ctx.Err() == nil {
+		if syscall.Kill(ranks[0], 0) != nil {
+			return nil // the agent has ended it
+		}
+		pause(ctx, 100*time.Millisecond)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("the hung rank of %s still has its seat after %s without a step (stall limit %s)", worker, 4*stepStall+10*time.Second, stepStall)
+}
+
+func killRank(ctx context.Context, a *act) error {
+	_, worker := a.member(ctx, 5*time.Second)
+	ranks := a.f.ranks(worker)
+	if len(ranks) == 0 {
+		return errNotReached
+	}
+	a.begin(6, worker, "SIGKILL of the rank alone")
+	a.f.history.Add(check.Event{Kind: check.KindKill, Proc: "rank"})
+	for _, pid := range ranks {
+		if err := ignoreGone(syscall.Kill(pid, syscall.SIGKILL)); err != nil {
+			return fmt.Errorf("cannot kill rank %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+func killAllWorkers(ctx context.Context, a *act) error {
+	a.begin(9, "workers", "kill -9 of all")
+	for _, w := range a.f.workers() {
+		if err := a.f.kill(w); err != nil {
+			return err
+		}
+	}
+	back := a.f.workers()
+	a.rng.Shuffle(len(back), func(i, j int) { back[i], back[j] = back[j], back[i] })
+	k := 1 + a.rng.IntN(len(back)-1)
+	pause(ctx, a.between(0, time.Second))
+	for i, w := range back {
+		if i == k {
+			pause(ctx, a.between(time.Second, 4*time.Second))
+		}
+		if err := a.f.start(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func killFront(ctx context.Context, a *act) error {
+	stored := a.rng.IntN(2) == 0
+	hit := a.f.arm(stored, func(q *faultproxy.Request) bool {
+		return q.Method == http.MethodPut && strings.HasPrefix(q.Key, "open/") && strings.HasPrefix(q.Proc, "control")
+	}, func(q *faultproxy.Request) error {
+		a.begin(21, q.Proc, "kill -9 of the front, the open object stored: %v", stored)
+		return errors.Join(a.f.kill(q.Proc), errors.New("killed"))
+	})
+	select {
+	case front := <-hit:
+		pause(ctx, a.between(0, time.Second))
+		return a.f.start(front)
+	case <-time.After(15 * time.Second):
+	case <-ctx.Done():
+	}
+	return errNotReached
+}
+
+// submitAgain lets the connection of the producer break while it waits for answers: the workload submits again with the same key.
+func submitAgain(ctx context.Context, a *act) error {
+	a.begin(15, "client", "connections of the producer are reset, three times")
+	for range 3 {
+		for _, b := range a.f.brokers() {
+			a.f.links["client>"+b].Reset()
+		}
+		pause(ctx, a.between(200*time.Millisecond, 700*time.Millisecond))
+	}
+	return nil
+}
+
+func blackholeCollector(ctx context.Context, a *act) error {
+	hole, err := faultproxy.Listen("127.0.0.1:9", nil)
+	if err != nil {
+		return err
+	}
+	defer hole.Close()
+	hole.Set(faultproxy.Fault{HoldUp: true, HoldDown: true})
+	worker := a.pick(a.f.workers())
+	a.begin(24, worker, "restarted with a collector that never answers")
+	a.f.mu.Lock()
+	a.f.extra[worker] = []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + hole.Addr(), "OTEL_TRACES_EXPORTER=otlp", "OTEL_METRICS_EXPORTER=otlp"}
+	a.f.mu.Unlock()
+	if err := a.f.kill(worker); err != nil {
+		return err
+	}
+	if err := a.f.start(worker); err != nil {
+		return err
+	}
+	before := a.f.swaps.Load()
+	pause(ctx, a.between(4*time.Second, 8*time.Second))
+	if ctx.Err() == nil && a.f.swaps.Load() == before {
+		return errors.New("nothing was committed while a worker's collector did not answer")
+	}
+	if err := a.f.kill(worker); err != nil {
+		return err
+	}
+	a.f.mu.Lock()
+	delete(a.f.extra, worker)
+	a.f.mu.Unlock()
+	return a.f.start(worker)
+}
+
+// killAnything is a short storm over all processes.
+func killAnything(ctx context.Context, a *act) error {
+	a.begin(28, "fleet", "a storm of kill -9")
+	return a.storm(ctx, 8*time.Second)
+}
+
+// storm kills processes at random, each down for a moment, until the time is over.
+func (a *act) storm(ctx context.Context, d time.Duration) error {
+	all := a.f.all()
+	var round []string
+	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; {
+		if len(round) == 0 {
+			round = append(round, all...)
+			a.rng.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+		}
+		p := round[0]
+		round = round[1:]
+		pause(ctx, a.between(0, 300*time.Millisecond))
+		if err := a.f.kill(p); err != nil {
+			return err
+		}
+		pause(ctx, a.between(0, 250*time.Millisecond))
+		if err := a.f.start(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
