@@ -58,6 +58,7 @@ type fleet struct {
 	shape   Shape
 	dir     string
 	command []string
+	env     []string
 	log     *slog.Logger
 	history *check.History
 
@@ -124,8 +125,8 @@ func (f *fleet) clients() []string { return append(append(f.controls(), f.worker
 func (f *fleet) all() []string { return append(append(f.servers(), f.controls()...), f.workers()...) }
 
 // startFleet starts every process and waits until the fleet answers.
-func startFleet(ctx context.Context, dir string, shape Shape, command []string, history *check.History, log *slog.Logger) (_ *fleet, err error) {
-	f := &fleet{shape: shape, dir: dir, command: command, log: log, history: history, links: map[string]*faultproxy.Link{}, s3Addr: map[string]string{},
+func startFleet(ctx context.Context, dir string, shape Shape, command, env []string, history *check.History, log *slog.Logger) (_ *fleet, err error) {
+	f := &fleet{shape: shape, dir: dir, command: command, env: env, log: log, history: history, links: map[string]*faultproxy.Link{}, s3Addr: map[string]string{},
 		deliveries: map[string]faultproxy.Delivery{}, latest: map[string]faultproxy.Delivery{}, extra: map[string][]string{}}
 	defer func() {
 		if err != nil {
@@ -286,7 +287,7 @@ func (f *fleet) commandOf(name string) *exec.Cmd {
 		return cmd
 	}
 	cmd := exec.Command(f.command[0], f.command[1:]...) //nolint:noctx // ended by the cell
-	cmd.Env = append(os.Environ(), EnvRole+"="+name, envDir+"="+f.dir, envTTL+"="+f.shape.TTL.String(), envScratch+"="+f.scratch(name))
+	cmd.Env = append(append(os.Environ(), f.env...), EnvRole+"="+name, envDir+"="+f.dir, envTTL+"="+f.shape.TTL.String(), envScratch+"="+f.scratch(name))
 	if f.shape.Real {
 		cmd.Env = append(cmd.Env, envReal+"=1")
 	}

@@ -124,6 +124,12 @@ func descriptors(pid int) int {
 	return len(entries)
 }
 
+// said reports whether the newest lines of a process's log contain a text.
+func (f *fleet) said(name, text string) bool {
+	raw, err := os.ReadFile(filepath.Join(f.dir, name+".log"))
+	return err == nil && strings.Contains(string(raw[max(0, len(raw)-4096):]), text)
+}
+
 // maxDescriptors is more than any process of a small fleet needs.
 const maxDescriptors = 400
 

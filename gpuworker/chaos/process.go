@@ -96,7 +96,9 @@ func RunProcess(ctx context.Context, real map[schemas.StageKind]consume.Handler)
 		p.Connect = &c
 	}
 	if earnest {
-		p.TuneControl = func(c *control.Config) { *c = control.Config{Pools: c.Pools, Limits: control.Limits{LeaseTTL: ttl}, Logger: c.Logger} }
+		p.TuneControl = func(c *control.Config) {
+			*c = control.Config{Pools: c.Pools, Limits: control.Limits{LeaseTTL: ttl}, Logger: c.Logger}
+		}
 	} else {
 		p.TuneControl = func(c *control.Config) { c.PruneEvery, c.Limits.Losses = pruneEvery, manyLosses }
 	}

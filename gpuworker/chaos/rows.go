@@ -181,9 +181,20 @@ func leaveWorker(ctx context.Context, a *act) error {
 	return a.f.start(worker)
 }
 
+// rank waits for a member of a gang whose rank process runs.
+func (a *act) rank(ctx context.Context) (worker string, ranks []int) {
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end) && ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
+		if _, worker = a.member(ctx, time.Second); worker != "" {
+			if ranks = a.f.ranks(worker); len(ranks) > 0 {
+				return worker, ranks
+			}
+		}
+	}
+	return worker, nil
+}
+
 func hangStep(ctx context.Context, a *act) error {
-	_, worker := a.member(ctx, 5*time.Second)
-	ranks := a.f.ranks(worker)
+	worker, ranks := a.rank(ctx)
 	if len(ranks) == 0 {
 		return errNotReached
 	}
@@ -207,8 +218,7 @@ func hangStep(ctx context.Context, a *act) error {
 }
 
 func killRank(ctx context.Context, a *act) error {
-	_, worker := a.member(ctx, 5*time.Second)
-	ranks := a.f.ranks(worker)
+	worker, ranks := a.rank(ctx)
 	if len(ranks) == 0 {
 		return errNotReached
 	}

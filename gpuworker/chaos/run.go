@@ -31,8 +31,11 @@ type Options struct {
 	Workers int
 	// Out is a folder for histories, logs of failed episodes and the picture.
 	Out string
-	// Command starts a process of this program that calls RunProcess when EnvRole is set.
+	// Command starts a process of this program that calls RunProcess when EnvRole is set; Env is added to its environment.
 	Command []string
+	Env     []string
+	// Patience is how long the runs may take to end after the last fault before they are judged as they are (default 4 minutes).
+	Patience time.Duration
 	// Say tells people how it goes; may be nil.
 	Say func(format string, args ...any)
 	Log *slog.Logger
@@ -45,6 +48,9 @@ func (o Options) WithDefaults() Options {
 	}
 	if o.Workers == 0 {
 		o.Workers = 4
+	}
+	if o.Patience == 0 {
+		o.Patience = 4 * time.Minute
 	}
 	if o.Say == nil {
 		o.Say = func(string, ...any) {}
@@ -194,11 +200,8 @@ func (o Options) rows(s Shape) []Row {
 	})
 }
 
-// drainPatience bounds the wait for all runs to end, drainBound is what I12 allows.
-const (
-	drainPatience = 4 * time.Minute
-	drainBound    = 3 * time.Minute
-)
+// drainBound is what I12 allows for all runs to end after the last fault.
+const drainBound = 3 * time.Minute
 
 func (o Options) episode(ctx context.Context, n int, p planned) (_ *Episode, err error) {
 	dir, err := os.MkdirTemp("", "tunefleet-chaos-")
@@ -213,7 +216,7 @@ func (o Options) episode(ctx context.Context, n int, p planned) (_ *Episode, err
 	}
 	defer out.Close()
 	history := check.NewHistory(out)
-	f, err := startFleet(ctx, dir, p.shape, o.Command, history, o.Log)
+	f, err := startFleet(ctx, dir, p.shape, o.Command, o.Env, history, o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the fleet (logs are in %s): %w", dir, err)
 	}
@@ -238,7 +241,7 @@ func (o Options) episode(ctx context.Context, n int, p planned) (_ *Episode, err
 	w.pauseSubmit(true)
 	history.Add(check.Event{Kind: check.KindQuiet})
 	began = time.Now()
-	w.drained(ctx, drainPatience)
+	w.drained(ctx, o.Patience)
 	history.Add(check.Event{Kind: check.KindDrained})
 	e.Drain = time.Since(began).Seconds()
 	stop()

@@ -263,17 +263,19 @@ func troubleRedis(ctx context.Context, a *act) error {
 		pause(ctx, down)
 		a.onLinks("redis", faultproxy.Fault{})
 	case how == 3 || a.f.shape.Lease != LeaseRedis:
-		a.begin(16, "redis", "2 s slower for %s", down.Round(100*time.Millisecond))
-		a.onLinks("redis", faultproxy.Fault{Delay: time.Second, Jitter: 100 * time.Millisecond})
+		// As 2 s to leases of 10 s.
+		a.begin(16, "redis", "%s slower for %s", a.f.shape.TTL/5, down.Round(100*time.Millisecond))
+		a.onLinks("redis", faultproxy.Fault{Delay: a.f.shape.TTL / 10, Jitter: a.f.shape.TTL / 50})
 		pause(ctx, down)
 		a.onLinks("redis", faultproxy.Fault{})
 	default:
-		a.begin(16, "redis", "out of memory for %s", down.Round(100*time.Millisecond))
+		a.begin(16, "redis", "%s for %s", check.OutOfMemory, down.Round(100*time.Millisecond))
 		err = rdb.ConfigSet(ctx, "maxmemory", "1").Err()
 		pause(ctx, down)
 		err = errors.Join(err, rdb.ConfigSet(ctx, "maxmemory", "0").Err())
 	}
 	a.what += fmt.Sprintf("; %d swaps of HEAD meanwhile", a.f.swaps.Load()-before)
+	pause(ctx, 3*a.f.shape.TTL) // what comes of it comes late: control waits two lives of a lease
 	return err
 }
 
@@ -408,7 +410,7 @@ func unsafeStore(ctx context.Context, a *act) error {
 	if err := a.f.start(worker); err != nil {
 		return err
 	}
-	refused := a.f.cell.Wait(worker, 20*time.Second)
+	refused := a.f.cell.Wait(worker, 20*time.Second) && a.f.said(worker, "cannot trust the object store")
 	a.f.mu.Lock()
 	delete(a.f.extra, worker)
 	a.f.mu.Unlock()

@@ -30,7 +30,7 @@ type workload struct {
 	heads map[string]*schemas.Head
 	// handing counts submissions and cancels under way. paused: nothing new is submitted.
 	handing int
-	paused bool
+	paused  bool
 	// problem is a reply that may never come.
 	problem error
 	wg      sync.WaitGroup

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/lease"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 	"github.com/tunefleet/tunefleet/services/queue"
 )
 
@@ -81,7 +82,7 @@ func (h *hold) keepLease(ctx context.Context) {
 			if word != schemas.ControlNone {
 				offer(h.hint, struct{}{})
 			}
-		case errors.Is(err, lease.ErrLost):
+		case errors.Is(err, lease.ErrLost), plantedbug.Is(plantedbug.LeaseIsPermission) && ctx.Err() == nil:
 			h.logger.Warn("lease lost")
 			close(h.lost)
 			return

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 	"github.com/tunefleet/tunefleet/services/queue"
 	"github.com/tunefleet/tunefleet/services/store"
 )
@@ -19,6 +20,9 @@ import (
 func (a *Agent) workPart(ctx context.Context, h *hold, d queue.Delivery, spec *schemas.RunSpec) error {
 	m := d.Message()
 	log := h.logger
+	if plantedbug.Is(plantedbug.AckBeforeWork) {
+		h.ack(ctx)
+	}
 	poked := make(chan struct{}, 1)
 	if stop, err := a.work.Poked(m.Tenant, m.Run, func() { offer(poked, struct{}{}) }); err == nil {
 		defer stop()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 )
 
 // work watches the rank through its generation until it has ended.
@@ -71,6 +72,9 @@ func (s *seat) work(ctx context.Context, c *child, own *schemas.Head) {
 		head, err := s.a.readHead(ctx, s.m.Tenant, s.m.Run)
 		if err != nil || head == nil {
 			continue // the work does not depend on it: commits are fenced
+		}
+		if plantedbug.Is(plantedbug.CancelIsNotFinal) && head.State == schemas.RunCancelled {
+			continue
 		}
 		if reason := outdated(head, own, s.m, s.a.cfg.Incarnation); reason != "" {
 			if head.Manifest != nil && head.Manifest.Final && !head.State.Terminal() {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
@@ -119,6 +120,9 @@ func classify(err error, stopped bool) doneNotice {
 // causeOf says which retry budget a failure counts against.
 func causeOf(d doneNotice) schemas.Cause {
 	if d.Outcome == outcomeFailed && d.Error != nil && d.Error.Code != schemas.CodeUnavailable && d.Error.Code != schemas.CodeTimeout {
+		return schemas.CauseApplication
+	}
+	if d.Outcome == outcomeInterrupted && plantedbug.Is(plantedbug.PreemptionIsFailure) {
 		return schemas.CauseApplication
 	}
 	if d.Outcome == outcomeInterrupted {

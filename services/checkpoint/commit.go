@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
@@ -60,6 +61,9 @@ func (h *Heads) Commit(ctx context.Context, m *schemas.Manifest) (*schemas.Head,
 	data, err = h.putManifest(ctx, key, data, m)
 	if err != nil {
 		return nil, err
+	}
+	if plantedbug.Is(plantedbug.CommitOutsideHead) && !m.Final {
+		return head, nil
 	}
 	sum := sha256.Sum256(data)
 	ref := schemas.ManifestRef{Key: key, SHA256: hex.EncodeToString(sum[:]), Stage: m.Stage, Step: m.Step, Generation: m.Generation, Final: m.Final}
@@ -200,7 +204,7 @@ func readManifest(ctx context.Context, objects store.Objects, ref schemas.Manife
 	if err != nil {
 		return nil, fmt.Errorf("cannot read manifest %s: %w", ref.Key, err)
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != ref.SHA256 {
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != ref.SHA256 && !plantedbug.Is(plantedbug.UnverifiedParts) {
 		return nil, &CorruptError{Manifest: ref, Key: ref.Key, Reason: "the manifest's SHA-256 is " + hex.EncodeToString(sum[:]) + ", HEAD says " + ref.SHA256}
 	}
 	var m schemas.Manifest

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 )
 
 // Forming is a proposed generation.
@@ -39,7 +40,9 @@ func (h *Heads) FormGeneration(ctx context.Context, tenant, run, stage string, f
 		if f.Numerics != "" {
 			head.Numerics = f.Numerics
 		}
-		head.Generation++
+		if head.Generation == 0 || !plantedbug.Is(plantedbug.GenerationReused) {
+			head.Generation++
+		}
 		head.Members = slices.Clone(f.Members)
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
@@ -51,7 +52,9 @@ func Droppable(ctx context.Context, objects store.Objects, head *schemas.Head) (
 		}
 	}
 	ref(head.Manifest)
-	ref(head.Previous)
+	if !plantedbug.Is(plantedbug.PruneNeeded) {
+		ref(head.Previous)
+	}
 	for _, s := range head.Stages {
 		ref(s.Manifest)
 	}
@@ -83,6 +86,9 @@ func Droppable(ctx context.Context, objects store.Objects, head *schemas.Head) (
 // superseded reports whether HEAD's own generation has committed twice after that step of its.
 func superseded(head *schemas.Head, step int64, generation uint64) bool {
 	m, p := head.Manifest, head.Previous
+	if plantedbug.Is(plantedbug.PruneNeeded) && m != nil && generation == head.Generation && step < m.Step {
+		return true
+	}
 	return m != nil && p != nil && generation == head.Generation && m.Generation == generation && p.Generation == generation && step < p.Step
 }
 

@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
@@ -271,7 +272,7 @@ func (r *Reader) fetch(ctx context.Context, i int) (_ *os.File, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read part %s: %w: %w", p.Key, store.ErrUnavailable, err)
 	}
-	if got := hex.EncodeToString(sum.Sum(nil)); n != p.Bytes || got != p.SHA256 {
+	if got := hex.EncodeToString(sum.Sum(nil)); (n != p.Bytes || got != p.SHA256) && !plantedbug.Is(plantedbug.UnverifiedParts) {
 		return nil, &CorruptError{Manifest: r.ref, Key: p.Key, Reason: fmt.Sprintf("%d bytes with SHA-256 %s, the manifest says %d bytes with %s", n, got, p.Bytes, p.SHA256)}
 	}
 	return file, nil

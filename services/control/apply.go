@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 	"github.com/tunefleet/tunefleet/services/queue"
 	"github.com/tunefleet/tunefleet/services/registry"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -135,6 +136,9 @@ func (p *pool) start(ctx context.Context, r *openRun, a Action) error {
 	}
 	if err != nil {
 		return err
+	}
+	if plantedbug.Is(plantedbug.LoseOpenObject) {
+		_ = p.c.objects.Delete(ctx, r.key) // planted
 	}
 	p.moved(ctx, r, head, a)
 	return p.messages(ctx, r, nil, a.Publish)

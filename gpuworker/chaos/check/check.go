@@ -102,7 +102,7 @@ type checker struct {
 	heads     map[string][]Event
 	// opened is the first write of each run's open object.
 	opened map[string]Event
-	failed    map[string]bool
+	failed map[string]bool
 }
 
 // Check judges a history and the final content of the store (key to bytes).

@@ -100,7 +100,9 @@ func (s *story) start() {
 	})
 }
 
-func (s *story) ack(subject string) { s.add(Event{Kind: KindAck, Proc: s.worker, Verb: "+ACK", Subject: subject}) }
+func (s *story) ack(subject string) {
+	s.add(Event{Kind: KindAck, Proc: s.worker, Verb: "+ACK", Subject: subject})
+}
 
 func (s *story) form() {
 	s.swap(func(h *schemas.Head) {

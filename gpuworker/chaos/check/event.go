@@ -47,6 +47,9 @@ const (
 	OutcomeCancelled = "cancelled"
 )
 
+// OutOfMemory begins the name of a fault in which the lease server answers but stores nothing: leases then lapse for good reason.
+const OutOfMemory = "out of memory"
+
 // Expect is what must come of a run.
 type Expect struct {
 	// Outcomes are the states that the run may end in (a cancel may come too late).

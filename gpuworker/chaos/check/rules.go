@@ -81,7 +81,7 @@ func (c *checker) redis() {
 	type window struct{ from, to float64 }
 	var alone []window
 	for i, e := range c.history {
-		if e.Kind != KindFault || e.Row != 16 {
+		if e.Kind != KindFault || e.Row != 16 || strings.HasPrefix(e.Fault, OutOfMemory) {
 			continue
 		}
 		w := window{e.At, 0}

@@ -18,6 +18,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
+	"github.com/tunefleet/tunefleet/services/plantedbug"
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
@@ -94,6 +95,9 @@ func (w *toy) load(ctx context.Context) error {
 		return err
 	}
 	w.step = m.Step
+	if plantedbug.Is(plantedbug.StepTwice) {
+		w.step--
+	}
 	for _, p := range m.Parts {
 		data, err := readPart(ctx, w.t.Objects, p)
 		if bad := (*checkpoint.CorruptError)(nil); errors.As(err, &bad) {
@@ -124,7 +128,7 @@ func readPart(ctx context.Context, objects store.Objects, p schemas.Part) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("cannot read part %s: %w", p.Key, errors.Join(err, store.ErrUnavailable))
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != p.SHA256 {
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != p.SHA256 && !plantedbug.Is(plantedbug.UnverifiedParts) {
 		return nil, &checkpoint.CorruptError{Key: p.Key, Reason: "the part does not match its SHA-256"}
 	}
 	return data, nil
