@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -322,24 +323,38 @@ func killAnything(ctx context.Context, a *act) error {
 	return a.storm(ctx, 8*time.Second)
 }
 
-// storm kills processes at random, each down for a moment, until the time is over.
+// storm kills processes at random until the time is over: one to three at once, which come back after a moment. Between two bursts the fleet
+// has time to get a little further; a fleet that gets nowhere proves nothing.
 func (a *act) storm(ctx context.Context, d time.Duration) error {
 	all := a.f.all()
 	var round []string
-	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; {
+	next := func() string {
 		if len(round) == 0 {
 			round = append(round, all...)
 			a.rng.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
 		}
 		p := round[0]
 		round = round[1:]
-		pause(ctx, a.between(0, 300*time.Millisecond))
-		if err := a.f.kill(p); err != nil {
-			return err
+		return p
+	}
+	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; pause(ctx, a.between(400*time.Millisecond, 2*time.Second)) {
+		var burst []string
+		for range 1 + a.rng.IntN(3) {
+			if p := next(); !slices.Contains(burst, p) {
+				burst = append(burst, p)
+			}
 		}
-		pause(ctx, a.between(0, 250*time.Millisecond))
-		if err := a.f.start(p); err != nil {
-			return err
+		for _, p := range burst {
+			if err := a.f.kill(p); err != nil {
+				return err
+			}
+			pause(ctx, a.between(0, 100*time.Millisecond))
+		}
+		pause(ctx, a.between(0, 300*time.Millisecond))
+		for _, p := range burst {
+			if err := a.f.start(p); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

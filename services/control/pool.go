@@ -181,8 +181,14 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 		}
 	}
 	p.keys = slices.Sorted(maps.Keys(p.runs))
-	p.listedAt, p.listCost, p.dirty = p.c.clock(), p.c.clock()-now, false
+	p.listedAt, p.listCost, p.dirty = p.c.clock(), listingCost(p.c.clock()-now, len(p.keys)), false
 	return nil
+}
+
+// listingCost is what a listing that took so long counts for: no more than its keys explain. The time that a store was away is not the
+// listing's; were it counted, new runs would not be looked for until many times the outage had passed.
+func listingCost(took time.Duration, keys int) time.Duration {
+	return min(took, 50*time.Millisecond+time.Duration(keys)*100*time.Microsecond)
 }
 
 // view builds what Decide looks at: leases first, then results, so that a lease that is gone because its work is done comes with the
