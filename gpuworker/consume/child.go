@@ -300,8 +300,8 @@ func offer[T any](ch chan T, v T) {
 }
 
 // control passes a control word on.
-func (c *child) control(w schemas.Control) {
-	_ = c.orders.write(order{Control: &w}) // a rank that has ended obeys nothing; done tells why
+func (c *child) control(w schemas.Control, left time.Duration) {
+	_ = c.orders.write(order{Control: &w, Left: left}) // a rank that has ended obeys nothing; done tells why
 }
 
 // reportGrace is how long a rank that has reported may take to end: it flushes its telemetry.

@@ -61,8 +61,10 @@ type rank struct {
 	start    chan *startOrder
 	form     chan *formOrder
 	control  atomic.Value // schemas.Control
-	stopped  atomic.Bool
-	phases   throttle
+	// leaveBy is when this machine goes, nil while nobody said so.
+	leaveBy atomic.Pointer[time.Time]
+	stopped atomic.Bool
+	phases  throttle
 }
 
 func serveRank(ctx context.Context, in io.Reader, out io.Writer, handlers map[schemas.StageKind]Handler, open Opener, logger *slog.Logger) error {
@@ -108,6 +110,10 @@ func (r *rank) obey(o order) error {
 			return errors.New("a rank joins one generation only")
 		}
 	case o.Control != nil:
+		if o.Left > 0 {
+			at := time.Now().Add(o.Left)
+			r.leaveBy.Store(&at)
+		}
 		r.control.Store(*o.Control)
 	case o.Stop:
 		return errStop
@@ -254,6 +260,12 @@ func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (
 	return &Gang{
 		Generation: head.Generation, Rank: f.Rank, World: len(addrs), Members: head.Members, Collective: mesh, Head: head,
 		Control: func() schemas.Control { return r.control.Load().(schemas.Control) },
+		Left: func() time.Duration {
+			if at := r.leaveBy.Load(); at != nil {
+				return time.Until(*at)
+			}
+			return 0
+		},
 		Commit: func(ctx context.Context, m *schemas.Manifest) error {
 			m.Tenant, m.Run, m.Stage, m.Generation = head.Tenant, head.Run, head.Stage, head.Generation
 			m.World = len(addrs)

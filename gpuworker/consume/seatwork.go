@@ -18,10 +18,11 @@ func (s *seat) work(ctx context.Context, c *child, own *schemas.Head) {
 	stall := time.NewTicker(max(50*time.Millisecond, s.a.cfg.LeaseTTL/3))
 	defer stall.Stop()
 	word := schemas.ControlNone
+	left := time.Duration(0)
 	tell := func(w schemas.Control) {
 		if w != word {
 			s.log.Info("control word", "word", w)
-			c.control(w)
+			c.control(w, left)
 			word = w
 		}
 	}
@@ -55,7 +56,8 @@ func (s *seat) work(ctx context.Context, c *child, own *schemas.Head) {
 			}
 		case <-draining:
 			draining = nil
-			drainLimit = time.After(s.a.drainTimeout())
+			left = s.a.drainTimeout()
+			drainLimit = time.After(left)
 			s.a.event(s.m, schemas.Event{Type: schemas.EventPreempt, Generation: own.Generation, Message: "the worker drains"})
 			tell(schemas.ControlPreempt)
 		case <-drainLimit:

@@ -3,6 +3,7 @@ package consume
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -52,6 +53,8 @@ type Gang struct {
 	// Control returns the newest control word known to this rank's agent. Every rank puts its own into the loss reduction and all obey the
 	// same one (the first by rank that is not empty): a draining host tells its own ranks only.
 	Control func() schemas.Control
+	// Left is the time until this rank's machine goes, negative when that is over, 0 when nobody said so. nil is as 0.
+	Left func() time.Duration
 	// Commit is called by rank 0 only, after all ranks stored their parts: it writes the manifest and swaps HEAD. A *schemas.ErrorInfo with
 	// CodeFenced means a newer generation exists: stop for good.
 	Commit func(ctx context.Context, m *schemas.Manifest) error

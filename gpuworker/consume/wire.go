@@ -26,6 +26,8 @@ type order struct {
 	Form  *formOrder  `json:"form,omitempty"`
 	// Control is the newest control word; Stop ends the work at once.
 	Control *schemas.Control `json:"control,omitempty"`
+	// Left is the time until the rank's machine goes, 0 when nobody said so. It comes with Control.
+	Left time.Duration `json:"left,omitempty"`
 	Stop    bool             `json:"stop,omitempty"`
 }
 

@@ -37,6 +37,7 @@ type flight struct {
 	done  chan struct{}
 	parts []schemas.Part
 	log   schemas.Part
+	took  float64 // seconds
 	err   error
 }
 
@@ -65,6 +66,19 @@ func (c *committer) stored() bool {
 // took is the seconds that the newest commit needed from its snapshot on, 0 while none stands (rank 0).
 func (c *committer) took() float64 { return time.Duration(c.lasted.Load()).Seconds() }
 
+// estimate is how long this rank's part of a checkpoint takes to be stored, in seconds. While the first is on its way, it is taken to be
+// halfway; before that nothing is known: 0.
+func (c *committer) estimate(bytes int64) float64 {
+	rate := c.rate
+	if f := c.flight; rate == 0 && f != nil && !f.taken.IsZero() {
+		rate = float64(f.snap.Bytes()) / (2 * time.Since(f.taken).Seconds())
+	}
+	if rate == 0 {
+		return 0
+	}
+	return float64(bytes) / rate
+}
+
 // Phases of a checkpoint in the metric of its duration.
 const (
 	phaseStall  = "stall"  // training waits
@@ -91,7 +105,10 @@ type committer struct {
 	commit    chan struct{}
 	commitErr error
 	lasted    atomic.Int64
-	metrics   *telemetry.TrainMetrics
+	// rate is the bytes a second of this rank's newest uploads, from snapshot to store; overhead what a commit takes beyond them (rank 0).
+	// committing is the newest commit's, read after it has ended.
+	rate, overhead, committing float64
+	metrics                    *telemetry.TrainMetrics
 }
 
 func newCommitter(ctx context.Context, t *consume.Task, m *telemetry.TrainMetrics) *committer {
@@ -114,8 +131,8 @@ func (c *committer) begin(f *flight, events []byte) {
 		defer close(f.done)
 		began := time.Now()
 		f.parts, f.log, f.err = c.store(f, events)
-		if f.err == nil && c.t.Gang.Rank == 0 {
-			recordPhase(c.ctx, c.metrics, phaseStore, time.Since(began).Seconds())
+		if f.took = time.Since(began).Seconds(); f.err == nil && c.t.Gang.Rank == 0 {
+			recordPhase(c.ctx, c.metrics, phaseStore, f.took)
 		}
 	})
 }
@@ -155,6 +172,9 @@ func (c *committer) finish(ctx context.Context) error {
 		return ctx.Err()
 	}
 	c.flight, c.spare = nil, f.snap
+	if n := f.snap.Bytes(); f.err == nil && n > 0 && f.took > 0 {
+		c.rate = follow(c.rate, float64(n)/f.took)
+	}
 	if f.err != nil {
 		return fmt.Errorf("cannot store the checkpoint of step %d: %w", f.step, f.err)
 	}
@@ -176,10 +196,13 @@ func (c *committer) finish(ctx context.Context) error {
 	if err := c.settle(ctx); err != nil {
 		return err
 	}
+	c.overhead = c.committing
 	done := make(chan struct{})
 	c.commit = done
 	c.wg.Go(func() {
 		defer close(done)
+		began := time.Now()
+		defer func() { c.committing = time.Since(began).Seconds() }()
 		if c.commitErr = c.t.Gang.Commit(c.ctx, man); c.commitErr == nil {
 			c.lasted.Store(int64(time.Since(f.taken)))
 			recordPhase(c.ctx, c.metrics, phaseCommit, time.Since(f.taken).Seconds())

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -129,8 +130,10 @@ type plan struct {
 	// control is what the rank says from step controlAt on.
 	control   schemas.Control
 	controlAt int64
-	opts      Options
-	threads   int // of each rank, default 1
+	// left is the time until the machine of the last rank goes, from controlAt on.
+	left    time.Duration
+	opts    Options
+	threads int // of each rank, default 1
 	// fenced: another generation ends this one.
 	fenced bool
 }
@@ -168,6 +171,8 @@ func (f *fleet) generation(stage string, p plan) []error {
 	var wg sync.WaitGroup
 	for r, c := range collective.NewLocal(p.world) {
 		var step atomic.Int64
+		var once sync.Once
+		var leaveBy time.Time
 		t := &consume.Task{Message: schemas.Message{Version: 1, Kind: schemas.KindTrain, Pool: "cpu", Tenant: "acme", Run: "r1", Stage: stage, Seat: r},
 			Spec: f.spec, Stage: st, Objects: f.objects, Logger: slog.New(slog.DiscardHandler), Worker: members[r].Worker, Dir: f.t.TempDir(), Threads: max(1, p.threads)}
 		t.Report = func(e schemas.Event) {
@@ -190,6 +195,13 @@ func (f *fleet) generation(stage string, p plan) []error {
 					return p.control
 				}
 				return schemas.ControlNone
+			},
+			Left: func() time.Duration {
+				if p.left > 0 && r == p.world-1 && step.Load() >= p.controlAt {
+					once.Do(func() { leaveBy = time.Now().Add(p.left) })
+					return time.Until(leaveBy)
+				}
+				return 0
 			},
 			Commit: func(ctx context.Context, m *schemas.Manifest) error {
 				m.Tenant, m.Run, m.Stage, m.Generation, m.World = head.Tenant, head.Run, head.Stage, head.Generation, p.world

@@ -93,6 +93,8 @@ type session struct {
 	done int64 // finished steps
 	// snapped is the step of the newest snapshot, or where the generation began.
 	snapped int64
+	// snapBytes is the size of this rank's part of a checkpoint.
+	snapBytes int64
 	step    int64 // the step being computed, from 0
 	// watch remembers steps and evaluations.
 	watch watch
@@ -319,6 +321,7 @@ func (s *session) identity() map[string]string {
 // run trains to the end of the stage or to a control word.
 func (s *session) run(ctx context.Context) error {
 	last := time.Now()
+	s.snapBytes = s.engine.SnapshotBytes()
 	for s.done < s.total() {
 		s.time.To(schemas.TimeStep)
 		r, err := s.runStep(ctx, s.done)
@@ -365,6 +368,11 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 		}
 	}
 	final := s.done == s.total()
+	if r.control == schemas.ControlPreempt && !final {
+		if done, err := s.leave(ctx, r); done {
+			return err
+		}
+	}
 	if !final && r.control == schemas.ControlNone && (!s.cadence.due(s.done) || s.commits.flight != nil) {
 		// Where the checkpoint before is still on its way, this one is left out: training waits for no store.
 		return nil
@@ -437,7 +445,7 @@ func (s *session) measure(ctx context.Context, f *flight) {
 	if n := f.step - s.snapped; n > 0 {
 		c.step = follow(c.step, f.spent[schemas.TimeStep]/float64(n))
 	}
-	s.snapped = f.step
+	s.snapped, s.snapBytes = f.step, f.snap.Bytes()
 	c.stall = follow(c.stall, f.spent[schemas.TimeCheckpoint])
 	c.flight = s.commits.took()
 	if s.t.Gang.Rank == 0 {

@@ -25,6 +25,8 @@ type stepResult struct {
 	control schemas.Control
 	// stored: every rank's parts of the checkpoint on its way are stored, and the commit before it stands.
 	stored bool
+	// leaving is what the gang knows of a machine that goes.
+	leaving leaving
 }
 
 // controls are the words in the order of their numbers on the wire.
@@ -38,10 +40,11 @@ type report struct {
 	control schemas.Control
 	stored  bool
 	// next is the step that rank 0 wants to commit after, 0 for none: see cadence.
-	next int64
+	next    int64
+	leaving leaving
 }
 
-const reportBytes = 24
+const reportBytes = 24 + leavingBytes
 
 func (r report) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.tokens))
@@ -52,7 +55,8 @@ func (r report) append(b []byte) []byte {
 	}
 	b = binary.LittleEndian.AppendUint32(b, uint32(word))
 	b = binary.LittleEndian.AppendUint32(b, stored)
-	return binary.LittleEndian.AppendUint64(b, uint64(r.next))
+	b = binary.LittleEndian.AppendUint64(b, uint64(r.next))
+	return r.leaving.append(b)
 }
 
 func parseReport(b []byte) (report, error) {
@@ -64,7 +68,7 @@ func parseReport(b []byte) (report, error) {
 		return report{}, fmt.Errorf("unknown control word %d", word)
 	}
 	return report{tokens: int64(binary.LittleEndian.Uint64(b)), control: controls()[word], stored: binary.LittleEndian.Uint32(b[12:]) == 1,
-		next: int64(binary.LittleEndian.Uint64(b[16:]))}, nil
+		next: int64(binary.LittleEndian.Uint64(b[16:])), leaving: parseLeaving(b[24:])}, nil
 }
 
 // runStep computes one step, counted from 0, and updates the parameters: once, or as often as the goal makes updates of what it has drawn.
@@ -139,7 +143,7 @@ func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream)
 	width := 8 * (1 + len(names)) // bytes of a leaf's numbers
 	micros := (leaves + world - 1) / world
 	meta := s.meta[:0]
-	mine := report{control: s.t.Gang.Control(), stored: s.commits.stored(), next: s.cadence.next}
+	mine := report{control: s.t.Gang.Control(), stored: s.commits.stored(), next: s.cadence.next, leaving: s.leaving()}
 	for micro := range micros {
 		r, err := s.runLeaf(ctx, step, micro, leaves)
 		if err != nil {
@@ -175,6 +179,7 @@ func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream)
 		}
 		res.tokens += r.tokens
 		res.stored = res.stored && r.stored
+		res.leaving = res.leaving.with(r.leaving)
 		if res.control == schemas.ControlNone {
 			res.control = r.control
 		}

@@ -60,6 +60,22 @@ func (e *Engine) ownState(b *bucket) []Segment {
 	return out
 }
 
+// SnapshotBytes is the size of a snapshot that would be taken now.
+func (e *Engine) SnapshotBytes() int64 {
+	n := int64(0)
+	for _, b := range e.plan.buckets {
+		for _, g := range e.ownState(b) {
+			for _, t := range b.tensors(g) {
+				n += 4 * t.elements()
+			}
+		}
+	}
+	for _, p := range e.bestPieces() {
+		n += 4 * int64(len(p.data))
+	}
+	return n
+}
+
 // Snapshot copies what this rank owns to the host; training may go on at once. old, when not nil, is a snapshot whose memory may be reused.
 func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 	s := &Snapshot{}
