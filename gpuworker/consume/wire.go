@@ -28,7 +28,7 @@ type order struct {
 	Control *schemas.Control `json:"control,omitempty"`
 	// Left is the time until the rank's machine goes, 0 when nobody said so. It comes with Control.
 	Left time.Duration `json:"left,omitempty"`
-	Stop    bool             `json:"stop,omitempty"`
+	Stop bool          `json:"stop,omitempty"`
 }
 
 // startOrder says what to work on.

@@ -18,7 +18,8 @@ const (
 // cadence says after which steps to commit. Every rank asks it at the same steps and gets the same answer: what depends on measurements
 // is rank 0's and comes with the step's report.
 type cadence struct {
-	// every is the interval in steps while auto is false, and until the first checkpoint's cost is known.
+	// every is the interval in steps while auto is false (as it is for a stage that may roll back: where to must not depend on time), and
+	// until the first checkpoint's cost is known.
 	every int64
 	auto  bool
 	// next is the step that rank 0 last named, 0 while it named none.
@@ -31,7 +32,8 @@ type cadence struct {
 }
 
 func newCadence(t *schemas.TrainStage, head *schemas.Head, world int) *cadence {
-	return &cadence{every: t.CommitEvery, auto: t.CommitAuto, life: meanLife(head, world)}
+	auto := t.CommitAuto && (t.Features == nil || t.Features.OnAnomaly != onRollback)
+	return &cadence{every: t.CommitEvery, auto: auto, life: meanLife(head, world)}
 }
 
 // meanLife estimates the mean time between losses of a gang of this size: that of a prior loss beside those that the run has seen.

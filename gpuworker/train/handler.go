@@ -95,7 +95,7 @@ type session struct {
 	snapped int64
 	// snapBytes is the size of this rank's part of a checkpoint.
 	snapBytes int64
-	step    int64 // the step being computed, from 0
+	step      int64 // the step being computed, from 0
 	// watch remembers steps and evaluations.
 	watch watch
 	// evaluated is the step of the newest evaluation, evalValues what it gave.
@@ -373,8 +373,9 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 			return err
 		}
 	}
-	if !final && r.control == schemas.ControlNone && (!s.cadence.due(s.done) || s.commits.flight != nil) {
-		// Where the checkpoint before is still on its way, this one is left out: training waits for no store.
+	if !final && r.control == schemas.ControlNone && (!s.cadence.due(s.done) || s.commits.flight != nil && s.onAnomaly() != onRollback) {
+		// Where the checkpoint before is still on its way, this one is left out: training waits for no store. A stage that may roll back
+		// does wait: where it goes back to must not depend on the store's speed.
 		return nil
 	}
 	if err := s.snapshot(ctx, final, r.control != schemas.ControlNone); err != nil {

@@ -131,6 +131,9 @@ func (s *session) anomalyEvent(step int64, kind, what string, r stepResult) {
 	s.t.Report(e)
 }
 
+// onRollback is the policy of going back to the newest commit.
+const onRollback = "rollback"
+
 // onAnomaly is the stage's policy.
 func (s *session) onAnomaly() string {
 	if f := s.stage.Features; f != nil && f.OnAnomaly != "" {
@@ -167,7 +170,7 @@ func (s *session) judge(ctx context.Context, step int64, r stepResult) (_ stepRe
 	switch s.onAnomaly() {
 	case "skip":
 		return r, false, nil
-	case "rollback":
+	case onRollback:
 		return r, false, s.rollback(ctx)
 	}
 	if err := notFinite(step, r); err != nil {
