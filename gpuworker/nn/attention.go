@@ -54,7 +54,7 @@ type Projections struct {
 	// QNorm and KNorm, when not nil, normalize queries and keys: before the rotation, or after it with NormRotated.
 	QNorm, KNorm Layer
 	NormRotated  bool
-	// Clip, when positive, clamps what Q, K and V compute to [-Clip, Clip].
+	// Clip, when positive, clamps queries, keys and values to [-Clip, Clip], after the norms (modeling_olmoe.py).
 	Clip float32
 }
 
@@ -64,13 +64,7 @@ func (h *Heads) Add(t *Tape, x, residual Value, l Projections, p *Positions, cac
 		if l1 == nil {
 			return Value{}
 		}
-		y := l1.Forward(t, x)
-		if l.Clip > 0 {
-			z := ops.Clamp(t, y, -l.Clip, l.Clip)
-			t.Release(y)
-			y = z
-		}
-		return y
+		return l1.Forward(t, x)
 	}
 	q, k, v := project(l.Q), project(l.K), project(l.V)
 	t.Release(x)
@@ -88,9 +82,20 @@ func (h *Heads) Add(t *Tape, x, residual Value, l Projections, p *Positions, cac
 		return y
 	}
 	q, k = normalize(l.QNorm, q), normalize(l.KNorm, k)
+	q, k, v = l.clamp(t, q), l.clamp(t, k), l.clamp(t, v)
 	o := heads.Attend(t, q, k, v, p, cache)
 	y := l.O.Add(t, o, residual)
 	t.Release(o)
+	return y
+}
+
+// clamp bounds x, if there is one, and releases it.
+func (l Projections) clamp(t *Tape, x Value) Value {
+	if l.Clip <= 0 || !x.Valid() {
+		return x
+	}
+	y := ops.Clamp(t, x, -l.Clip, l.Clip)
+	t.Release(x)
 	return y
 }
 
@@ -110,7 +115,7 @@ type Attention struct {
 	// QNorm and KNorm, when not nil, normalize queries and keys before the rotation.
 	QNorm *Norm `hf:"q_norm"`
 	KNorm *Norm `hf:"k_norm"`
-	// Clip, when positive, clamps q, k and v to [-Clip, Clip] before that.
+	// Clip, when positive, clamps q, k and v to [-Clip, Clip] after the norms.
 	Clip float32
 	Heads
 }

@@ -45,6 +45,8 @@ type description struct {
 	// positions, when not nil, is a table of learned positions, read at position + positionOffset.
 	positions      *nn.Embedding
 	positionOffset int
+	// maskedPositions counts only tokens that are not padding (modeling_opt.py); rotary and other learned positions count all.
+	maskedPositions bool
 	// embedNorm and projectIn, when not nil, follow the sum of both.
 	embedNorm *nn.Norm
 	projectIn *nn.Linear
@@ -245,7 +247,7 @@ func (m *causal) embedding(t *autograd.Tape, b *nn.Batch, start int) autograd.Va
 		step(m.projectIn.Forward(t, x))
 	}
 	if m.positions != nil {
-		pos := slices.Clone(b.PositionIDs(start))
+		pos := m.learnedPositions(b, start)
 		most := m.positions.Weight.Shape[0]
 		for i := range pos {
 			if pos[i] += int32(m.positionOffset); int64(pos[i]) >= most {
@@ -260,6 +262,25 @@ func (m *causal) embedding(t *autograd.Tape, b *nn.Batch, start int) autograd.Va
 		step(m.embedNorm.Forward(t, x))
 	}
 	return x
+}
+
+// learnedPositions are the positions of the tokens [rows*seq], before the offset; padding that is not counted has -1.
+func (m *causal) learnedPositions(b *nn.Batch, start int) []int32 {
+	pos := slices.Clone(b.PositionIDs(start))
+	if !m.maskedPositions || b.Positions != nil || b.Mask == nil || b.Docs != nil {
+		return pos
+	}
+	for row := range b.Rows {
+		n := int32(start)
+		for i := row * b.Seq; i < (row+1)*b.Seq; i++ {
+			pos[i] = -1
+			if b.Mask[i] != 0 {
+				pos[i] = n
+				n++
+			}
+		}
+	}
+	return pos
 }
 
 // hidden computes the final norm's output [tokens, hidden]. last keeps only the last position of each row before the norm.

@@ -12,6 +12,7 @@ type GPTNeoXConfig struct {
 	RopeParameters *nn.RopeScaling `json:"rope_parameters"`
 	RopeTheta      float64         `json:"rotary_emb_base"`
 	Partial        float64         `json:"rotary_pct"`
+	Original       maybe[int]      `json:"original_max_position_embeddings"`
 	Eps            float64         `json:"layer_norm_eps"`
 	Dropout        float64         `json:"attention_dropout"`
 	HiddenDropout  float64         `json:"hidden_dropout"`
@@ -33,7 +34,7 @@ func (c GPTNeoXConfig) WithDefaults() GPTNeoXConfig {
 }
 
 func (c GPTNeoXConfig) table() nn.Rope {
-	r := Rotary{RopeTheta: c.RopeTheta, RopeScaling: c.RopeScaling, Partial: some(c.Partial)}.rope(c.headDim(), c.MaxPositions)
+	r := Rotary{RopeTheta: c.RopeTheta, RopeScaling: c.RopeScaling, Partial: some(c.Partial), Original: c.Original}.rope(c.headDim(), c.MaxPositions)
 	r.Odd = true
 	return r
 }

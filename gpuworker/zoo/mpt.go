@@ -1,29 +1,26 @@
 package zoo
 
 import (
-	"encoding/json"
-
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/ops"
 	"github.com/tunefleet/tunefleet/kernels"
 )
 
 // MptConfig holds the keys of an MptForCausalLM config.json that change arithmetic. As in transformers the feed-forward layer is four
-// times as wide as the model, there are no biases, and logit_scale has no effect.
+// times as wide as the model, there are no biases, and logit_scale and alibi_bias_max have no effect.
 type MptConfig struct {
 	Sizes
 	Eps          float64 `json:"layer_norm_epsilon"`
 	ResidDropout float64 `json:"resid_pdrop"`
 	EmbDropout   float64 `json:"emb_pdrop"`
 	Attention    struct {
-		Type     string          `json:"attn_type"`
-		Dropout  float64         `json:"attn_pdrop"`
-		Clip     maybe[float64]  `json:"clip_qkv"`
-		Scale    maybe[float64]  `json:"softmax_scale"`
-		PrefixLM bool            `json:"prefix_lm"`
-		QKNorm   bool            `json:"qk_ln"`
-		ALiBi    maybe[bool]     `json:"alibi"`
-		MaxBias  json.RawMessage `json:"alibi_bias_max"`
+		Type     string         `json:"attn_type"`
+		Dropout  float64        `json:"attn_pdrop"`
+		Clip     maybe[float64] `json:"clip_qkv"`
+		Scale    maybe[float64] `json:"softmax_scale"`
+		PrefixLM bool           `json:"prefix_lm"`
+		QKNorm   bool           `json:"qk_ln"`
+		ALiBi    maybe[bool]    `json:"alibi"`
 	} `json:"attn_config"`
 }
 
@@ -54,7 +51,6 @@ func (c MptConfig) Validate() error {
 	p.is("attn_config.prefix_lm", a.PrefixLM)
 	p.is("attn_config.qk_ln", a.QKNorm)
 	p.is("attn_config.alibi", !a.ALiBi.or(true))
-	p.is("attn_config.alibi_bias_max", len(a.MaxBias) > 0 && string(a.MaxBias) != "8")
 	if a.Clip.ok && a.Clip.v < 0 {
 		p.bad("attn_config.clip_qkv", "%g is negative", a.Clip.v)
 	}

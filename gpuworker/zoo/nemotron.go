@@ -20,6 +20,7 @@ func nemotronEntries() []entry {
 // WithDefaults implements configuration. The model rotates without scaling whatever the file says, as transformers does.
 func (c NemotronConfig) WithDefaults() NemotronConfig {
 	c.Rotary = c.withDefaults()
+	c.RopeScaling = nil
 	return c
 }
 

@@ -117,7 +117,7 @@ func describeOPT(c OPTConfig) description {
 		n := norm()
 		dec.Norm = &n
 	}
-	d := description{root: m, info: c.info("model"), embed: &dec.Embed, positions: &dec.Positions, positionOffset: optOffset, projectIn: dec.ProjectIn,
+	d := description{root: m, info: c.info("model"), embed: &dec.Embed, positions: &dec.Positions, positionOffset: optOffset, maskedPositions: true, projectIn: dec.ProjectIn,
 		norm: dec.Norm, projectOut: dec.ProjectOut, head: &m.Head}
 	d.info.Hidden = c.EmbedDim.v
 	dec.Layers, d.blocks = makeBlocks(c.Layers, func(int) optBlock {

@@ -24,7 +24,7 @@ func smollm3Entries() []entry {
 		nil, describeSmolLM3)}
 }
 
-// WithDefaults implements configuration.
+// WithDefaults implements configuration. Layer types of the file count whatever use_sliding_window says, as in transformers.
 func (c SmolLM3Config) WithDefaults() SmolLM3Config {
 	c.Rotary = c.withDefaults()
 	if c.Rope == nil && c.RopeInterval > 0 {
@@ -36,11 +36,8 @@ func (c SmolLM3Config) WithDefaults() SmolLM3Config {
 			c.Rope = append(c.Rope, v)
 		}
 	}
-	if !c.UseWindow {
-		c.Window = maybe[int]{}
-	}
-	if c.LayerTypes == nil || !c.Window.ok {
-		c.LayerTypes = patternOf(c.Layers, func(i int) bool { return c.Window.ok && i < len(c.Rope) && c.Rope[i] == 0 })
+	if c.LayerTypes == nil {
+		c.LayerTypes = patternOf(c.Layers, func(i int) bool { return c.UseWindow && c.Window.ok && i < len(c.Rope) && c.Rope[i] == 0 })
 	}
 	return c
 }

@@ -1,0 +1,40 @@
+package verify
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestRandomOptions compares architectures with transformers, with options drawn from those of their configurations. With TUNEFLEET_SEED
+// it takes every architecture and draws from that seed.
+func TestRandomOptions(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs transformers")
+	}
+	dir, seed := t.TempDir(), os.Getenv("TUNEFLEET_SEED")
+	var names []string
+	if seed == "" {
+		seed, names = "17", strings.Fields("olmoe nemotron smollm3 opt gpt_neox gemma3_text phi3 qwen3_moe deepseek_v3 glm4_moe gpt_oss cohere2")
+	}
+	cmd := exec.CommandContext(t.Context(), python(t), append([]string{"testdata/random/make.py", dir, seed}, names...)...)
+	cmd.Env = append(os.Environ(), "CUDA_VISIBLE_DEVICES=", "HF_HUB_OFFLINE=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	folders, err := filepath.Glob(filepath.Join(dir, "*", goldenName))
+	if err != nil || len(folders) < max(len(names), 10) {
+		t.Fatalf("%d folders: %v\n%s", len(folders), err, out)
+	}
+	for i, f := range folders {
+		folder := filepath.Dir(f)
+		t.Run(filepath.Base(folder), func(t *testing.T) {
+			rep, err := VerifyModel(context.Background(), folder, Options{Threads: 2, Checkpoint: i%2 == 1})
+			mustPass(t, rep, err)
+		})
+	}
+}
