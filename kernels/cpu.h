@@ -28,7 +28,7 @@ typedef struct tf_kern tf_kern;
 
 struct tf_device {
   tf_pool *pool;
-  const tf_kern *k, *kb; /* kernels on f32, and on bf16 */
+  const tf_kern *k, *kb, *kh; /* kernels on f32, bf16 and f16 */
   const tf_kern *dp;     /* products of two bf16 matrices, or NULL: then they go over f32 */
   int isa, threads;
   char *scratch; /* threads * TF_SCRATCH_BYTES */
@@ -78,11 +78,11 @@ int64_t cpu_moe_aux_fwd_ws(const tf_moe_aux_fwd *);
 
 /* A tensor as rows: up to 4 leading dimensions with any strides, the last with stride 1. */
 typedef struct {
-  float *p; /* or bf16, see dt */
+  float *p; /* or bf16 or f16, see dt */
   int64_t rows, d;
   int64_t dim[4], stride[4]; /* leading dimensions, right-aligned; unused ones are 1 */
   int64_t ld;                /* distance of rows when uniform, else -1 */
-  int32_t dt;                /* TF_F32 or TF_BF16 */
+  int32_t dt;                /* TF_F32, TF_BF16 or TF_F16 */
 } tf_rows;
 
 static inline int64_t tf_rows_at(const tf_rows *r, int64_t i) {
@@ -112,6 +112,47 @@ static inline uint16_t tf_to_bf16(float f) {
   return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
+/* IEEE 754 binary16 and back, as the processor's instructions do it: to nearest even, subnormals kept, too large is infinite, a NaN stays one
+ * (quiet, with the upper bits of its payload). */
+static inline float tf_from_f16(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023, u;
+  float f;
+  if (e == 31) {
+    u = 0x7f800000 | m << 13 | (m ? 0x400000 : 0);
+  } else if (e) {
+    u = (e + 112) << 23 | m << 13;
+  } else {
+    f = (float)m * 0x1p-24f;
+    __builtin_memcpy(&u, &f, 4);
+  }
+  u |= sign;
+  __builtin_memcpy(&f, &u, 4);
+  return f;
+}
+
+static inline uint16_t tf_to_f16(float f) {
+  uint32_t u;
+  __builtin_memcpy(&u, &f, 4);
+  uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
+  u &= 0x7fffffff;
+  if (u > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (u >> 13 & 0x1ff));
+  if (u >= 0x477ff000) return sign | 0x7c00;
+  if (u < 0x38800000) {
+    /* Subnormal: adding 0.5 leaves the rounded mantissa in the low bits. */
+    float a;
+    __builtin_memcpy(&a, &u, 4);
+    a += 0.5f;
+    __builtin_memcpy(&u, &a, 4);
+    return (uint16_t)(sign | (u - 0x3f000000));
+  }
+  u += 0xc8000fff + (u >> 13 & 1);
+  return (uint16_t)(sign | u >> 13);
+}
+
+static inline int tf_is_half(int32_t dt) { return dt == TF_BF16 || dt == TF_F16; }
+static inline float tf_from_half(int32_t dt, uint16_t h) { return dt == TF_F16 ? tf_from_f16(h) : tf_from_bf16(h); }
+static inline uint16_t tf_to_half(int32_t dt, float f) { return dt == TF_F16 ? tf_to_f16(f) : tf_to_bf16(f); }
+
 static inline int tf_has(const tf_tensor *t) { return t->data != 0 || t->rank < 0; }
 static inline void *tf_addr(const tf_tensor *t) { return (void *)(uintptr_t)t->data; }
 int64_t tf_numel(const tf_tensor *t);
@@ -122,11 +163,11 @@ int64_t tf_dtype_size(int32_t dtype);
 tf_status tf_as_rows(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r);
 /* As tf_as_rows, and of this size. */
 tf_status tf_as_rows_of(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r, int64_t rows, int64_t d);
-/* As tf_as_rows, of f32 or bf16; tf_as_elems_of wants a certain one of them. */
+/* As tf_as_rows, of f32, bf16 or f16; tf_as_elems_of wants a certain one of them. */
 tf_status tf_as_elems(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r);
 tf_status tf_as_elems_of(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r, int64_t rows, int64_t d, int32_t dt);
 /* The kernels for an element type. */
-static inline const tf_kern *tf_kern_of(const tf_device *d, int32_t dt) { return dt == TF_BF16 ? d->kb : d->k; }
+static inline const tf_kern *tf_kern_of(const tf_device *d, int32_t dt) { return dt == TF_BF16 ? d->kb : dt == TF_F16 ? d->kh : d->k; }
 /* Requires a contiguous tensor with this type and number of elements. */
 tf_status tf_flat(tf_queue *q, const tf_tensor *t, const char *name, int32_t dtype, int64_t n, void **p);
 

@@ -7,8 +7,8 @@
 
 static tf_status head_view(tf_queue *q, const tf_tensor *t, const char *name, int64_t b, int64_t n, int64_t h, int64_t d, int32_t dt) {
   if (!t->data || t->rank != 4) return tf_fail(q, TF_EINVALID, "%s has to be [b,t,h,d]", name);
-  if (t->dtype != dt || (dt != TF_F32 && dt != TF_BF16))
-    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d; all f32 or all bf16 are needed", name, t->dtype);
+  if (t->dtype != dt || (dt != TF_F32 && !tf_is_half(dt)))
+    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d; all f32, all bf16 or all f16 are needed", name, t->dtype);
   if (t->dim[0] != b || t->dim[1] != n || t->dim[2] != h || t->dim[3] != d)
     return tf_fail(q, TF_EINVALID, "%s is [%ld,%ld,%ld,%ld], [%ld,%ld,%ld,%ld] is needed", name, (long)t->dim[0], (long)t->dim[1], (long)t->dim[2],
                    (long)t->dim[3], (long)b, (long)n, (long)h, (long)d);

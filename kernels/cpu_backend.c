@@ -74,8 +74,9 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
   tf_device *d = calloc(1, sizeof *d);
   if (!d) return TF_ENOMEM;
   d->isa = isa;
-  d->k = tf_isa_table(isa, 0);
-  d->kb = tf_isa_table(isa, 1);
+  d->k = tf_isa_table(isa, TF_F32);
+  d->kb = tf_isa_table(isa, TF_BF16);
+  d->kh = tf_isa_table(isa, TF_F16);
   d->dp = tf_isa_dp(isa);
   d->threads = threads;
   d->lock = calloc(1, sizeof(pthread_mutex_t));

@@ -36,7 +36,7 @@ int tf_contiguous(const tf_tensor *t) {
 
 tf_status tf_as_elems(tf_queue *q, const tf_tensor *t, const char *name, tf_rows *r) {
   if (t->rank < 1 || t->rank > TF_MAX_RANK || !t->data) return tf_fail(q, TF_EINVALID, "%s is absent or not a valid view", name);
-  if (t->dtype != TF_F32 && t->dtype != TF_BF16) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 or bf16 is needed", name, t->dtype);
+  if (t->dtype != TF_F32 && !tf_is_half(t->dtype)) return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32, bf16 or f16 is needed", name, t->dtype);
   int last = t->rank - 1;
   if (t->dim[last] > 1 && t->stride[last] != 1) return tf_fail(q, TF_EINVALID, "%s has a last stride of %ld", name, (long)t->stride[last]);
   *r = (tf_rows){.p = tf_addr(t), .rows = 1, .d = t->dim[last], .dim = {1, 1, 1, 1}, .dt = t->dtype};

@@ -6,41 +6,6 @@
 
 #define BLOCK 16384
 
-static float from_half(uint16_t h) {
-  uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023, u;
-  if (e == 31) {
-    u = sign | 0x7f800000 | m << 13;
-  } else if (e) {
-    u = sign | (e + 112) << 23 | m << 13;
-  } else {
-    float f = (float)m * 0x1p-24f;
-    memcpy(&u, &f, 4);
-    u |= sign;
-  }
-  float f;
-  memcpy(&f, &u, 4);
-  return f;
-}
-
-static uint16_t to_half(float f) {
-  uint32_t u;
-  memcpy(&u, &f, 4);
-  uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
-  u &= 0x7fffffff;
-  if (u > 0x7f800000) return sign | 0x7e00;
-  if (u >= 0x477ff000) return sign | 0x7c00;
-  if (u < 0x38800000) {
-    /* Subnormal: adding 0.5 leaves the rounded mantissa in the low bits. */
-    float a;
-    memcpy(&a, &u, 4);
-    a += 0.5f;
-    memcpy(&u, &a, 4);
-    return sign | (uint16_t)(u - 0x3f000000);
-  }
-  u += 0xc8000fff + (u >> 13 & 1);
-  return sign | (uint16_t)(u >> 13);
-}
-
 typedef struct {
   const char *x;
   char *y;
@@ -69,13 +34,11 @@ static void convert(const copy_job *j, const char *x, char *y) {
       *(float *)d = (float)*(const double *)s;
       continue;
     }
-    float f = j->xt == TF_F32 ? *(const float *)s : j->xt == TF_BF16 ? tf_from_bf16(*(const uint16_t *)s) : j->xt == TF_F16 ? from_half(*(const uint16_t *)s) : (float)*(const double *)s;
+    float f = j->xt == TF_F32 ? *(const float *)s : tf_is_half(j->xt) ? tf_from_half(j->xt, *(const uint16_t *)s) : (float)*(const double *)s;
     if (j->yt == TF_F32)
       *(float *)d = f;
-    else if (j->yt == TF_BF16)
-      *(uint16_t *)d = tf_to_bf16(f);
-    else if (j->yt == TF_F16)
-      *(uint16_t *)d = to_half(f);
+    else if (tf_is_half(j->yt))
+      *(uint16_t *)d = tf_to_half(j->yt, f);
     else
       *(double *)d = f;
   }
@@ -153,8 +116,8 @@ tf_status cpu_fill(tf_queue *q, const tf_fill *p) {
   switch (y->dtype) {
     case TF_F32: v.f = (float)p->value; break;
     case TF_F64: v.d = p->value; break;
-    case TF_BF16: v.h = tf_to_bf16((float)p->value); break;
-    case TF_F16: v.h = to_half((float)p->value); break;
+    case TF_BF16:
+    case TF_F16: v.h = tf_to_half(y->dtype, (float)p->value); break;
     case TF_I32: v.i = (int32_t)p->value; break;
     case TF_I64: v.l = (int64_t)p->value; break;
     case TF_U8: v.u = (uint8_t)p->value; break;
@@ -325,7 +288,7 @@ tf_status cpu_slice_add(tf_queue *q, const tf_slice_add *p) {
   tf_flat_job j = {.x = tf_addr(&p->x), .y = y, .n = tf_numel(&p->y), .block = BLOCK, .acc = p->accumulate, .dtype = p->x.dtype};
   if (p->x.rank != 2 || p->x.dim[1] != j.n || !p->x.data || (j.n > 1 && p->x.stride[1] != 1))
     return tf_fail(q, TF_EINVALID, "x has to be [slices,%ld] with a last stride of 1", (long)j.n);
-  if (j.dtype != TF_F32 && j.dtype != TF_BF16) return tf_fail(q, TF_EUNSUPPORTED, "x has element type %d, f32 or bf16 is needed", j.dtype);
+  if (j.dtype != TF_F32 && !tf_is_half(j.dtype)) return tf_fail(q, TF_EUNSUPPORTED, "x has element type %d, f32, bf16 or f16 is needed", j.dtype);
   j.s = p->x.dim[0];
   j.ld = p->x.stride[0];
   tf_run(q, tf_ceil_div(j.n, BLOCK), q->d->k->slice_add, &j);

@@ -20,7 +20,7 @@ void tf_gemm_exec(tf_device *d, tf_gemm_job *j) {
   if (j->m == 0 || j->n == 0) return;
   j->dev = d;
   const tf_kern *kern = d->k;
-  if (d->dp && j->a_bf16 && j->b_bf16 && j->alpha == 1) {
+  if (d->dp && j->a_dt == TF_BF16 && j->b_dt == TF_BF16 && j->alpha == 1) {
     kern = d->dp;
     j->elems = j->k;
     j->k = tf_ceil_div(j->k, 2);
@@ -70,14 +70,14 @@ int64_t cpu_gemm_ws(const tf_gemm *p) {
   int r = p->b.rank;
   if (r < 2 || r > 3 || p->c.rank != r) return 0;
   int64_t m = p->c.dim[r - 2], n = p->b.dim[r - 1], k = p->b.dim[r - 2];
-  int64_t bytes = p->c.dtype == TF_BF16 ? tf_gemm_c_floats(m, n, k) * (int64_t)sizeof(float) + 64 : 0;
+  int64_t bytes = tf_is_half(p->c.dtype) ? tf_gemm_c_floats(m, n, k) * (int64_t)sizeof(float) + 64 : 0;
   return m <= FEW_ROWS ? bytes : bytes + tf_gemm_pack_bytes(n, k);
 }
 
 static tf_status operand(tf_queue *q, const tf_tensor *t, const char *name, int rank) {
   if (!t->data || t->rank != rank) return tf_fail(q, TF_EINVALID, "%s has rank %d, c has %d", name, t->rank, rank);
-  if (t->dtype != TF_F32 && t->dtype != TF_BF16)
-    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 or bf16 is needed", name, t->dtype);
+  if (t->dtype != TF_F32 && !tf_is_half(t->dtype))
+    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32, bf16 or f16 is needed", name, t->dtype);
   return TF_OK;
 }
 
@@ -100,7 +100,7 @@ tf_status cpu_gemm(tf_queue *q, const tf_gemm *p) {
                    .accumulate = p->accumulate, .ars = p->a.stride[r - 2], .acs = p->a.stride[r - 1], .brs = p->b.stride[r - 2],
                    .bcs = p->b.stride[r - 1]};
   float *ws = (float *)(uintptr_t)q->ws;
-  j.packed_b = ws + (p->c.dtype == TF_BF16 ? (tf_gemm_c_floats(j.m, j.n, j.k) + 15) / 16 * 16 : 0);
+  j.packed_b = ws + (tf_is_half(p->c.dtype) ? (tf_gemm_c_floats(j.m, j.n, j.k) + 15) / 16 * 16 : 0);
   tf_lock(q->d);
   for (int64_t i = 0; i < batch; i++) {
     tf_gemm_a(&j, tf_elem(&p->a, r == 3 ? i * p->a.stride[0] : 0), p->a.dtype);

@@ -3,13 +3,15 @@
 
 #include "cpu_kern.h"
 
+#define PICK(name) dt == TF_BF16 ? &name##_bf16 : dt == TF_F16 ? &name##_f16 : &name
+
 #ifdef TF_EMULATE_AVX512
 
 /* A build for tests that has nothing but the emulated AVX-512. */
 static int has(int isa) { return isa == TF_ISA_AVX512; }
-const tf_kern *tf_isa_table(int isa, int bf16) {
+const tf_kern *tf_isa_table(int isa, int dt) {
   (void)isa;
-  return bf16 ? &tf_kern_avx512_bf16 : &tf_kern_avx512;
+  return PICK(tf_kern_avx512);
 }
 const tf_kern *tf_isa_dp(int isa) {
   (void)isa;
@@ -24,7 +26,7 @@ static int has(int isa) {
       return 1;
 #if defined(__x86_64__)
     case TF_ISA_AVX2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     case TF_ISA_AVX512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512dq");
@@ -41,16 +43,16 @@ const tf_kern *tf_isa_dp(int isa) {
   return NULL;
 }
 
-const tf_kern *tf_isa_table(int isa, int bf16) {
+const tf_kern *tf_isa_table(int isa, int dt) {
   switch (isa) {
 #if defined(__x86_64__)
     case TF_ISA_AVX2:
-      return bf16 ? &tf_kern_avx2_bf16 : &tf_kern_avx2;
+      return PICK(tf_kern_avx2);
     case TF_ISA_AVX512:
-      return bf16 ? &tf_kern_avx512_bf16 : &tf_kern_avx512;
+      return PICK(tf_kern_avx512);
 #endif
     default:
-      return bf16 ? &tf_kern_scalar_bf16 : &tf_kern_scalar;
+      return PICK(tf_kern_scalar);
   }
 }
 

@@ -13,7 +13,7 @@
 /* The instruction set to use for a wish (TF_ISA_*), 0 when the machine lacks it. */
 int tf_isa_pick(int wish);
 const char *tf_isa_name(int isa);
-const tf_kern *tf_isa_table(int isa, int bf16);
+const tf_kern *tf_isa_table(int isa, int dt);
 /* Products of two bf16 matrices by instructions of their own, or NULL. */
 const tf_kern *tf_isa_dp(int isa);
 

@@ -13,9 +13,10 @@ typedef struct {
   int64_t m, n, k;
   float alpha;
   int accumulate;
-  int a_bf16, b_bf16;  /* a, b are bf16 */
+  int32_t a_dt, b_dt;  /* the types of a and b: f32, bf16 or f16 */
   int64_t elems;       /* where k counts pairs (vdpbf16ps): the steps there are */
-  uint16_t *c16;       /* where c is bf16: c is then m rows of ldc = nn floats of workspace */
+  uint16_t *c16;       /* where c has 16 bits: c is then m rows of ldc = nn floats of workspace */
+  int32_t c_dt;
   int64_t ldc16;
   int64_t n0, nn;     /* columns of this pass */
   int64_t mc, nc;     /* rows and columns of a task */
@@ -154,31 +155,32 @@ struct tf_kern {
   tf_task_fn attn_pack, attn_fwd, attn_bwd_prep, attn_bwd_kv, attn_bwd_q;
 };
 
-extern const tf_kern tf_kern_scalar, tf_kern_scalar_bf16;
+extern const tf_kern tf_kern_scalar, tf_kern_scalar_bf16, tf_kern_scalar_f16;
 #if defined(__x86_64__)
-extern const tf_kern tf_kern_avx2, tf_kern_avx512, tf_kern_avx2_bf16, tf_kern_avx512_bf16, tf_kern_avx512_dp;
+extern const tf_kern tf_kern_avx2, tf_kern_avx512, tf_kern_avx2_bf16, tf_kern_avx512_bf16, tf_kern_avx2_f16, tf_kern_avx512_f16, tf_kern_avx512_dp;
 #endif
 
 /* Runs a product with the device locked; packed_b has tf_gemm_pack_bytes. */
 void tf_gemm_exec(tf_device *d, tf_gemm_job *j);
 int64_t tf_gemm_pack_bytes(int64_t n, int64_t k);
-/* Floats of workspace that a bf16 c of m rows needs. */
+/* Floats of workspace that a c of m rows of 16 bits needs. */
 int64_t tf_gemm_c_floats(int64_t m, int64_t n, int64_t k);
-/* Points the job at a bf16 or f32 tensor's elements (c: with that workspace). */
+/* Points the job at a tensor's elements (c: with that workspace). */
 static inline void tf_gemm_a(tf_gemm_job *j, const void *a, int32_t dt) {
   j->a = a;
-  j->a_bf16 = dt == TF_BF16;
+  j->a_dt = dt;
 }
 static inline void tf_gemm_b(tf_gemm_job *j, const void *b, int32_t dt) {
   j->b = b;
-  j->b_bf16 = dt == TF_BF16;
+  j->b_dt = dt;
 }
 static inline void tf_gemm_c(tf_gemm_job *j, void *c, int64_t ldc, int32_t dt, float *ws) {
-  j->c = dt == TF_BF16 ? ws : c;
-  j->c16 = dt == TF_BF16 ? c : NULL;
+  j->c = tf_is_half(dt) ? ws : c;
+  j->c16 = tf_is_half(dt) ? c : NULL;
+  j->c_dt = dt;
   j->ldc = j->ldc16 = ldc;
 }
-/* Element i of a bf16 or f32 tensor. */
+/* Element i of a tensor. */
 static inline void *tf_elem(const tf_tensor *t, int64_t i) { return (char *)tf_addr(t) + i * tf_dtype_size(t->dtype); }
 
 #endif

@@ -17,7 +17,7 @@ static int64_t bytes_needed(const tf_tensor *x, const tf_tensor *w) {
   int64_t n = x->dim[0], d = x->dim[1], v = w->dim[0], c = chunk_rows(n, v);
   int64_t pack = tf_max(tf_gemm_pack_bytes(v, d), tf_max(tf_gemm_pack_bytes(d, v), tf_gemm_pack_bytes(d, c)));
   return (c * v + 64) * (int64_t)sizeof(float) + (tf_ceil_div(c, 32) * v + 64) * (int64_t)sizeof(float) + pack +
-         (x->dtype == TF_BF16 ? (tf_gemm_c_floats(c, d, v) + 64) * (int64_t)sizeof(float) : 0);
+         (tf_is_half(x->dtype) ? (tf_gemm_c_floats(c, d, v) + 64) * (int64_t)sizeof(float) : 0);
 }
 
 int64_t cpu_linear_logprob_fwd_ws(const tf_linear_logprob_fwd *p) { return bytes_needed(&p->x, &p->w); }
@@ -59,7 +59,7 @@ static tf_status out_row(tf_queue *q, const tf_tensor *t, const char *name, int6
 static void run(tf_queue *q, const operands *o, tf_loss_job j) {
   int64_t n = o->x->dim[0], d = o->x->dim[1], V = j.v, c = chunk_rows(n, V);
   float *z = (float *)(uintptr_t)q->ws, *part = z + (c * V + 15) / 16 * 16, *c32 = part + (tf_ceil_div(c, 32) * V + 15) / 16 * 16;
-  float *pack = c32 + (o->x->dtype == TF_BF16 ? (tf_gemm_c_floats(c, d, V) + 15) / 16 * 16 : 0);
+  float *pack = c32 + (tf_is_half(o->x->dtype) ? (tf_gemm_c_floats(c, d, V) + 15) / 16 * 16 : 0);
   int64_t xs = o->x->stride[0], ws = o->w->stride[0];
   int dx = o->dx && tf_has(o->dx), dw = o->dw && tf_has(o->dw), db = o->dbias && tf_has(o->dbias);
   tf_device *dev = q->d;

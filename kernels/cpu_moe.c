@@ -218,8 +218,8 @@ static void *stack_at(const stack *s, int64_t i) {
 static tf_status as_stack(tf_queue *q, const tf_tensor *t, const tf_tensor *at, const char *name, int64_t e, int64_t m, int64_t n, stack *s) {
   int uneven = tf_has(at), r = uneven ? 2 : 3;
   if (!t->data || t->rank != r) return tf_fail(q, TF_EINVALID, "%s has rank %d, %d is needed", name, t->rank, r);
-  if (t->dtype != TF_F32 && t->dtype != TF_BF16)
-    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32 or bf16 is needed", name, t->dtype);
+  if (t->dtype != TF_F32 && !tf_is_half(t->dtype))
+    return tf_fail(q, TF_EUNSUPPORTED, "%s has element type %d, f32, bf16 or f16 is needed", name, t->dtype);
   const int64_t *d = t->dim + r - 2;
   if ((!uneven && t->dim[0] != e) || d[0] != m || d[1] != n)
     return tf_fail(q, TF_EINVALID, "%s is %ld of [%ld,%ld], %ld of [%ld,%ld] are needed", name, (long)(uneven ? e : t->dim[0]), (long)d[0],
@@ -245,7 +245,7 @@ static tf_status groups(tf_queue *q, const tf_tensor *t, int64_t m, const int32_
   return TF_OK;
 }
 
-/* Workspace of a bf16 c, whatever the groups. */
+/* Workspace of a c of 16 bits, whatever the groups. */
 static int64_t c_floats(int64_t m, int64_t n, int64_t k) {
   return (tf_max(tf_gemm_c_floats(m, n, k), tf_gemm_c_floats(tf_min(m, 48), n, k)) + 15) / 16 * 16;
 }
@@ -254,7 +254,7 @@ int64_t cpu_grouped_gemm_ws(const tf_grouped_gemm *p) {
   int r = p->b.rank;
   if (r < 2 || p->c.rank != 2) return 0;
   int64_t n = p->b.dim[r - 1], k = p->b.dim[r - 2];
-  return tf_gemm_pack_bytes(n, k) + (p->c.dtype == TF_BF16 ? c_floats(p->c.dim[0], n, k) * (int64_t)sizeof(float) : 0);
+  return tf_gemm_pack_bytes(n, k) + (tf_is_half(p->c.dtype) ? c_floats(p->c.dim[0], n, k) * (int64_t)sizeof(float) : 0);
 }
 
 tf_status cpu_grouped_gemm(tf_queue *q, const tf_grouped_gemm *p) {
@@ -272,7 +272,7 @@ tf_status cpu_grouped_gemm(tf_queue *q, const tf_grouped_gemm *p) {
   if (tf_has(&p->bias)) TF_TRY(tf_as_rows_of(q, &p->bias, "bias", &bias, e, c.d));
   float *ws = (float *)(uintptr_t)q->ws;
   tf_gemm_job j = {.n = c.d, .k = a.d, .alpha = p->alpha, .accumulate = p->accumulate, .ars = p->a.stride[0], .acs = 1, .brs = b.rs, .bcs = b.cs};
-  j.packed_b = ws + (c.dt == TF_BF16 ? c_floats(c.rows, j.n, j.k) : 0);
+  j.packed_b = ws + (tf_is_half(c.dt) ? c_floats(c.rows, j.n, j.k) : 0);
   tf_lock(q->d);
   for (int64_t i = 0; i < e; i++) {
     void *bi = stack_at(&b, i);
@@ -335,8 +335,8 @@ static void colsum_task(void *arg, int64_t i, int thread) {
   if (!j->acc) memset(y, 0, (size_t)j->x.d * sizeof *y);
   for (int64_t r = j->o[i]; r < j->o[i + 1]; r++) {
     int64_t at = tf_rows_at(&j->x, r);
-    if (j->x.dt == TF_BF16)
-      for (int64_t c = 0; c < j->x.d; c++) y[c] += tf_from_bf16(((const uint16_t *)j->x.p)[at + c]);
+    if (tf_is_half(j->x.dt))
+      for (int64_t c = 0; c < j->x.d; c++) y[c] += tf_from_half(j->x.dt, ((const uint16_t *)j->x.p)[at + c]);
     else
       for (int64_t c = 0; c < j->x.d; c++) y[c] += j->x.p[at + c];
   }

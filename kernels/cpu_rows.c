@@ -337,13 +337,13 @@ static void scaled_row(const tf_rows *tx, int64_t i, const tf_rows *ty, int64_t 
   if (tx->dt == ty->dt && scale == 1 && !add) {
     int64_t size = tf_dtype_size(tx->dt);
     memcpy((char *)ty->p + yi * size, (const char *)tx->p + xi * size, (size_t)(d * size));
-  } else if (ty->dt == TF_BF16) {
+  } else if (tf_is_half(ty->dt)) {
     for (int64_t c = 0; c < d; c++) {
-      float v = scale * (tx->dt == TF_BF16 ? tf_from_bf16(x16[c]) : x[c]);
-      y16[c] = tf_to_bf16(add ? tf_from_bf16(y16[c]) + v : v);
+      float v = scale * (tf_is_half(tx->dt) ? tf_from_half(tx->dt, x16[c]) : x[c]);
+      y16[c] = tf_to_half(ty->dt, add ? tf_from_half(ty->dt, y16[c]) + v : v);
     }
-  } else if (tx->dt == TF_BF16) {
-    for (int64_t c = 0; c < d; c++) y[c] = scale * tf_from_bf16(x16[c]) + (add ? y[c] : 0);
+  } else if (tf_is_half(tx->dt)) {
+    for (int64_t c = 0; c < d; c++) y[c] = scale * tf_from_half(tx->dt, x16[c]) + (add ? y[c] : 0);
   } else if (add) {
     for (int64_t c = 0; c < d; c++) y[c] += scale * x[c];
   } else {
@@ -426,7 +426,7 @@ tf_status cpu_scatter_add_rows(tf_queue *q, const tf_scatter_add_rows *p) {
   return TF_OK;
 }
 
-static float elem(const tf_rows *r, int64_t i) { return r->dt == TF_BF16 ? tf_from_bf16(((const uint16_t *)(const void *)r->p)[i]) : r->p[i]; }
+static float elem(const tf_rows *r, int64_t i) { return tf_is_half(r->dt) ? tf_from_half(r->dt, ((const uint16_t *)(const void *)r->p)[i]) : r->p[i]; }
 
 static void topk_task(void *arg, int64_t task, int thread) {
   const ids_job *j = arg;

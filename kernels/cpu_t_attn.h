@@ -1,9 +1,9 @@
 /* Attention. Scores are made transposed, a panel of NR queries at a time: lanes are queries and rows are keys (or the other way round for
  * dK and dV), so that the softmax runs down the lanes without horizontal sums, and the probabilities already lie as the packed right
  * operand of the next product. Keys go in blocks of TF_ATTN_BLOCK with a running maximum (FlashAttention, arXiv:2205.14135; only the
- * logarithm of the sum is kept). Once for f32 and once for bf16 as cpu_t_rows.h: packed operands and sums are f32. */
+ * logarithm of the sum is kept). Once for f32, bf16 and f16 each as cpu_t_rows.h: packed operands and sums are f32. */
 
-#ifndef E_BF16
+#ifndef E_HALF
 #define NG (NR / 16) /* v16 groups of a panel */
 #define LOW (-1e30f)
 

@@ -1,4 +1,4 @@
-/* Dropout, once for f32 and once for bf16 as cpu_t_rows.h. */
+/* Dropout, once for f32, bf16 and f16 each as cpu_t_rows.h. */
 
 static void K(dropout)(void *arg, int64_t task, int thread) {
   const tf_dropout_job *j = arg;

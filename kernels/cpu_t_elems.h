@@ -1,4 +1,4 @@
-/* The kernels that work on f32 and on bf16; see cpu_t_rows.h for the macros, which are undefined again. */
+/* The kernels that work on f32, bf16 and f16; see cpu_t_rows.h for the macros, which are undefined again. */
 #include "cpu_t_rows.h"
 #include "cpu_t_drop.h"
 #include "cpu_t_attn.h"

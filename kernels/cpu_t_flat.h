@@ -114,6 +114,7 @@ static void k_slice_add(void *arg, int64_t task, int thread) {
     for (int64_t s = j->acc ? -1 : 0; s < j->s; s++) {
       v16 x = s < 0                   ? v_ldn(j->y + i, n)
               : j->dtype == TF_F32    ? v_ldn(j->x + s * j->ld + i, n)
+              : j->dtype == TF_F16    ? h_ldn((const uint16_t *)j->x + s * j->ld + i, n)
                                       : b_ldn((const uint16_t *)j->x + s * j->ld + i, n);
       a = s == (j->acc ? -1 : 0) ? x : v_add(a, x);
     }

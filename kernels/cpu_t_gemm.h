@@ -129,44 +129,12 @@ static void pack_a(const float *src, int64_t is, int64_t ks, int64_t m, int64_t 
   for (int64_t i = 0; i < m; i += TF_MR) pack_rows(src + i * is, is, ks, tf_min(TF_MR, m - i), kc, dst + i * kc);
 }
 
-/* The same from bf16: rows are converted to f32 some steps at a time. */
-V1 void packb_panel(const uint16_t *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *restrict dst, const int64_t w) {
-  if (is == 1) {
-    for (int64_t k = 0; k < kc; k++) {
-      float t[NR + 16];
-      for (int64_t i = 0; i < n; i += 16) v_st(t + i, b_ldn(src + k * ks + i, n - i));
-      for (int64_t i = 0; i < n; i++) dst[k * w + i] = t[i];
-      for (int64_t i = n; i < w; i++) dst[k * w + i] = 0;
-    }
-    return;
-  }
-  float t[NR * 32];
-  for (int64_t k = 0; k < kc; k += 32) {
-    int64_t steps = tf_min(32, kc - k);
-    for (int64_t i = 0; i < n; i++) {
-      const uint16_t *s = src + i * is + k * ks;
-      if (ks == 1) {
-        v_st(t + i * 32, b_ldn(s, steps));
-        v_st(t + i * 32 + 16, b_ldn(s + 16, tf_max(0, steps - 16)));
-      } else {
-        for (int64_t x = 0; x < steps; x++) t[i * 32 + x] = tf_from_bf16(s[x * ks]);
-      }
-    }
-    pack_panel(t, 32, 1, n, steps, dst + k * w, w);
-  }
-}
-
-static __attribute__((noinline)) void packb_rows(const uint16_t *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *dst) {
-  packb_panel(src, is, ks, n, kc, dst, TF_MR);
-}
-
-static __attribute__((noinline)) void packb_cols(const uint16_t *src, int64_t is, int64_t ks, int64_t n, int64_t kc, float *dst) {
-  packb_panel(src, is, ks, n, kc, dst, NR);
-}
-
-static void packb_a(const uint16_t *src, int64_t is, int64_t ks, int64_t m, int64_t kc, float *dst) {
-  for (int64_t i = 0; i < m; i += TF_MR) packb_rows(src + i * is, is, ks, tf_min(TF_MR, m - i), kc, dst + i * kc);
-}
+#define H(name) b_##name
+#define h_ld1(x) tf_from_bf16(x)
+#include "cpu_t_pack16.h"
+#define H(name) h_##name
+#define h_ld1(x) tf_from_f16(x)
+#include "cpu_t_pack16.h"
 
 #ifdef TF_DP
 V1 void gemm_pack_a(const tf_gemm_job *j, int64_t m0, int64_t m, int64_t k0, int64_t kc, float *dst) {
@@ -180,35 +148,49 @@ V1 void gemm_pack_cols(const tf_gemm_job *j, int64_t n0, int64_t n, int64_t k0, 
   dp_pack(b, j->bcs, j->brs, n, tf_min(2 * kc, j->elems - 2 * k0), dst, NR);
 }
 #else
-/* Rows m0 on of a, and columns n0 on of b, of either type, over steps k0..k0+kc. */
+/* Rows m0 on of a, and columns n0 on of b, of any type, over steps k0..k0+kc. */
 V1 void gemm_pack_a(const tf_gemm_job *j, int64_t m0, int64_t m, int64_t k0, int64_t kc, float *dst) {
   int64_t at = m0 * j->ars + k0 * j->acs;
-  if (j->a_bf16)
-    packb_a((const uint16_t *)j->a + at, j->ars, j->acs, m, kc, dst);
+  if (j->a_dt == TF_BF16)
+    b_pack_a((const uint16_t *)j->a + at, j->ars, j->acs, m, kc, dst);
+  else if (j->a_dt == TF_F16)
+    h_pack_a((const uint16_t *)j->a + at, j->ars, j->acs, m, kc, dst);
   else
     pack_a(j->a + at, j->ars, j->acs, m, kc, dst);
 }
 
 V1 void gemm_pack_cols(const tf_gemm_job *j, int64_t n0, int64_t n, int64_t k0, int64_t kc, float *dst) {
   int64_t at = n0 * j->bcs + k0 * j->brs;
-  if (j->b_bf16)
-    packb_cols((const uint16_t *)j->b + at, j->bcs, j->brs, n, kc, dst);
+  if (j->b_dt == TF_BF16)
+    b_pack_cols((const uint16_t *)j->b + at, j->bcs, j->brs, n, kc, dst);
+  else if (j->b_dt == TF_F16)
+    h_pack_cols((const uint16_t *)j->b + at, j->bcs, j->brs, n, kc, dst);
   else
     pack_cols(j->b + at, j->bcs, j->brs, n, kc, dst);
 }
 #endif
 
-/* A bf16 c is made in f32 beside it: brought there before, rounded once after. */
+/* A c of 16 bits is made in f32 beside it: brought there before, rounded once after. */
 V1 void gemm_c_in(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int64_t c1) {
   if (!j->c16 || !j->accumulate) return;
   for (int64_t i = m0; i < m1; i++)
-    for (int64_t n = c0; n < c1; n += 16) v_stn(j->c + i * j->ldc + n, b_ldn(j->c16 + i * j->ldc16 + j->n0 + n, c1 - n), c1 - n);
+    for (int64_t n = c0; n < c1; n += 16) {
+      const uint16_t *s = j->c16 + i * j->ldc16 + j->n0 + n;
+      v_stn(j->c + i * j->ldc + n, j->c_dt == TF_F16 ? h_ldn(s, c1 - n) : b_ldn(s, c1 - n), c1 - n);
+    }
 }
 
 V1 void gemm_c_out(const tf_gemm_job *j, int64_t m0, int64_t m1, int64_t c0, int64_t c1) {
   if (!j->c16) return;
   for (int64_t i = m0; i < m1; i++)
-    for (int64_t n = c0; n < c1; n += 16) b_stn(j->c16 + i * j->ldc16 + j->n0 + n, v_ldn(j->c + i * j->ldc + n, c1 - n), c1 - n);
+    for (int64_t n = c0; n < c1; n += 16) {
+      uint16_t *d = j->c16 + i * j->ldc16 + j->n0 + n;
+      v16 x = v_ldn(j->c + i * j->ldc + n, c1 - n);
+      if (j->c_dt == TF_F16)
+        h_stn(d, x, c1 - n);
+      else
+        b_stn(d, x, c1 - n);
+    }
 }
 
 static void gemm_pack_b(void *arg, int64_t task, int thread) {

@@ -99,6 +99,20 @@ V1 v16 v_erf(v16 x) {
   return v_sel(v_lt(a, one), v_mul(p, x), v_copysign(big, x));
 }
 
+#ifndef TF_V_F16
+/* 16 f16 from and to memory, as v_ldn and v_stn. */
+V1 v16 h_ldn(const uint16_t *p, int64_t n) {
+  float t[16];
+  for (int i = 0; i < 16; i++) t[i] = i < n ? tf_from_f16(p[i]) : 0;
+  return v_ld(t);
+}
+V1 void h_stn(uint16_t *p, v16 a, int64_t n) {
+  float t[16];
+  v_st(t, a);
+  for (int i = 0; i < n && i < 16; i++) p[i] = tf_to_f16(t[i]);
+}
+#endif
+
 #ifndef TF_V_BF16
 /* 16 bf16 from and to memory, as v_ldn and v_stn; rounded to nearest, ties to even, a NaN stays one. */
 V1 v16 b_ldn(const uint16_t *p, int64_t n) {

@@ -1,4 +1,4 @@
-/* Mixture of experts: the clamped gated unit and combination, once for f32 and once for bf16 as cpu_t_rows.h; routing and load balancing. */
+/* Mixture of experts: the clamped gated unit and combination, once for f32, bf16 and f16 each as cpu_t_rows.h; routing and load balancing. */
 
 /* 16 gates and ups of column i on; n of them are there. */
 V1 void K(glu_pair)(const E *x, int64_t i, int64_t n, int64_t f, int interleaved, v16 *g, v16 *u) {
@@ -119,7 +119,7 @@ static void K(moe_combine_bwd)(void *arg, int64_t task, int thread) {
   }
 }
 
-#ifndef E_BF16
+#ifndef E_HALF
 /* --- routing --- */
 
 /* p = softmax of x [e]. */

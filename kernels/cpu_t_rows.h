@@ -1,5 +1,5 @@
-/* Elementwise operations and normalizations over rows; one task is a block of rows, or of a long row's elements. Included once for f32
- * and once for bf16: E is the element type, e_ldn and e_stn load and store it, K(name) is the function's name. Sums are in f32, and so are
+/* Elementwise operations and normalizations over rows; one task is a block of rows, or of a long row's elements. Included once for f32,
+ * for bf16 and for f16: E is the element type, e_ldn and e_stn load and store it, K(name) is the function's name. Sums are in f32, and so are
  * weights, statistics and gradients of weights. */
 
 #ifndef ROW_TASK
@@ -363,7 +363,7 @@ static void K(colsum)(void *arg, int64_t task, int thread) {
   }
 }
 
-#ifndef E_BF16
+#ifndef E_HALF
 /* u[i] (+)= v[0][i] + v[1][i] + ...: n rows of y.d at a distance of y.ld; block elements a task. */
 static void k_colsum_join(void *arg, int64_t task, int thread) {
   const tf_row_job *j = arg;

@@ -15,7 +15,7 @@
 #define PACK_COLS pack_cols
 #include "cpu_t_elems.h"
 
-#define E_BF16 1
+#define E_HALF 1
 #define E uint16_t
 #define K(name) kb_##name
 #define E_ROW(r, i) ((uint16_t *)(void *)(r)->p + tf_rows_at(r, i))
@@ -23,9 +23,21 @@
 #define e_stn b_stn
 #define e_get(x) tf_from_bf16(x)
 #define e_set(x) tf_to_bf16(x)
-#define PACK_A packb_a
-#define PACK_ROWS packb_rows
-#define PACK_COLS packb_cols
+#define PACK_A b_pack_a
+#define PACK_ROWS b_pack_rows
+#define PACK_COLS b_pack_cols
+#include "cpu_t_elems.h"
+
+#define E uint16_t
+#define K(name) kh_##name
+#define E_ROW(r, i) ((uint16_t *)(void *)(r)->p + tf_rows_at(r, i))
+#define e_ldn h_ldn
+#define e_stn h_stn
+#define e_get(x) tf_from_f16(x)
+#define e_set(x) tf_to_f16(x)
+#define PACK_A h_pack_a
+#define PACK_ROWS h_pack_rows
+#define PACK_COLS h_pack_cols
 #include "cpu_t_elems.h"
 
 #define CAT2(a, b) a##b
@@ -74,30 +86,33 @@ const tf_kern TF_TABLE = {
     .attn_bwd_q = k_attn_bwd_q,
 };
 
-/* What works on bf16; the rest is in the table above. */
-const tf_kern CAT(TF_TABLE, _bf16) = {
-    .add = kb_add,
-    .mul = kb_mul,
-    .act_fwd = kb_act_fwd,
-    .act_bwd = kb_act_bwd,
-    .glu_fwd = kb_glu_fwd,
-    .glu_bwd = kb_glu_bwd,
-    .dropout = kb_dropout,
-    .clamp_fwd = kb_clamp_fwd,
-    .clamp_bwd = kb_clamp_bwd,
-    .rmsnorm_fwd = kb_rmsnorm_fwd,
-    .rmsnorm_bwd = kb_rmsnorm_bwd,
-    .layernorm_fwd = kb_layernorm_fwd,
-    .layernorm_bwd = kb_layernorm_bwd,
-    .colsum = kb_colsum,
-    .rope = kb_rope,
-    .glu_clamped_fwd = kb_glu_clamped_fwd,
-    .glu_clamped_bwd = kb_glu_clamped_bwd,
-    .moe_combine_fwd = kb_moe_combine_fwd,
-    .moe_combine_bwd = kb_moe_combine_bwd,
-    .attn_pack = kb_attn_pack,
-    .attn_fwd = kb_attn_fwd,
-    .attn_bwd_prep = kb_attn_bwd_prep,
-    .attn_bwd_kv = kb_attn_bwd_kv,
-    .attn_bwd_q = kb_attn_bwd_q,
-};
+/* What works on 16 bits; the rest is in the table above. */
+#define HALF_TABLE(p)                            \
+  {                                              \
+    .add = p##_add,                              \
+    .mul = p##_mul,                              \
+    .act_fwd = p##_act_fwd,                      \
+    .act_bwd = p##_act_bwd,                      \
+    .glu_fwd = p##_glu_fwd,                      \
+    .glu_bwd = p##_glu_bwd,                      \
+    .dropout = p##_dropout,                      \
+    .clamp_fwd = p##_clamp_fwd,                  \
+    .clamp_bwd = p##_clamp_bwd,                  \
+    .rmsnorm_fwd = p##_rmsnorm_fwd,              \
+    .rmsnorm_bwd = p##_rmsnorm_bwd,              \
+    .layernorm_fwd = p##_layernorm_fwd,          \
+    .layernorm_bwd = p##_layernorm_bwd,          \
+    .colsum = p##_colsum,                        \
+    .rope = p##_rope,                            \
+    .glu_clamped_fwd = p##_glu_clamped_fwd,      \
+    .glu_clamped_bwd = p##_glu_clamped_bwd,      \
+    .moe_combine_fwd = p##_moe_combine_fwd,      \
+    .moe_combine_bwd = p##_moe_combine_bwd,      \
+    .attn_pack = p##_attn_pack,                  \
+    .attn_fwd = p##_attn_fwd,                    \
+    .attn_bwd_prep = p##_attn_bwd_prep,          \
+    .attn_bwd_kv = p##_attn_bwd_kv,              \
+    .attn_bwd_q = p##_attn_bwd_q,                \
+  }
+const tf_kern CAT(TF_TABLE, _bf16) = HALF_TABLE(kb);
+const tf_kern CAT(TF_TABLE, _f16) = HALF_TABLE(kh);

@@ -125,6 +125,29 @@ V1 void b_stn(uint16_t *p, v16 a, int64_t n) {
   for (int64_t i = 0; i < n; i++) p[i] = t[i];
 }
 
+#define TF_V_F16 1
+/* The same of f16. */
+V1 v16 h_ldn(const uint16_t *p, int64_t n) {
+  uint16_t t[16] = {0};
+  if (n < 16) {
+    for (int64_t i = 0; i < n; i++) t[i] = p[i];
+    p = t;
+  }
+  return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+V1 void h_stn(uint16_t *p, v16 a, int64_t n) {
+  __m128i l = _mm256_cvtps_ph(a.l, _MM_FROUND_TO_NEAREST_INT), h = _mm256_cvtps_ph(a.h, _MM_FROUND_TO_NEAREST_INT);
+  if (n >= 16) {
+    _mm_storeu_si128((__m128i *)p, l);
+    _mm_storeu_si128((__m128i *)(p + 8), h);
+    return;
+  }
+  uint16_t t[16];
+  _mm_storeu_si128((__m128i *)t, l);
+  _mm_storeu_si128((__m128i *)(t + 8), h);
+  for (int64_t i = 0; i < n; i++) p[i] = t[i];
+}
+
 /* The microkernel's vectors: NV of W lanes. */
 typedef __m256 vn;
 #define VN_W 8

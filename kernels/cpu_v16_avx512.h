@@ -71,6 +71,12 @@ V1 void b_stn(uint16_t *p, v16 a, int64_t n) {
   r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), high, _mm512_set1_epi32(64));
   _mm256_mask_storeu_epi16(p, v_tail(n), _mm512_cvtepi32_epi16(r));
 }
+#define TF_V_F16 1
+/* The same of f16. */
+V1 v16 h_ldn(const uint16_t *p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_tail(n), p)); }
+V1 void h_stn(uint16_t *p, v16 a, int64_t n) {
+  _mm256_mask_storeu_epi16(p, v_tail(n), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 #endif
 
 /* The microkernel's vectors: NV of W lanes. */

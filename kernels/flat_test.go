@@ -192,7 +192,7 @@ func TestDropout(t *testing.T) {
 	}, nil)
 }
 
-// TestFloats: what is uploaded as bf16 is what the device's own conversion makes of it, and comes back as it is held.
+// TestFloats: what is uploaded in 16 bits is what the device's own conversion makes of it, and comes back as it is held.
 func TestFloats(t *testing.T) {
 	dev, err := Open(Options{Threads: 1})
 	if err != nil {
@@ -211,28 +211,41 @@ func TestFloats(t *testing.T) {
 	n := int64(1<<20 + 37)
 	src := make([]float32, n)
 	for i := range src {
-		src[i] = math.Float32frombits(uint32(i) * 2654435761)
+		src[i] = math.Float32frombits(uint32(i) * 2654435761) // spread over all bits
 	}
-	x, _ := arena.New(F32, n)
-	y, _ := arena.New(BF16, n)
-	z, err := arena.New(BF16, n)
+	x, err := arena.New(F32, n)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := UploadFloats(q, x, src); err != nil {
 		t.Fatal(err)
 	}
-	q.Copy(Copy{X: x, Y: y})
-	if err := UploadFloats(q, z, src); err != nil {
-		t.Fatal(err)
-	}
-	want, got, back := make([]uint16, n), make([]uint16, n), make([]float32, n)
-	if err := errors.Join(Download(q, want, y), Download(q, got, z), DownloadFloats(q, back, y)); err != nil {
-		t.Fatal(err)
-	}
-	for i := range src {
-		if want[i] != got[i] || math.Float32bits(back[i]) != uint32(want[i])<<16 {
-			t.Fatalf("%x is %x on the device, %x from the host, and comes back as %x", math.Float32bits(src[i]), want[i], got[i], math.Float32bits(back[i]))
+	for _, dt := range []DType{BF16, F16} {
+		y, _ := arena.New(dt, n)
+		z, err := arena.New(dt, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Copy(Copy{X: x, Y: y})
+		if err := UploadFloats(q, z, src); err != nil {
+			t.Fatal(err)
+		}
+		want, got, back := make([]uint16, n), make([]uint16, n), make([]float32, n)
+		if err := errors.Join(Download(q, want, y), Download(q, got, z), DownloadFloats(q, back, y)); err != nil {
+			t.Fatal(err)
+		}
+		q.Copy(Copy{X: y, Y: x}) // widened by the device
+		wide := make([]float32, n)
+		if err := Download(q, wide, x); err != nil {
+			t.Fatal(err)
+		}
+		for i := range src {
+			if want[i] != got[i] || math.Float32bits(back[i]) != math.Float32bits(wide[i]) {
+				t.Fatalf("%v: %x is %x on the device, %x from the host; it comes back as %x and %x", dt, math.Float32bits(src[i]), want[i], got[i], math.Float32bits(wide[i]), math.Float32bits(back[i]))
+			}
+		}
+		if err := UploadFloats(q, x, src); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

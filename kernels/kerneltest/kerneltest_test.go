@@ -60,14 +60,19 @@ func TestCPU(t *testing.T) {
 	}
 }
 
-// TestBF16: every operation with bf16 operands against the oracle, with every instruction set, and against central differences.
-func TestBF16(t *testing.T) {
+// TestHalf: every operation with operands of 16 bits against the oracle, bf16 with every instruction set (f16 has equal bits with all, see
+// TestHalfBits of package kernels), and against central differences.
+func TestHalf(t *testing.T) {
 	for name, isa := range map[string]kernels.ISA{"scalar": kernels.ISAScalar, "avx2": kernels.ISAAVX2, "avx512": kernels.ISAAVX512} {
-		t.Run(name, func(t *testing.T) {
+		t.Run("bf16 "+name, func(t *testing.T) {
 			t.Parallel()
 			wantOK(t, run(t, cpu(t, kernels.Options{ISA: isa, Threads: 2}), kerneltest.Test, kerneltest.Options{DType: kernels.BF16}))
 		})
 	}
+	t.Run("f16", func(t *testing.T) {
+		t.Parallel()
+		wantOK(t, run(t, cpu(t, kernels.Options{Threads: 2}), kerneltest.Test, kerneltest.Options{DType: kernels.F16}))
+	})
 	wantOK(t, run(t, cpu(t, kernels.Options{Threads: 2}), kerneltest.Grad, kerneltest.Options{DType: kernels.BF16}))
 }
 
@@ -94,9 +99,11 @@ func TestSupport(t *testing.T) {
 	t.Parallel()
 	d := cpu(t, kernels.Options{Threads: 1})
 	wantOK(t, run(t, d, kerneltest.Support, kerneltest.Options{}))
-	for _, r := range run(t, d, kerneltest.Support, kerneltest.Options{DType: kernels.BF16}) {
-		if r.Status == kerneltest.Failed {
-			t.Errorf("%s (%s) in bf16: %s", r.Op, r.Case, r.Error)
+	for _, dt := range []kernels.DType{kernels.BF16, kernels.F16} {
+		for _, r := range run(t, d, kerneltest.Support, kerneltest.Options{DType: dt}) {
+			if r.Status == kerneltest.Failed {
+				t.Errorf("%s (%s) in %v: %s", r.Op, r.Case, dt, r.Error)
+			}
 		}
 	}
 }

@@ -5,16 +5,22 @@ import (
 	"testing"
 )
 
-// TestBF16Bits runs what a block does in bf16 and wants equal bits from every thread count of an instruction set. The numbers themselves
-// are checked in kerneltest.
-func TestBF16Bits(t *testing.T) {
+// TestHalfBits runs what a block does in 16 bits and wants equal bits: in f16 from every instruction set, in bf16 from every thread count of
+// one. The numbers themselves are checked in kerneltest.
+func TestHalfBits(t *testing.T) {
+	for _, dt := range []DType{BF16, F16} {
+		t.Run(dt.String(), func(t *testing.T) { halfBits(t, dt) })
+	}
+}
+
+func halfBits(t *testing.T, dt DType) {
 	const b, s, h, d, v = 2, 75, 3, 20, 301
 	const n, w = b * s, h * d
 	x, wq, wv, dy, lm := noise(1, n*w), noise(2, w*w), noise(3, w), noise(4, n*w), noise(5, v*w)
-	comparePaths(t, func(e *env) outputs {
+	comparePaths(t, dt == F16, func(e *env) outputs {
 		q := e.q
 		half := func(x []float32, dims ...int64) Tensor {
-			y, err := e.a.New(BF16, dims...)
+			y, err := e.a.New(dt, dims...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,23 +62,27 @@ func TestBF16Bits(t *testing.T) {
 	})
 }
 
-// comparePaths runs a case in every setup and wants equal bits from those with the same instruction set.
-func comparePaths(t *testing.T, run func(e *env) outputs) {
+// comparePaths runs a case in every setup and wants equal bits from all, or from those with the same instruction set.
+func comparePaths(t *testing.T, all bool, run func(e *env) outputs) {
 	t.Helper()
 	first := map[ISA]outputs{}
 	for _, s := range setups(t) {
 		e := newEnv(t, s)
 		got := run(e)
 		e.close()
-		want, ok := first[s.isa]
+		key := s.isa
+		if all {
+			key = ISAAuto
+		}
+		want, ok := first[key]
 		if !ok {
-			first[s.isa] = got
+			first[key] = got
 			continue
 		}
 		for name := range want {
 			for i, v := range want[name] {
 				if math.Float32bits(v) != math.Float32bits(got[name][i]) {
-					t.Fatalf("%v: %s[%d] = %x, fewer threads give %x", s, name, i, got[name][i], v)
+					t.Fatalf("%v: %s[%d] = %x, another gives %x", s, name, i, got[name][i], v)
 				}
 			}
 		}
