@@ -111,13 +111,13 @@ const (
 
 // Options choose a device.
 type Options struct {
-	// Backend is "cpu" (also the empty string) or the path of a shared object.
+	// Backend is CPU (also the empty string), CUDA, Auto, or the path of a shared object.
 	Backend string
 	// Threads is the number of CPU threads, 0 for all cores the process may use. Ranks on one host divide the cores among them.
 	Threads int
 	// ISA forces an instruction set (for tests).
 	ISA ISA
-	// Index is which device of the backend.
+	// Index is which device of the backend (CUDA_VISIBLE_DEVICES counts for CUDA).
 	Index int
 	// Counting opens a device without memory: allocation hands out addresses that lead nowhere, operations only say how much
 	// workspace they need. The same code then tells what it would take.
@@ -138,6 +138,7 @@ type Device struct {
 	name     string
 	builtin  bool
 	counting bool
+	fallback string
 	next     atomic.Uint64 // the next address of a counting device
 	live     atomic.Int64
 	peak     atomic.Int64
@@ -147,18 +148,25 @@ type Device struct {
 	closed bool
 }
 
-// Open opens a device. The error says why a library or an instruction set is refused.
-func Open(o Options) (*Device, error) {
+// Open opens a device. The error says why a library, a device or an instruction set is refused.
+func Open(o Options) (*Device, error) { return openNamed(o) }
+
+// openPath opens the CPU or a shared object.
+func openPath(o Options) (*Device, error) {
 	be, err := backend(o.Backend)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open backend %q: %w", o.Backend, err)
 	}
+	return openTable(be, o)
+}
+
+func openTable(be *C.tf_backend, o Options) (*Device, error) {
 	if h := C.GoString(be.abi_hash); be.abi_version != C.TF_ABI_VERSION || h != ABIHash() || uintptr(be.struct_size) != unsafe.Sizeof(*be) {
 		return nil, fmt.Errorf("cannot open backend %q: it was built against another tunefleet.h (ABI %d, hash %.12s; this program has ABI %d, hash %.12s)",
 			o.Backend, uint32(be.abi_version), h, C.TF_ABI_VERSION, ABIHash())
 	}
 	co := C.tf_options{threads: C.int32_t(o.Threads), isa: C.int32_t(o.ISA), index: C.int32_t(o.Index)}
-	d := &Device{be: be, name: C.GoString(be.name), builtin: o.Backend == "" || o.Backend == "cpu", counting: o.Counting, queues: map[*Queue]struct{}{}}
+	d := &Device{be: be, name: C.GoString(be.name), builtin: o.Backend == "" || o.Backend == CPU, counting: o.Counting, queues: map[*Queue]struct{}{}}
 	d.next.Store(1 << 40)
 	why := (*C.char)(C.calloc(1, whyLen))
 	defer C.free(unsafe.Pointer(why))
@@ -177,7 +185,7 @@ const whyLen = 512
 func (d *Device) ZeroesMemory() bool { return d.builtin }
 
 func backend(name string) (*C.tf_backend, error) {
-	if name == "" || name == "cpu" {
+	if name == "" || name == CPU {
 		return (*C.tf_backend)(unsafe.Pointer(C.tf_cpu_backend())), nil
 	}
 	path := C.CString(name)
@@ -190,6 +198,9 @@ func backend(name string) (*C.tf_backend, error) {
 	}
 	return be, nil
 }
+
+// Fallback says why Auto took the CPU; empty when it did not have to, or something else was asked for.
+func (d *Device) Fallback() string { return d.fallback }
 
 // Counting reports whether the device has no memory and runs nothing.
 func (d *Device) Counting() bool { return d.counting }

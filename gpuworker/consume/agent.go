@@ -335,7 +335,7 @@ func (a *Agent) startOrder(ctx context.Context, d queue.Delivery, spec *schemas.
 	if err != nil {
 		return nil, fmt.Errorf("cannot create a scratch folder: %w", err)
 	}
-	return &startOrder{Message: d.Message(), Spec: spec, Worker: a.cfg.Name, Dir: abs, Threads: a.cfg.Threads, Bind: a.cfg.Bind,
+	return &startOrder{Message: d.Message(), Spec: spec, Worker: a.cfg.Name, Dir: abs, Threads: a.cfg.Threads, Backend: a.cfg.Backend, Bind: a.cfg.Bind,
 		Advertise: a.cfg.Advertise, TraceParent: telemetry.TraceParent(ctx)}, nil
 }
 

@@ -37,6 +37,8 @@ type Config struct {
 	// Devices is the number of devices of the host, Device their name (for people).
 	Devices int
 	Device  string
+	// Backend is the kernel backend of ranks, as kernels.Options has it; empty is the CPU.
+	Backend string
 	// Threads is the number of CPU threads of the rank process; default all.
 	Threads int
 	// Dir holds scratch folders; default a folder in os.TempDir().

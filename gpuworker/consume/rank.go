@@ -143,7 +143,7 @@ func (r *rank) work(ctx context.Context, o *startOrder) (done doneNotice, closeG
 	if err != nil {
 		return classify(fmt.Errorf("cannot open the object store: %w", err), r.stopped.Load()), closeGang
 	}
-	t := &Task{Message: o.Message, Spec: o.Spec, Stage: stage, Objects: objects, Worker: o.Worker, Dir: o.Dir, Threads: o.Threads,
+	t := &Task{Message: o.Message, Spec: o.Spec, Stage: stage, Objects: objects, Worker: o.Worker, Dir: o.Dir, Threads: o.Threads, Backend: o.Backend,
 		Logger: r.logger.With("run", o.Message.Run, "stage", o.Message.Stage, "index", o.Message.Index())}
 	var generation uint64
 	t.Report = func(e schemas.Event) {

@@ -38,6 +38,8 @@ type Task struct {
 	Phase func(name string, done, total int64)
 	// Threads is the number of CPU threads this rank may use.
 	Threads int
+	// Backend is the kernel backend that the rank computes with, as kernels.Options has it; empty is the CPU.
+	Backend string
 }
 
 // Gang is one generation of a train stage as seen from one rank.

@@ -38,6 +38,7 @@ type startOrder struct {
 	Worker      string           `json:"worker"`
 	Dir         string           `json:"dir"`
 	Threads     int              `json:"threads"`
+	Backend     string           `json:"backend,omitempty"`
 	Bind        string           `json:"bind"`
 	Advertise   string           `json:"advertise"`
 	TraceParent string           `json:"traceparent,omitempty"`

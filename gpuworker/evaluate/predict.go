@@ -69,7 +69,7 @@ func predict(ctx context.Context, t *consume.Task) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	dev, err := kernels.Open(kernels.Options{Threads: t.Threads})
+	dev, err := kernels.Open(kernels.Options{Backend: t.Backend, Threads: t.Threads})
 	if err != nil {
 		return err
 	}

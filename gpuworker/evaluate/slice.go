@@ -151,7 +151,7 @@ func slice(ctx context.Context, t *consume.Task) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, in.close()) }()
-	dev, err := kernels.Open(kernels.Options{Threads: t.Threads})
+	dev, err := kernels.Open(kernels.Options{Backend: t.Backend, Threads: t.Threads})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,7 +28,7 @@ const autoNoneBytes = 1 << 30
 
 // Options of a handler.
 type Options struct {
-	// Backend of the device, as kernels.Options has it; empty is the CPU.
+	// Backend of the device, as kernels.Options has it; empty is the task's.
 	Backend string
 	// OpenData opens the token data that a train stage names; nil reads what the prep stages of the run wrote.
 	OpenData func(ctx context.Context, t *consume.Task, ref string) (Dataset, error)
@@ -35,7 +36,7 @@ type Options struct {
 	Reward RewardFunc
 }
 
-// Handle runs one rank of a generation of a train stage on the CPU. It returns as consume.Handler says.
+// Handle runs one rank of a generation of a train stage on the task's device. It returns as consume.Handler says.
 func Handle(ctx context.Context, t *consume.Task) error { return NewHandler(Options{})(ctx, t) }
 
 // NewHandler makes a handler for a device.
@@ -154,7 +155,7 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	if err := s.schedule.Validate(); err != nil {
 		return err
 	}
-	if s.dev, err = kernels.Open(kernels.Options{Backend: o.Backend, Threads: s.t.Threads}); err != nil {
+	if s.dev, err = kernels.Open(kernels.Options{Backend: cmp.Or(o.Backend, s.t.Backend), Threads: s.t.Threads}); err != nil {
 		return err
 	}
 	if s.queue, err = s.dev.NewQueue(kernels.Compute); err != nil {

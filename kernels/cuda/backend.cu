@@ -113,7 +113,8 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
     return TF_EINVALID;
   }
   cudaDeviceProp prop;
-  if ((e = cudaSetDevice(o->index)) != cudaSuccess || (e = cudaGetDeviceProperties(&prop, o->index)) != cudaSuccess) {
+  /* Properties only: opening takes no memory of the device, so that who merely asks what is there leaves it alone. */
+  if ((e = cudaGetDeviceProperties(&prop, o->index)) != cudaSuccess) {
     snprintf(why, (size_t)n, "device %d cannot be used: %s", o->index, cudaGetErrorString(e));
     return tf::status_of(e);
   }
@@ -126,6 +127,7 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
   d->index = o->index;
   d->cc = prop.major * 10 + prop.minor;
   d->sms = prop.multiProcessorCount;
+  d->memory = (int64_t)prop.totalGlobalMem;
   snprintf(d->name, sizeof d->name, "%.63s", prop.name);
   *out = d;
   return TF_OK;
@@ -133,7 +135,7 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
 
 static void dev_close(tf_device *d) {
   if (!d) return;
-  cudaSetDevice(d->index);
+  if (d->used) cudaSetDevice(d->index);
   if (d->lt && tf::close_lt) tf::close_lt(d->lt);
   for (auto &b : d->bases) cudaFree(b.second);
   delete d;
@@ -143,17 +145,19 @@ static tf_status dev_info(tf_device *d, tf_device_info *i) {
   memset(i, 0, sizeof *i);
   snprintf(i->name, sizeof i->name, "%s", d->name);
   snprintf(i->isa, sizeof i->isa, "sm_%d", d->cc);
+  i->memory_total = d->memory;
+  if (!d->used) return TF_OK; /* what is free is known with a context only */
   size_t left = 0, total = 0;
   cudaSetDevice(d->index);
   cudaError_t e = cudaMemGetInfo(&left, &total);
   i->memory_free = (int64_t)left;
-  i->memory_total = (int64_t)total;
   return tf::status_of(e);
 }
 
 static tf_status dev_alloc(tf_device *d, int64_t bytes, tf_ptr *p) {
   if (bytes <= 0) return TF_EINVALID;
   void *base = nullptr;
+  d->used = true;
   cudaSetDevice(d->index);
   cudaError_t e = cudaMalloc(&base, (size_t)bytes + MEMORY_ALIGNMENT);
   if (e != cudaSuccess) {
@@ -199,6 +203,7 @@ static tf_status queue_open(tf_device *d, int32_t kind, tf_queue **out) {
   if (!q) return TF_ENOMEM;
   q->d = d;
   q->kind = kind;
+  d->used = true;
   cudaSetDevice(d->index);
   int least = 0, greatest = 0;
   cudaError_t e = cudaDeviceGetStreamPriorityRange(&least, &greatest);

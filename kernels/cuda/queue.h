@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -30,6 +31,8 @@ struct tf_device {
   char name[64] = "";
   int cc = 0;  /* compute capability, 90 for 9.0 */
   int sms = 0; /* multiprocessors */
+  int64_t memory = 0;
+  std::atomic<bool> used{false}; /* it has a context, which takes memory */
   std::mutex lock;
   std::map<tf_ptr, void *> bases; /* of allocations: what cudaMalloc gave */
   tf::Lt *lt = nullptr;

@@ -134,7 +134,7 @@ func loadGuide(ctx context.Context, root *node, p *problems, c *collector, f Gui
 		fmt.Sprintf("batch: %d sequences a step = %d leaves of %d (fixed; dealt over whatever number of workers there is)", micro*leaves, leaves, micro),
 		fmt.Sprintf("data: %s form, template %s, at most %d tokens a sequence", b.form, g.Data.Template, g.Data.CutoffLen),
 	}
-	return &Resolved{Form: FormGuide, Spec: spec, Inputs: c.inputs, Output: g.OutputDir, Logs: g.LogDir, Workers: g.NumWorkers, ReportTo: g.ReportTo, Notes: notes}, nil
+	return &Resolved{Form: FormGuide, Spec: spec, Inputs: c.inputs, Output: g.OutputDir, Logs: g.LogDir, Workers: g.NumWorkers, Device: g.DeviceMap, ReportTo: g.ReportTo, Notes: notes}, nil
 }
 
 func (g *guideFile) apply(f GuideFlags) {
@@ -174,9 +174,9 @@ func (g *guideFile) refuse() error {
 		return no("report_to", fmt.Sprintf("reporting to %q", g.ReportTo), "use none, or otlp with the OTEL_EXPORTER_OTLP_* variables")
 	}
 	switch g.DeviceMap {
-	case "auto", "cpu":
+	case "auto", "cpu", "cuda":
 	default:
-		return no("device_map", fmt.Sprintf("device map %q", g.DeviceMap), "use auto or cpu")
+		return no("device_map", fmt.Sprintf("device map %q", g.DeviceMap), "use auto, cpu or cuda; CUDA_VISIBLE_DEVICES says which GPU")
 	}
 	return nil
 }

@@ -45,6 +45,8 @@ type Resolved struct {
 	Output, Logs string
 	// Workers is the number of worker processes that the simpler form asks for when everything runs embedded.
 	Workers int
+	// Device is auto, cpu or cuda: what worker processes that are started for the run compute with; empty is auto.
+	Device string
 	// ReportTo is none or otlp.
 	ReportTo string
 	// Factory says what the log files hold; nil unless the configuration is LLaMA-Factory's.

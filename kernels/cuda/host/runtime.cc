@@ -112,6 +112,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
   p->major = environment("TUNEFLEET_FAKE_CC", 90) / 10;
   p->minor = environment("TUNEFLEET_FAKE_CC", 90) % 10;
   p->multiProcessorCount = 4;
+  p->totalGlobalMem = kTotal;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {

@@ -58,6 +58,7 @@ typedef tfh_event *cudaEvent_t;
 struct cudaDeviceProp {
   char name[256];
   int major, minor, multiProcessorCount;
+  size_t totalGlobalMem;
 };
 
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;

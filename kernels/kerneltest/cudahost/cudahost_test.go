@@ -55,6 +55,29 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// TestAuto: Auto is CUDA where a device opens, and the CPU with the reason where not.
+func TestAuto(t *testing.T) {
+	path, err := cudahost.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(kernels.CUDAVariable, path)
+	for driver, want := range map[string]string{"13000": "cuda-host", "12080": kernels.CPU} {
+		t.Setenv("TUNEFLEET_FAKE_DRIVER", driver)
+		d, err := kernels.Open(kernels.Options{Backend: kernels.Auto})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := d.Info()
+		if err != nil || i.Backend != want || strings.Contains(d.Fallback(), "too old") != (want == kernels.CPU) {
+			t.Errorf("driver %s: %+v, %q, %v", driver, i, d.Fallback(), err)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestProductsWithoutLibrary: a machine without cuBLASLt says so at the first product, and can do the rest.
 func TestProductsWithoutLibrary(t *testing.T) {
 	t.Setenv("TUNEFLEET_FAKE_CUBLASLT", "libcublasLt.so.nowhere")

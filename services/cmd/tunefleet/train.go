@@ -59,7 +59,7 @@ func (a *app) trainCommand() *cobra.Command {
 	f.StringVarP(&file, "config", "c", "", "the configuration file")
 	f.StringVar(&flags.OutputDir, "output_dir", "", "folder for the result")
 	f.StringVar(&flags.LogDir, "log_dir", "", "folder for trainer_log.jsonl")
-	f.StringVar(&flags.DeviceMap, "device_map", "", "auto or cpu")
+	f.StringVar(&flags.DeviceMap, "device_map", "", "auto (a GPU where there is one), cpu or cuda")
 	f.BoolVar(&flags.FP16, "fp16", false, "train in fp16 (not built yet)")
 	f.BoolVar(&flags.BF16, "bf16", false, "activations and products in bf16; weights, sums and optimizer state stay fp32")
 	f.IntVar(&flags.GradientAccumulation, "gradient_accumulation_steps", 0, "micro-batches a step and worker")
@@ -83,6 +83,10 @@ func (a *app) train(ctx context.Context, r *config.Resolved) error {
 		if err := writable(*dir); err != nil {
 			return err
 		}
+	}
+	// A device that is not there is found out before anything is started.
+	if _, err := resolveDevice(r.Device); err != nil && !a.configured() {
+		return err
 	}
 	cl, stop, err := a.somewhere(ctx, r)
 	if err != nil {
@@ -122,6 +126,7 @@ func (a *app) somewhere(ctx context.Context, r *config.Resolved) (cl *client.Cli
 		return nil, nil, err
 	}
 	workers := newFleet(dir, a.logLevel)
+	workers.device = r.Device
 	stop = func() { workers.stop(20 * time.Second) }
 	if cl, err = a.client(ctx); err == nil {
 		a.say("using the embedded server that is up over %s", dir)
@@ -155,6 +160,9 @@ func (a *app) somewhere(ctx context.Context, r *config.Resolved) (cl *client.Cli
 	}
 	if need > 0 {
 		a.say("%d worker process(es) of pool %s started, logs in %s", need, r.Spec.Pool, workers.logs)
+		if d, err := resolveDevice(r.Device); err == nil {
+			a.say("device: %s", d)
+		}
 	}
 	return cl, stop, nil
 }

@@ -28,6 +28,7 @@ func (a *app) workerCommand() *cobra.Command {
 	var wait time.Duration
 	var notice spot.Config
 	var commands []string
+	var device string
 	c := &cobra.Command{
 		Use: "worker", Short: "Run a worker: pull work of a pool and do it",
 		Long: "Worker pulls messages of its pool until it is told to stop (SIGTERM drains: the gang commits first). It talks to the servers of\n" +
@@ -61,7 +62,13 @@ func (a *app) workerCommand() *cobra.Command {
 			}
 			defer back.Close()
 			cfg.RankEnv = append(consume.StoreEnv(where.S3), script.Variable+"="+strings.Join(commands, "\n"))
-			cfg.Numerics = kernels.ABIHash()
+			cfg.RankEnv = append(cfg.RankEnv, deviceEnv(os.Environ())...)
+			dev, err := resolveDevice(device)
+			if err != nil {
+				return err
+			}
+			cfg.Backend, cfg.Device, cfg.Numerics = dev.backend, dev.name, dev.numerics()
+			log.Info("device", "backend", dev.backend, "name", dev.name, "why", dev.why)
 			notice.Logger = log
 			watcher, err := spot.New(notice)
 			if err != nil {
@@ -72,13 +79,14 @@ func (a *app) workerCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.say("worker of pool %s is up; Ctrl-C drains and stops it", cfg.Pool)
+			a.say("worker of pool %s is up on %s; Ctrl-C drains and stops it", cfg.Pool, dev)
 			return agent.Run(ctx)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&cfg.Pool, "pool", "cpu", "pool to work for")
 	f.StringVar(&cfg.Name, "name", "", "name of the worker (default: the host's)")
+	f.StringVar(&device, "device", nonEmpty(os.Getenv("TUNEFLEET_DEVICE"), kernels.Auto), "what ranks compute with: auto (a GPU where there is one), cpu or cuda (or TUNEFLEET_DEVICE)")
 	f.IntVar(&cfg.Threads, "threads", 0, "CPU threads of the rank process (0: all)")
 	f.StringVar(&cfg.Bind, "bind", "127.0.0.1:0", "address that ranks listen on for their gang")
 	f.StringVar(&cfg.Advertise, "advertise", "", "host that other ranks reach this one under (default: that of --bind)")
@@ -112,6 +120,7 @@ func (a *app) rankCommand() *cobra.Command {
 // fleet is a group of worker processes that this process started.
 type fleet struct {
 	dir, logs, level string
+	device           string // of the workers; empty is auto
 
 	mu    sync.Mutex
 	procs []*workerProcess
@@ -154,6 +163,9 @@ func (f *fleet) startIn(pool string, threads int) (*workerProcess, error) {
 	defer log.Close()
 	// Not bound to a context: a worker is asked to drain, not killed.
 	p.cmd = exec.Command(exe, "worker", "--dir", f.dir, "--pool", pool, "--name", p.name, "--threads", strconv.Itoa(threads), "--log-level", f.level) //nolint:noctx // see above
+	if f.device != "" {
+		p.cmd.Args = append(p.cmd.Args, "--device", f.device)
+	}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	// Ctrl-C reaches the parent alone, which then drains its workers in order; they die with it however it ends.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}

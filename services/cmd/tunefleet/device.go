@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// device is what ranks compute with.
+type device struct {
+	backend string // kernels.CPU or kernels.CUDA
+	name    string // for people
+	why     string // why auto took the CPU
+}
+
+func (d device) String() string {
+	switch {
+	case d.backend == kernels.CUDA:
+		return d.name + " (CUDA)"
+	case d.why != "":
+		return "the CPU (auto: " + d.why + ")"
+	}
+	return "the CPU"
+}
+
+// deviceEnv picks the variables that decide what a rank finds when it opens its device.
+func deviceEnv(environ []string) []string {
+	var out []string
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		for _, prefix := range []string{"TUNEFLEET_CUDA_", "TUNEFLEET_FAKE_", "CUDA_", "NVIDIA_", "NCCL_"} {
+			if strings.HasPrefix(name, prefix) {
+				out = append(out, kv)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// numerics is the fingerprint of the device's arithmetic: what differs in it does not give the same bits.
+func (d device) numerics() string {
+	if d.backend == kernels.CUDA {
+		return kernels.ABIHash() + " " + d.name
+	}
+	return kernels.ABIHash()
+}
+
+// resolveDevice turns auto (or nothing), cpu or cuda into what is there. It takes no memory of a GPU.
+func resolveDevice(kind string) (device, error) {
+	switch kind {
+	case "", kernels.Auto, kernels.CPU, kernels.CUDA:
+	default:
+		return device{}, schemas.Errorf(schemas.CodeUsage, "--device", "%q is no device", kind).WithHint("use auto, cpu or cuda")
+	}
+	if kind == "" {
+		kind = kernels.Auto
+	}
+	d, err := kernels.Open(kernels.Options{Backend: kind, Threads: 1})
+	if err != nil {
+		return device{}, schemas.Errorf(schemas.CodeUnsupported, kind, "%v", err).WithHint("tunefleet doctor says what is there; --device auto or device_map: auto takes the CPU where there is no GPU")
+	}
+	info, err := d.Info()
+	if err := errors.Join(err, d.Close()); err != nil {
+		return device{}, err
+	}
+	out := device{backend: kernels.CPU, name: "cpu " + info.ISA, why: d.Fallback()}
+	if info.Backend != kernels.CPU {
+		out = device{backend: kernels.CUDA, name: info.Name + " " + info.ISA}
+	}
+	return out, nil
+}
+
+// nvidiaDriver is there when the kernel has NVIDIA's module.
+const nvidiaDriver = "/proc/driver/nvidia/version"
+
+// cudaFinding says which GPUs the engine can use. A machine without any is fine; one with a driver whose GPUs cannot be used is not.
+func cudaFinding(libraries []string, driver string) finding {
+	var names []string
+	for i := 0; ; i++ {
+		d, err := kernels.Open(kernels.Options{Backend: kernels.CUDA, Index: i})
+		if err != nil && i > 0 {
+			break
+		}
+		if err != nil {
+			text, readErr := os.ReadFile(driver)
+			if readErr != nil {
+				return finding{Check: "cuda", Status: "ok", Detail: "none, training runs on the CPU: " + err.Error()}
+			}
+			first, _, _ := strings.Cut(string(text), "\n")
+			return finding{Check: "cuda", Status: "warn", Detail: fmt.Sprintf("%v (there is a driver: %s)", err, strings.TrimSpace(first)),
+				Fix: "build the library with go tool task gpu:build, put it beside tunefleet or name it in " + kernels.CUDAVariable + "; looked for: " + strings.Join(libraries, ", ")}
+		}
+		info, infoErr := d.Info()
+		_ = d.Close()
+		if infoErr != nil {
+			return finding{Check: "cuda", Status: "warn", Detail: fmt.Sprintf("device %d does not answer: %v", i, infoErr), Fix: "see nvidia-smi and the kernel's log"}
+		}
+		names = append(names, fmt.Sprintf("%d: %s %s, %.0f GiB", i, info.Name, info.ISA, float64(info.MemoryTotal)/(1<<30)))
+	}
+	return finding{Check: "cuda", Status: "ok", Detail: strings.Join(names, "; ")}
+}

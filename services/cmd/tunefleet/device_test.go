@@ -1,0 +1,55 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
+)
+
+func TestDevices(t *testing.T) {
+	emulated, err := cudahost.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	driver := filepath.Join(t.TempDir(), "version")
+	if err := os.WriteFile(driver, []byte("NVRM version: NVIDIA 535.1\nmore\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, library, fake, driver   string
+		backend, said, status, detail string
+	}{
+		{"gpu", emulated, "13000", driver, kernels.CUDA, "emulated sm_90 (CUDA)", "ok", "0: emulated sm_90, 64 GiB; 1: emulated sm_90"},
+		{"old driver", emulated, "12020", driver, kernels.CPU, "the driver is too old", "warn", "NVRM version: NVIDIA 535.1"},
+		{"no library", "/nowhere.so", "", "/nowhere", kernels.CPU, "/nowhere.so", "ok", "training runs on the CPU"},
+		{"driver but no library", "/nowhere.so", "", driver, kernels.CPU, "/nowhere.so", "warn", "/nowhere.so"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv(kernels.CUDAVariable, c.library)
+			t.Setenv("TUNEFLEET_FAKE_DRIVER", c.fake)
+			d, err := resolveDevice("auto")
+			if err != nil || d.backend != c.backend || !strings.Contains(strings.ReplaceAll(d.String(), "NVIDIA ", ""), c.said) {
+				t.Errorf("auto is %q (%s), %v", d, d.backend, err)
+			}
+			if (d.numerics() == kernels.ABIHash()) != (c.backend == kernels.CPU) {
+				t.Errorf("numerics are %q", d.numerics())
+			}
+			if f := cudaFinding(kernels.CUDALibraries(), c.driver); f.Status != c.status || !strings.Contains(f.Detail, c.detail) || (f.Status == "warn") != (f.Fix != "") {
+				t.Errorf("doctor: %+v", f)
+			}
+			if d, err := resolveDevice("cpu"); err != nil || d.backend != kernels.CPU || d.why != "" {
+				t.Errorf("cpu is %+v, %v", d, err)
+			}
+		})
+	}
+	if got := deviceEnv([]string{"CUDA_VISIBLE_DEVICES=1", "AWS_SECRET_ACCESS_KEY=x", "TUNEFLEET_CUDA_LIB=/a=b"}); len(got) != 2 || got[1] != "TUNEFLEET_CUDA_LIB=/a=b" {
+		t.Errorf("ranks get %q", got)
+	}
+	if _, err := resolveDevice("tpu"); err == nil {
+		t.Error("tpu was taken")
+	}
+}
