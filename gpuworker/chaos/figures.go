@@ -59,9 +59,11 @@ type Result struct {
 	Machine  Machine    `json:"machine"`
 	Load     float64    `json:"load_at_end"`
 	Episodes []*Episode `json:"episodes"`
-	Figures  []Figure   `json:"figures"`
-	Kills    int        `json:"kills"`
-	OK       bool       `json:"ok"`
+	// Training is the real model's part, nil when there was none.
+	Training *Training `json:"training,omitempty"`
+	Figures  []Figure  `json:"figures"`
+	Kills    int       `json:"kills"`
+	OK       bool      `json:"ok"`
 }
 
 // Losses are the steps that were made and do not count, per ended generation.
@@ -124,21 +126,34 @@ func lostSteps(events []check.Event, objects map[string][]byte) Losses {
 	return l
 }
 
+// reports are the checker's, of the episodes and of the training.
+func (r *Result) reports() (out []*check.Report) {
+	for _, e := range r.Episodes {
+		out = append(out, e.Report)
+	}
+	if r.Training != nil {
+		out = append(out, r.Training.Report)
+	}
+	return out
+}
+
 // finish adds the episodes up.
 func (r *Result) finish() {
 	r.OK = true
+	reports := r.reports()
 	var runs, lost, terminal, manifests, doubled, hashes, unequal, corrupted int
 	var loss Losses
 	for _, e := range r.Episodes {
 		r.OK = r.OK && e.OK()
-		p := e.Report
+		loss.Killed, loss.Over, loss.Steps = loss.Killed+e.Lost.Killed, loss.Over+e.Lost.Over, max(loss.Steps, e.Lost.Steps)
+		loss.Preempted, loss.PreemptedSteps = loss.Preempted+e.Lost.Preempted, loss.PreemptedSteps+e.Lost.PreemptedSteps
+	}
+	for _, p := range reports {
 		for _, n := range p.Kills {
 			r.Kills += n
 		}
 		runs, lost, terminal = runs+p.Runs, lost+p.Lost, terminal+p.Terminal
 		manifests, doubled, hashes, unequal, corrupted = manifests+p.Manifests, doubled+p.Doubled, hashes+p.Hashes, unequal+p.Unequal, corrupted+p.Corrupted
-		loss.Killed, loss.Over, loss.Steps = loss.Killed+e.Lost.Killed, loss.Over+e.Lost.Over, max(loss.Steps, e.Lost.Steps)
-		loss.Preempted, loss.PreemptedSteps = loss.Preempted+e.Lost.Preempted, loss.PreemptedSteps+e.Lost.PreemptedSteps
 	}
 	add := func(ok, measured bool, name, must, format string, args ...any) {
 		f := Figure{Name: name, Value: fmt.Sprintf(format, args...), Must: must, How: "real", Pass: "FAIL"}
@@ -156,7 +171,41 @@ func (r *Result) finish() {
 	add(unequal == 0, hashes > 0, "final state against undisturbed", "equal", "%d unequal of %d", unequal, hashes)
 	add(loss.Over == 0, loss.Killed > 0, "lost steps, no notice", "<= 1 interval", "%d over, at most %d steps, %d generations", loss.Over, loss.Steps, loss.Killed)
 	add(loss.PreemptedSteps == 0, loss.Preempted > 0, "lost steps, SIGTERM or notice", "0", "%d in %d generations", loss.PreemptedSteps, loss.Preempted)
-	add(unequal == 0, corrupted > 0, "damaged checkpoints used (fleet)", "0", "%d of %d", unequal, corrupted)
+	add(unequal == 0, corrupted > 0, "damaged checkpoints used, in the fleet", "0", "%d of %d", unequal, corrupted)
+	r.training(add)
+}
+
+// training adds the figures of the real model.
+func (r *Result) training(add func(ok, measured bool, name, must, format string, args ...any)) {
+	t := r.Training
+	if t == nil {
+		return
+	}
+	r.OK = r.OK && t.Report.OK() && t.Hash == t.Calm && t.Loaded == 0
+	add(t.Hash == t.Calm && t.Hash != "", true, "trained weights against undisturbed", "identical hash", "%.12s and %.12s after %d faults", t.Hash, t.Calm, len(t.Faults))
+	add(t.Loaded == 0, t.Flips > 0, "damaged checkpoints loaded, bit flips (in memory)", "0 of >= 500", "%d of %d", t.Loaded, t.Flips)
+	add(t.Lost.Over == 0, t.Lost.Killed > 0, "lost steps in training, no notice", "<= 1 interval", "at most %d steps of %d", t.Lost.Steps, trainCommit)
+	add(t.Lost.PreemptedSteps == 0, t.Lost.Preempted > 0, "lost steps in training, SIGTERM", "0", "%d in %d generations", t.Lost.PreemptedSteps, t.Lost.Preempted)
+	var worst [2]float64
+	for _, f := range t.Faults {
+		switch {
+		case f.Recovery > 0 && strings.HasPrefix(f.What, "kill"):
+			worst[0] = max(worst[0], f.Recovery)
+		case f.Recovery > 0:
+			worst[1] = max(worst[1], f.Recovery)
+		case f.Down > 0:
+			add(!f.Ended, true, f.What, "0 steps lost, training goes on", "%.0f s: %d steps meanwhile, generation lost: %v", f.Down, f.Steps, f.Ended)
+		}
+	}
+	limit := (trainTTL + 10*time.Second).Seconds()
+	add(worst[0] <= limit, worst[0] > 0, "recovery after kill -9, leases of 10 s", "<= 20 s", "at most %.1f s", worst[0])
+	add(worst[1] <= 5, worst[1] > 0, "recovery after SIGTERM", "<= 5 s", "at most %.1f s", worst[1])
+	must := 0.70
+	if t.Every >= 600 {
+		must = 0.93
+	}
+	add(t.Effective >= must, true, "effective training time", fmt.Sprintf(">= %.0f %%", 100*must), "%.1f %% over %.0f s, a fault every %.0f s (undisturbed %.1f %%)", 100*t.Effective,
+		t.Seconds, t.Every, 100*t.CalmEffective)
 }
 
 // JSON is the result for files.

@@ -143,12 +143,15 @@ func killAtPoint(ctx context.Context, a *act) error {
 }
 
 func freezeWorker(ctx context.Context, a *act) error {
-	h, worker := a.member(ctx, 5*time.Second)
 	withRank := a.rng.IntN(3) == 0
-	if single := a.w.await(ctx, 2*time.Second, func(h *schemas.Head) bool { return len(h.Members) == 1 }); single != nil && !withRank {
-		h, worker = single, single.Members[0].Worker // its rank trains on alone, and will want to commit
+	var worker string
+	if withRank {
+		_, worker = a.member(ctx, 5*time.Second)
+	} else if h := a.w.await(ctx, 6*time.Second, func(h *schemas.Head) bool { return len(h.Members) == 1 && a.w.remaining(h) > 3*a.f.shape.TTL }); h != nil {
+		worker = h.Members[0].Worker // its rank trains on alone, and will want to commit
+	} else {
+		return errNotReached
 	}
-	_ = h
 	a.begin(3, worker, "SIGSTOP (rank too: %v)", withRank)
 	if err := a.f.freeze(worker, withRank); err != nil {
 		return err

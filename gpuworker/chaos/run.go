@@ -34,6 +34,11 @@ type Options struct {
 	// Command starts a process of this program that calls RunProcess when EnvRole is set; Env is added to its environment.
 	Command []string
 	Env     []string
+	// Train is how long a small real model is trained under faults, after the episodes (0: not at all), Every the time between two faults
+	// (default 2 minutes). KillOnly restricts them to kill -9.
+	Train    time.Duration
+	Every    time.Duration
+	KillOnly bool
 	// Patience is how long the runs may take to end after the last fault before they are judged as they are (default 4 minutes).
 	Patience time.Duration
 	// Say tells people how it goes; may be nil.
@@ -43,11 +48,14 @@ type Options struct {
 
 // WithDefaults fills what is unset.
 func (o Options) WithDefaults() Options {
-	if o.Duration == 0 {
+	if o.Duration == 0 && o.Train == 0 {
 		o.Duration = 3 * time.Minute
 	}
 	if o.Workers == 0 {
 		o.Workers = 4
+	}
+	if o.Every == 0 {
+		o.Every = 2 * time.Minute
 	}
 	if o.Patience == 0 {
 		o.Patience = 4 * time.Minute
@@ -87,7 +95,10 @@ func (o Options) Validate() error {
 	if o.Lease == LeaseRedis && findBinary("redis-server") == "" {
 		errs = append(errs, schemas.Errorf(schemas.CodeNotFound, "--lease", "no redis-server in PATH"))
 	}
-	if o.Duration < 10*time.Second {
+	if o.Train > 0 && (o.Train < time.Minute || o.Every < 10*time.Second) {
+		errs = append(errs, schemas.Errorf(schemas.CodeUsage, "--train-minutes", "training takes at least a minute, with 10 s between two faults"))
+	}
+	if o.Duration < 10*time.Second && (o.Duration > 0 || o.Train == 0) {
 		errs = append(errs, schemas.Errorf(schemas.CodeUsage, "--minutes", "%s is too short for a fault and its end", o.Duration))
 	}
 	if o.Workers < 2 || o.Workers > 16 {
@@ -144,12 +155,21 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	res := &Result{Seed: o.Seed, Minutes: o.Duration.Minutes(), Started: time.Now().UTC(), Machine: machine()}
 	for i, p := range o.plan() {
+		if p.d == 0 {
+			break // training only
+		}
 		o.Say("episode %d: %s, %s of faults", i+1, p.shape, p.d.Round(time.Second))
 		e, err := o.episode(ctx, i, p)
 		if err != nil {
 			return nil, err
 		}
 		res.Episodes = append(res.Episodes, e)
+	}
+	if o.Train > 0 {
+		var err error
+		if res.Training, err = o.train(ctx); err != nil {
+			return nil, err
+		}
 	}
 	res.Load = load()
 	res.finish()

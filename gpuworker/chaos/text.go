@@ -22,6 +22,13 @@ func (r *Result) Text() string {
 	r.rows(&b)
 	r.invariants(&b)
 	n := 0
+	if t := r.Training; t != nil {
+		for _, v := range t.Report.Violations {
+			if n++; n <= maxShown {
+				fmt.Fprintf(&b, "VIOLATION of %s in training at %.3f s, %s: %s\n", v.Invariant, v.At, v.Subject, v.Text)
+			}
+		}
+	}
 	for i, e := range r.Episodes {
 		for _, v := range e.Report.Violations {
 			if n++; n <= maxShown {
@@ -97,9 +104,9 @@ func (r *Result) invariants(b *strings.Builder) {
 	})
 	for _, n := range names {
 		judged, violated := 0, 0
-		for _, e := range r.Episodes {
-			judged += e.Report.Checked[n]
-			for _, v := range e.Report.Violations {
+		for _, p := range r.reports() {
+			judged += p.Checked[n]
+			for _, v := range p.Violations {
 				if v.Invariant == n {
 					violated++
 				}
@@ -107,7 +114,6 @@ func (r *Result) invariants(b *strings.Builder) {
 		}
 		fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", n, judged, violated, all[n])
 	}
-	fmt.Fprintln(t, "I7\t-\t\tgoodput and badput add up to wall time: not judged here")
 	_ = t.Flush() // into memory
 	b.WriteString("\n")
 }

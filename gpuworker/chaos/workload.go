@@ -53,6 +53,9 @@ func (w *workload) spec() (*schemas.RunSpec, *check.Expect, bool) {
 	n, r := w.next, w.rng
 	w.next++
 	o := chaostest.Options{Steps: 30 + r.Int64N(120), CommitEvery: 5 + r.Int64N(10), StepDelayMS: 5 + r.IntN(20), World: 1 + r.IntN(2), Seed: w.seed + uint64(n), PrepParts: 1 + r.IntN(2)} //nolint:gosec // n counts up
+	if n%4 == 1 { // long enough to outlive a lapsed lease, and of one seat: who is frozen trains on alone
+		o.Steps, o.StepDelayMS, o.World = 150+r.Int64N(50), 60+r.IntN(20), 1
+	}
 	if r.IntN(5) == 0 {
 		o.EvalSlices = 1
 	}
@@ -278,6 +281,21 @@ func (w *workload) training() []*schemas.Head {
 	}
 	slices.SortFunc(out, func(a, b *schemas.Head) int { return int(a.Created.Sub(b.Created)) })
 	return out
+}
+
+// remaining is how long the run's train stage takes at least from its newest commit on.
+func (w *workload) remaining(h *schemas.Head) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.live[h.Tenant+"/"+h.Run]
+	if r == nil {
+		return 0
+	}
+	st, err := r.spec.StageOf(h.Stage)
+	if err != nil || st.Train == nil {
+		return 0
+	}
+	return time.Duration(st.Train.Steps-h.Step) * time.Duration(st.Train.StepDelayMS) * time.Millisecond
 }
 
 // await waits for a training gang that ok accepts.

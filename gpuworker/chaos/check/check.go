@@ -25,6 +25,7 @@ func Invariants() map[string]string {
 		"I4":  "each step counts once in the final lineage, whose hash is the undisturbed run's",
 		"I5":  "what HEAD names is stored and verifies",
 		"I6":  "no orphaned checkpoint stays for ever",
+		"I7":  "the causes that a run's time goes to add up to its wall time",
 		"I8":  "no process is left behind",
 		"I9":  "no secret in a log, event or object",
 		"I10": "a cancel is final: no commit after it, no step later than the grace",
@@ -137,6 +138,7 @@ func Check(history []Event, objects map[string][]byte, limits Limits) *Report {
 		c.outcome(r)
 		c.lineage(r)
 		c.orphans(r)
+		c.timeUse(r)
 	}
 	c.acks()
 	c.deletes()

@@ -177,6 +177,26 @@ func (c *checker) drain() {
 	}
 }
 
+// timeUse judges the account of a run's time, from its first HEAD to its last, within 0.5 %. (The clock is that of the machines that swap; here
+// all are one.)
+func (c *checker) timeUse(r *run) {
+	if r.final == nil || !r.final.State.Terminal() {
+		return
+	}
+	wall := r.final.Updated.Sub(r.final.Created).Seconds()
+	sum := r.final.Time.Open
+	for _, s := range r.final.Time.Seconds {
+		sum += s
+	}
+	if sum == 0 && wall < 0.1 {
+		return
+	}
+	c.count("I7")
+	if d := sum - wall; d > 0.005*wall+0.01 || d < -0.005*wall-0.01 {
+		c.fail("I7", r.name, 0, "the causes add up to %.3f s of a wall time of %.3f s", sum, wall)
+	}
+}
+
 // leaks passes on what the runner found.
 func (c *checker) leaks() {
 	for _, e := range c.history {

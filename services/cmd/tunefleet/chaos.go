@@ -18,7 +18,7 @@ const chaosProcess = "chaos-process"
 
 func (a *app) chaosCommand() *cobra.Command {
 	var o chaos.Options
-	var minutes float64
+	var minutes, train float64
 	var rows string
 	c := &cobra.Command{
 		Use: "chaos", Short: "Break a fleet on this machine by a seeded schedule, and prove that it loses no work",
@@ -31,12 +31,16 @@ func (a *app) chaosCommand() *cobra.Command {
 			if o.Rows, err = chaos.ParseRows(rows); err != nil {
 				return err
 			}
-			return a.chaos(cmd, o, minutes)
+			o.Duration, o.Train = time.Duration(minutes*float64(time.Minute)), time.Duration(train*float64(time.Minute))
+			return a.chaos(cmd, o)
 		},
 	}
 	f := c.Flags()
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of the schedule (0: a new one)")
 	f.Float64Var(&minutes, "minutes", 3, "minutes of faults; draining and judging come on top")
+	f.Float64Var(&train, "train-minutes", 0, "minutes for which a small real model is trained under faults, after that; it is also trained undisturbed, to compare")
+	f.DurationVar(&o.Every, "train-fault-every", 2*time.Minute, "time between two faults of the training")
+	f.BoolVar(&o.KillOnly, "train-kill-only", false, "no other faults than kill -9 in the training")
 	f.StringVar(&rows, "rows", "", "only these rows of the chaos matrix, for example 1,3,10-13 (default: all that can be run here)")
 	f.StringVar(&o.Out, "out", "", "folder for history, result and picture (default: chaos/<time> in the current folder)")
 	f.StringVar(&o.Store, "store", "", "object store: versitygw or minio (default: both in turn, if there)")
@@ -58,7 +62,7 @@ func (a *app) chaosProcessCommand() *cobra.Command {
 	}
 }
 
-func (a *app) chaos(cmd *cobra.Command, o chaos.Options, minutes float64) error {
+func (a *app) chaos(cmd *cobra.Command, o chaos.Options) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot find this executable: %w", err)
@@ -70,7 +74,6 @@ func (a *app) chaos(cmd *cobra.Command, o chaos.Options, minutes float64) error 
 	for o.Seed == 0 {
 		o.Seed = rand.Uint64N(1 << 32)
 	}
-	o.Duration = time.Duration(minutes * float64(time.Minute))
 	o.Command, o.Log, o.Say = []string{exe, chaosProcess}, log, a.say
 	if o.Out == "" {
 		o.Out = filepath.Join("chaos", time.Now().Format("20060102-150405"))
@@ -78,7 +81,7 @@ func (a *app) chaos(cmd *cobra.Command, o chaos.Options, minutes float64) error 
 	if o.Out, err = filepath.Abs(o.Out); err != nil {
 		return diskError(o.Out, err)
 	}
-	a.say("seed %d (repeat with --seed %d --minutes %g)", o.Seed, o.Seed, minutes)
+	a.say("seed %d (--seed %d repeats the schedule)", o.Seed, o.Seed)
 	res, err := chaos.Run(cmd.Context(), o)
 	if err != nil {
 		return err
