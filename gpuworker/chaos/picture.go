@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"image/color"
 	"os"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -21,11 +22,26 @@ type mark struct {
 	name string
 }
 
+// plainTicks are the default ticks with numbers as people write them.
+type plainTicks struct{}
+
+// Ticks implements plot.Ticker.
+func (plainTicks) Ticks(low, high float64) []plot.Tick {
+	ticks := plot.DefaultTicks{}.Ticks(low, high)
+	for i := range ticks {
+		if ticks[i].Label != "" {
+			ticks[i].Label = strconv.FormatFloat(ticks[i].Value, 'g', 6, 64)
+		}
+	}
+	return ticks
+}
+
 // picture draws the disturbed curve over the undisturbed one, with a mark at each fault, into an SVG file.
 func picture(file, title string, calm, disturbed Curve, marks []mark) error {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "step", "loss"
 	p.Legend.Top = true
+	p.X.Tick.Marker, p.Y.Tick.Marker = plainTicks{}, plainTicks{}
 	line := func(c Curve, name string, width vg.Length, col color.Color) error {
 		xy := make(plotter.XYs, len(c))
 		for i, y := range c {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -153,6 +155,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := os.MkdirAll(o.Out, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the output folder: %w", err)
 	}
+	redis.SetLogger(silent{}) // that a lease server is away is what is wanted here
 	res := &Result{Seed: o.Seed, Minutes: o.Duration.Minutes(), Started: time.Now().UTC(), Machine: machine()}
 	for i, p := range o.plan() {
 		if p.d == 0 {
@@ -175,6 +178,12 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	res.finish()
 	return res, nil
 }
+
+// silent takes the place of the Redis client's logger.
+type silent struct{}
+
+// Printf drops what it is given.
+func (silent) Printf(context.Context, string, ...any) {}
 
 // planned is an episode to come.
 type planned struct {

@@ -53,7 +53,7 @@ func (w *workload) spec() (*schemas.RunSpec, *check.Expect, bool) {
 	n, r := w.next, w.rng
 	w.next++
 	o := chaostest.Options{Steps: 30 + r.Int64N(120), CommitEvery: 5 + r.Int64N(10), StepDelayMS: 5 + r.IntN(20), World: 1 + r.IntN(2), Seed: w.seed + uint64(n), PrepParts: 1 + r.IntN(2)} //nolint:gosec // n counts up
-	if n%4 == 1 { // long enough to outlive a lapsed lease, and of one seat: who is frozen trains on alone
+	if n%4 == 1 {                                                                                                                                                                           // long enough to outlive a lapsed lease, and of one seat: who is frozen trains on alone
 		o.Steps, o.StepDelayMS, o.World = 150+r.Int64N(50), 60+r.IntN(20), 1
 	}
 	if r.IntN(5) == 0 {
