@@ -2,7 +2,12 @@ package data
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
 	"slices"
 	"testing"
 
@@ -161,4 +166,57 @@ func FuzzOpenShard(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestShardFile: the same sequences give the same bytes as in memory.
+func TestShardFile(t *testing.T) {
+	for _, c := range []struct {
+		group  int
+		tagged bool
+		docs   bool
+	}{{1, false, false}, {2, true, false}, {1, false, true}} {
+		dir := t.TempDir()
+		file, err := NewShardFile(dir, c.group, c.tagged)
+		if err != nil {
+			t.Fatal(err)
+		}
+		memory := NewGroupWriter(c.group, c.tagged)
+		for i := range 500 {
+			s := Sequence{Tag: int32(i % 2)}
+			for k := range 1 + i%37 {
+				s.IDs, s.Labels = append(s.IDs, int32(i*k)), append(s.Labels, int32(k)-5)
+			}
+			if n := int32(len(s.IDs)); c.docs && n > 2 {
+				s.Docs = []int32{0, 2, n}
+			}
+			if err := errors.Join(file.Add(s), memory.Add(s)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := memory.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		size, sum, err := file.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(file.Reader())
+		if err != nil || !bytes.Equal(got, want) || size != int64(len(want)) {
+			t.Fatalf("%+v: %d bytes, want %d, %v", c, len(got), len(want), err)
+		}
+		if s := sha256.Sum256(want); hex.EncodeToString(s[:]) != sum {
+			t.Errorf("the SHA-256 is %s", sum)
+		}
+		part := make([]byte, 100)
+		if _, err := file.Reader().ReadAt(part, size/2); err != nil || !bytes.Equal(part, want[size/2:size/2+100]) {
+			t.Errorf("a range differs: %v", err)
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+			t.Errorf("%d scratch files are left, %v", len(left), err)
+		}
+	}
 }

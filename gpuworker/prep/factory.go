@@ -24,8 +24,8 @@ import (
 type factoryPlan struct {
 	spec  *schemas.FactorySpec
 	sets  []factorySet
-	train []source.Pick
-	eval  [][]source.Pick
+	train source.Order
+	eval  []source.Order
 	bad   source.Bad
 	read  int64
 }
@@ -35,7 +35,21 @@ type factorySet struct {
 	set   *schemas.DataSet
 	spool *source.Spool
 	// order lists rows of the spool, nil when all are taken as they are.
-	order []int
+	order []int32
+	// remote, when not nil, is what the spool's rows are read from; drop removes its index.
+	remote *remoteRows
+	drop   func() error
+}
+
+func (s *factorySet) close() error {
+	var errs []error
+	if s.spool != nil {
+		errs = append(errs, s.spool.Close())
+	}
+	if s.drop != nil {
+		errs = append(errs, s.drop())
+	}
+	return errors.Join(append(errs, s.remote.close())...)
 }
 
 func (s *factorySet) len() int {
@@ -47,7 +61,7 @@ func (s *factorySet) len() int {
 
 func (s *factorySet) at(i int32) int {
 	if s.order != nil {
-		return s.order[i]
+		return int(s.order[i])
 	}
 	return int(i)
 }
@@ -55,8 +69,8 @@ func (s *factorySet) at(i int32) int {
 // close removes the scratch files.
 func (p *factoryPlan) close() error {
 	var errs []error
-	for _, s := range p.sets {
-		errs = append(errs, s.spool.Close())
+	for i := range p.sets {
+		errs = append(errs, p.sets[i].close())
 	}
 	return errors.Join(errs...)
 }
@@ -75,11 +89,7 @@ func makeFactoryPlan(ctx context.Context, t *consume.Task) (p *factoryPlan, err 
 	sampler := source.NewSampler(t.Spec.Seed)
 	for _, sets := range [][]schemas.DataSet{f.Train, f.Eval} {
 		for i := range sets {
-			spool, err := source.NewSpool(t.Dir)
-			if err != nil {
-				return p, err
-			}
-			p.sets = append(p.sets, factorySet{set: &sets[i], spool: spool})
+			p.sets = append(p.sets, factorySet{set: &sets[i]})
 			if err := p.readSet(ctx, t, &p.sets[len(p.sets)-1], sampler); err != nil {
 				return p, err
 			}
@@ -90,12 +100,12 @@ func makeFactoryPlan(ctx context.Context, t *consume.Task) (p *factoryPlan, err 
 	}
 	switch {
 	case f.ValSize > 0 && len(f.Train) > 0:
-		train, held, err := source.Split(len(p.train), f.ValSize, t.Spec.Seed)
+		train, held, err := source.Split(p.train.Len(), f.ValSize, t.Spec.Seed)
 		if err != nil {
 			return p, err
 		}
-		p.eval = [][]source.Pick{choose(p.train, held)}
-		p.train = choose(p.train, train)
+		p.eval = []source.Order{source.Choose(p.train, held)}
+		p.train = source.Choose(p.train, train)
 	case f.EvalOnEach:
 		for i := range f.Eval {
 			one, err := p.mixed(len(f.Train)+i, 1, t.Spec.Seed)
@@ -109,21 +119,13 @@ func makeFactoryPlan(ctx context.Context, t *consume.Task) (p *factoryPlan, err 
 		if err != nil {
 			return p, err
 		}
-		p.eval = [][]source.Pick{all}
+		p.eval = []source.Order{all}
 	}
 	return p, nil
 }
 
-func choose(all []source.Pick, idx []int) []source.Pick {
-	out := make([]source.Pick, len(idx))
-	for i, k := range idx {
-		out[i] = all[k]
-	}
-	return out
-}
-
 // mixed orders the rows of n sets from the first-th on.
-func (p *factoryPlan) mixed(first, n int, seed uint64) ([]source.Pick, error) {
+func (p *factoryPlan) mixed(first, n int, seed uint64) (source.Order, error) {
 	if n == 0 {
 		return nil, nil
 	}
@@ -138,31 +140,36 @@ func (p *factoryPlan) mixed(first, n int, seed uint64) ([]source.Pick, error) {
 		probs = nil // shares are those of the training sets
 	}
 	out, err := source.Mix(lengths, p.spec.Mix, probs, seed)
-	for i := range out {
-		out[i].Set += int32(first)
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	return source.Shift(out, first), nil
 }
 
-// readSet reads the files of a set.
+// readSet reads the rows of a set: what another part stored, or the set's files.
 func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySet, sampler *source.Sampler) error {
 	limit := p.spec.MaxSamples
 	if s.set.NumSamples > 0 {
 		limit = 0
 	}
-	for _, f := range s.set.Data.Files {
-		left := 0
-		if limit > 0 {
-			if left = limit - s.spool.Len(); left <= 0 {
-				break
-			}
-		}
-		if err := p.readFile(ctx, t, s, f, left); err != nil {
+	shared := t.Stage.Prep.Parts > 1
+	if shared {
+		ok, err := p.openRows(ctx, t, s, limit)
+		if err != nil {
 			return err
 		}
+		shared = !ok
 	}
-	if err := s.spool.Flush(); err != nil {
-		return err
+	if s.spool == nil {
+		skipped, kept := p.bad.Skipped, len(p.bad.Quarantined)
+		if err := p.readFiles(ctx, t, s, limit); err != nil {
+			return err
+		}
+		if shared {
+			if err := p.storeRows(ctx, t, s, limit, p.bad.Skipped-skipped, p.bad.Quarantined[kept:]); err != nil {
+				return err
+			}
+		}
 	}
 	p.read += int64(s.spool.Len())
 	if err := checkColumns(s); err != nil {
@@ -175,6 +182,24 @@ func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySe
 		}
 	}
 	return nil
+}
+
+func (p *factoryPlan) readFiles(ctx context.Context, t *consume.Task, s *factorySet, limit int) (err error) {
+	if s.spool, err = source.NewSpool(t.Dir); err != nil {
+		return err
+	}
+	for _, f := range s.set.Data.Files {
+		left := 0
+		if limit > 0 {
+			if left = limit - s.spool.Len(); left <= 0 {
+				break
+			}
+		}
+		if err := p.readFile(ctx, t, s, f, left); err != nil {
+			return err
+		}
+	}
+	return s.spool.Flush()
 }
 
 func (p *factoryPlan) readFile(ctx context.Context, t *consume.Task, s *factorySet, f schemas.File, limit int) (err error) {
@@ -261,8 +286,8 @@ func checkColumns(s *factorySet) error {
 	return nil
 }
 
-// picks are the rows of an output.
-func (p *factoryPlan) picks(split string) ([]source.Pick, error) {
+// rows are the rows of an output.
+func (p *factoryPlan) rows(split string) (source.Order, error) {
 	if split == "train" {
 		return p.train, nil
 	}
@@ -284,52 +309,83 @@ func (p *factoryPlan) counters() map[string]int64 {
 	return map[string]int64{"rows_read": p.read, "bad_rows": p.bad.Skipped}
 }
 
+// fetchRandom copies stored rows to this machine when an order reads them back and forth.
+func (p *factoryPlan) fetchRandom(o source.Order, dir string) error {
+	for i := range p.sets {
+		s := &p.sets[i]
+		if s.remote == nil || o.Sequential() && s.order == nil {
+			continue
+		}
+		if err := s.remote.fetch(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // factoryOutput makes one output's shard of this part: a contiguous range of the batches that LLaMA-Factory's map would make.
-func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash string) (*entry, error) {
+func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash string) (_ *entry, err error) {
 	if err := p.openFactory(ctx); err != nil {
 		return nil, err
 	}
-	picks, err := p.factory.picks(o.Split)
+	order, err := p.factory.rows(o.Split)
 	if err != nil {
 		return nil, err
 	}
+	if err := p.factory.fetchRandom(order, p.task.Dir); err != nil {
+		return nil, err
+	}
 	f := p.prep.Factory
-	batches := source.Batches(len(picks), f.Workers, f.BatchSize)
-	from, to := len(batches)*p.index/p.prep.Parts, len(batches)*(p.index+1)/p.prep.Parts
+	batches := source.Batches(order.Len(), f.Workers, f.BatchSize)
+	batches = batches[len(batches)*p.index/p.prep.Parts : len(batches)*(p.index+1)/p.prep.Parts]
 	enc, err := p.newEncoder(o)
 	if err != nil {
 		return nil, err
 	}
-	w := data.NewGroupWriter(enc.group(), o.Form == "kto")
-	var rows, trained int64
-	for i, b := range batches[from:to] {
-		seqs, err := enc.batch(ctx, picks[b[0]:b[1]])
-		if err != nil {
-			return nil, err
+	w, err := data.NewShardFile(p.task.Dir, enc.group(), o.Form == "kto")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	var rows, trained, dropped int64
+	bad := source.Bad{Policy: p.factory.bad.Policy}
+	err = enc.all(ctx, order, batches, p.task.Threads, func(i int, m made) error {
+		for k := range m.bad {
+			if err := bad.Take(&m.bad[k]); err != nil {
+				return err
+			}
 		}
-		for _, s := range seqs {
+		for _, s := range m.seqs {
 			if err := w.Add(s); err != nil {
-				return nil, err
+				return err
 			}
 			trained += int64(s.Trained())
 		}
-		rows += int64(b[1] - b[0])
-		p.task.Phase(consume.PhaseStep, int64(i+1), int64(to-from))
+		rows += int64(batches[i][1] - batches[i][0])
+		dropped += m.dropped
+		p.task.Phase(consume.PhaseStep, int64(i+1), int64(len(batches)))
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	if w.Len() == 0 && p.prep.Parts == 1 {
 		return nil, schemas.Errorf(schemas.CodeData, p.task.Stage.Name+"/"+o.Name, "none of the %d rows can be used", rows).
 			WithHint("rows with odd roles, without an answer or without a prompt are dropped; look at the columns and tags of dataset_info.json")
 	}
-	shard, err := w.Bytes()
-	if err != nil {
+	e := &entry{Version: 1, Plan: p.factory.counters(), Counters: map[string]int64{"rows": rows, "dropped_rows": dropped, "sequences": int64(w.Len()), "tokens": w.Tokens(), "label_tokens": trained}}
+	if bad.Skipped > 0 {
+		e.Counters["bad_rows"] = bad.Skipped
+	}
+	if err := p.storeShard(ctx, e, hash, w); err != nil {
 		return nil, err
 	}
-	e := &entry{Version: 1, Plan: p.factory.counters(), Counters: map[string]int64{"rows": rows, "dropped_rows": enc.dropped, "sequences": int64(w.Len()), "tokens": w.Tokens(), "label_tokens": trained}}
-	if err := p.store(ctx, e, hash, data.ObjectShard, shard); err != nil {
-		return nil, err
+	aside := bad.Quarantined
+	if p.index == 0 {
+		aside = append(p.factory.bad.Quarantined, aside...)
 	}
-	if q := p.factory.bad.Quarantined; len(q) > 0 && p.index == 0 {
-		b, err := quarantine(q)
+	if len(aside) > 0 {
+		b, err := quarantine(aside)
 		if err != nil {
 			return nil, err
 		}
@@ -338,6 +394,21 @@ func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash st
 		}
 	}
 	return e, nil
+}
+
+// storeShard uploads a shard and adds it to the entry.
+func (p *part) storeShard(ctx context.Context, e *entry, hash string, w *data.ShardFile) error {
+	size, sum, err := w.Finish()
+	if err != nil {
+		return err
+	}
+	o := schemas.Object{Name: data.ObjectShard, Key: schemas.CacheKey(p.task.Spec.Tenant, hash, data.ObjectShard), Bytes: size, SHA256: sum}
+	p.task.Phase(consume.PhaseCommit, 0, size)
+	if err := p.task.Objects.Upload(ctx, o.Key, w.Reader(), size); err != nil {
+		return fmt.Errorf("cannot store %s: %w", o.Key, err)
+	}
+	e.Objects = append(e.Objects, o)
+	return nil
 }
 
 // quarantine is the file of rows that were kept aside: {place, reason, text} a line.

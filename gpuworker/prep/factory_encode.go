@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
@@ -24,8 +25,6 @@ type factoryEncoder struct {
 	o     *schemas.PrepOutput
 	proc  *process.Processor
 	attrs []*align.Attr
-	// dropped counts rows that cannot be used: odd roles, no prompt, no answer.
-	dropped int64
 }
 
 // OpenChatTokenizer loads the tokenizer of a Ref for chat templates: tokenizer.json or tokenizer.model with its configuration.
@@ -93,23 +92,72 @@ func (e *factoryEncoder) group() int {
 	return 1
 }
 
-// examples converts the rows of a batch. A row that a converter refuses is a bad row of the plan's policy; it stays in the batch as an
-// empty example, since batches are counted in rows.
-func (e *factoryEncoder) examples(picks []source.Pick) ([]process.Example, error) {
+// made is what becomes of one batch of rows.
+type made struct {
+	seqs []data.Sequence
+	// dropped counts rows that cannot be used: odd roles, no prompt, no answer.
+	dropped int64
+	// bad are rows that a converter refuses.
+	bad []source.BadRowError
+	err error
+}
+
+// all makes the sequences of every batch, several batches at a time, and gives them to take in their order. A few batches are in memory,
+// however many there are.
+func (e *factoryEncoder) all(ctx context.Context, order source.Order, batches [][2]int, threads int, take func(i int, m made) error) error {
+	if threads < 1 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	done := make([]chan made, len(batches))
+	for i := range done {
+		done[i] = make(chan made, 1)
+	}
+	ahead := make(chan struct{}, 2*threads) // batches begun and not taken
+	var next atomic.Int64
+	for range min(threads, len(batches)) {
+		wg.Go(func() {
+			for {
+				select {
+				case ahead <- struct{}{}:
+				case <-ctx.Done():
+					return
+				}
+				i := int(next.Add(1)) - 1
+				if i >= len(batches) {
+					return
+				}
+				done[i] <- e.batch(ctx, source.Picks(order, batches[i][0], batches[i][1]))
+			}
+		})
+	}
+	for i := range batches {
+		m := <-done[i]
+		if m.err != nil {
+			return m.err
+		}
+		if err := take(i, m); err != nil {
+			return err
+		}
+		<-ahead
+	}
+	return nil
+}
+
+// examples converts the rows of a batch. A row that a converter refuses is a bad row; it stays in the batch as an empty example, since
+// batches are counted in rows.
+func (e *factoryEncoder) examples(picks []source.Pick, m *made) ([]process.Example, error) {
 	out := make([]process.Example, len(picks))
-	errs := make([]error, len(picks))
-	inParallel(len(picks), func(i int) { out[i], errs[i] = e.example(picks[i]) })
-	for i, err := range errs {
-		if err == nil {
-			continue
-		}
-		row, rerr := e.row(picks[i])
-		if rerr != nil {
-			return nil, rerr
-		}
-		bad := &source.BadRowError{Place: row.Place, Reason: reason(err), Text: string(row.Raw[:min(len(row.Raw), 4096)])}
-		if err := e.p.factory.bad.Take(bad); err != nil {
+	for i, k := range picks {
+		row, err := e.row(k)
+		if err != nil {
 			return nil, err
+		}
+		if out[i], err = e.example(row, k.Set); err != nil {
+			m.bad = append(m.bad, source.BadRowError{Place: row.Place, Reason: reason(err), Text: string(row.Raw[:min(len(row.Raw), 4096)])})
 		}
 	}
 	return out, nil
@@ -134,16 +182,12 @@ func (e *factoryEncoder) place(k source.Pick) string {
 	return s.spool.Place(s.at(k.Row))
 }
 
-func (e *factoryEncoder) example(k source.Pick) (process.Example, error) {
-	row, err := e.row(k)
-	if err != nil {
-		return process.Example{}, err
-	}
+func (e *factoryEncoder) example(row source.Row, set int32) (process.Example, error) {
 	o, err := pyjson.ParseObject(string(row.Raw))
 	if err != nil {
 		return process.Example{}, err
 	}
-	r, err := align.Convert(o, e.attrs[k.Set])
+	r, err := align.Convert(o, e.attrs[set])
 	if err != nil {
 		return process.Example{}, err
 	}
@@ -154,71 +198,58 @@ func (e *factoryEncoder) example(k source.Pick) (process.Example, error) {
 	return *x, nil
 }
 
-// inParallel calls f for 0 to n-1 on all CPUs. f must not panic.
-func inParallel(n int, f func(i int)) {
-	workers := min(n, runtime.GOMAXPROCS(0))
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			for i := w; i < n; i += workers {
-				f(i)
-			}
-		})
+// batch makes the sequences of one batch.
+func (e *factoryEncoder) batch(ctx context.Context, picks []source.Pick) (m made) {
+	if m.err = ctx.Err(); m.err != nil {
+		return m
 	}
-	wg.Wait()
+	examples, err := e.examples(picks, &m)
+	if err != nil {
+		return made{err: err}
+	}
+	switch {
+	case e.o.Form == "pt":
+		e.pretrain(examples, &m)
+	case e.o.Form == "pairwise":
+		e.each(picks, examples, (*process.Example).Pairs, e.pair, &m)
+	case e.o.Form == "kto":
+		e.kto(examples, &m)
+	case e.o.Form == "predict":
+		e.each(picks, examples, (*process.Example).Prompted, e.prompt, &m)
+	case e.o.Packing:
+		e.packed(picks, examples, &m)
+	default:
+		e.each(picks, examples, (*process.Example).Supervised, e.supervised, &m)
+	}
+	return m
 }
 
-// batch makes the sequences of one batch.
-func (e *factoryEncoder) batch(ctx context.Context, picks []source.Pick) ([]data.Sequence, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	examples, err := e.examples(picks)
-	if err != nil {
-		return nil, err
-	}
-	switch e.o.Form {
-	case "pt":
-		return e.pretrain(examples), nil
-	case "pairwise":
-		return e.each(picks, examples, (*process.Example).Pairs, e.pair)
-	case "kto":
-		return e.kto(examples)
-	case "predict":
-		return e.each(picks, examples, (*process.Example).Prompted, e.prompt)
-	}
-	if !e.o.Packing {
-		return e.each(picks, examples, (*process.Example).Supervised, func(x *process.Example) ([]data.Sequence, error) {
-			s, err := e.proc.Supervised(x)
-			return []data.Sequence{sequence(s)}, err
-		})
-	}
-	return e.packed(picks, examples)
+func (e *factoryEncoder) supervised(x *process.Example) ([]data.Sequence, error) {
+	s, err := e.proc.Supervised(x)
+	return []data.Sequence{sequence(s)}, err
 }
 
 func sequence(s process.Sample) data.Sequence { return data.Sequence{IDs: s.IDs, Labels: s.Labels} }
 
 // each makes sequences of every example that can be used, in order; the others are dropped, as is one without a token.
-func (e *factoryEncoder) each(picks []source.Pick, examples []process.Example, usable func(*process.Example) bool, f func(*process.Example) ([]data.Sequence, error)) ([]data.Sequence, error) {
-	made := make([][]data.Sequence, len(examples))
-	errs := make([]error, len(examples))
-	inParallel(len(examples), func(i int) {
-		if usable(&examples[i]) {
-			made[i], errs[i] = f(&examples[i])
-		}
-	})
-	var out []data.Sequence
-	for i, seqs := range made {
-		if errs[i] != nil {
-			return nil, fmt.Errorf("%s: %w", e.place(picks[i]), errs[i])
-		}
-		if len(seqs) == 0 || len(seqs[0].IDs) == 0 {
-			e.dropped++
+func (e *factoryEncoder) each(picks []source.Pick, examples []process.Example, usable func(*process.Example) bool,
+	f func(*process.Example) ([]data.Sequence, error), m *made) {
+	for i := range examples {
+		if !usable(&examples[i]) {
+			m.dropped++
 			continue
 		}
-		out = append(out, seqs...)
+		seqs, err := f(&examples[i])
+		if err != nil {
+			m.err = fmt.Errorf("%s: %w", e.place(picks[i]), err)
+			return
+		}
+		if len(seqs) == 0 || len(seqs[0].IDs) == 0 {
+			m.dropped++
+			continue
+		}
+		m.seqs = append(m.seqs, seqs...)
 	}
-	return out, nil
 }
 
 func (e *factoryEncoder) pair(x *process.Example) ([]data.Sequence, error) {
@@ -237,65 +268,55 @@ func (e *factoryEncoder) prompt(x *process.Example) ([]data.Sequence, error) {
 	return []data.Sequence{s}, err
 }
 
-func (e *factoryEncoder) kto(examples []process.Example) ([]data.Sequence, error) {
+func (e *factoryEncoder) kto(examples []process.Example, m *made) {
 	judged, kept, err := e.proc.KTO(examples)
 	if err != nil {
-		return nil, err
+		m.err = err
+		return
 	}
-	e.dropped += int64(len(examples) - len(kept))
-	var out []data.Sequence
+	m.dropped += int64(len(examples) - len(kept))
 	for _, j := range judged {
 		s, kl := sequence(j.Sample), sequence(j.KL)
 		if j.Desired {
 			s.Tag = 1
 		}
-		out = append(out, s, kl)
+		m.seqs = append(m.seqs, s, kl)
 	}
-	return out, nil
 }
 
 // pretrain takes the first message of each row.
-func (e *factoryEncoder) pretrain(examples []process.Example) []data.Sequence {
+func (e *factoryEncoder) pretrain(examples []process.Example, m *made) {
 	var texts []string
 	for i := range examples {
 		if len(examples[i].Prompt) == 0 {
-			e.dropped++
+			m.dropped++
 			continue
 		}
 		texts = append(texts, examples[i].Prompt[0].Content)
 	}
-	var out []data.Sequence
 	for _, s := range e.proc.Pretrain(texts, e.o.Packing) {
 		if len(s.IDs) > 0 {
-			out = append(out, sequence(s))
+			m.seqs = append(m.seqs, sequence(s))
 		}
 	}
-	return out
 }
 
 // packed packs the samples of a batch. Padding is not stored: it is at the end, where nothing sees it and it trains nothing.
-func (e *factoryEncoder) packed(picks []source.Pick, examples []process.Example) ([]data.Sequence, error) {
-	seqs, err := e.each(picks, examples, (*process.Example).Supervised, func(x *process.Example) ([]data.Sequence, error) {
-		s, err := e.proc.Supervised(x)
-		return []data.Sequence{sequence(s)}, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	samples := make([]process.Sample, 0, len(seqs))
-	for _, s := range seqs {
+func (e *factoryEncoder) packed(picks []source.Pick, examples []process.Example, m *made) {
+	e.each(picks, examples, (*process.Example).Supervised, e.supervised, m)
+	samples := make([]process.Sample, 0, len(m.seqs))
+	for _, s := range m.seqs {
 		if len(s.IDs) > e.o.CutoffLen {
-			e.dropped++ // an efficient end of sequence can exceed the length
+			m.dropped++ // an efficient end of sequence can exceed the length
 			continue
 		}
 		samples = append(samples, process.Sample{IDs: s.IDs, Labels: s.Labels})
 	}
-	var out []data.Sequence
+	m.seqs = nil
 	for _, p := range process.Pack(samples, e.o.CutoffLen, e.o.Neat, 0) {
 		n := len(p.IDs) - p.Padding
-		out = append(out, data.Sequence{IDs: p.IDs[:n], Labels: p.Labels[:n], Docs: p.Bounds[:len(p.Bounds)-1], Open: !e.o.Neat})
+		m.seqs = append(m.seqs, data.Sequence{IDs: p.IDs[:n], Labels: p.Labels[:n], Docs: p.Bounds[:len(p.Bounds)-1], Open: !e.o.Neat})
 	}
-	return out, nil
 }
 
 // tellsDate reports whether an output's tokens can depend on the day: by the description of tools, or by a tokenizer's own chat template.

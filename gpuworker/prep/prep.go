@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"time"
 
@@ -26,7 +25,7 @@ import (
 )
 
 // cacheVersion is part of every cache key: it changes when the same input gives other bytes than before.
-const cacheVersion = 2
+const cacheVersion = 3
 
 // Handle runs one part of a prep stage. It is a consume.Handler.
 func Handle(ctx context.Context, t *consume.Task) error {
@@ -65,6 +64,7 @@ type part struct {
 func (p *part) run(ctx context.Context) error {
 	result := schemas.StageResult{Version: 1, Run: p.task.Spec.ID, Tenant: p.task.Spec.Tenant, Stage: p.task.Stage.Name, Kind: schemas.KindPrep,
 		Part: p.index, Parts: p.prep.Parts, Worker: p.task.Worker, Counters: map[string]int64{}}
+	var whole map[string]int64
 	for i := range p.prep.Outputs {
 		o := &p.prep.Outputs[i]
 		e, err := p.output(ctx, o)
@@ -79,8 +79,11 @@ func (p *part) run(ctx context.Context) error {
 			result.Counters[o.Name+"."+k] = v
 			result.Counters[k] += v
 		}
-		if p.index == 0 { // the plan is the same for all parts, and counters are added up
-			maps.Copy(result.Counters, e.Plan)
+		whole = e.Plan
+	}
+	if p.index == 0 { // the plan is the same for all parts and outputs, and counters are added up
+		for k, v := range whole {
+			result.Counters[k] += v
 		}
 	}
 	result.At = time.Now().UTC()

@@ -51,10 +51,10 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 	return &schemas.PrepStage{Factory: f, Tokenizer: b.tokenizer, Outputs: b.outputs(f), Parts: parts(f)}, nil
 }
 
-// partBytes is how much data one message of the preparation stands for; every part reads all of it, so that there are not many.
+// partBytes is how much data one message of the preparation stands for: what is done again when a worker is lost.
 const (
-	partBytes = 32 << 20
-	maxParts  = 16
+	partBytes = 64 << 20
+	maxParts  = 256
 )
 
 // parts is the number of messages of the preparation.

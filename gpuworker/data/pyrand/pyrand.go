@@ -97,10 +97,10 @@ func masked(next func() uint32, most uint32) uint32 {
 	}
 }
 
-func shuffled(n int, next func() uint32) []int {
-	out := make([]int, n)
+func shuffled(n int, next func() uint32) []int32 {
+	out := make([]int32, n)
 	for i := range out {
-		out[i] = i
+		out[i] = int32(i)
 	}
 	for i := n - 1; i > 0; i-- {
 		j := int(masked(next, uint32(i)))
@@ -109,8 +109,8 @@ func shuffled(n int, next func() uint32) []int {
 	return out
 }
 
-// Permutation is numpy.random.permutation(n) after numpy.random.seed. n must be at most 2^32.
-func (m *MT) Permutation(n int) []int { return shuffled(n, m.Uint32) }
+// Permutation is numpy.random.permutation(n) after numpy.random.seed. n must be below 2^31.
+func (m *MT) Permutation(n int) []int32 { return shuffled(n, m.Uint32) }
 
 // Choice is numpy.random.choice(n, size), with replacement.
 func (m *MT) Choice(n, size int) []int {
@@ -208,8 +208,8 @@ func (g *Generator) Uint32() uint32 {
 // Float64 is the next number in [0, 1).
 func (g *Generator) Float64() float64 { return float64(g.Uint64()>>11) / (1 << 53) }
 
-// Permutation is default_rng(seed).permutation(n). n must be at most 2^32.
-func (g *Generator) Permutation(n int) []int { return shuffled(n, g.Uint32) }
+// Permutation is default_rng(seed).permutation(n). n must be below 2^31.
+func (g *Generator) Permutation(n int) []int32 { return shuffled(n, g.Uint32) }
 
 // Choice is default_rng(seed).choice(len(p), size, p=p): indices with the given probabilities, which must add up to 1.
 func (g *Generator) Choice(p []float64, size int) []int {

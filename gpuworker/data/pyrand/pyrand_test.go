@@ -38,16 +38,14 @@ func TestTheSameNumbersAsPython(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, v := range p {
-					got = append(got, int(v))
-				}
+				got = whole(p)
 			case "permutation":
-				got = NewGenerator(r.Seed).Permutation(r.N)[:len(r.Out)]
+				got = whole(NewGenerator(r.Seed).Permutation(r.N))[:len(r.Out)]
 			case "choice":
 				got = NewGenerator(r.Seed).Choice(r.P, r.N)
 			case "legacy":
 				m := NewMT(uint32(r.Seed))
-				got = append(m.Permutation(r.N), m.Choice(r.N, r.Size)...)
+				got = append(whole(m.Permutation(r.N)), m.Choice(r.N, r.Size)...)
 			case "uniform", "normal":
 				compareDraws(t, r.Kind, r.Seed, r.P, r.Floats)
 			}
@@ -60,6 +58,14 @@ func TestTheSameNumbersAsPython(t *testing.T) {
 	if len(kinds) != 6 || len(rows) < 15 {
 		t.Fatalf("the golden file holds only %v", kinds)
 	}
+}
+
+func whole(v []int32) []int {
+	out := make([]int, len(v))
+	for i, x := range v {
+		out[i] = int(x)
+	}
+	return out
 }
 
 // compareDraws draws two tensors and then the second one alone: uniform numbers are the same bits, normal ones the same to rounding.

@@ -13,7 +13,7 @@ func picks(t *testing.T, lengths []int, strategy string, probs []float64, seed u
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	for _, p := range out {
+	for _, p := range Picks(out, 0, out.Len()) {
 		fmt.Fprintf(&b, "%c%d ", 'a'+p.Set, p.Row)
 	}
 	return strings.TrimSpace(b.String())
