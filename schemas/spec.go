@@ -236,6 +236,10 @@ type ModelSpec struct {
 	Config json.RawMessage `json:"config,omitempty"`
 	// RopeScaling stretches the rotary positions of Base.
 	RopeScaling *RopeScaling `json:"rope_scaling,omitempty"`
+	// ShortAttention trains Base with shifted short attention (S2, LongLoRA): llama only.
+	ShortAttention bool `json:"short_attention,omitempty"`
+	// RouterAux, when positive, is the weight of the routers' load-balancing loss in the training of Base.
+	RouterAux float64 `json:"router_aux,omitempty" jsonschema:"minimum=0"`
 }
 
 // RopeScaling stretches rotary positions to Length: the factor is the least whole one that covers it. A model that is long enough already

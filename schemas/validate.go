@@ -276,6 +276,9 @@ func (p *problems) model(st *Stage, m *ModelSpec, at string, before map[string]*
 	if m.Base != nil {
 		p.ref(*m.Base, at+".base")
 	}
+	p.check(!m.ShortAttention || m.Base != nil, at+".short_attention", "only a base model can be given shifted short attention")
+	p.check(m.RouterAux == 0 || m.Base != nil, at+".router_aux", "only a base model can be given a load-balancing loss")
+	p.check(m.RouterAux >= 0 && m.RouterAux <= 1e6, at+".router_aux", "%g is not between 0 and 1e6", m.RouterAux)
 	if r := m.RopeScaling; r != nil {
 		p.check(m.Base != nil, at+".rope_scaling", "only a base model can be stretched")
 		p.check(slices.Contains(RopeScalings(), r.Type), at+".rope_scaling.type", "%q is unknown (%s are known)", r.Type, strings.Join(RopeScalings(), ", "))

@@ -225,6 +225,9 @@ func (t *Tape) Needs(vs ...Value) bool {
 // Recording reports whether operations are being recorded for a backward pass.
 func (t *Tape) Recording() bool { return t.record }
 
+// Training reports whether the pass was reset for training, also while a checkpointed block runs without recording.
+func (t *Tape) Training() bool { return t.train }
+
 // Replaying reports whether a checkpointed block is being computed again for its backward pass.
 func (t *Tape) Replaying() bool { return t.replay }
 

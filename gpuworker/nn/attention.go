@@ -83,7 +83,12 @@ func (h *Heads) Add(t *Tape, x, residual Value, l Projections, p *Positions, cac
 	}
 	q, k = normalize(l.QNorm, q), normalize(l.KNorm, k)
 	q, k, v = l.clamp(t, q), l.clamp(t, k), l.clamp(t, v)
-	o := heads.Attend(t, q, k, v, p, cache)
+	var o Value
+	if p.Short != nil && cache == nil {
+		o = heads.attendShort(t, q, k, v, p)
+	} else {
+		o = heads.Attend(t, q, k, v, p, cache)
+	}
 	y := l.O.Add(t, o, residual)
 	t.Release(o)
 	return y
@@ -181,4 +186,6 @@ type Positions struct {
 	ALiBi autograd.Tensor
 	// Start is the position of the first query: the length of the cache.
 	Start int
+	// Short, when not nil, makes attention shifted short attention.
+	Short *ShortAttention
 }

@@ -24,7 +24,10 @@ type Recipe struct {
 	Base   *schemas.Ref
 	// Stretch, when not nil, stretches the base's rotary positions.
 	Stretch *schemas.RopeScaling
-	Seed    uint64
+	// ShortAttention and RouterAux change how the base is trained (schemas.ModelSpec).
+	ShortAttention bool
+	RouterAux      float64
+	Seed           uint64
 	// Layers are the finished train stages in order.
 	Layers []Layer
 	// Next is the stage that starts from there, nil when a finished model is loaded.
@@ -33,7 +36,7 @@ type Recipe struct {
 
 // Uploaded reports whether the weights that the last stage trained are just the files that a user uploaded.
 func (r *Recipe) Uploaded() bool {
-	if r.Base == nil || r.Stretch != nil || len(r.Layers) != 1 {
+	if r.Base == nil || r.Stretch != nil || r.ShortAttention || r.RouterAux > 0 || len(r.Layers) != 1 {
 		return false
 	}
 	t := r.Layers[0].Stage.Train
@@ -157,7 +160,7 @@ func (r *resolver) start(ctx context.Context, spec *schemas.RunSpec, stage *sche
 		if len(m.Base.Files) == 0 {
 			return nil, schemas.Errorf(schemas.CodeUnsupported, stage.Name+".model.base", "a base model is given by its files")
 		}
-		return &Recipe{Tenant: spec.Tenant, Base: m.Base, Stretch: m.RopeScaling, Seed: spec.Seed}, nil
+		return &Recipe{Tenant: spec.Tenant, Base: m.Base, Stretch: m.RopeScaling, ShortAttention: m.ShortAttention, RouterAux: m.RouterAux, Seed: spec.Seed}, nil
 	case len(m.Config) > 0:
 		return &Recipe{Tenant: spec.Tenant, Config: m.Config, Seed: spec.Seed}, nil
 	}

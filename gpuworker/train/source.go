@@ -140,10 +140,8 @@ func (s *source) openBase(ctx context.Context, objects store.Objects, dir string
 	if err = errors.Join(err, f.Close()); err != nil || len(raw) > maxConfigBytes {
 		return schemas.Errorf(schemas.CodeModel, "config.json", "cannot read the base model's configuration (at most %d bytes): %v", maxConfigBytes, err)
 	}
-	if x := r.Stretch; x != nil {
-		if raw, err = zoo.Stretch(raw, x.Type, x.Length); err != nil {
-			return fmt.Errorf("cannot stretch the base model's positions: %w", err)
-		}
+	if raw, err = r.adjust(raw); err != nil {
+		return err
 	}
 	r.Config = raw
 	m, err := zoo.New(raw)
@@ -158,6 +156,26 @@ func (s *source) openBase(ctx context.Context, objects store.Objects, dir string
 	}
 	s.file = nn.NewReader(s.set)
 	return nil
+}
+
+// adjust changes the base's configuration as the stage wants it.
+func (r *Recipe) adjust(raw []byte) (_ []byte, err error) {
+	if x := r.Stretch; x != nil {
+		if raw, err = zoo.Stretch(raw, x.Type, x.Length); err != nil {
+			return nil, fmt.Errorf("cannot stretch the base model's positions: %w", err)
+		}
+	}
+	if r.ShortAttention {
+		if raw, err = zoo.ShortAttention(raw); err != nil {
+			return nil, fmt.Errorf("cannot give the base model shifted short attention: %w", err)
+		}
+	}
+	if r.RouterAux > 0 {
+		if raw, err = zoo.BalanceExperts(raw, r.RouterAux); err != nil {
+			return nil, fmt.Errorf("cannot balance the base model's experts: %w", err)
+		}
+	}
+	return raw, nil
 }
 
 // openLink opens what a stage puts between the weights below and its training. It moves the recipe's Config on.

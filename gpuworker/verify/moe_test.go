@@ -47,6 +47,12 @@ func TestRandomMoE(t *testing.T) {
 // balanced checks the loss that training minimizes when the configuration asks for the load-balancing loss, and its gradients.
 func balanced(t *testing.T, dir string, checkpoint bool) {
 	t.Helper()
+	trained(t, dir, "balanced.", checkpoint, func(m zoo.Model) zoo.Model { return balancing{m} })
+}
+
+// trained compares loss and gradients of a training pass with the tensors of that prefix in the golden file, if it has them.
+func trained(t *testing.T, dir, prefix string, checkpoint bool, wrap func(zoo.Model) zoo.Model) {
+	t.Helper()
 	root, err := openRoot(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +63,7 @@ func balanced(t *testing.T, dir string, checkpoint bool) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, ok := f.Info("balanced.loss"); !ok {
+	if _, ok := f.Info(prefix + "loss"); !ok {
 		return
 	}
 	s, err := openSession(context.Background(), root, Options{Threads: 2, Checkpoint: checkpoint}, nil)
@@ -65,7 +71,9 @@ func balanced(t *testing.T, dir string, checkpoint bool) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	s.model = balancing{s.model}
+	if wrap != nil {
+		s.model = wrap(s.model)
+	}
 	bs, err := readBatches(f, 2, s.model.Info().Vocab)
 	if err != nil {
 		t.Fatal(err)
@@ -76,21 +84,21 @@ func balanced(t *testing.T, dir string, checkpoint bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, _, err := f.Float32("balanced.loss")
+	want, _, err := f.Float32(prefix + "loss")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var rep Report
-	rep.add(relative("balanced.loss", got.Sum/float64(tokens), float64(want[0]), 1e-5, 0))
+	rep.add(relative(prefix+"loss", got.Sum/float64(tokens), float64(want[0]), 1e-5, 0))
 	for _, p := range s.trainable() {
 		g, err := nn.Read(s.queue, p.Grad)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want, _, err = f.Float32("balanced.grad." + p.Name); err != nil {
+		if want, _, err = f.Float32(prefix + "grad." + p.Name); err != nil {
 			t.Fatal(err)
 		}
-		rep.add(l2("balanced.grad."+p.Name, g, want, nil, tensorRel, tensorFloor))
+		rep.add(l2(prefix+"grad."+p.Name, g, want, nil, tensorRel, tensorFloor))
 	}
 	rep.finish()
 	mustPass(t, &rep, nil)

@@ -57,6 +57,8 @@ type description struct {
 	head *nn.Linear
 	// logitScale multiplies logits (0: 1); softcap, when positive, bounds them.
 	logitScale, softcap float64
+	// shortRatio, when positive, is the share of a sequence that a group of shifted short attention has; it acts in training only.
+	shortRatio float64
 	// experts is the number of experts of a layer, where the routers' load-balancing loss can be had.
 	experts int
 	// ropes are the rotary tables that blocks refer to by index; alibi the slopes, one a head.
@@ -219,6 +221,14 @@ func (m *causal) begin(t *autograd.Tape, b *nn.Batch, cache *Cache) *pass {
 	if b.Balance != nil && m.experts > 0 {
 		b.Balance.Begin(t, m.experts, len(b.IDs), b.Mask)
 		p.aux = b.Balance
+	}
+	if m.shortRatio > 0 && t.Training() {
+		short, err := b.UploadShort(t, m.shortRatio)
+		if err != nil {
+			m.fail(t, err)
+			return nil
+		}
+		p.Short = short
 	}
 	if cache != nil && cache.KVFirst != nil {
 		p.KVFirst = t.Ints(cache.KVFirst, int64(b.Rows))

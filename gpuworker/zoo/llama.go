@@ -12,6 +12,8 @@ type LlamaConfig struct {
 	AttentionBias bool    `json:"attention_bias"`
 	MLPBias       bool    `json:"mlp_bias"`
 	Dropout       float64 `json:"attention_dropout"`
+	// ShortRatio trains with shifted short attention (LongLoRA) over groups of that share of a sequence; the key is LLaMA-Factory's.
+	ShortRatio float64 `json:"group_size_ratio"`
 }
 
 func llamaDefaults() LlamaConfig {
@@ -36,6 +38,12 @@ func (c LlamaConfig) Validate() error {
 	p.positive("rms_norm_eps", c.Eps)
 	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
+	if c.ShortRatio < 0 || c.ShortRatio > 1 {
+		p.bad("group_size_ratio", "%g is not between 0 and 1", c.ShortRatio)
+	}
+	if c.ShortRatio > 0 && (c.Heads%2 != 0 || c.kv()%2 != 0) {
+		p.unsupported("group_size_ratio", "shifted short attention halves the heads: %d heads and %d kv heads must be even", c.Heads, c.kv())
+	}
 	return p.err()
 }
 
@@ -55,7 +63,7 @@ func describeLlama(c LlamaConfig) description {
 	d := newDecoder(c.Sizes, nn.NewRMSNorm(c.Hidden, c.Eps), func(int) llamaBlock {
 		return newLlamaBlock(c.Sizes, c.Eps, nn.NewAttention(c.Hidden, c.geometry(), c.AttentionBias, c.AttentionBias, c.InitRange), c.MLPBias)
 	})
-	d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
+	d.ropes, d.shortRatio = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}, c.ShortRatio
 	return d
 }
 

@@ -60,6 +60,39 @@ func Stretch(config []byte, kind string, length int) ([]byte, error) {
 	return out, nil
 }
 
+// ShortAttention gives a configuration shifted short attention over groups of a quarter of a sequence (S2, https://arxiv.org/abs/2309.12307),
+// as LLaMA-Factory's shift_attn does. An architecture other than llama is an error, as is an odd number of heads.
+func ShortAttention(config []byte) ([]byte, error) {
+	out, err := Override(config, map[string]any{"group_size_ratio": 0.25})
+	if err != nil {
+		return nil, err
+	}
+	m, err := New(out)
+	if err != nil {
+		return nil, err
+	}
+	if c, ok := m.(*causal); !ok || c.shortRatio == 0 {
+		return nil, schemas.Errorf(schemas.CodeUnsupported, "shift_attn", "%s has no shifted short attention; LlamaForCausalLM has", m.Info().Architecture)
+	}
+	return out, nil
+}
+
+// BalanceExperts makes training add the routers' load-balancing loss with that weight. A model without such a loss is an error.
+func BalanceExperts(config []byte, weight float64) ([]byte, error) {
+	out, err := Override(config, map[string]any{"router_aux_loss_coef": weight, "output_router_logits": true})
+	if err != nil {
+		return nil, err
+	}
+	m, err := New(out)
+	if err != nil {
+		return nil, err
+	}
+	if i := m.Info(); i.Experts == 0 || !i.RouterAux || i.RouterAuxCoef != weight {
+		return nil, schemas.Errorf(schemas.CodeUnsupported, "moe_aux_loss_coef", "%s has no load-balancing loss", i.Architecture)
+	}
+	return out, nil
+}
+
 // floatText writes a whole number as a float: transformers warns of integers.
 func floatText(v float64) string {
 	b, err := json.Marshal(v)

@@ -57,3 +57,22 @@ func TestStretch(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestBalanceExperts turns the load-balancing loss on where there is one.
+func TestBalanceExperts(t *testing.T) {
+	t.Parallel()
+	out, err := BalanceExperts([]byte(`{"model_type":"mixtral","hidden_size":8,"num_attention_heads":2,"num_key_value_heads":1,"num_hidden_layers":1,"vocab_size":11}`), 0.25)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := New(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := m.Info(); !i.RouterAux || i.RouterAuxCoef != 0.25 {
+		t.Errorf("coefficient %g, on %v", i.RouterAuxCoef, i.RouterAux)
+	}
+	if _, err := BalanceExperts([]byte("{"+tiny+"}"), 0.25); !schemas.IsCode(err, schemas.CodeUnsupported) {
+		t.Error(err)
+	}
+}

@@ -94,7 +94,7 @@ var others = map[string]string{
 	"template": "qwen", "dataset": "b", "eval_dataset": "b eval_strategy=steps", "dataset_dir": "more", "cutoff_len": "128", "train_on_prompt": "true", "mask_history": "true",
 	"mix_strategy": "interleave_under", "interleave_probs": "0.4,0.6 dataset=a,b mix_strategy=interleave_over", "preprocessing_batch_size": "10", "preprocessing_num_workers": "4",
 	"max_samples": "5", "val_size": "0.1", "eval_on_each_dataset": "true eval_dataset=a,b eval_strategy=steps", "packing": "true", "neat_packing": "true", "tool_format": "qwen",
-	"default_system": "be kind", "rope_scaling": "yarn", "enable_thinking": "false", "preserve_thinking": "true", "model_name_or_path": "./other", "adapter_name_or_path": "adapter1,adapter2",
+	"default_system": "be kind", "rope_scaling": "yarn", "shift_attn": "true", "moe_aux_loss_coef": "0.01", "enable_thinking": "false", "preserve_thinking": "true", "model_name_or_path": "./other", "adapter_name_or_path": "adapter1,adapter2",
 	"adapter_folder": "folder adapter_name_or_path=adapter1", "quantization_bit": "4", "quantization_type": "nf4", "double_quantization": "false quantization_bit=4",
 	"freeze_trainable_layers": "3 finetuning_type=freeze", "freeze_trainable_modules": "mlp finetuning_type=freeze", "freeze_extra_modules": "norm finetuning_type=freeze",
 	"additional_target": "embed_tokens", "lora_alpha": "7", "lora_dropout": "0.1", "lora_rank": "4", "lora_target": "q_proj", "loraplus_lr_ratio": "16",

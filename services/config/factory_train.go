@@ -34,6 +34,9 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if kind := v.text("rope_scaling"); kind != "" && b.base != nil {
 		t.Model.RopeScaling = &schemas.RopeScaling{Type: kind, Length: v.whole("cutoff_len")}
 	}
+	if b.base != nil {
+		t.Model.ShortAttention, t.Model.RouterAux = v.truth("shift_attn"), v.number("moe_aux_loss_coef")
+	}
 	t.World.Max = min(t.World.Max, t.Leaves)
 	t.Order = &schemas.SampleOrder{Kind: "torch", Seed: uint64(v.number("seed")), Deal: world.Nominal, DropLast: v.truth("dataloader_drop_last")}
 	t.Init = &schemas.InitialDraw{Kind: "torch", Seed: uint64(v.number("seed"))}
@@ -343,6 +346,10 @@ func (b *factoryBuilder) scratch(ctx context.Context, t *schemas.TrainStage) err
 	}
 	if t.Model.RopeScaling != nil {
 		return schemas.Errorf(schemas.CodeUnsupported, "rope_scaling", "a model that is trained from scratch is not stretched").WithHint("set rope_scaling in its config.json")
+	}
+	if t.Model.ShortAttention || t.Model.RouterAux > 0 {
+		return schemas.Errorf(schemas.CodeUnsupported, "train_from_scratch", "shift_attn and moe_aux_loss_coef change a base model").
+			WithHint("set group_size_ratio, or router_aux_loss_coef and output_router_logits, in its config.json")
 	}
 	t.Model = schemas.ModelSpec{Config: raw}
 	return nil
