@@ -43,6 +43,8 @@ const (
 	AttrCause         = "tunefleet.cause"
 	AttrPhase         = "tunefleet.checkpoint.phase"
 	AttrWorker        = "tunefleet.worker"
+	AttrGPU           = "hw.id"
+	AttrGPUName       = "hw.name"
 	AttrErrorType     = "error.type"
 )
 
@@ -64,5 +66,12 @@ const (
 	MetricLeaseLost       = "tunefleet.lease.lost"
 	MetricFenced          = "tunefleet.fenced"
 	MetricRedeliveries    = "tunefleet.redeliveries"
+	MetricGPUUtilization  = "hw.gpu.utilization"
+	MetricGPUMemoryUsage  = "hw.gpu.memory.usage"
+	MetricGPUMemoryLimit  = "hw.gpu.memory.limit"
+	MetricGPUPower        = "tunefleet.gpu.power"
+	MetricGPUTemperature  = "tunefleet.gpu.temperature"
+	MetricGPUErrors       = "tunefleet.gpu.memory_errors"
+	MetricGPUThrottled    = "tunefleet.gpu.throttled"
 	MetricProcessDuration = "messaging.process.duration"
 )

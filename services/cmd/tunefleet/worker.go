@@ -19,6 +19,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/evaluate/script"
 	"github.com/tunefleet/tunefleet/gpuworker/spot"
 	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/nvml"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/telemetry"
 )
@@ -56,6 +57,11 @@ func (a *app) workerCommand() *cobra.Command {
 					log.Debug("telemetry was not flushed", "error", err)
 				}
 			}()
+			stop, err := observeGPUs(telemetry.Meter(), nvml.Library)
+			if err != nil {
+				log.Debug("no metrics of GPUs", "error", err)
+			}
+			defer stop()
 			back, err := openBackends(ctx, where, "tunefleet-worker", wait, log)
 			if err != nil {
 				return err
