@@ -208,12 +208,20 @@ func (p *factoryPlan) readFile(ctx context.Context, t *consume.Task, s *factoryS
 		return err
 	}
 	defer func() { err = errors.Join(err, local.Close(), os.Remove(local.Name())) }()
-	r, err := source.Open(ctx, f.Path, local, f.Bytes, source.Options{Format: s.set.Format, Encoding: s.set.Encoding, Dir: t.Dir})
+	r, err := source.Open(ctx, f.Path, local, f.Bytes, source.Options{Format: s.set.Format, Encoding: s.set.Encoding, Dir: t.Dir, Truths: truths(s.set)})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	return source.Each(ctx, r, &p.bad, limit, s.spool.Append)
+}
+
+// truths names the columns of truth values of a set.
+func truths(s *schemas.DataSet) []string {
+	if c := s.Columns["kto_tag"]; c != "" {
+		return []string{c}
+	}
+	return nil
 }
 
 // fetchInput copies an uploaded file to the scratch folder and verifies it.

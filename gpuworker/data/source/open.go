@@ -19,6 +19,8 @@ type Options struct {
 	// Encoding is one of Encodings; "" is found out.
 	Encoding string
 	Limits   Limits
+	// Truths names columns of CSV and TSV files that hold truth values (True, false), which become JSON's.
+	Truths []string
 	// Dir is where a compressed Parquet or Arrow file is unpacked to; "" is the system's temporary folder.
 	Dir string
 }
@@ -77,7 +79,7 @@ func Open(ctx context.Context, name string, in Input, size int64, o Options) (Re
 		return nil, err
 	}
 	_, untouched := text.(*bufio.Reader)
-	r, err := openText(name, format, text, l, !untouched)
+	r, err := openText(name, format, text, &o, l, !untouched)
 	if err != nil {
 		free()
 		return nil, err
@@ -85,7 +87,7 @@ func Open(ctx context.Context, name string, in Input, size int64, o Options) (Re
 	return &freeing{Reader: r, free: free}, nil
 }
 
-func openText(name, format string, r io.Reader, l Limits, decoded bool) (Reader, error) {
+func openText(name, format string, r io.Reader, o *Options, l Limits, decoded bool) (Reader, error) {
 	cut := lines{name: name, r: bufio.NewReaderSize(r, 256<<10), limit: l.RowBytes}
 	switch format {
 	case "jsonl":
@@ -94,9 +96,9 @@ func openText(name, format string, r io.Reader, l Limits, decoded bool) (Reader,
 		cut.universal = true
 		return &textLines{l: cut, limits: l, decoded: decoded}, nil
 	case "csv":
-		return openCSV(name, r, l, decoded, ',')
+		return openCSV(name, r, l, decoded, ',', o.Truths)
 	case "tsv":
-		return openCSV(name, r, l, decoded, '\t')
+		return openCSV(name, r, l, decoded, '\t', o.Truths)
 	}
 	return openJSON(name, r, l, decoded)
 }

@@ -229,7 +229,7 @@ func TestBadInputIsNamed(t *testing.T) {
 		{"x.json", []byte("[" + good), Options{}, -1, "x.json:2: broken JSON: it ends too early"},
 		{"x.json", []byte("\"text\""), Options{}, -1, "begins with"},
 		{"x.csv", []byte("a,b\n1,2\n1,2,3\n4,5\n"), Options{}, 2, "x.csv:3: has 3 values, the header names 2 columns"},
-		{"x.csv", []byte("a,b\n1,2\n\"x\"y,3\n4,5\n"), Options{}, 2, "broken CSV"},
+		{"x.csv", []byte("a,b\n1,2\n3,\"never closed\n4,5\n"), Options{}, -1, "x.csv:3: the quote that opens in this row is never closed"},
 		{"x.csv", []byte("a,a\n1,2\n"), Options{}, -1, "the column \"a\" appears twice"},
 		{"x.csv", []byte("a,b\n1,\"never closed" + strings.Repeat("x\n", 90_000)), small, -1, "a row is longer than 1000 bytes"},
 		{"x.jsonl.gz", gz(t, []byte(strings.Repeat(good, 1000)))[:60], Options{}, -1, "is cut off"},
