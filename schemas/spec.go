@@ -90,10 +90,12 @@ type File struct {
 
 // PrepStage reads, cleans, splits, templates, tokenizes and packs data sets into token shards.
 type PrepStage struct {
-	// Data holds the rows (JSONL, JSON array, CSV).
+	// Data holds the rows, in files of any format.
 	Data Ref `json:"data"`
-	// Format is "jsonl", "json" or "csv"; empty: by file name.
+	// Format is json, jsonl, csv, tsv, txt, parquet or arrow; empty: by file name.
 	Format string `json:"format,omitempty"`
+	// OnBadRow is fail (the default), skip or quarantine: what becomes of rows that cannot be read.
+	OnBadRow string `json:"on_bad_row,omitempty" jsonschema:"enum=,enum=fail,enum=skip,enum=quarantine"`
 	// Columns maps roles (text, prompt, query, response, system, label, group, explanation) to column names.
 	Columns map[string]string `json:"columns,omitempty"`
 	// Tokenizer holds tokenizer.json.

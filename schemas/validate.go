@@ -179,7 +179,8 @@ func (p *problems) prep(s *PrepStage, at string) {
 		p.ref(s.Data, at+".data")
 	}
 	p.ref(s.Tokenizer, at+".tokenizer")
-	p.check(slices.Contains([]string{"", "jsonl", "json", "csv"}, s.Format), at+".format", "%q is unknown (jsonl, json, csv)", s.Format)
+	p.check(slices.Contains([]string{"", "json", "jsonl", "csv", "tsv", "txt", "parquet", "arrow"}, s.Format), at+".format", "%q is unknown (json, jsonl, csv, tsv, txt, parquet, arrow)", s.Format)
+	p.check(slices.Contains([]string{"", "fail", "skip", "quarantine"}, s.OnBadRow), at+".on_bad_row", "%q is unknown (fail, skip, quarantine)", s.OnBadRow)
 	p.clean(&s.Clean, at+".clean")
 	p.split(&s.Split, at+".split")
 	p.sample(s.Sample, at+".sample")

@@ -1,7 +1,6 @@
 package data
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -40,7 +39,7 @@ func ReadRefRecords(ctx context.Context, objects store.Objects, tenant string, r
 		if err != nil {
 			return nil, err
 		}
-		recs, err := ReadRecords(f.Path, format, bytes.NewReader(b))
+		recs, err := ReadRecords(ctx, f.Path, format, b, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -1,27 +1,19 @@
 package data
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/csv"
+	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode/utf8"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// Limits of what is read.
-const (
-	maxLine = 4 << 20
-	maxRows = 50_000_000
-)
+// maxRows bounds the rows of one file.
+const maxRows = 50_000_000
 
 // Record is one row as read: column name to text. Values that are not strings are kept as their JSON.
 type Record struct {
@@ -30,163 +22,57 @@ type Record struct {
 	Fields map[string]string
 }
 
-// FormatOf returns the format of a file by its name, "" when unknown.
-func FormatOf(name string) string {
-	switch strings.ToLower(path.Ext(name)) {
-	case ".jsonl", ".ndjson":
-		return "jsonl"
-	case ".json":
-		return "json"
-	case ".csv":
-		return "csv"
+// ReadRecords reads all rows of a file in any format of source; bad decides about rows that cannot be used (nil: the first is an error).
+// Errors are CodeData and name file and row; a file without a row is one.
+func ReadRecords(ctx context.Context, name, format string, body []byte, bad *source.Bad) (out []Record, err error) {
+	if bad == nil {
+		bad = &source.Bad{}
 	}
-	return ""
-}
-
-// ReadRecords reads all rows of a file. Errors are CodeData and name file and row: broken syntax, a row that is not an object, invalid
-// UTF-8, an empty file, a line over 4 MiB.
-func ReadRecords(name, format string, r io.Reader) ([]Record, error) {
-	if format == "" {
-		format = FormatOf(name)
-	}
-	read := map[string]func(string, io.Reader) ([]Record, error){"jsonl": readJSONL, "json": readJSON, "csv": readCSV}[format]
-	if read == nil {
-		return nil, schemas.Errorf(schemas.CodeData, name, "unknown data format").WithHint("set format to jsonl, json or csv")
-	}
-	out, err := read(name, r)
+	before := bad.Skipped
+	r, err := source.Open(ctx, name, bytes.NewReader(body), int64(len(body)), source.Options{Format: format, Literal: true})
 	if err != nil {
 		return nil, err
 	}
-	if len(out) == 0 {
+	defer func() { err = errors.Join(err, r.Close()) }()
+	err = source.Each(ctx, r, bad, 0, func(row source.Row) error {
+		rec, err := record(row)
+		if err != nil {
+			return err
+		}
+		if out = append(out, rec); len(out) > maxRows {
+			return schemas.Errorf(schemas.CodeData, row.Place, "more than %d rows", maxRows)
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(out) == 0 && bad.Skipped > before:
+		return nil, schemas.Errorf(schemas.CodeData, name, "none of the %d rows can be used", bad.Skipped-before)
+	case len(out) == 0:
 		return nil, schemas.Errorf(schemas.CodeData, name, "the data set is empty")
 	}
 	return out, nil
 }
 
-func at(name string, row int) string { return name + ":" + strconv.Itoa(row) }
-
-func readJSONL(name string, r io.Reader) ([]Record, error) {
-	sc := bufio.NewScanner(r)
-	sc.Buffer(make([]byte, 0, 64<<10), maxLine)
-	var out []Record
-	row := 0
-	for sc.Scan() {
-		row++
-		line := bytes.TrimSpace(sc.Bytes())
-		if row == 1 {
-			line = bytes.TrimPrefix(line, []byte("\ufeff"))
-		}
-		if len(line) == 0 {
-			continue
-		}
-		rec, err := object(at(name, row), line)
-		if err != nil {
-			return nil, err
-		}
-		if out = append(out, rec); len(out) > maxRows {
-			return nil, schemas.Errorf(schemas.CodeData, at(name, row), "more than %d rows", maxRows)
-		}
-	}
-	if err := sc.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return nil, schemas.Errorf(schemas.CodeData, at(name, row+1), "the line is longer than %d bytes", maxLine)
-	} else if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", name, err)
-	}
-	return out, nil
-}
-
-func readJSON(name string, r io.Reader) ([]Record, error) {
-	d := json.NewDecoder(r)
-	tok, err := d.Token()
-	if errors.Is(err, io.EOF) {
-		return nil, schemas.Errorf(schemas.CodeData, name, "the data set is empty")
-	}
-	if err != nil || tok != json.Delim('[') {
-		return nil, schemas.Errorf(schemas.CodeData, name, "must be a JSON array of objects")
-	}
-	var out []Record
-	for d.More() {
-		var raw json.RawMessage
-		place := at(name, len(out)+1)
-		if err := d.Decode(&raw); err != nil {
-			return nil, schemas.Errorf(schemas.CodeData, place, "broken JSON: %v", err)
-		}
-		rec, err := object(place, raw)
-		if err != nil {
-			return nil, err
-		}
-		if out = append(out, rec); len(out) > maxRows {
-			return nil, schemas.Errorf(schemas.CodeData, place, "more than %d rows", maxRows)
-		}
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, schemas.Errorf(schemas.CodeData, at(name, len(out)+1), "broken JSON: %v", err)
-	}
-	return out, nil
-}
-
-// object reads one JSON object as a record.
-func object(place string, b []byte) (Record, error) {
-	if !utf8.Valid(b) {
-		return Record{}, schemas.Errorf(schemas.CodeData, place, "is not valid UTF-8")
-	}
+// record keeps the values of a row as texts; what is no text is kept as its JSON, null as nothing.
+func record(row source.Row) (Record, error) {
 	var m map[string]json.RawMessage
-	if err := json.Unmarshal(b, &m); err != nil {
-		return Record{}, schemas.Errorf(schemas.CodeData, place, "broken JSON: %v", err).WithHint("each row must be one JSON object")
+	if err := json.Unmarshal(row.Raw, &m); err != nil {
+		return Record{}, schemas.Errorf(schemas.CodeData, row.Place, "broken JSON: %v", err)
 	}
-	if m == nil {
-		return Record{}, schemas.Errorf(schemas.CodeData, place, "is null, not a JSON object")
-	}
-	rec := Record{Place: place, Fields: make(map[string]string, len(m))}
+	rec := Record{Place: row.Place, Fields: make(map[string]string, len(m))}
 	for k, v := range m {
 		var s string
 		switch {
-		case json.Unmarshal(v, &s) == nil && string(v) != "null":
+		case string(v) == "null":
+		case json.Unmarshal(v, &s) == nil:
 			rec.Fields[k] = s
-		case string(v) != "null":
+		default:
 			rec.Fields[k] = string(v)
 		}
 	}
 	return rec, nil
-}
-
-func readCSV(name string, r io.Reader) ([]Record, error) {
-	cr := csv.NewReader(r)
-	cr.ReuseRecord = true
-	head, err := cr.Read()
-	if errors.Is(err, io.EOF) {
-		return nil, schemas.Errorf(schemas.CodeData, name, "the data set is empty")
-	}
-	if err != nil {
-		return nil, schemas.Errorf(schemas.CodeData, at(name, 1), "broken CSV: %v", err)
-	}
-	head = slices.Clone(head)
-	head[0] = strings.TrimPrefix(head[0], "\ufeff")
-	var out []Record
-	for {
-		row, err := cr.Read()
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		if broken := (*csv.ParseError)(nil); errors.As(err, &broken) {
-			return nil, schemas.Errorf(schemas.CodeData, at(name, broken.Line), "broken CSV: %v", broken.Err)
-		}
-		if err != nil {
-			return nil, schemas.Errorf(schemas.CodeData, name, "cannot read: %v", err)
-		}
-		line, _ := cr.FieldPos(0)
-		place := at(name, line)
-		rec := Record{Place: place, Fields: make(map[string]string, len(head))}
-		for i, v := range row {
-			if !utf8.ValidString(v) {
-				return nil, schemas.Errorf(schemas.CodeData, place, "is not valid UTF-8")
-			}
-			rec.Fields[head[i]] = v
-		}
-		if out = append(out, rec); len(out) > maxRows {
-			return nil, schemas.Errorf(schemas.CodeData, place, "more than %d rows", maxRows)
-		}
-	}
 }
 
 // Rows maps records to rows by the columns of the spec: a role names a column ("text": "clause"), or is a text with columns in braces

@@ -1,7 +1,6 @@
 package prep
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
 )
@@ -32,6 +32,7 @@ type plan struct {
 	tok      data.Tokenizer
 	prep     *schemas.PrepStage
 	part     int
+	bad      source.Bad
 }
 
 // makePlan reads everything and decides on every row.
@@ -41,11 +42,11 @@ func makePlan(ctx context.Context, t *consume.Task) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{tok: tok, prep: prep, part: t.Message.Part}
+	p := &plan{tok: tok, prep: prep, part: t.Message.Part, bad: source.Bad{Policy: source.Policy(prep.OnBadRow)}}
 	if err := checkVocabulary(ctx, t, tok.VocabSize()); err != nil {
 		return nil, errors.Join(err, tok.Close())
 	}
-	rows, err := readRows(ctx, t, prep)
+	rows, err := readRows(ctx, t, prep, &p.bad)
 	if err != nil {
 		return nil, errors.Join(err, tok.Close())
 	}
@@ -54,6 +55,9 @@ func makePlan(ctx context.Context, t *consume.Task) (*plan, error) {
 		return nil, errors.Join(err, tok.Close())
 	}
 	p.kept, p.counters, p.read = c.rows, c.counters(), c.report.Read
+	if p.bad.Skipped > 0 {
+		p.counters["bad_rows"] = p.bad.Skipped
+	}
 	return p, nil
 }
 
@@ -94,7 +98,7 @@ func (p *plan) total() int {
 }
 
 // readRows reads all data files in the order of the spec.
-func readRows(ctx context.Context, t *consume.Task, prep *schemas.PrepStage) ([]data.Row, error) {
+func readRows(ctx context.Context, t *consume.Task, prep *schemas.PrepStage, bad *source.Bad) ([]data.Row, error) {
 	if prep.Data.URI != "" {
 		return nil, schemas.Errorf(schemas.CodeUnsupported, prep.Data.URI, "data of another stage cannot be read yet").WithHint("give data files")
 	}
@@ -115,7 +119,7 @@ func readRows(ctx context.Context, t *consume.Task, prep *schemas.PrepStage) ([]
 			return nil, err
 		}
 		done += f.Bytes
-		records, err := data.ReadRecords(f.Path, prep.Format, bytes.NewReader(body))
+		records, err := data.ReadRecords(ctx, f.Path, prep.Format, body, bad)
 		if err != nil {
 			return nil, err
 		}

@@ -150,6 +150,15 @@ func (p *part) output(ctx context.Context, o *schemas.PrepOutput) (*entry, error
 	if err := p.store(ctx, e, hash, data.ObjectShard, shard); err != nil {
 		return nil, err
 	}
+	if q := p.plan.bad.Quarantined; len(q) > 0 && p.index == 0 {
+		b, err := quarantine(q)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.store(ctx, e, hash, "quarantine", b); err != nil {
+			return nil, err
+		}
+	}
 	if o.Rows {
 		b, err := data.EncodeRows(rows)
 		if err != nil {
@@ -240,7 +249,7 @@ func (p *part) hash(o *schemas.PrepOutput) (string, error) {
 	}
 	b, err := json.Marshal(map[string]any{"version": cacheVersion, "day": day, "data": files(p.prep.Data), "tokenizer": files(p.prep.Tokenizer),
 		"format": p.prep.Format, "columns": p.prep.Columns, "clean": p.prep.Clean, "split": p.prep.Split, "sample": p.prep.Sample, "augment": p.prep.Augment, "seed": strconv.FormatUint(p.task.Spec.Seed, 10),
-		"output": out, "part": p.index, "parts": p.prep.Parts, "factory": p.prep.Factory})
+		"on_bad_row": p.prep.OnBadRow, "output": out, "part": p.index, "parts": p.prep.Parts, "factory": p.prep.Factory})
 	if err != nil {
 		return "", fmt.Errorf("cannot hash the settings: %w", err)
 	}

@@ -273,7 +273,7 @@ func TestTheExampleIsHonest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	records, err := data.ReadRecords("clauses.jsonl", "", strings.NewReader(string(body)))
+	records, err := data.ReadRecords(t.Context(), "clauses.jsonl", "", body, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -71,6 +72,7 @@ type guideData struct {
 	TrainPath string            `json:"train_path"`
 	EvalPath  string            `json:"eval_path"`
 	Format    string            `json:"format"`
+	OnBadRow  string            `json:"on_bad_row"`
 	Columns   map[string]string `json:"columns"`
 	Template  string            `json:"template"`
 	CutoffLen int               `json:"cutoff_len"`
@@ -373,7 +375,7 @@ func (b *guideBuilder) prep(ctx context.Context, path string) (*schemas.PrepStag
 	if total == 0 {
 		return nil, schemas.Errorf(schemas.CodeData, path, "the data set is empty")
 	}
-	form, columns, err := sniff(b.c.resolve(path), b.g.Data.Format)
+	form, columns, err := sniff(ctx, b.c.resolve(path), b.g.Data.Format)
 	if err != nil {
 		return nil, err
 	}
@@ -389,16 +391,12 @@ func (b *guideBuilder) prep(ctx context.Context, path string) (*schemas.PrepStag
 	if form == "sft" {
 		out.Template = b.g.Data.Template
 	}
-	return &schemas.PrepStage{Data: *ref, Format: b.g.Data.Format, Columns: columns, Tokenizer: b.tokenizer,
+	return &schemas.PrepStage{Data: *ref, Format: b.g.Data.Format, OnBadRow: b.g.Data.OnBadRow, Columns: columns, Tokenizer: b.tokenizer,
 		Outputs: []schemas.PrepOutput{out}, Parts: int(min(16, 1+total/(4<<20)))}, nil
 }
 
 func dataFile(name string) bool {
-	switch filepath.Ext(name) {
-	case ".jsonl", ".json", ".csv":
-		return true
-	}
-	return false
+	return source.FormatOf(name) != "" && filepath.Base(name) != source.InfoName
 }
 
 // cutoff is the model's context length, at most 2,048.

@@ -1,20 +1,15 @@
 package config
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/csv"
+	"context"
 	"encoding/json"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
-
-const sniffBytes = 1 << 20
 
 // positions reads max_position_embeddings of an HF config.json.
 func positions(data []byte) (int, bool) {
@@ -29,7 +24,7 @@ func positions(data []byte) (int, bool) {
 
 // sniff reads the first row of a data file and says in which form it is (pt: plain text, sft: prompts with responses) and which
 // columns play which role. Known shapes: {text}, {instruction, input, output}, {prompt, response}, {question, answer}.
-func sniff(path, format string) (form string, columns map[string]string, err error) {
+func sniff(ctx context.Context, path, format string) (form string, columns map[string]string, err error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		names, err := listFolder(path)
 		if err != nil {
@@ -42,10 +37,7 @@ func sniff(path, format string) (form string, columns map[string]string, err err
 			}
 		}
 	}
-	if format == "" {
-		format = strings.TrimPrefix(filepath.Ext(path), ".")
-	}
-	keys, err := firstRow(path, format)
+	keys, err := firstRow(ctx, path, format)
 	if err != nil {
 		return "", nil, err
 	}
@@ -90,52 +82,38 @@ func sniff(path, format string) (form string, columns map[string]string, err err
 		WithHint("say so in data.columns, e.g. columns: {prompt: question, response: answer}")
 }
 
-func firstRow(path, format string) (map[string]bool, error) {
+// firstRow reads the keys of the first row that can be used.
+func firstRow(ctx context.Context, path, format string) (keys map[string]bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, schemas.Errorf(schemas.CodeNotFound, path, "cannot open the data: %v", err)
 	}
 	defer f.Close()
-	r := bufio.NewReader(io.LimitReader(f, sniffBytes))
-	keys := map[string]bool{}
-	switch format {
-	case "csv":
-		header, err := csv.NewReader(r).Read()
-		if err != nil {
-			return nil, schemas.Errorf(schemas.CodeData, path+":1", "cannot read the header: %v", err)
-		}
-		for _, h := range header {
-			keys[strings.TrimPrefix(h, "\ufeff")] = true
-		}
-		return keys, nil
-	case "json", "jsonl":
-	default:
-		return nil, schemas.Errorf(schemas.CodeData, path, "the format %q is unknown: expected .jsonl, .json or .csv", format)
+	info, err := f.Stat()
+	if err != nil {
+		return nil, schemas.Errorf(schemas.CodeInvalid, path, "cannot read: %v", err)
 	}
-	for {
-		b, err := r.ReadByte()
-		if errors.Is(err, io.EOF) {
-			return nil, schemas.Errorf(schemas.CodeData, path, "the data set is empty")
-		}
-		if err != nil {
-			return nil, schemas.Errorf(schemas.CodeData, path, "cannot read: %v", err)
-		}
-		if !bytes.ContainsRune([]byte(" \t\r\n[\xef\xbb\xbf"), rune(b)) && b < 0x80 {
-			if err := r.UnreadByte(); err != nil {
-				return nil, schemas.Errorf(schemas.CodeData, path, "cannot read: %v", err)
-			}
-			break
-		}
-		if b >= 0x80 && b != 0xef && b != 0xbb && b != 0xbf {
-			return nil, schemas.Errorf(schemas.CodeData, path+":1", "is no JSON")
-		}
+	r, err := source.Open(ctx, path, f, info.Size(), source.Options{Format: format, Literal: true})
+	if err != nil {
+		return nil, err
 	}
-	var row map[string]json.RawMessage
-	if err := json.NewDecoder(r).Decode(&row); err != nil {
-		return nil, schemas.Errorf(schemas.CodeData, path+":1", "the first row is no JSON object: %v", err)
+	defer r.Close()
+	keys = map[string]bool{}
+	err = source.Each(ctx, r, &source.Bad{Policy: source.PolicySkip}, 1, func(row source.Row) error {
+		var m map[string]json.RawMessage
+		if err := json.Unmarshal(row.Raw, &m); err != nil {
+			return schemas.Errorf(schemas.CodeData, row.Place, "broken JSON: %v", err)
+		}
+		for k := range m {
+			keys[k] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	for k := range row {
-		keys[k] = true
+	if len(keys) == 0 {
+		return nil, schemas.Errorf(schemas.CodeData, path, "the data set is empty, or no row can be read")
 	}
 	return keys, nil
 }

@@ -23,11 +23,12 @@ type csvFile struct {
 	limits  Limits
 	decoded bool
 	truths  []string
+	literal bool
 	values  []any
 }
 
-func openCSV(name string, r io.Reader, l Limits, decoded bool, comma byte, truths []string) (Reader, error) {
-	c := &csvFile{name: name, cut: csvCutter{r: bufio.NewReaderSize(r, 256<<10), comma: comma, limit: l.RowBytes, line: 1}, limits: l, decoded: decoded, truths: truths}
+func openCSV(name string, r io.Reader, l Limits, decoded bool, comma byte, o *Options) (Reader, error) {
+	c := &csvFile{name: name, cut: csvCutter{r: bufio.NewReaderSize(r, 256<<10), comma: comma, limit: l.RowBytes, line: 1}, limits: l, decoded: decoded, truths: o.Truths, literal: o.Literal}
 	head, err := c.cut.record()
 	if errors.Is(err, io.EOF) {
 		return emptyReader{}, nil
@@ -82,7 +83,7 @@ func (c *csvFile) Next(ctx context.Context) (Row, error) {
 	}
 	for i := range c.values {
 		if i >= len(rec) {
-			c.values[i] = nil
+			c.values[i] = c.value(c.head[i], "")
 			continue
 		}
 		if why := textProblem(rec[i], c.decoded); why != "" {
@@ -100,6 +101,8 @@ func (c *csvFile) Next(ctx context.Context) (Row, error) {
 // value is text, null for a word that means nothing is there, or a truth value in a column of those.
 func (c *csvFile) value(column, s string) any {
 	switch {
+	case c.literal:
+		return s
 	case notAvailable(s):
 		return nil
 	case slices.Contains(c.truths, column):

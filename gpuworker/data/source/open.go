@@ -19,6 +19,8 @@ type Options struct {
 	// Encoding is one of Encodings; "" is found out.
 	Encoding string
 	Limits   Limits
+	// Literal keeps every value of CSV and TSV files as the text that it is; otherwise words such as NA are null, as for pandas.
+	Literal bool
 	// Truths names columns of CSV and TSV files that hold truth values (True, false), which become JSON's.
 	Truths []string
 	// Dir is where a compressed Parquet or Arrow file is unpacked to; "" is the system's temporary folder.
@@ -96,9 +98,9 @@ func openText(name, format string, r io.Reader, o *Options, l Limits, decoded bo
 		cut.universal = true
 		return &textLines{l: cut, limits: l, decoded: decoded}, nil
 	case "csv":
-		return openCSV(name, r, l, decoded, ',', o.Truths)
+		return openCSV(name, r, l, decoded, ',', o)
 	case "tsv":
-		return openCSV(name, r, l, decoded, '\t', o.Truths)
+		return openCSV(name, r, l, decoded, '\t', o)
 	}
 	return openJSON(name, r, l, decoded)
 }
