@@ -198,12 +198,15 @@ type TrainStage struct {
 	MicroBatch int       `json:"micro_batch" jsonschema:"minimum=1"`
 	Leaves     int       `json:"leaves" jsonschema:"minimum=1"`
 	Optim      OptimSpec `json:"optim"`
-	// DType is "fp32", or "bf16": activations, products and frozen matrices in bf16 (a base in fp32 is rounded), trained weights, sums and
-	// the optimizer's state in fp32.
+	// DType is "fp32", or "bf16" or "fp16": activations, products and frozen matrices in 16 bits (a base in fp32 is rounded), trained weights,
+	// sums and the optimizer's state in fp32; or "auto": bf16, fp16 or fp32, whichever comes first that the device multiplies.
 	DType string `json:"dtype"`
 	// PureBF16 holds trained weights in bf16 too, with dtype bf16: an update is computed in fp32 and rounded to the nearest, so that updates
 	// below 1/256 to 1/512 of a weight are lost. Gradients, norms and the optimizer's state stay as they are.
 	PureBF16 bool `json:"pure_bf16,omitempty"`
+	// LossScale is what fp16 begins to multiply the loss by (default 65536), a power of two. A step whose gradient overflows is skipped and
+	// halves it, 2,000 good ones in a row double it, as torch.amp.GradScaler does.
+	LossScale float64 `json:"loss_scale,omitempty"`
 	// Sharding is "auto", "none" or "zero3".
 	Sharding string `json:"sharding"`
 	// Reduction is "canonical" (same bits for any number of ranks) or "fast".

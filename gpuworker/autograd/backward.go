@@ -3,6 +3,8 @@ package autograd
 import (
 	"errors"
 	"fmt"
+
+	"github.com/tunefleet/tunefleet/kernels"
 )
 
 // Backward runs the recorded operations in reverse. The last operation must have been one that starts gradients by itself (a fused
@@ -18,8 +20,11 @@ func (t *Tape) Backward() error {
 	return t.err
 }
 
-// Seed gives a value the gradient to start Backward from; the tensor stays the caller's.
+// Seed gives a value the gradient to start Backward from, times the loss scale; the tensor stays the caller's, what is in it may change.
 func (t *Tape) Seed(v Value, g Tensor) {
+	if t.lossScale != 1 {
+		t.mem.queue.Add(kernels.Add{A: g, Y: g, Alpha: t.lossScale})
+	}
 	s := &t.slots[v.id]
 	s.grad, s.hasGrad = g, true
 }

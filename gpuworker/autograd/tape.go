@@ -74,7 +74,7 @@ type Config struct {
 	// KeepCheap saves the outputs of cheap operations (norms, activations) too; otherwise they are computed again in the backward pass.
 	// Results do not depend on it.
 	KeepCheap bool
-	// Compute is the element type of activations: f32 (the default) or bf16. With bf16, matrices that are held in f32 are cast for as long
+	// Compute is the element type of activations: f32 (the default), bf16 or f16. With 16 bits, matrices that are held in f32 are cast for as long
 	// as their unit is in use; vectors (norms, biases), statistics, sums and gradients of parameters stay f32.
 	Compute kernels.DType
 }
@@ -91,6 +91,8 @@ type Tape struct {
 	record bool
 	// replay is true while a checkpointed block is computed again: hooks have been called already.
 	replay bool
+	// lossScale multiplies what gradients start from.
+	lossScale float32
 	// train says that the pass was reset for training, also while a checkpointed block runs without recording.
 	train     bool
 	noise     *Noise
@@ -104,7 +106,7 @@ func New(mem *Memory, cfg Config) *Tape {
 	if cfg.Compute == 0 {
 		cfg.Compute = kernels.F32
 	}
-	return &Tape{cfg: cfg, mem: mem, ctx: context.Background(), slots: make([]slot, 1, 256), casts: map[castKey]cast{}}
+	return &Tape{cfg: cfg, mem: mem, ctx: context.Background(), lossScale: 1, slots: make([]slot, 1, 256), casts: map[castKey]cast{}}
 }
 
 // Reset forgets the last pass and frees its memory for reuse. With train the following operations are recorded for Backward.
@@ -123,6 +125,12 @@ func (t *Tape) Reset(ctx context.Context, train bool) {
 	t.err, t.ctx, t.record, t.replay = nil, ctx, train, false
 	t.train, t.noiseRows = train, Tensor{}
 }
+
+// SetLossScale multiplies all gradients of later passes by a factor: in f16 small ones vanish otherwise. The caller divides them again.
+func (t *Tape) SetLossScale(scale float32) { t.lossScale = scale }
+
+// LossScale is what an operation that starts gradients by itself multiplies them by.
+func (t *Tape) LossScale() float32 { return t.lossScale }
 
 // Memory is the arena of the tape.
 func (t *Tape) Memory() *Memory { return t.mem }

@@ -172,7 +172,7 @@ func (op *route) Backward(t *autograd.Tape) error {
 		if p.DScores, scratch = t.Out(g.Shape()...); !t.OK() {
 			return t.Err()
 		}
-		op.aux.gradient(q, p.Scores, p.DScores, false)
+		op.aux.gradient(t, p.Scores, p.DScores, false)
 	}
 	q.MoERouteBwd(p)
 	if op.aux != nil && !c.AuxOfScores {
@@ -180,7 +180,7 @@ func (op *route) Backward(t *autograd.Tape) error {
 		if !t.OK() {
 			return t.Err()
 		}
-		op.aux.gradient(q, ld, g, true)
+		op.aux.gradient(t, ld, g, true)
 		t.Free(&lh)
 	}
 	done()
@@ -232,9 +232,10 @@ func (l *RouterLoss) collect(t *autograd.Tape, x autograd.Tensor, k int64) {
 	l.layers++
 }
 
-func (l *RouterLoss) gradient(q *kernels.Queue, x, dx autograd.Tensor, add bool) {
+func (l *RouterLoss) gradient(t *autograd.Tape, x, dx autograd.Tensor, add bool) {
 	total := float64(max(1, l.layers*l.tokens))
-	q.MoEAuxBwd(kernels.MoEAuxBwd{X: x, Mask: l.mask, Counts: l.counts, DX: dx, Scale: l.Scale * float64(l.experts) / (total * total), Accumulate: kernels.Flag(add)})
+	scale := l.Scale * float64(t.LossScale()) * float64(l.experts) / (total * total)
+	t.Queue().MoEAuxBwd(kernels.MoEAuxBwd{X: x, Mask: l.mask, Counts: l.counts, DX: dx, Scale: scale, Accumulate: kernels.Flag(add)})
 }
 
 // Value is the loss after the forward pass; it waits for the queue. A model without experts, or without tokens that count, gives 0.

@@ -72,7 +72,7 @@ func LinearXent(t *autograd.Tape, x autograd.Value, head Head, targets autograd.
 	xd := t.Data(x)
 	lp, h := t.Out(xd.Dim[0])
 	needs := t.Needs(x, head.W, head.B)
-	p := kernels.LinearXent{X: xd, Targets: targets, LogP: lp, LossScale: scale, LogitScale: head.Scale, Softcap: head.Softcap}
+	p := kernels.LinearXent{X: xd, Targets: targets, LogP: lp, LossScale: scale * t.LossScale(), LogitScale: head.Scale, Softcap: head.Softcap}
 	if e := head.Extra; e != nil {
 		var lh, zh autograd.Handle
 		p.LSE, lh = t.Out(xd.Dim[0])

@@ -161,6 +161,10 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	if s.queue, err = s.dev.NewQueue(kernels.Compute); err != nil {
 		return err
 	}
+	if err := s.resolvePrecision(ctx); err != nil {
+		return err
+	}
+	s.openScaler()
 	if err := s.openModel(ctx); err != nil {
 		return err
 	}
@@ -233,14 +237,6 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		return err
 	}
 	return s.queue.Sync()
-}
-
-// computeType is the element type of activations that a spec names.
-func computeType(dtype string) kernels.DType {
-	if dtype == "bf16" {
-		return kernels.BF16
-	}
-	return kernels.F32
 }
 
 // engineConfig is how a stage's trained values are held and updated.
@@ -411,7 +407,8 @@ func (s *session) snapshot(ctx context.Context, final, closing bool) error {
 		return err
 	}
 	f := &flight{step: s.done, final: final, closing: closing || final, state: s.identity()}
-	maps.Copy(f.state, map[string]string{"step": strconv.FormatInt(s.done, 10), "objective": s.stage.Objective, "method": s.stage.Method})
+	maps.Copy(f.state, map[string]string{"step": strconv.FormatInt(s.done, 10), "objective": s.stage.Objective, "method": s.stage.Method,
+		dtypeKey: s.stage.DType})
 	watched, err := s.watch.encode()
 	if err != nil {
 		return fmt.Errorf("cannot encode what the stage remembers: %w", err)

@@ -81,6 +81,11 @@ func methodStages() map[string]schemas.Stage {
 	for _, of := range []string{"everything", "dora", "pissa", "modules to save, tied", "freeze last", "oft", "qlora int8, dora"} {
 		bf16(of)
 	}
+	half := out["everything"]
+	train := *half.Train
+	train.DType = "fp16"
+	half.Train = &train
+	out["everything in fp16"] = half
 	pure := func(of string, change func(*schemas.TrainStage)) {
 		s := out[of]
 		t := *s.Train

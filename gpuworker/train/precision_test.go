@@ -1,10 +1,13 @@
 package train
 
 import (
+	"errors"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/collective"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
@@ -104,5 +107,132 @@ func TestByBlockKeepsItsBits(t *testing.T) {
 				t.Error("two ranks, one of which has two leaves: bits differ")
 			}
 		})
+	}
+}
+
+// In fp16 a run learns as in fp32; steps whose gradient overflows are skipped, halve the loss scale, and leave the schedule where it was; and
+// neither ranks nor interruptions change a bit.
+func TestFP16(t *testing.T) {
+	stage := func(dtype string, scale float64) schemas.Stage {
+		s := toyStage("train", "full")
+		s.Train.Epochs, s.Train.Steps, s.Train.DType, s.Train.LossScale = 0, 10, dtype, scale
+		s.Train.Optim.WarmupSteps, s.Train.Optim.Schedule = 0, "linear"
+		return s
+	}
+	one := newFleet(t, stage("fp16", 1<<22))
+	want := one.complete("train", 1).StateHash
+	skipped, scales, rates := 0, one.values("loss_scale"), one.values("learning_rate")
+	for _, v := range one.values("skipped") {
+		if v == 1 {
+			skipped++
+		}
+	}
+	if skipped < 2 || skipped > 8 || scales[9] != math.Ldexp(1, 22-skipped) {
+		t.Fatalf("%d steps were skipped, scales %v", skipped, scales)
+	}
+	good := 0
+	for i, v := range one.values("skipped") {
+		if want := 0.01 * (1 - float64(good)/10); math.Abs(rates[i]-want) > 1e-12 {
+			t.Errorf("step %d after %d updates has learning rate %v, want %v", i+1, good, rates[i], want)
+		}
+		if v == 0 {
+			good++
+		}
+	}
+	plain, exact := newFleet(t, stage("fp16", 0)), newFleet(t, stage("fp32", 0))
+	plain.complete("train", 1)
+	exact.complete("train", 1)
+	for i, l := range exact.losses() {
+		if got := plain.losses()[i]; math.Abs(got-l) > 2e-2*l {
+			t.Errorf("step %d: loss %v in fp16, %v in fp32", i+1, got, l)
+		}
+	}
+	if l := one.losses(); !(l[9] < l[0]) {
+		t.Errorf("losses %v do not fall", l)
+	}
+	if got := newFleet(t, stage("fp16", 1<<22)).complete("train", 3).StateHash; got != want {
+		t.Error("3 ranks gave other weights")
+	}
+	for _, kill := range []int64{1, 3, 7} {
+		f := newFleet(t, stage("fp16", 1<<22))
+		if errs := f.generation("train", plan{world: 2, killAt: kill, kill: 1}); !errors.Is(errors.Join(errs...), collective.ErrPeerLost) {
+			t.Fatalf("nothing was lost: %v", errs)
+		}
+		if got := f.complete("train", 1).StateHash; got != want {
+			t.Errorf("killed after step %d: weights differ", kill)
+		}
+	}
+	// Pairs start gradients from log-probabilities, experts from the router too.
+	dpo := prefStage("dpo", "lora", "sigmoid")
+	dpo.Train.DType = "fp16"
+	f := grouped(t, dpo)
+	f.complete("train", 2)
+	if l := f.losses(); !(l[len(l)-1] < l[0]) {
+		t.Errorf("dpo: losses %v do not fall", l)
+	}
+}
+
+// The scaler does what torch.amp.GradScaler does.
+func TestScaler(t *testing.T) {
+	a := &scaler{Scale: firstScale}
+	for range growthInterval - 1 {
+		a.stepped()
+	}
+	if a.overflowed(1, math.Inf(1)) != true || a.Scale != firstScale/2 || a.Good != 0 || a.Skipped != 1 {
+		t.Fatalf("after an overflow: %+v", a)
+	}
+	for range growthInterval {
+		if a.overflowed(1, 1) {
+			t.Fatal("a finite gradient overflowed")
+		}
+		a.stepped()
+	}
+	if a.Scale != firstScale || a.Good != 0 {
+		t.Errorf("after %d good steps: %+v", growthInterval, a)
+	}
+	a.Scale = math.Ldexp(1, 127)
+	a.Good = growthInterval - 1
+	if a.stepped(); a.Scale != math.Ldexp(1, 127) || a.Good != 0 {
+		t.Errorf("the scale became infinite: %+v", a)
+	}
+	a.Scale = leastScale
+	if a.overflowed(math.NaN(), math.NaN()) {
+		t.Error("what no scale helps is no overflow")
+	}
+	if none := (*scaler)(nil); none.overflowed(1, math.NaN()) || none.scale() != 1 || none.skipped() != 0 {
+		t.Error("without fp16 there is a scale")
+	}
+}
+
+// The precision "auto" is what the device multiplies, is told with the reason, and stays what a stage began with.
+func TestPrecision(t *testing.T) {
+	for _, c := range []struct {
+		info kernels.Info
+		want string
+	}{
+		{kernels.Info{Backend: "cpu", Name: "cpu", ISA: "avx512+bf16"}, "bf16"}, {kernels.Info{Backend: "cpu", Name: "cpu", ISA: "avx512"}, "fp32"},
+		{kernels.Info{Backend: "cuda", Name: "H100", ISA: "sm_90"}, "bf16"}, {kernels.Info{Backend: "cuda", Name: "V100", ISA: "sm_70"}, "fp16"},
+		{kernels.Info{Backend: "cuda", Name: "P100", ISA: "sm_60"}, "fp32"},
+	} {
+		if got, why := Precision(c.info); got != c.want || !strings.Contains(why, c.info.ISA) {
+			t.Errorf("%+v: %s, %s", c.info, got, why)
+		}
+	}
+	st := toyStage("train", "lora")
+	st.Train.DType = "auto"
+	f := newFleet(t, st)
+	f.generation("train", plan{world: 2, killAt: 3, kill: 1})
+	dev, _ := device(t)
+	info, err := dev.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _ := Precision(info)
+	told := false
+	for _, e := range f.events {
+		told = told || strings.HasPrefix(e.Message, "precision "+want+": ")
+	}
+	if m := f.complete("train", 1); m.State[dtypeKey] != want || !told {
+		t.Errorf("the stage ran in %q, told: %v; the device is for %s", m.State[dtypeKey], told, want)
 	}
 }

@@ -23,6 +23,8 @@ type stepResult struct {
 	metrics []float64
 	tokens  int64
 	control schemas.Control
+	// skipped: the gradient overflowed in fp16, and no update was made.
+	skipped bool
 	// stored: every rank's parts of the checkpoint on its way are stored, and the commit before it stands.
 	stored bool
 	// leaving is what the gang knows of a machine that goes.
@@ -80,7 +82,8 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 	passes := s.goal.passes()
 	for pass := range passes {
 		var use bool
-		n := step*int64(passes) + int64(pass) + 1
+		amp := s.watch.Scaler
+		n := step*int64(passes) + int64(pass) + 1 - amp.skipped()
 		if s.onePass(step) {
 			u := optim.Step{LR: s.stage.Optim.LR * s.schedule.Factor(step), N: n, Clip: 1}
 			r, err := s.computeTo(ctx, step, zero.Stream{Norms: true, Update: &u})
@@ -97,6 +100,12 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 		if err != nil {
 			return r, err
 		}
+		if amp.overflowed(r.loss, r.norm) {
+			s.t.Logger.Info("the gradient overflows in fp16: the step is skipped", "step", step+1, "next_scale", amp.Scale)
+			r.skipped = true
+			out = r
+			break
+		}
 		if pass > 0 && out.control != schemas.ControlNone {
 			r.control = out.control
 		}
@@ -106,16 +115,17 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 		if !use {
 			break
 		}
-		if err := s.update(ctx, step, optim.Step{LR: out.lr, N: n, Clip: zero.ClipFactor(out.norm, s.stage.Optim.MaxGradNorm)}); err != nil {
+		if err := s.update(ctx, step, optim.Step{LR: out.lr, N: n, Clip: zero.ClipFactor(out.norm, s.stage.Optim.MaxGradNorm) * float32(1/amp.scale())}); err != nil {
 			return out, err
 		}
+		amp.stepped()
 	}
 	return out, nil
 }
 
 // onePass reports whether gradients are applied as they come: block by block, without clipping, and kept whatever they are.
 func (s *session) onePass(step int64) bool {
-	return s.engine.Streams(s.plan.Leaves(step)) && s.stage.Optim.MaxGradNorm >= schemas.NoClip && s.onAnomaly() == "keep"
+	return s.watch.Scaler == nil && s.engine.Streams(s.plan.Leaves(step)) && s.stage.Optim.MaxGradNorm >= schemas.NoClip && s.onAnomaly() == "keep"
 }
 
 // update applies the gradient of a computed step. Where only its norm was taken, block by block, the pass is made once more to apply it.
@@ -137,6 +147,7 @@ func (s *session) compute(ctx context.Context, step int64) (stepResult, error) {
 
 func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream) (stepResult, error) {
 	leaves, world := s.plan.Leaves(step), s.t.Gang.World
+	s.tape.SetLossScale(float32(s.watch.Scaler.scale()))
 	s.engine.Stream(stream)
 	defer s.engine.Stream(zero.Stream{})
 	names := s.goal.metrics()
@@ -161,7 +172,9 @@ func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream)
 	if err != nil {
 		return stepResult{}, err
 	}
-	res := stepResult{norm: zero.Norm(sumsq), lr: s.stage.Optim.LR * s.schedule.Factor(step), stored: true, metrics: make([]float64, len(names))}
+	// As in transformers' Trainer a skipped update leaves the schedule where it is.
+	at := step - s.watch.Scaler.skipped()/int64(s.goal.passes())
+	res := stepResult{norm: zero.Norm(sumsq) / s.watch.Scaler.scale(), lr: s.stage.Optim.LR * s.schedule.Factor(at), stored: true, metrics: make([]float64, len(names))}
 	for leaf := range leaves {
 		numbers := metas[leaf%world][width*(leaf/world):]
 		res.loss += math.Float64frombits(binary.LittleEndian.Uint64(numbers))
@@ -281,6 +294,12 @@ func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.
 			"tokens_per_second": float64(r.tokens) / max(1e-9, took.Seconds()), "tokens": float64(r.tokens),
 			"epoch": s.plan.Epoch(step),
 		}}
+	if a := s.watch.Scaler; a != nil {
+		e.Values["loss_scale"], e.Values["skipped"] = a.Scale, 0
+		if r.skipped {
+			e.Values["skipped"] = 1
+		}
+	}
 	if n := s.paddedTokens(step - 1); n > 0 {
 		e.Values["padded_tokens"] = float64(n)
 	}

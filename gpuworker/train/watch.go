@@ -31,6 +31,8 @@ type watch struct {
 	Best     *float64 `json:"best,omitempty"`
 	BestStep int64    `json:"best_step,omitempty"`
 	Bad      int      `json:"bad,omitempty"`
+	// Scaler is that of fp16, nil for others.
+	Scaler *scaler `json:"scaler,omitempty"`
 	// Stop is the step that early stopping ended the stage at, 0 when it did not.
 	Stop int64 `json:"stop,omitempty"`
 }

@@ -26,9 +26,9 @@ const (
 // the load-balancing loss and of the loss with it. 0 reports without a limit.
 type limits struct{ logits, grads, loss, scalars, balance, total float64 }
 
-// limits of the element type: references are fp32, so bf16 is held to what its digits allow.
+// limits of the element type: references are fp32, so 16 bits are held to what the digits of bf16 allow.
 func (o Options) limits() limits {
-	if o.DType == "bf16" {
+	if o.DType == "bf16" || o.DType == "fp16" {
 		return limits{logits: 5e-2, loss: 2e-2, total: 2e-2}
 	}
 	return limits{logits: tensorRel, grads: tensorRel, loss: scalarRel, scalars: scalarRel, balance: balanceRel, total: balanceRel}

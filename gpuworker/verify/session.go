@@ -32,7 +32,7 @@ type Options struct {
 	Device string
 	// Checkpoint recomputes blocks in the backward pass. Results do not depend on it.
 	Checkpoint bool
-	// DType of activations and products: fp32 (the default) or bf16 (verify model only), whose references are fp32: logits and loss have
+	// DType of activations and products: fp32 (the default), bf16 or fp16 (verify model only), whose references are fp32: logits and loss have
 	// wider limits, and gradients are reported without one.
 	DType string
 	// Progress, when not nil, is called as work goes on.
@@ -63,8 +63,10 @@ func (o Options) compute() (kernels.DType, error) {
 		return kernels.F32, nil
 	case "bf16":
 		return kernels.BF16, nil
+	case "fp16":
+		return kernels.F16, nil
 	}
-	return 0, schemas.Errorf(schemas.CodeInvalid, "dtype", "%q is neither fp32 nor bf16", o.DType)
+	return 0, schemas.Errorf(schemas.CodeInvalid, "dtype", "%q is none of fp32, bf16 and fp16", o.DType)
 }
 
 // session is a model with its storage on a device.

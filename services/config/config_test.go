@@ -159,7 +159,7 @@ func TestBadInputNamesThePlace(t *testing.T) {
 		"empty":           {"finetune.yaml", "# nothing\n", GuideFlags{}, schemas.CodeInvalid, []string{"empty"}},
 		"neither form":    {"finetune.yaml", "trainin: 1\n", GuideFlags{}, schemas.CodeInvalid, []string{`unknown key "trainin"; did you mean "training"?`}},
 		"llama-factory":   {"finetune.yaml", "model_name_or_path: x\n", GuideFlags{}, schemas.CodeInvalid, []string{"none of do_train, do_eval and do_predict is true"}},
-		"fp16":            {"finetune.yaml", guideYAML, GuideFlags{FP16: true}, schemas.CodeUnsupported, []string{"fp16"}},
+		"fp16 and bf16":   {"finetune.yaml", guideYAML, GuideFlags{FP16: true, BF16: true}, schemas.CodeUsage, []string{"fp16, bf16"}},
 		"tracker":         {"finetune.yaml", guideYAML, GuideFlags{ReportTo: "wandb"}, schemas.CodeUnsupported, []string{"wandb"}},
 		"device map":      {"finetune.yaml", guideYAML, GuideFlags{DeviceMap: "cuda:0"}, schemas.CodeUnsupported, []string{"cuda:0"}},
 		"batch":           {"finetune.yaml", strings.Replace(guideYAML, "batch_size: 32", "batch_size: 30", 1), GuideFlags{}, schemas.CodeInvalid, []string{"finetune.yaml:7", "no multiple"}},

@@ -60,7 +60,7 @@ func trainingKeys() []factoryKey {
 		{"Training", "seed", kWhole, "42", works, "order of samples, lora_A and value heads are the numbers that torch draws"},
 		{"Training", "data_seed", kWhole, "", works, ""},
 		{"Training", "bf16", kTruth, "false", works, "activations, products and frozen matrices in bf16; trained weights, sums and optimizer state stay fp32"},
-		{"Training", "fp16", kTruth, "false", refused, "training in fp16 is not built yet: use bf16, or leave it out for fp32"},
+		{"Training", "fp16", kTruth, "false", works, "activations, products and frozen matrices in fp16, with dynamic loss scaling; the rest as with bf16"},
 		{"Training", "bf16_full_eval", kTruth, "false", refused, "not built"},
 		{"Training", "fp16_full_eval", kTruth, "false", refused, "not built"},
 		{"Training", "tf32", kTruth, "", noEffect, "fp32 is fp32"},
@@ -145,6 +145,7 @@ func trainingKeys() []factoryKey {
 		{"tunefleet", "value_head", kText, "", works, "folder with the value_head.safetensors that rm starts from; default: the last adapter's or the model's own"},
 		{"tunefleet", "compat", kText, "", works, "llamafactory: hinge, ipo and kto_pair are computed as upstream does"},
 		{"tunefleet", "sharding", kText, "auto", works, "auto, none or zero3"},
+		{"tunefleet", "precision", kText, "fp32", works, "auto (bf16, fp16 or fp32, whichever comes first that the device multiplies), fp32, bf16 or fp16"},
 		{"tunefleet", "by_block", kTruth, "false", works, "gradients are applied block by block, so that only one block's are in memory; the same bits, in two passes unless max_grad_norm is 0"},
 	}
 }

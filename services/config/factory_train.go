@@ -28,8 +28,17 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	t := &schemas.TrainStage{Objective: v.text("stage"), Data: "prep/train", Model: schemas.ModelSpec{Base: b.base}, Epochs: v.number("num_train_epochs"),
 		Steps: max(0, int64(v.number("max_steps"))), MicroBatch: v.whole("per_device_train_batch_size"), Leaves: v.whole("gradient_accumulation_steps") * world.Nominal,
 		DType: "fp32", Sharding: v.text("sharding"), Reduction: "canonical", World: world, EvalBatch: v.whole("per_device_eval_batch_size"), EvalReduce: "batches"}
-	if v.truth("bf16") || v.truth("pure_bf16") {
+	switch {
+	case v.truth("fp16") && (v.truth("bf16") || v.truth("pure_bf16")):
+		v.bad("fp16", "cannot be combined with bf16 or pure_bf16")
+	case v.given("precision") && (v.truth("fp16") || v.truth("bf16") || v.truth("pure_bf16")):
+		v.bad("precision", "cannot be combined with fp16, bf16 or pure_bf16")
+	case v.truth("bf16") || v.truth("pure_bf16"):
 		t.DType, t.PureBF16 = "bf16", v.truth("pure_bf16")
+	case v.truth("fp16"):
+		t.DType = "fp16"
+	default:
+		t.DType = v.text("precision")
 	}
 	if kind := v.text("rope_scaling"); kind != "" && b.base != nil {
 		t.Model.RopeScaling = &schemas.RopeScaling{Type: kind, Length: v.whole("cutoff_len")}

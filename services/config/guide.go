@@ -66,6 +66,7 @@ type guideTraining struct {
 	SaveSteps            int64   `json:"save_steps"`
 	FP16                 bool    `json:"fp16"`
 	BF16                 bool    `json:"bf16"`
+	Precision            string  `json:"precision"`
 }
 
 type guideData struct {
@@ -167,8 +168,8 @@ func (g *guideFile) refuse() error {
 	switch {
 	case g.Training.FP16 && g.Training.BF16:
 		return schemas.Errorf(schemas.CodeUsage, "fp16, bf16", "choose one of them")
-	case g.Training.FP16:
-		return no("fp16", "training in fp16", "use bf16, or leave it out for fp32")
+	case g.Training.Precision != "" && (g.Training.FP16 || g.Training.BF16):
+		return schemas.Errorf(schemas.CodeUsage, "precision", "choose either it or one of fp16, bf16")
 	}
 	switch g.ReportTo {
 	case "none", "otlp":
@@ -316,8 +317,13 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 		Optim: schemas.OptimSpec{Name: "adamw", LR: t.LearningRate, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: t.WeightDecay,
 			MaxGradNorm: t.MaxGradNorm, Schedule: t.Schedule, WarmupSteps: t.WarmupSteps, WarmupRatio: t.WarmupRatio},
 	}
-	if t.BF16 {
+	switch {
+	case t.BF16:
 		train.DType = "bf16"
+	case t.FP16:
+		train.DType = "fp16"
+	case t.Precision != "":
+		train.DType = t.Precision
 	}
 	if t.MaxGradNorm == 0 {
 		train.Optim.MaxGradNorm = schemas.NoClip

@@ -60,7 +60,7 @@ func (a *app) trainCommand() *cobra.Command {
 	f.StringVar(&flags.OutputDir, "output_dir", "", "folder for the result")
 	f.StringVar(&flags.LogDir, "log_dir", "", "folder for trainer_log.jsonl")
 	f.StringVar(&flags.DeviceMap, "device_map", "", "auto (a GPU where there is one), cpu or cuda")
-	f.BoolVar(&flags.FP16, "fp16", false, "train in fp16 (not built yet)")
+	f.BoolVar(&flags.FP16, "fp16", false, "activations and products in fp16, with dynamic loss scaling")
 	f.BoolVar(&flags.BF16, "bf16", false, "activations and products in bf16; weights, sums and optimizer state stay fp32")
 	f.IntVar(&flags.GradientAccumulation, "gradient_accumulation_steps", 0, "micro-batches a step and worker")
 	f.IntVar(&flags.NumWorkers, "num_workers", 0, "worker processes when everything runs embedded")

@@ -51,7 +51,7 @@ func (a *app) verifyKind(kind, short string, fn verifier) *cobra.Command {
 	f.StringVar(&o.Backend, "backend", "", "shared object of another kernel backend")
 	if kind == "model" {
 		f.StringVar(&o.Device, "device", "cpu", "cpu or cuda")
-		f.StringVar(&o.DType, "dtype", "fp32", "element type of activations and products: fp32 or bf16 (wider limits; gradients are reported only)")
+		f.StringVar(&o.DType, "dtype", "fp32", "element type of activations and products: fp32, bf16 or fp16 (wider limits; gradients are reported only)")
 	}
 	if kind == "train" {
 		f.StringVar(&o.Base, "base", "", "folder of the base model (default: beside DIR, see the reference's README)")
