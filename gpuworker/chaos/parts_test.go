@@ -90,8 +90,13 @@ func TestMetadataTellsOneWorker(t *testing.T) {
 			}
 		}
 	}
-	if resp, err := http.Get(m.url("worker-1") + "/else"); err != nil || resp.StatusCode != http.StatusNotFound {
-		t.Errorf("%v, %v", resp, err)
+	resp, err := http.Get(m.url("worker-1") + "/else")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusNotFound {
+		t.Errorf("status %d", resp.StatusCode)
 	}
 }
 

@@ -85,16 +85,16 @@ func Rows() []Row {
 }
 
 // member waits for a gang in training and picks one of its workers.
-func (a *act) member(ctx context.Context, limit time.Duration) (*schemas.Head, string) {
+func (a *act) member(ctx context.Context, limit time.Duration) string {
 	h := a.w.await(ctx, limit, func(*schemas.Head) bool { return true })
 	if h == nil {
-		return nil, a.pick(a.f.workers())
+		return a.pick(a.f.workers())
 	}
-	return h, h.Members[a.rng.IntN(len(h.Members))].Worker
+	return h.Members[a.rng.IntN(len(h.Members))].Worker
 }
 
 func killWorker(ctx context.Context, a *act) error {
-	_, worker := a.member(ctx, 5*time.Second)
+	worker := a.member(ctx, 5*time.Second)
 	pause(ctx, a.between(0, 300*time.Millisecond))
 	a.begin(1, worker, "kill -9")
 	if err := a.f.kill(worker); err != nil {
@@ -146,7 +146,7 @@ func freezeWorker(ctx context.Context, a *act) error {
 	withRank := a.rng.IntN(3) == 0
 	var worker string
 	if withRank {
-		_, worker = a.member(ctx, 5*time.Second)
+		worker = a.member(ctx, 5*time.Second)
 	} else if h := a.w.await(ctx, 6*time.Second, func(h *schemas.Head) bool { return len(h.Members) == 1 && a.w.remaining(h) > 3*a.f.shape.TTL }); h != nil {
 		worker = h.Members[0].Worker // its rank trains on alone, and will want to commit
 	} else {
@@ -164,7 +164,7 @@ func freezeWorker(ctx context.Context, a *act) error {
 const drainLimit = 40 * time.Second
 
 func leaveWorker(ctx context.Context, a *act) error {
-	_, worker := a.member(ctx, 5*time.Second)
+	worker := a.member(ctx, 5*time.Second)
 	how := a.rng.IntN(3)
 	switch how {
 	case 0:
@@ -188,7 +188,7 @@ func leaveWorker(ctx context.Context, a *act) error {
 // rank waits for a member of a gang whose rank process runs.
 func (a *act) rank(ctx context.Context) (worker string, ranks []int) {
 	for end := time.Now().Add(8 * time.Second); time.Now().Before(end) && ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
-		if _, worker = a.member(ctx, time.Second); worker != "" {
+		if worker = a.member(ctx, time.Second); worker != "" {
 			if ranks = a.f.ranks(worker); len(ranks) > 0 {
 				return worker, ranks
 			}
@@ -210,13 +210,13 @@ func hangStep(ctx context.Context, a *act) error {
 	}
 	deadline := time.Now().Add(4*stepStall + 10*time.Second)
 	for time.Now().Before(deadline) && ctx.Err() == nil {
-		if syscall.Kill(ranks[0], 0) != nil {
-			return nil // the agent has ended it
+		if gone := syscall.Kill(ranks[0], 0); errors.Is(gone, syscall.ESRCH) {
+			return nil // by its agent
 		}
 		pause(ctx, 100*time.Millisecond)
 	}
-	if ctx.Err() != nil {
-		return nil
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	return fmt.Errorf("the hung rank of %s still has its seat after %s without a step (stall limit %s)", worker, 4*stepStall+10*time.Second, stepStall)
 }

@@ -84,7 +84,7 @@ func wipeBroker(ctx context.Context, a *act) error {
 		}
 		return nil
 	}
-	_, _ = a.member(ctx, 3*time.Second)
+	_ = a.member(ctx, 3*time.Second)
 	switch how := a.rng.IntN(4); how {
 	case 0:
 		a.begin(12, "brokers", "data wiped and recreated")
@@ -238,7 +238,7 @@ func staleAcks(ctx context.Context, a *act) error {
 }
 
 func troubleRedis(ctx context.Context, a *act) error {
-	_, _ = a.member(ctx, 5*time.Second)
+	_ = a.member(ctx, 5*time.Second)
 	pause(ctx, 4500*time.Millisecond) // so that what happens is of this fault alone
 	rdb := redis.NewClient(&redis.Options{Addr: loopback(a.f.rec.Redis), Password: a.f.rec.Password})
 	defer rdb.Close()
@@ -290,8 +290,8 @@ func (a *act) onLinks(server string, f faultproxy.Fault) {
 
 func troubleStore(ctx context.Context, a *act) error {
 	d := a.between(3*time.Second, 7*time.Second)
-	during := func(f faultproxy.S3Fault, format string, args ...any) error {
-		a.begin(17, "s3", format+" for %s", append(args, d.Round(100*time.Millisecond))...)
+	during := func(f faultproxy.S3Fault, what string) error {
+		a.begin(17, "s3", "%s for %s", what, d.Round(100*time.Millisecond))
 		a.f.s3.Set(f)
 		pause(ctx, d)
 		a.f.s3.Set(faultproxy.S3Fault{})
@@ -306,11 +306,11 @@ func troubleStore(ctx context.Context, a *act) error {
 		pause(ctx, d)
 		return a.f.start("s3")
 	case 1:
-		return during(faultproxy.S3Fault{ErrorRate: 0.3}, "500 for 30 %% of the requests")
+		return during(faultproxy.S3Fault{ErrorRate: 0.3}, "500 for 30 % of the requests")
 	case 2:
-		return during(faultproxy.S3Fault{SlowDownRate: 0.5}, "503 SlowDown for 50 %% of the requests")
+		return during(faultproxy.S3Fault{SlowDownRate: 0.5}, "503 SlowDown for 50 % of the requests")
 	case 3:
-		return during(faultproxy.S3Fault{TruncateRate: 0.3}, "30 %% of the bodies truncated")
+		return during(faultproxy.S3Fault{TruncateRate: 0.3}, "30 % of the bodies truncated")
 	case 4:
 		return during(faultproxy.S3Fault{Rate: 1024}, "bodies at 1 KB/s")
 	case 5:

@@ -292,7 +292,7 @@ func (t *trainer) undisturbed(ctx context.Context) (*schemas.Head, error) {
 		return nil, err
 	}
 	if head.State != schemas.RunSucceeded {
-		return nil, fmt.Errorf("the undisturbed training run is %s: %s %v", head.State, head.Reason, head.Error)
+		return nil, fmt.Errorf("the undisturbed training run is %s: %s", head.State, head.Reason)
 	}
 	l, err := chaostest.ReadLineage(ctx, t.f.direct.Objects, head, trainStage)
 	if err != nil {
@@ -350,14 +350,15 @@ func (t *trainer) disturbed(ctx context.Context) (*schemas.Head, error) {
 	return head, nil
 }
 
-// newest is the newest step seen in the live stream, and its generation.
-func (t *trainer) newest() (step int64, generation uint64) {
+// newest is the newest step seen in the live stream.
+func (t *trainer) newest() (step int64) {
+	generation := uint64(0)
 	for _, e := range t.f.history.Events() {
 		if e.Kind == check.KindStep && e.Run == t.live.spec.ID && e.Generation >= generation {
 			generation, step = e.Generation, e.Step
 		}
 	}
-	return step, generation
+	return step
 }
 
 // recover waits for the first step of a generation after g and notes the time since at.
@@ -397,7 +398,7 @@ func (t *trainer) kill(ctx context.Context) error {
 	if err != nil || worker == "" {
 		return err
 	}
-	step, _ := t.newest()
+	step := t.newest()
 	at := time.Now()
 	t.f.history.Add(check.Event{Kind: check.KindFault, Row: 1, Proc: worker, Fault: "kill -9"})
 	if err := t.f.kill(worker); err != nil {
@@ -414,7 +415,7 @@ func (t *trainer) term(ctx context.Context) error {
 	if err != nil || worker == "" {
 		return err
 	}
-	step, _ := t.newest()
+	step := t.newest()
 	at := time.Now()
 	t.f.history.Add(check.Event{Kind: check.KindFault, Row: 4, Proc: worker, Fault: "SIGTERM"})
 	if err := t.f.cell.Signal(worker, syscall.SIGTERM); err != nil {
@@ -433,7 +434,7 @@ func (t *trainer) away(ctx context.Context, row int, what string, d time.Duratio
 	if err != nil {
 		return err
 	}
-	step, _ := t.newest()
+	step := t.newest()
 	f := TrainFault{What: what, At: t.f.history.Seconds(time.Now()), Down: d.Seconds(), Load: load(), step: step}
 	t.f.history.Add(check.Event{Kind: check.KindFault, Row: row, Proc: what, Fault: what})
 	if err := begin(); err != nil {
@@ -476,17 +477,16 @@ func (t *trainer) redisAway(ctx context.Context) error {
 }
 
 func (t *trainer) storeAway(ctx context.Context) error {
-	set := func(f faultproxy.Fault) error {
+	set := func(f faultproxy.Fault) {
 		for name, l := range t.f.links {
 			if strings.HasSuffix(name, ">s3") {
 				l.Set(f)
 				l.Reset()
 			}
 		}
-		return nil
 	}
 	d := min(5*time.Minute, t.o.Train/6)
-	return t.away(ctx, 17, "store away", d, func() error { return set(faultproxy.Fault{Refuse: true}) }, func() error { return set(faultproxy.Fault{}) })
+	return t.away(ctx, 17, "store away", d, func() error { set(faultproxy.Fault{Refuse: true}); return nil }, func() error { set(faultproxy.Fault{}); return nil })
 }
 
 func (t *trainer) streamGone(ctx context.Context) error {

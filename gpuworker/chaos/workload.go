@@ -62,7 +62,7 @@ func (w *workload) spec() (*schemas.RunSpec, *check.Expect, bool) {
 	if r.IntN(8) == 0 {
 		o.Export = true
 	}
-	poison, cancel := r.IntN(25), r.IntN(12) == 0
+	poison, cancel := r.IntN(25), r.IntN(7) == 0
 	s := chaostest.Spec(o)
 	s.Tenant = []string{"alpha", "beta-1"}[n%2]
 	s.Key = fmt.Sprintf("chaos-%d-%d", w.seed, n)
