@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -92,7 +93,7 @@ func (s *S3) Listen(proc string) (addr string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot listen for %s: %w", proc, err)
 	}
-	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(proc, w, r) })}
+	srv := &http.Server{ErrorLog: discard(), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(proc, w, r) })}
 	s.mu.Lock()
 	s.servers = append(s.servers, srv)
 	s.mu.Unlock()
@@ -110,6 +111,9 @@ func (s *S3) Close() {
 	}
 	s.tr.CloseIdleConnections()
 }
+
+// discard is a logger for what the standard library would say about broken connections: they are the purpose here.
+func discard() *log.Logger { return log.New(io.Discard, "", 0) }
 
 // maxBody bounds what is kept of a write; chaos trains toys.
 const maxBody = 64 << 20
@@ -163,7 +167,7 @@ func (s *S3) serve(proc string, w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	proxy := &httputil.ReverseProxy{
-		Transport: s.tr,
+		Transport: s.tr, ErrorLog: discard(),
 		// The host is part of what the client has signed.
 		Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(s.base); p.Out.Host = p.In.Host },
 		ModifyResponse: func(resp *http.Response) error {
