@@ -37,10 +37,10 @@ type Options struct {
 	Command []string
 	Env     []string
 	// Train is how long a small real model is trained under faults, after the episodes (0: not at all), Every the time between two faults
-	// (default 2 minutes). KillOnly restricts them to kill -9.
-	Train    time.Duration
-	Every    time.Duration
-	KillOnly bool
+	// (default 2 minutes), TrainFaults which: see the TrainFaults constants (default all of them in turn).
+	Train       time.Duration
+	Every       time.Duration
+	TrainFaults string
 	// Patience is how long the runs may take to end after the last fault before they are judged as they are (default 4 minutes).
 	Patience time.Duration
 	// Say tells people how it goes; may be nil.
@@ -55,6 +55,9 @@ func (o Options) WithDefaults() Options {
 	}
 	if o.Workers == 0 {
 		o.Workers = 4
+	}
+	if o.TrainFaults == "" {
+		o.TrainFaults = FaultsAll
 	}
 	if o.Every == 0 {
 		o.Every = 2 * time.Minute
@@ -90,6 +93,7 @@ func (o Options) Validate() error {
 	}
 	one("--store", o.Store, StoreVersity, StoreMinIO)
 	one("--broker", o.Broker, BrokerSingle, BrokerCluster)
+	one("--train-faults", o.TrainFaults, FaultsAll, FaultsKill, FaultsNotice, FaultsServers)
 	one("--lease", o.Lease, LeaseRedis, LeaseEmbedded)
 	if o.Store == StoreMinIO && findBinary("minio") == "" {
 		errs = append(errs, schemas.Errorf(schemas.CodeNotFound, "--store", "no minio in PATH").WithHint("go tool task minio builds one"))

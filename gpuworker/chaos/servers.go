@@ -433,8 +433,10 @@ func fullDisk(ctx context.Context, a *act) error {
 	dir := a.f.scratch(worker)
 	a.begin(8, worker, "no scratch folder for %s", d.Round(100*time.Millisecond))
 	aside := dir + ".aside"
-	if err := os.Rename(dir, aside); err != nil {
-		return errNotReached // it has not begun to work
+	for end := time.Now().Add(5 * time.Second); os.Rename(dir, aside) != nil; pause(ctx, 100*time.Millisecond) {
+		if time.Now().After(end) || ctx.Err() != nil {
+			return errNotReached // the worker has not begun to work
+		}
 	}
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {
 		return fmt.Errorf("cannot block the scratch folder: %w", err)

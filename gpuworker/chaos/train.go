@@ -24,6 +24,14 @@ import (
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
+// What the training is disturbed by.
+const (
+	FaultsAll     = "all"
+	FaultsKill    = "kill"    // kill -9
+	FaultsNotice  = "notice"  // SIGTERM, which a worker takes as it takes a Spot notice
+	FaultsServers = "servers" // lease server and store away, stream deleted
+)
+
 // A real model, small, trained by the product's own handlers with its own timing (leases of 10 s), two seats and a spare worker.
 const (
 	trainTTL     = 10 * time.Second
@@ -84,6 +92,7 @@ type Training struct {
 	CalmEffective float64 `json:"calm_effective"`
 	// Every is the time between two faults.
 	Every  float64       `json:"every_s"`
+	Kind   string        `json:"kind"`
 	Faults []TrainFault  `json:"faults"`
 	Hash   string        `json:"hash"`
 	Calm   string        `json:"undisturbed_hash"`
@@ -94,7 +103,6 @@ type Training struct {
 	Flips   int    `json:"flips"`
 	Loaded  int    `json:"loaded"`
 	Picture string `json:"picture,omitempty"`
-	folder  string
 }
 
 // TrainFault is one fault and how long it took until the run made a new step.
@@ -204,7 +212,7 @@ func (o Options) train(ctx context.Context) (_ *Training, err error) {
 		return nil, fmt.Errorf("cannot start the fleet (logs are in %s): %w", dir, err)
 	}
 	defer f.close()
-	t := &trainer{o: o, f: f, w: newWorkload(f, o.Seed, 0), out: &Training{Shape: shape, Every: o.Every.Seconds(), folder: dir},
+	t := &trainer{o: o, f: f, w: newWorkload(f, o.Seed, 0), out: &Training{Shape: shape, Every: o.Every.Seconds(), Kind: o.TrainFaults},
 		rng: rand.New(rand.NewPCG(o.Seed, 0x7f))} //nolint:gosec // the faults must be repeatable
 	t.out.Steps = max(4*trainCommit, int64(o.Train/trainStep))
 	calm, err := t.undisturbed(ctx)
@@ -316,10 +324,10 @@ func (t *trainer) disturbed(ctx context.Context) (*schemas.Head, error) {
 	if _, err := t.await(ctx, r, 3*time.Minute, func(h *schemas.Head) bool { return h.Step >= trainCommit }); err != nil {
 		return nil, err
 	}
-	faults := []func(context.Context) error{t.kill, t.term, t.redisAway, t.kill, t.streamGone, t.term, t.storeAway, t.kill}
-	if t.o.KillOnly {
-		faults = faults[:1]
-	}
+	faults := map[string][]func(context.Context) error{
+		FaultsAll:  {t.kill, t.term, t.redisAway, t.kill, t.streamGone, t.term, t.storeAway, t.kill},
+		FaultsKill: {t.kill}, FaultsNotice: {t.term}, FaultsServers: {t.storeAway, t.redisAway, t.streamGone},
+	}[t.o.TrainFaults]
 	over := false
 	for i := 0; !over; i++ {
 		next := time.Now().Add(t.o.Every)
@@ -472,7 +480,7 @@ func (t *trainer) away(ctx context.Context, row int, what string, d time.Duratio
 }
 
 func (t *trainer) redisAway(ctx context.Context) error {
-	d := min(time.Minute, t.o.Train/6)
+	d := min(time.Minute, t.o.Train/4)
 	return t.away(ctx, 16, "lease server killed", d, func() error { return t.f.cell.Signal("redis", syscall.SIGKILL) }, func() error { return t.f.start("redis") })
 }
 
@@ -485,7 +493,10 @@ func (t *trainer) storeAway(ctx context.Context) error {
 			}
 		}
 	}
-	d := min(5*time.Minute, t.o.Train/6)
+	d := min(5*time.Minute, t.o.Train/2)
+	if t.o.TrainFaults == FaultsAll {
+		d = min(d, t.o.Train/5)
+	}
 	return t.away(ctx, 17, "store away", d, func() error { set(faultproxy.Fault{Refuse: true}); return nil }, func() error { set(faultproxy.Fault{}); return nil })
 }
 

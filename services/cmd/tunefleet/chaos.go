@@ -40,9 +40,9 @@ func (a *app) chaosCommand() *cobra.Command {
 	f.Float64Var(&minutes, "minutes", 3, "minutes of faults; draining and judging come on top")
 	f.Float64Var(&train, "train-minutes", 0, "minutes for which a small real model is trained under faults, after that; it is also trained undisturbed, to compare")
 	f.DurationVar(&o.Every, "train-fault-every", 2*time.Minute, "time between two faults of the training")
-	f.BoolVar(&o.KillOnly, "train-kill-only", false, "no other faults than kill -9 in the training")
+	f.StringVar(&o.TrainFaults, "train-faults", chaos.FaultsAll, "faults of the training: all, kill, notice or servers")
 	f.StringVar(&rows, "rows", "", "only these rows of the chaos matrix, for example 1,3,10-13 (default: all that can be run here)")
-	f.StringVar(&o.Out, "out", "", "folder for history, result and picture (default: chaos/<time> in the current folder)")
+	f.StringVar(&o.Out, "out", "", "folder for history, result and picture (default: output/chaos/<time>)")
 	f.StringVar(&o.Store, "store", "", "object store: versitygw or minio (default: both in turn, if there)")
 	f.StringVar(&o.Broker, "broker", "", "broker: nats or nats-3, a cluster (default: both in turn)")
 	f.StringVar(&o.Lease, "lease", "", "lease server: redis-server or embedded (default: redis-server if there)")
@@ -76,7 +76,7 @@ func (a *app) chaos(cmd *cobra.Command, o chaos.Options) error {
 	}
 	o.Command, o.Log, o.Say = []string{exe, chaosProcess}, log, a.say
 	if o.Out == "" {
-		o.Out = filepath.Join("chaos", time.Now().Format("20060102-150405"))
+		o.Out = filepath.Join("output", "chaos", time.Now().Format("20060102-150405"))
 	}
 	if o.Out, err = filepath.Abs(o.Out); err != nil {
 		return diskError(o.Out, err)
