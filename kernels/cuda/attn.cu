@@ -1,0 +1,235 @@
+/* Attention forward: checks, which keys a query sees, and the kernel. */
+#include "attn.cuh"
+
+#include "attn_mma.cuh"
+
+namespace tf {
+namespace {
+
+/* lo and hi of each query. */
+__global__ void __launch_bounds__(256) seen_kernel(Attn a, int32_t *trouble) {
+  const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= a.batch * a.tq) return;
+  const int64_t b = at / a.tq, i = at % a.tq, pos = (a.q_start ? a.q_start[b] : a.q_start0) + i;
+  int64_t lo = 0, hi = a.tk;
+  if (a.causal && pos + 1 < hi) hi = pos + 1;
+  if (a.window_left >= 0 && pos - a.window_left > lo) lo = pos - a.window_left;
+  if (a.window_right >= 0 && pos + a.window_right + 1 < hi) hi = pos + a.window_right + 1;
+  if (a.kv_first && a.kv_first[b] > lo) lo = a.kv_first[b];
+  if (a.kv_last && a.kv_last[b] < hi) hi = a.kv_last[b];
+  if (a.documents) {
+    const int32_t *c = a.documents;
+    const int64_t n = a.n_documents;
+    if (c[0] != 0 || c[n] != a.tq) report(trouble, kBadDocuments);
+    /* The last document that begins at or before i; empty ones are passed over. */
+    int64_t x = 0, y = n;
+    while (y - x > 1) {
+      const int64_t m = (x + y) / 2;
+      if (c[m] <= i)
+        x = m;
+      else
+        y = m;
+    }
+    if (c[x] > i || c[x + 1] <= i || (at < n && c[at] > c[at + 1])) report(trouble, kBadDocuments);
+    if (c[x] > lo) lo = c[x];
+    if (c[x + 1] < hi) hi = c[x + 1];
+  }
+  if (lo > a.tk) lo = a.tk;
+  if (lo < 0) lo = 0;
+  if (hi > a.tk) hi = a.tk;
+  a.lo[at] = (int32_t)lo;
+  a.hi[at] = (int32_t)(hi < lo ? lo : hi);
+}
+
+/* A block has 64 queries of one head, and NJ chunks of its output. Tiles: the queries (all chunks, or one at a time), a chunk of keys or
+ * values, the probabilities. */
+template <typename E, int NJ>
+__global__ void __launch_bounds__(E::kThreads) attn_fwd_kernel(Attn a, int64_t tiles, int slices) {
+  typedef typename E::T T;
+  typedef typename E::Cell Cell;
+  constexpr int R = E::R, C = E::C, kTileCells = tile_cells<E>();
+  TF_SHARED_DYNAMIC(Cell, mem);
+  /* Later queries see more keys: they begin first. */
+  const int slice = (int)(blockIdx.x % slices);
+  const int64_t u = blockIdx.x / slices, tile = tiles - 1 - u % tiles, bh = u / tiles, b = bh / a.hq, h = bh % a.hq, hk = h / a.group();
+  const int64_t q0 = tile * kAttn, n = a.tq - q0 < kAttn ? a.tq - q0 : kAttn;
+  const int nk = chunks(a.d_qk);
+  Cell *qs = mem, *xs = qs + (a.resident ? nk : 1) * kTileCells, *ps = xs + kTileCells;
+  const Scoring score = scoring(a, h);
+  const T *q = a.q.at<T>(b, q0, h);
+  if (a.resident)
+    for (int c = 0; c < nk; c++) load_tile<E>(qs + c * kTileCells, q, a.q.s[1], n, a.d_qk, c, a.wide);
+
+  int lo[R], hi[R];
+  float pos[R], m[R], l[R], o[NJ][R][C];
+  const float sink = a.sinks ? a.sinks[h] : kHidden;
+  for (int r = 0; r < R; r++) {
+    const int64_t i = E::row(r);
+    lo[r] = i < n ? a.lo[b * a.tq + q0 + i] : 0;
+    hi[r] = i < n ? a.hi[b * a.tq + q0 + i] : 0;
+    pos[r] = a.position(b, q0 + i);
+    m[r] = sink;
+    l[r] = a.sinks && threadIdx.x % E::kPeers == 0 ? 1.0f : 0.0f; /* a lane's part of the sum */
+    for (int j = 0; j < NJ; j++)
+      for (int c = 0; c < C; c++) o[j][r][c] = 0;
+  }
+  int64_t first, last;
+  seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
+  for (int64_t j0 = first; j0 < last; j0 += kAttn) {
+    const int64_t keys = a.tk - j0 < kAttn ? a.tk - j0 : kAttn;
+    const uint8_t *mask = a.key_mask ? a.key_mask + b * a.tk + j0 : nullptr;
+    float s[R][C] = {};
+    for (int c = 0; c < nk; c++) {
+      __syncthreads();
+      if (!a.resident) load_tile<E>(qs, q, a.q.s[1], n, a.d_qk, c, a.wide);
+      load_tile<E>(xs, a.k.at<T>(b, j0, hk), a.k.s[1], keys, a.d_qk, c, a.wide);
+      __syncthreads();
+      E::nt(s, qs + (a.resident ? c : 0) * kTileCells, xs, chunk_width(a.d_qk, c));
+    }
+    for (int r = 0; r < R; r++) {
+      float most = kHidden;
+      bool seen[C];
+      for (int c = 0; c < C; c++) {
+        const int i = E::score_col(c);
+        const int64_t key = j0 + i;
+        seen[c] = key >= lo[r] && key < hi[r] && (!mask || mask[i]);
+        s[r][c] = seen[c] ? score(s[r][c], (float)key - pos[r]) : kHidden;
+        most = fmaxf(most, s[r][c]);
+      }
+      most = fmaxf(m[r], peer_reduce<Max, E::kPeers>(most));
+      const float alpha = expf(m[r] - most);
+      m[r] = most;
+      l[r] *= alpha;
+      for (int c = 0; c < C; c++) {
+        const float p = seen[c] ? expf(s[r][c] - most) : 0.0f;
+        l[r] += p;
+        ps[E::row(r) * E::kLd + E::score_col(c)] = down<Cell>(p);
+      }
+      for (int j = 0; j < NJ; j++)
+        for (int c = 0; c < C; c++) o[j][r][c] *= alpha;
+    }
+    for (int j = 0; j < NJ; j++) {
+      const int c = slice * NJ + j;
+      if (c >= chunks(a.d_v)) break;
+      __syncthreads();
+      load_tile<E>(xs, a.v.at<T>(b, j0, hk), a.v.s[1], keys, a.d_v, c, a.wide);
+      __syncthreads();
+      E::nn(o[j], ps, xs, chunk_width(a.d_v, c));
+    }
+  }
+  float inverse[R];
+  for (int r = 0; r < R; r++) {
+    l[r] = peer_reduce<Sum, E::kPeers>(l[r]);
+    inverse[r] = l[r] > 0 ? 1.0f / l[r] : 0.0f;
+    if (a.lse && slice == 0 && E::row(r) < n && threadIdx.x % E::kPeers == 0)
+      a.lse[bh * a.tq + q0 + E::row(r)] = l[r] < 1e-37f ? -INFINITY : m[r] + logf(l[r]);
+  }
+  for (int j = 0; j < NJ; j++)
+    store_rows<E>(o[j], inverse, a.o.at<T>(b, q0, h), a.o.s[1], n, a.d_v, slice * NJ + j, false);
+}
+
+template <typename E>
+tf_status forward(tf_queue *q, Attn a) {
+  const int64_t tiles = ceil_div(a.tq, kAttn);
+  const size_t tile = tile_cells<E>() * sizeof(typename E::Cell);
+  a.resident = (size_t)(chunks(a.d_qk) + 2) * tile <= kMaxShared;
+  return by_chunks<E>(a.d_v, [&](auto held) {
+    constexpr int n = decltype(held)::value;
+    const int slices = (int)ceil_div(chunks(a.d_v), n);
+    return launch(q, "attn_fwd", attn_fwd_kernel<E, n>, dim3((unsigned)(a.batch * a.hq * tiles * slices)), dim3(E::kThreads),
+                  (size_t)((a.resident ? chunks(a.d_qk) : 1) + 2) * tile, a, tiles, slices);
+  });
+}
+
+int64_t ints(const tf_attn_fwd *p) { return ceil_div(p->q.dim[0] * p->q.dim[1] * (int64_t)sizeof(int32_t), 256) * 256; }
+
+}  // namespace
+
+int64_t attn_prepare_bytes(const tf_attn_fwd *p) { return p->q.rank == 4 ? 2 * ints(p) : 0; }
+
+bool attn_wide(const tf_tensor &t) {
+  const int64_t size = dtype_size(t.dtype), n = 16 / size;
+  return t.data % 16 == 0 && t.dim[3] % n == 0 && t.stride[0] % n == 0 && t.stride[1] % n == 0 && t.stride[2] % n == 0;
+}
+
+tf_status attn_heads(tf_queue *q, const tf_tensor &t, const char *name, int64_t b, int64_t n, int64_t h, int64_t d, int32_t dt, Heads *out) {
+  if (!t.data || t.rank != 4) return fail(q, TF_EINVALID, "%s has to be [b,t,h,d]", name);
+  if (t.dtype != dt || (dt != TF_F32 && dt != TF_BF16 && dt != TF_F16))
+    return fail(q, TF_EUNSUPPORTED, "%s has element type %d; all f32, all bf16 or all f16 are needed", name, t.dtype);
+  if (t.dim[0] != b || t.dim[1] != n || t.dim[2] != h || t.dim[3] != d)
+    return fail(q, TF_EINVALID, "%s is [%ld,%ld,%ld,%ld], [%ld,%ld,%ld,%ld] is needed", name, (long)t.dim[0], (long)t.dim[1], (long)t.dim[2], (long)t.dim[3],
+                (long)b, (long)n, (long)h, (long)d);
+  if (d > 1 && t.stride[3] != 1) return fail(q, TF_EINVALID, "%s has a last stride of %ld", name, (long)t.stride[3]);
+  out->p = at<void>(t.data);
+  for (int i = 0; i < 3; i++) out->s[i] = t.stride[i];
+  return TF_OK;
+}
+
+tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
+  if (p->q.rank != 4 || p->k.rank != 4 || p->v.rank != 4) return fail(q, TF_EINVALID, "q, k and v have to be [b,t,h,d]");
+  *a = Attn{};
+  a->batch = p->q.dim[0];
+  a->tq = p->q.dim[1];
+  a->hq = p->q.dim[2];
+  a->d_qk = p->q.dim[3];
+  a->tk = p->k.dim[1];
+  a->hk = p->k.dim[2];
+  a->d_v = p->v.dim[3];
+  const int32_t dt = p->q.dtype;
+  if (a->hk < 1 || a->hq % a->hk) return fail(q, TF_EINVALID, "%ld query heads are no multiple of %ld kv heads", (long)a->hq, (long)a->hk);
+  if (a->tk >= 1 << 23) return fail(q, TF_EUNSUPPORTED, "more than %d keys", (1 << 23) - 1); /* positions are f32 */
+  if (a->d_qk < 1 || a->d_v < 1) return fail(q, TF_EINVALID, "heads of %ld and %ld elements", (long)a->d_qk, (long)a->d_v);
+  TF_TRY(attn_heads(q, p->q, "q", a->batch, a->tq, a->hq, a->d_qk, dt, &a->q));
+  TF_TRY(attn_heads(q, p->k, "k", a->batch, a->tk, a->hk, a->d_qk, dt, &a->k));
+  TF_TRY(attn_heads(q, p->v, "v", a->batch, a->tk, a->hk, a->d_v, dt, &a->v));
+  TF_TRY(attn_heads(q, p->o, "o", a->batch, a->tq, a->hq, a->d_v, dt, &a->o));
+  int32_t *start, *first, *last, *documents;
+  uint8_t *mask;
+  float *alibi, *sinks;
+  TF_TRY(maybe_flat(q, p->lse, "lse", TF_F32, a->batch * a->hq * a->tq, &a->lse));
+  TF_TRY(maybe_flat(q, p->q_start, "q_start", TF_I32, a->batch, &start));
+  TF_TRY(maybe_flat(q, p->kv_first, "kv_first", TF_I32, a->batch, &first));
+  TF_TRY(maybe_flat(q, p->kv_last, "kv_last", TF_I32, a->batch, &last));
+  TF_TRY(maybe_flat(q, p->key_mask, "key_mask", TF_U8, a->batch * a->tk, &mask));
+  TF_TRY(maybe_flat(q, p->cu_seqlens, "cu_seqlens", TF_I32, -1, &documents));
+  TF_TRY(maybe_flat(q, p->alibi, "alibi", TF_F32, a->hq, &alibi));
+  TF_TRY(maybe_flat(q, p->sinks, "sinks", TF_F32, a->hq, &sinks));
+  a->n_documents = documents ? numel(p->cu_seqlens) - 1 : 0;
+  if (documents && (a->batch != 1 || a->tq != a->tk || a->n_documents < 1))
+    return fail(q, TF_EINVALID, "cu_seqlens needs one sequence with as many queries as keys, and two numbers or more");
+  a->q_start = start;
+  a->kv_first = first;
+  a->kv_last = last;
+  a->key_mask = mask;
+  a->documents = documents;
+  a->alibi = alibi;
+  a->sinks = sinks;
+  a->q_start0 = p->q_start0;
+  a->scale = p->scale;
+  a->softcap = p->softcap;
+  a->causal = p->causal;
+  a->window_left = p->window_left;
+  a->window_right = p->window_right;
+  a->wide = attn_wide(p->q) && attn_wide(p->k) && attn_wide(p->v);
+  a->lo = work<int32_t>(q);
+  a->hi = work<int32_t>(q, ints(p));
+  return launch(q, "attn_seen", seen_kernel, dim3((unsigned)ceil_div(a->batch * a->tq, 256)), dim3(256), 0, *a, q->trouble);
+}
+
+}  // namespace tf
+
+using namespace tf;
+
+int64_t cuda_attn_fwd_ws(const tf_device *, const tf_attn_fwd *p) { return attn_prepare_bytes(p); }
+
+tf_status cuda_attn_fwd(tf_queue *q, const tf_attn_fwd *p) {
+  Attn a;
+  TF_TRY(attn_prepare(q, p, &a));
+  switch (p->q.dtype) {
+    case TF_BF16:
+      return forward<MmaEngine<bf16, 1>>(q, a);
+    case TF_F16:
+      return forward<MmaEngine<f16, 1>>(q, a);
+  }
+  return forward<ScalarEngine<float>>(q, a);
+}

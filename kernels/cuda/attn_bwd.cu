@@ -1,0 +1,270 @@
+/* Attention backward. Probabilities are recomputed from the logarithm of the sum; dK and dV belong to one block per (sequence, kv head, 64
+ * keys), dQ to another kernel, so that every element has one writer and its additions one order. */
+#include "attn.cuh"
+#include "attn_mma.cuh"
+
+namespace tf {
+namespace {
+
+/* delta[row] = dO . O. A warp has a row; rows are ordered as lse. */
+template <typename T>
+__global__ void __launch_bounds__(128) delta_kernel(Attn a) {
+  const int lane = (int)(threadIdx.x % kWarp);
+  const int64_t row = (int64_t)blockIdx.x * (128 / kWarp) + threadIdx.x / kWarp;
+  if (row >= a.batch * a.hq * a.tq) return;
+  const int64_t i = row % a.tq, bh = row / a.tq, b = bh / a.hq, h = bh % a.hq;
+  const T *o = a.o.at<T>(b, i, h), *g = a.d_o.at<T>(b, i, h);
+  float s = 0;
+  for (int64_t k = lane; k < a.d_v; k += kWarp) s = fmaf(up(o[k]), up(g[k]), s);
+  s = warp_reduce<Sum>(s);
+  if (lane == 0) a.delta[row] = s;
+}
+
+/* sink_parts[b,h] = minus the sum over queries of the sink's probability times delta. One block a head. */
+__global__ void __launch_bounds__(256) sink_kernel(Attn a) {
+  TF_SHARED(float, red, kWarp);
+  const float sink = a.sinks[blockIdx.x % a.hq];
+  float s = 0;
+  for (int64_t i = threadIdx.x; i < a.tq; i += blockDim.x) {
+    const int64_t at = blockIdx.x * a.tq + i;
+    s = fmaf(expf(sink - a.lse[at]), a.delta[at], s);
+  }
+  s = block_reduce<Sum>(s, red);
+  if (threadIdx.x == 0) a.sink_parts[blockIdx.x] = -s;
+}
+
+__global__ void __launch_bounds__(128) sink_add_kernel(Attn a, float *dsinks, int32_t accumulate) {
+  const int64_t h = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (h >= a.hq) return;
+  float s = accumulate ? dsinks[h] : 0.0f;
+  for (int64_t b = 0; b < a.batch; b++) s += a.sink_parts[b * a.hq + h];
+  dsinks[h] = s;
+}
+
+/* From the products s = q.k and e = dO.v of a tile: s becomes the probabilities, e the gradient of the products q.k. */
+template <typename E>
+__device__ inline void probabilities(const Attn &a, const Scoring &score, float (&s)[E::R][E::C], float (&e)[E::R][E::C], int64_t b, int64_t bh, int64_t q0,
+                                     int64_t n, int64_t j0) {
+  const uint8_t *mask = a.key_mask ? a.key_mask + b * a.tk + j0 : nullptr;
+  for (int r = 0; r < E::R; r++) {
+    const int64_t i = E::row(r);
+    const bool there = i < n;
+    const int32_t lo = there ? a.lo[b * a.tq + q0 + i] : 0, hi = there ? a.hi[b * a.tq + q0 + i] : 0;
+    const float lse = there ? a.lse[bh * a.tq + q0 + i] : 0.0f, delta = there ? a.delta[bh * a.tq + q0 + i] : 0.0f, pos = a.position(b, q0 + i);
+    for (int c = 0; c < E::C; c++) {
+      const int k = E::score_col(c);
+      const int64_t key = j0 + k;
+      const bool seen = key >= lo && key < hi && (!mask || mask[k]);
+      const float rel = (float)key - pos, x = score(s[r][c], rel), p = seen ? expf(x - lse) : 0.0f;
+      s[r][c] = p;
+      e[r][c] = seen ? p * (e[r][c] - delta) * score.slope_at(x, rel) : 0.0f;
+    }
+  }
+}
+
+template <typename E>
+__device__ inline void put_tile(typename E::Cell *ps, const float (&s)[E::R][E::C]) {
+  for (int r = 0; r < E::R; r++)
+    for (int c = 0; c < E::C; c++) ps[E::row(r) * E::kLd + E::score_col(c)] = down<typename E::Cell>(s[r][c]);
+}
+
+/* A block has 64 keys of one kv head, and NJ chunks of dK and dV. Tiles: keys and values (all chunks, or one at a time), a chunk of queries or
+ * dO, probabilities. */
+template <typename E, int NJ>
+__global__ void __launch_bounds__(E::kThreads) attn_kv_kernel(Attn a, int64_t tiles, int slices) {
+  typedef typename E::T T;
+  typedef typename E::Cell Cell;
+  constexpr int R = E::R, C = E::C, kTileCells = tile_cells<E>();
+  TF_SHARED_DYNAMIC(Cell, mem);
+  const int slice = (int)(blockIdx.x % slices);
+  const int64_t u = blockIdx.x / slices, tile = u % tiles, bk = u / tiles, b = bk / a.hk, hk = bk % a.hk;
+  const int64_t k0 = tile * kAttn, keys = a.tk - k0 < kAttn ? a.tk - k0 : kAttn;
+  const int nk = chunks(a.d_qk), nv = chunks(a.d_v);
+  Cell *ks = mem, *vs = ks + (a.resident ? nk : 1) * kTileCells, *xs = vs + (a.resident ? nv : 1) * kTileCells, *ps = xs + kTileCells;
+  const T *k = a.k.at<T>(b, k0, hk), *v = a.v.at<T>(b, k0, hk);
+  if (a.resident) {
+    for (int c = 0; c < nk; c++) load_tile<E>(ks + c * kTileCells, k, a.k.s[1], keys, a.d_qk, c, a.wide);
+    for (int c = 0; c < nv; c++) load_tile<E>(vs + c * kTileCells, v, a.v.s[1], keys, a.d_v, c, a.wide);
+  }
+  float gk[NJ][R][C], gv[NJ][R][C];
+  for (int j = 0; j < NJ; j++)
+    for (int r = 0; r < R; r++)
+      for (int c = 0; c < C; c++) gk[j][r][c] = gv[j][r][c] = 0;
+  for (int64_t h = hk * a.group(); h < (hk + 1) * a.group(); h++) {
+    const int64_t bh = b * a.hq + h;
+    const Scoring score = scoring(a, h);
+    for (int64_t q0 = 0; q0 < a.tq; q0 += kAttn) {
+      const int64_t n = a.tq - q0 < kAttn ? a.tq - q0 : kAttn;
+      int64_t first, last;
+      seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
+      if (first >= k0 + keys || last <= k0) continue; /* the same in all threads */
+      const T *q = a.q.at<T>(b, q0, h), *g = a.d_o.at<T>(b, q0, h);
+      float s[R][C] = {}, e[R][C] = {};
+      for (int c = 0; c < nk; c++) {
+        __syncthreads();
+        if (!a.resident) load_tile<E>(ks, k, a.k.s[1], keys, a.d_qk, c, a.wide);
+        load_tile<E>(xs, q, a.q.s[1], n, a.d_qk, c, a.wide);
+        __syncthreads();
+        E::nt(s, xs, ks + (a.resident ? c : 0) * kTileCells, chunk_width(a.d_qk, c));
+      }
+      for (int c = 0; c < nv; c++) {
+        __syncthreads();
+        if (!a.resident) load_tile<E>(vs, v, a.v.s[1], keys, a.d_v, c, a.wide);
+        load_tile<E>(xs, g, a.d_o.s[1], n, a.d_v, c, a.wide);
+        __syncthreads();
+        E::nt(e, xs, vs + (a.resident ? c : 0) * kTileCells, chunk_width(a.d_v, c));
+      }
+      probabilities<E>(a, score, s, e, b, bh, q0, n, k0);
+      put_tile<E>(ps, s);
+      for (int j = 0; j < NJ; j++) {
+        const int c = slice * NJ + j;
+        if (c >= nv) break;
+        __syncthreads();
+        load_tile<E>(xs, g, a.d_o.s[1], n, a.d_v, c, a.wide);
+        __syncthreads();
+        E::tn(gv[j], ps, xs, chunk_width(a.d_v, c));
+      }
+      __syncthreads();
+      put_tile<E>(ps, e);
+      for (int j = 0; j < NJ; j++) {
+        const int c = slice * NJ + j;
+        if (c >= nk) break;
+        __syncthreads();
+        load_tile<E>(xs, q, a.q.s[1], n, a.d_qk, c, a.wide);
+        __syncthreads();
+        E::tn(gk[j], ps, xs, chunk_width(a.d_qk, c));
+      }
+      __syncthreads();
+    }
+  }
+  for (int j = 0; j < NJ; j++) {
+    if (a.dk.p) store_rows<E>(gk[j], nullptr, a.dk.at<T>(b, k0, hk), a.dk.s[1], keys, a.d_qk, slice * NJ + j, a.dk_accumulate);
+    if (a.dv.p) store_rows<E>(gv[j], nullptr, a.dv.at<T>(b, k0, hk), a.dv.s[1], keys, a.d_v, slice * NJ + j, a.dv_accumulate);
+  }
+}
+
+/* A block has 64 queries of one head, and NJ chunks of dQ. Tiles: queries and dO (all chunks, or one at a time), a chunk of keys or values,
+ * gradients of the products. */
+template <typename E, int NJ>
+__global__ void __launch_bounds__(E::kThreads) attn_q_kernel(Attn a, int64_t tiles, int slices) {
+  typedef typename E::T T;
+  typedef typename E::Cell Cell;
+  constexpr int R = E::R, C = E::C, kTileCells = tile_cells<E>();
+  TF_SHARED_DYNAMIC(Cell, mem);
+  const int slice = (int)(blockIdx.x % slices);
+  const int64_t u = blockIdx.x / slices, tile = tiles - 1 - u % tiles, bh = u / tiles, b = bh / a.hq, h = bh % a.hq, hk = h / a.group();
+  const int64_t q0 = tile * kAttn, n = a.tq - q0 < kAttn ? a.tq - q0 : kAttn;
+  const int nk = chunks(a.d_qk), nv = chunks(a.d_v);
+  Cell *qs = mem, *gs = qs + (a.resident ? nk : 1) * kTileCells, *xs = gs + (a.resident ? nv : 1) * kTileCells, *ps = xs + kTileCells;
+  const Scoring score = scoring(a, h);
+  const T *q = a.q.at<T>(b, q0, h), *g = a.d_o.at<T>(b, q0, h);
+  if (a.resident) {
+    for (int c = 0; c < nk; c++) load_tile<E>(qs + c * kTileCells, q, a.q.s[1], n, a.d_qk, c, a.wide);
+    for (int c = 0; c < nv; c++) load_tile<E>(gs + c * kTileCells, g, a.d_o.s[1], n, a.d_v, c, a.wide);
+  }
+  float gq[NJ][R][C];
+  for (int j = 0; j < NJ; j++)
+    for (int r = 0; r < R; r++)
+      for (int c = 0; c < C; c++) gq[j][r][c] = 0;
+  int64_t first, last;
+  seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
+  for (int64_t j0 = first; j0 < last; j0 += kAttn) {
+    const int64_t keys = a.tk - j0 < kAttn ? a.tk - j0 : kAttn;
+    const T *k = a.k.at<T>(b, j0, hk), *v = a.v.at<T>(b, j0, hk);
+    float s[R][C] = {}, e[R][C] = {};
+    for (int c = 0; c < nk; c++) {
+      __syncthreads();
+      if (!a.resident) load_tile<E>(qs, q, a.q.s[1], n, a.d_qk, c, a.wide);
+      load_tile<E>(xs, k, a.k.s[1], keys, a.d_qk, c, a.wide);
+      __syncthreads();
+      E::nt(s, qs + (a.resident ? c : 0) * kTileCells, xs, chunk_width(a.d_qk, c));
+    }
+    for (int c = 0; c < nv; c++) {
+      __syncthreads();
+      if (!a.resident) load_tile<E>(gs, g, a.d_o.s[1], n, a.d_v, c, a.wide);
+      load_tile<E>(xs, v, a.v.s[1], keys, a.d_v, c, a.wide);
+      __syncthreads();
+      E::nt(e, gs + (a.resident ? c : 0) * kTileCells, xs, chunk_width(a.d_v, c));
+    }
+    probabilities<E>(a, score, s, e, b, bh, q0, n, j0);
+    put_tile<E>(ps, e);
+    for (int j = 0; j < NJ; j++) {
+      const int c = slice * NJ + j;
+      if (c >= nk) break;
+      __syncthreads();
+      load_tile<E>(xs, k, a.k.s[1], keys, a.d_qk, c, a.wide);
+      __syncthreads();
+      E::nn(gq[j], ps, xs, chunk_width(a.d_qk, c));
+    }
+    __syncthreads();
+  }
+  for (int j = 0; j < NJ; j++)
+    store_rows<E>(gq[j], nullptr, a.dq.at<T>(b, q0, h), a.dq.s[1], n, a.d_qk, slice * NJ + j, a.dq_accumulate);
+}
+
+template <typename E>
+tf_status backward(tf_queue *q, Attn a) {
+  const int64_t most = a.d_qk > a.d_v ? a.d_qk : a.d_v;
+  const size_t tile = tile_cells<E>() * sizeof(typename E::Cell);
+  const int all = chunks(a.d_qk) + chunks(a.d_v);
+  a.resident = (size_t)(all + 2) * tile <= kMaxShared;
+  const size_t shared = (size_t)((a.resident ? all : 2) + 2) * tile;
+  if (a.dk.p || a.dv.p) TF_TRY(by_chunks<E>(most, [&](auto held) {
+    constexpr int n = decltype(held)::value;
+    const int64_t tiles = ceil_div(a.tk, kAttn);
+    const int slices = (int)ceil_div(chunks(most), n);
+    return launch(q, "attn_bwd_kv", attn_kv_kernel<E, n>, dim3((unsigned)(a.batch * a.hk * tiles * slices)), dim3(E::kThreads), shared, a, tiles, slices);
+  }));
+  if (!a.dq.p) return TF_OK;
+  return by_chunks<E>(a.d_qk, [&](auto held) {
+    constexpr int n = decltype(held)::value;
+    const int64_t tiles = ceil_div(a.tq, kAttn);
+    const int slices = (int)ceil_div(chunks(a.d_qk), n);
+    return launch(q, "attn_bwd_q", attn_q_kernel<E, n>, dim3((unsigned)(a.batch * a.hq * tiles * slices)), dim3(E::kThreads), shared, a, tiles, slices);
+  });
+}
+
+int64_t deltas(const tf_attn_fwd &f) { return ceil_div(f.q.dim[0] * f.q.dim[1] * f.q.dim[2] * (int64_t)sizeof(float), 256) * 256; }
+
+}  // namespace
+}  // namespace tf
+
+using namespace tf;
+
+int64_t cuda_attn_bwd_ws(const tf_device *, const tf_attn_bwd *p) {
+  if (p->f.q.rank != 4) return 0;
+  return attn_prepare_bytes(&p->f) + deltas(p->f) + p->f.q.dim[0] * p->f.q.dim[2] * (int64_t)sizeof(float);
+}
+
+tf_status cuda_attn_bwd(tf_queue *q, const tf_attn_bwd *p) {
+  Attn a;
+  float *dsinks;
+  TF_TRY(attn_prepare(q, &p->f, &a));
+  const int32_t dt = p->f.q.dtype;
+  if (!a.lse) return fail(q, TF_EINVALID, "lse is needed for the backward");
+  TF_TRY(attn_heads(q, p->d_o, "d_o", a.batch, a.tq, a.hq, a.d_v, dt, &a.d_o));
+  if (has(p->dq)) TF_TRY(attn_heads(q, p->dq, "dq", a.batch, a.tq, a.hq, a.d_qk, dt, &a.dq));
+  if (has(p->dk)) TF_TRY(attn_heads(q, p->dk, "dk", a.batch, a.tk, a.hk, a.d_qk, dt, &a.dk));
+  if (has(p->dv)) TF_TRY(attn_heads(q, p->dv, "dv", a.batch, a.tk, a.hk, a.d_v, dt, &a.dv));
+  TF_TRY(maybe_flat(q, p->dsinks, "dsinks", TF_F32, a.hq, &dsinks));
+  a.wide = a.wide && attn_wide(p->d_o);
+  a.dq_accumulate = p->dq_accumulate;
+  a.dk_accumulate = p->dk_accumulate;
+  a.dv_accumulate = p->dv_accumulate;
+  a.delta = work<float>(q, attn_prepare_bytes(&p->f));
+  a.sink_parts = work<float>(q, attn_prepare_bytes(&p->f) + deltas(p->f));
+  TF_TRY(dispatch(q, dt, [&](auto t) {
+    return launch(q, "attn_delta", delta_kernel<decltype(t)>, dim3((unsigned)ceil_div(a.batch * a.hq * a.tq, 128 / kWarp)), dim3(128), 0, a);
+  }));
+  if (dsinks && a.sinks) {
+    TF_TRY(launch(q, "attn_sinks", sink_kernel, dim3((unsigned)(a.batch * a.hq)), dim3(256), 0, a));
+    TF_TRY(launch(q, "attn_sinks_add", sink_add_kernel, dim3((unsigned)ceil_div(a.hq, 128)), dim3(128), 0, a, dsinks, p->dsinks_accumulate));
+  }
+  switch (dt) {
+    case TF_BF16:
+      return backward<MmaEngine<bf16, 2>>(q, a);
+    case TF_F16:
+      return backward<MmaEngine<f16, 2>>(q, a);
+  }
+  return backward<ScalarEngine<float>>(q, a);
+}
