@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(256) seen_kernel(Attn a, int32_t *trouble) {
 /* A block has 64 queries of one head, and NJ chunks of its output. Tiles: the queries (all chunks, or one at a time), a chunk of keys or
  * values, the probabilities. */
 template <typename E, int NJ>
-__global__ void __launch_bounds__(E::kThreads) attn_fwd_kernel(Attn a, int64_t tiles, int slices) {
+__global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_t tiles, int slices) {
   typedef typename E::T T;
   typedef typename E::Cell Cell;
   constexpr int R = E::R, C = E::C, kTileCells = tile_cells<E>();
@@ -61,16 +61,18 @@ __global__ void __launch_bounds__(E::kThreads) attn_fwd_kernel(Attn a, int64_t t
     for (int c = 0; c < nk; c++) load_tile<E>(qs + c * kTileCells, q, a.q.s[1], n, a.d_qk, c, a.wide);
 
   int lo[R], hi[R];
-  float pos[R], m[R], l[R], o[NJ][R][C];
+  float m[R], l[R], o[NJ][R][C];
   const float sink = a.sinks ? a.sinks[h] : kHidden;
+  TF_UNROLL
   for (int r = 0; r < R; r++) {
     const int64_t i = E::row(r);
     lo[r] = i < n ? a.lo[b * a.tq + q0 + i] : 0;
     hi[r] = i < n ? a.hi[b * a.tq + q0 + i] : 0;
-    pos[r] = a.position(b, q0 + i);
     m[r] = sink;
     l[r] = a.sinks && threadIdx.x % E::kPeers == 0 ? 1.0f : 0.0f; /* a lane's part of the sum */
+    TF_UNROLL
     for (int j = 0; j < NJ; j++)
+      TF_UNROLL
       for (int c = 0; c < C; c++) o[j][r][c] = 0;
   }
   int64_t first, last;
@@ -86,31 +88,37 @@ __global__ void __launch_bounds__(E::kThreads) attn_fwd_kernel(Attn a, int64_t t
       __syncthreads();
       E::nt(s, qs + (a.resident ? c : 0) * kTileCells, xs, chunk_width(a.d_qk, c));
     }
+    TF_UNROLL
     for (int r = 0; r < R; r++) {
+      const float pos = a.position(b, q0 + E::row(r));
       float most = kHidden;
-      bool seen[C];
+      TF_UNROLL
       for (int c = 0; c < C; c++) {
         const int i = E::score_col(c);
         const int64_t key = j0 + i;
-        seen[c] = key >= lo[r] && key < hi[r] && (!mask || mask[i]);
-        s[r][c] = seen[c] ? score(s[r][c], (float)key - pos[r]) : kHidden;
+        const bool seen = key >= lo[r] && key < hi[r] && (!mask || mask[i]);
+        s[r][c] = seen ? score(s[r][c], (float)key - pos) : kHidden;
         most = fmaxf(most, s[r][c]);
       }
       most = fmaxf(m[r], peer_reduce<Max, E::kPeers>(most));
       const float alpha = expf(m[r] - most);
       m[r] = most;
       l[r] *= alpha;
+      TF_UNROLL
       for (int c = 0; c < C; c++) {
-        const float p = seen[c] ? expf(s[r][c] - most) : 0.0f;
+        const float p = s[r][c] > 0.5f * kHidden ? expf(s[r][c] - most) : 0.0f;
         l[r] += p;
         ps[E::row(r) * E::kLd + E::score_col(c)] = down<Cell>(p);
       }
+      TF_UNROLL
       for (int j = 0; j < NJ; j++)
+        TF_UNROLL
         for (int c = 0; c < C; c++) o[j][r][c] *= alpha;
     }
+    TF_UNROLL
     for (int j = 0; j < NJ; j++) {
       const int c = slice * NJ + j;
-      if (c >= chunks(a.d_v)) break;
+      if (c >= chunks(a.d_v)) continue;
       __syncthreads();
       load_tile<E>(xs, a.v.at<T>(b, j0, hk), a.v.s[1], keys, a.d_v, c, a.wide);
       __syncthreads();
@@ -118,12 +126,14 @@ __global__ void __launch_bounds__(E::kThreads) attn_fwd_kernel(Attn a, int64_t t
     }
   }
   float inverse[R];
+  TF_UNROLL
   for (int r = 0; r < R; r++) {
     l[r] = peer_reduce<Sum, E::kPeers>(l[r]);
     inverse[r] = l[r] > 0 ? 1.0f / l[r] : 0.0f;
     if (a.lse && slice == 0 && E::row(r) < n && threadIdx.x % E::kPeers == 0)
       a.lse[bh * a.tq + q0 + E::row(r)] = l[r] < 1e-37f ? -INFINITY : m[r] + logf(l[r]);
   }
+  TF_UNROLL
   for (int j = 0; j < NJ; j++)
     store_rows<E>(o[j], inverse, a.o.at<T>(b, q0, h), a.o.s[1], n, a.d_v, slice * NJ + j, false);
 }

@@ -8,6 +8,17 @@
 
 #include "queue.h"
 
+/* Accumulators are in registers only where loops over them are unrolled. */
+#ifdef TF_HOST
+#define TF_UNROLL
+#define TF_UNROLL_1
+#define TF_UNROLL_2
+#else
+#define TF_UNROLL _Pragma("unroll")
+#define TF_UNROLL_1 _Pragma("unroll 1")
+#define TF_UNROLL_2 _Pragma("unroll 2") /* more would need registers that hold accumulators */
+#endif
+
 namespace tf {
 
 constexpr int kAttn = 64;             /* queries, keys, or elements of a head in a tile */
@@ -84,6 +95,7 @@ struct ScalarEngine {
 
   static __device__ void four(const float *p, float out[4]) {
     const vec<float, 4> v = *reinterpret_cast<const vec<float, 4> *>(p);
+    TF_UNROLL
     for (int i = 0; i < 4; i++) out[i] = v.v[i];
   }
 
@@ -91,10 +103,15 @@ struct ScalarEngine {
   static __device__ void nt(float (&acc)[R][C], const float *a, const float *b, int depth) {
     for (int k = 0; k < depth; k += 4) {
       float x[R][4], y[C][4];
+      TF_UNROLL
       for (int r = 0; r < R; r++) four(a + row(r) * kLd + k, x[r]);
+      TF_UNROLL
       for (int c = 0; c < C; c++) four(b + score_col(c) * kLd + k, y[c]);
+      TF_UNROLL
       for (int i = 0; i < 4; i++)
+        TF_UNROLL
         for (int r = 0; r < R; r++)
+          TF_UNROLL
           for (int c = 0; c < C; c++) acc[r][c] = fmaf(x[r][i], y[c][i], acc[r][c]);
     }
   }
@@ -103,10 +120,15 @@ struct ScalarEngine {
     if (out_col(0) >= width) return;
     for (int k = 0; k < kAttn; k += 4) {
       float w[R][4], y[4][C];
+      TF_UNROLL
       for (int r = 0; r < R; r++) four(p + row(r) * kLd + k, w[r]);
+      TF_UNROLL
       for (int i = 0; i < 4; i++) four(x + (k + i) * kLd + out_col(0), y[i]);
+      TF_UNROLL
       for (int i = 0; i < 4; i++)
+        TF_UNROLL
         for (int r = 0; r < R; r++)
+          TF_UNROLL
           for (int c = 0; c < C; c++) acc[r][c] = fmaf(w[r][i], y[i][c], acc[r][c]);
     }
   }
@@ -117,7 +139,9 @@ struct ScalarEngine {
       float w[R], y[C];
       four(p + k * kLd + row(0), w);
       four(x + k * kLd + out_col(0), y);
+      TF_UNROLL
       for (int r = 0; r < R; r++)
+        TF_UNROLL
         for (int c = 0; c < C; c++) acc[r][c] = fmaf(w[r], y[c], acc[r][c]);
     }
   }
@@ -150,6 +174,7 @@ __device__ inline void load_tile(typename E::Cell *dst, const typename E::T *src
       if (wide) {
         v = *reinterpret_cast<const vec<T, N> *>(p);
       } else {
+        TF_UNROLL
         for (int j = 0; j < N; j++)
           if (d0 + k + j < d) v.v[j] = p[j];
       }
@@ -158,8 +183,10 @@ __device__ inline void load_tile(typename E::Cell *dst, const typename E::T *src
     if constexpr (sizeof(Cell) == sizeof(T)) {
       *reinterpret_cast<vec<T, N> *>(to) = v;
     } else {
+      TF_UNROLL
       for (int h = 0; h < N; h += 4) {
         vec<Cell, 4> f;
+        TF_UNROLL
         for (int j = 0; j < 4; j++) f.v[j] = up(v.v[h + j]);
         *reinterpret_cast<vec<Cell, 4> *>(to + h) = f;
       }
@@ -171,9 +198,11 @@ __device__ inline void load_tile(typename E::Cell *dst, const typename E::T *src
 template <typename E>
 __device__ inline void store_rows(const float (&acc)[E::R][E::C], const float *factor, typename E::T *y, int64_t ld, int64_t n, int64_t d, int c, bool accumulate) {
   typedef typename E::T T;
+  TF_UNROLL
   for (int r = 0; r < E::R; r++) {
     if (E::row(r) >= n) continue;
     T *p = y + E::row(r) * ld;
+    TF_UNROLL
     for (int i = 0; i < E::C; i++) {
       const int64_t k = (int64_t)c * kAttn + E::out_col(i);
       if (k >= d) continue;

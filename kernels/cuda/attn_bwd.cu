@@ -46,11 +46,13 @@ template <typename E>
 __device__ inline void probabilities(const Attn &a, const Scoring &score, float (&s)[E::R][E::C], float (&e)[E::R][E::C], int64_t b, int64_t bh, int64_t q0,
                                      int64_t n, int64_t j0) {
   const uint8_t *mask = a.key_mask ? a.key_mask + b * a.tk + j0 : nullptr;
+  TF_UNROLL
   for (int r = 0; r < E::R; r++) {
     const int64_t i = E::row(r);
     const bool there = i < n;
     const int32_t lo = there ? a.lo[b * a.tq + q0 + i] : 0, hi = there ? a.hi[b * a.tq + q0 + i] : 0;
     const float lse = there ? a.lse[bh * a.tq + q0 + i] : 0.0f, delta = there ? a.delta[bh * a.tq + q0 + i] : 0.0f, pos = a.position(b, q0 + i);
+    TF_UNROLL
     for (int c = 0; c < E::C; c++) {
       const int k = E::score_col(c);
       const int64_t key = j0 + k;
@@ -64,14 +66,16 @@ __device__ inline void probabilities(const Attn &a, const Scoring &score, float 
 
 template <typename E>
 __device__ inline void put_tile(typename E::Cell *ps, const float (&s)[E::R][E::C]) {
+  TF_UNROLL
   for (int r = 0; r < E::R; r++)
+    TF_UNROLL
     for (int c = 0; c < E::C; c++) ps[E::row(r) * E::kLd + E::score_col(c)] = down<typename E::Cell>(s[r][c]);
 }
 
 /* A block has 64 keys of one kv head, and NJ chunks of dK and dV. Tiles: keys and values (all chunks, or one at a time), a chunk of queries or
  * dO, probabilities. */
 template <typename E, int NJ>
-__global__ void __launch_bounds__(E::kThreads) attn_kv_kernel(Attn a, int64_t tiles, int slices) {
+__global__ void __launch_bounds__(E::kThreads, 1) attn_kv_kernel(Attn a, int64_t tiles, int slices) {
   typedef typename E::T T;
   typedef typename E::Cell Cell;
   constexpr int R = E::R, C = E::C, kTileCells = tile_cells<E>();
@@ -87,8 +91,11 @@ __global__ void __launch_bounds__(E::kThreads) attn_kv_kernel(Attn a, int64_t ti
     for (int c = 0; c < nv; c++) load_tile<E>(vs + c * kTileCells, v, a.v.s[1], keys, a.d_v, c, a.wide);
   }
   float gk[NJ][R][C], gv[NJ][R][C];
+  TF_UNROLL
   for (int j = 0; j < NJ; j++)
+    TF_UNROLL
     for (int r = 0; r < R; r++)
+      TF_UNROLL
       for (int c = 0; c < C; c++) gk[j][r][c] = gv[j][r][c] = 0;
   for (int64_t h = hk * a.group(); h < (hk + 1) * a.group(); h++) {
     const int64_t bh = b * a.hq + h;
@@ -116,9 +123,10 @@ __global__ void __launch_bounds__(E::kThreads) attn_kv_kernel(Attn a, int64_t ti
       }
       probabilities<E>(a, score, s, e, b, bh, q0, n, k0);
       put_tile<E>(ps, s);
+      TF_UNROLL
       for (int j = 0; j < NJ; j++) {
         const int c = slice * NJ + j;
-        if (c >= nv) break;
+        if (c >= nv) continue;
         __syncthreads();
         load_tile<E>(xs, g, a.d_o.s[1], n, a.d_v, c, a.wide);
         __syncthreads();
@@ -126,9 +134,10 @@ __global__ void __launch_bounds__(E::kThreads) attn_kv_kernel(Attn a, int64_t ti
       }
       __syncthreads();
       put_tile<E>(ps, e);
+      TF_UNROLL
       for (int j = 0; j < NJ; j++) {
         const int c = slice * NJ + j;
-        if (c >= nk) break;
+        if (c >= nk) continue;
         __syncthreads();
         load_tile<E>(xs, q, a.q.s[1], n, a.d_qk, c, a.wide);
         __syncthreads();
@@ -137,6 +146,7 @@ __global__ void __launch_bounds__(E::kThreads) attn_kv_kernel(Attn a, int64_t ti
       __syncthreads();
     }
   }
+  TF_UNROLL
   for (int j = 0; j < NJ; j++) {
     if (a.dk.p) store_rows<E>(gk[j], nullptr, a.dk.at<T>(b, k0, hk), a.dk.s[1], keys, a.d_qk, slice * NJ + j, a.dk_accumulate);
     if (a.dv.p) store_rows<E>(gv[j], nullptr, a.dv.at<T>(b, k0, hk), a.dv.s[1], keys, a.d_v, slice * NJ + j, a.dv_accumulate);
@@ -146,7 +156,7 @@ __global__ void __launch_bounds__(E::kThreads) attn_kv_kernel(Attn a, int64_t ti
 /* A block has 64 queries of one head, and NJ chunks of dQ. Tiles: queries and dO (all chunks, or one at a time), a chunk of keys or values,
  * gradients of the products. */
 template <typename E, int NJ>
-__global__ void __launch_bounds__(E::kThreads) attn_q_kernel(Attn a, int64_t tiles, int slices) {
+__global__ void __launch_bounds__(E::kThreads, 1) attn_q_kernel(Attn a, int64_t tiles, int slices) {
   typedef typename E::T T;
   typedef typename E::Cell Cell;
   constexpr int R = E::R, C = E::C, kTileCells = tile_cells<E>();
@@ -163,8 +173,11 @@ __global__ void __launch_bounds__(E::kThreads) attn_q_kernel(Attn a, int64_t til
     for (int c = 0; c < nv; c++) load_tile<E>(gs + c * kTileCells, g, a.d_o.s[1], n, a.d_v, c, a.wide);
   }
   float gq[NJ][R][C];
+  TF_UNROLL
   for (int j = 0; j < NJ; j++)
+    TF_UNROLL
     for (int r = 0; r < R; r++)
+      TF_UNROLL
       for (int c = 0; c < C; c++) gq[j][r][c] = 0;
   int64_t first, last;
   seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
@@ -188,9 +201,10 @@ __global__ void __launch_bounds__(E::kThreads) attn_q_kernel(Attn a, int64_t til
     }
     probabilities<E>(a, score, s, e, b, bh, q0, n, j0);
     put_tile<E>(ps, e);
+    TF_UNROLL
     for (int j = 0; j < NJ; j++) {
       const int c = slice * NJ + j;
-      if (c >= nk) break;
+      if (c >= nk) continue;
       __syncthreads();
       load_tile<E>(xs, k, a.k.s[1], keys, a.d_qk, c, a.wide);
       __syncthreads();
@@ -198,6 +212,7 @@ __global__ void __launch_bounds__(E::kThreads) attn_q_kernel(Attn a, int64_t til
     }
     __syncthreads();
   }
+  TF_UNROLL
   for (int j = 0; j < NJ; j++)
     store_rows<E>(gq[j], nullptr, a.dq.at<T>(b, q0, h), a.dq.s[1], n, a.d_qk, slice * NJ + j, a.dq_accumulate);
 }

@@ -94,6 +94,7 @@ struct MmaEngine {
   static __device__ int out_col(int c) { return score_col(c); }
 
   static __device__ void two(float (&acc)[R][C], int n, const uint32_t a[4], const uint32_t b[4]) {
+    TF_UNROLL
     for (int t = 0; t < 2; t++) {
       const int c = n / 4 + 2 * t; /* of the 8 columns from n + 8 t on */
       mma<T>(acc[0][c], acc[0][c + 1], acc[1][c], acc[1][c + 1], a, b + 2 * t);
@@ -102,9 +103,11 @@ struct MmaEngine {
 
   static __device__ void nt(float (&acc)[R][C], const T *a, const T *b, int depth) {
     const int l = lane();
+    TF_UNROLL_1
     for (int k = 0; k < depth; k += 16) {
       uint32_t fa[4], fb[4];
       ldmatrix<false>(fa, a + (row0() + l % 16) * kLd + k + l / 16 * 8);
+      TF_UNROLL
       for (int n = 0; n < kCols; n += 16) {
         ldmatrix<false>(fb, b + (col0() + n + l % 8 + l / 16 * 8) * kLd + k + l / 8 % 2 * 8);
         two(acc, n, fa, fb);
@@ -113,9 +116,11 @@ struct MmaEngine {
   }
   static __device__ void nn(float (&acc)[R][C], const T *p, const T *x, int width) {
     const int l = lane();
+    TF_UNROLL_2
     for (int k = 0; k < kAttn; k += 16) {
       uint32_t fa[4], fb[4];
       ldmatrix<false>(fa, p + (row0() + l % 16) * kLd + k + l / 16 * 8);
+      TF_UNROLL
       for (int n = 0; n < kCols; n += 16) {
         if (col0() + n >= width) continue;
         ldmatrix<true>(fb, x + (k + l % 16) * kLd + col0() + n + l / 16 * 8);
@@ -125,9 +130,11 @@ struct MmaEngine {
   }
   static __device__ void tn(float (&acc)[R][C], const T *p, const T *x, int width) {
     const int l = lane();
+    TF_UNROLL_2
     for (int k = 0; k < kAttn; k += 16) {
       uint32_t fa[4], fb[4];
       ldmatrix<true>(fa, p + (k + l % 8 + l / 16 * 8) * kLd + row0() + l / 8 % 2 * 8);
+      TF_UNROLL
       for (int n = 0; n < kCols; n += 16) {
         if (col0() + n >= width) continue;
         ldmatrix<true>(fb, x + (k + l % 16) * kLd + col0() + n + l / 16 * 8);
