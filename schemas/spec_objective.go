@@ -29,6 +29,9 @@ func PrefLosses() []string {
 type Preference struct {
 	// Loss of dpo is one of PrefLosses (default sigmoid). hinge, ipo and kto_pair are the losses of their papers.
 	Loss string `json:"loss,omitempty"`
+	// Average takes the mean of log-probabilities over tokens where the loss would take their sum: with sigmoid it is what LLaMA-Factory
+	// computes for ipo.
+	Average bool `json:"average,omitempty"`
 	// Beta is the temperature (default 0.1).
 	Beta float64 `json:"beta,omitempty"`
 	// LabelSmoothing is the assumed share of swapped pairs: conservative for sigmoid, unbiased for robust.
@@ -156,6 +159,9 @@ type ScheduleArgs struct {
 	MinLRRatio     *float64 `json:"min_lr_ratio,omitempty"`
 	WarmupType     string   `json:"warmup_type,omitempty"`
 	DecayType      string   `json:"decay_type,omitempty"`
+	// Thirds makes warmup_stable_decay's default a third of the steps after the warmup for the stable phase and the rest for the decay, as
+	// LLaMA-Factory has it.
+	Thirds bool `json:"thirds,omitempty"`
 }
 
 // Validate reports what the schedule of that name does not take or lacks.
@@ -190,7 +196,10 @@ func (a ScheduleArgs) Validate(name string) error {
 	if slices.Contains(takes, "min_lr") && (a.MinLR == nil) == (a.MinLRRate == nil) {
 		errs = append(errs, Errorf(CodeInvalid, "schedule_args.min_lr", "the schedule %q needs exactly one of min_lr and min_lr_rate", name))
 	}
-	if name == "warmup_stable_decay" && a.NumDecaySteps == nil {
+	if a.Thirds && name != "warmup_stable_decay" {
+		errs = append(errs, Errorf(CodeInvalid, "schedule_args.thirds", "the schedule %q does not take it", name))
+	}
+	if name == "warmup_stable_decay" && a.NumDecaySteps == nil && !a.Thirds {
 		errs = append(errs, Errorf(CodeInvalid, "schedule_args.num_decay_steps", "the schedule %q needs it", name))
 	}
 	return errors.Join(errs...)

@@ -25,11 +25,13 @@ type PairLoss struct {
 	// Beta, Smoothing, Gamma (simpo), FTX (weight of the chosen response's mean token loss) and LDAlpha (weight of tokens beyond the shorter
 	// response, 0: off) as in schemas.Preference.
 	Beta, Smoothing, Gamma, FTX, LDAlpha float64
+	// Average takes means of log-probabilities where the loss would take sums.
+	Average bool
 }
 
 // PairLossOf is the loss of a spec.
 func PairLossOf(p *schemas.Preference) PairLoss {
-	l := PairLoss{Name: p.Loss, Beta: p.Beta, Smoothing: p.LabelSmoothing, FTX: p.FTX, LDAlpha: p.LDAlpha}
+	l := PairLoss{Name: p.Loss, Beta: p.Beta, Smoothing: p.LabelSmoothing, FTX: p.FTX, LDAlpha: p.LDAlpha, Average: p.Average}
 	if p.Gamma != nil {
 		l.Gamma = *p.Gamma
 	}
@@ -38,7 +40,7 @@ func PairLossOf(p *schemas.Preference) PairLoss {
 
 // Averages reports whether the loss works on log-probabilities averaged over tokens.
 func (l PairLoss) Averages() bool {
-	return l.Name == "ipo" || l.Name == "orpo" || l.Name == "orpo_trl" || l.Name == "simpo"
+	return l.Average || l.Name == "ipo" || l.Name == "orpo" || l.Name == "orpo_trl" || l.Name == "simpo"
 }
 
 // NeedsReference reports whether the loss compares with a reference model.

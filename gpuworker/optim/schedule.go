@@ -151,6 +151,11 @@ func (s Schedule) stableDecay(step int64) float64 {
 	}
 	decay := int64(or(s.Args.NumDecaySteps, 0))
 	stable := int64(or(s.Args.NumStableSteps, float64(s.Total-s.Warmup-decay)))
+	if s.Args.Thirds {
+		left := max(0, s.Total-s.Warmup)
+		stable = int64(or(s.Args.NumStableSteps, float64(left/3)))
+		decay = int64(or(s.Args.NumDecaySteps, float64(left-left/3)))
+	}
 	up, down := s.Args.WarmupType, s.Args.DecayType
 	if down == "" {
 		down = "cosine"

@@ -141,3 +141,21 @@ func TestScheduleRefusesWhatItCannotDo(t *testing.T) {
 		t.Errorf("linear without steps: %g", f)
 	}
 }
+
+// TestThirds: LLaMA-Factory's defaults of warmup_stable_decay for 12 steps of which 2 warm up: 3 stable, 7 of decay.
+func TestThirds(t *testing.T) {
+	s := Schedule{Name: "warmup_stable_decay", Warmup: 2, Total: 12, LR: 1, Args: schemas.ScheduleArgs{Thirds: true}}
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for step, want := range map[int64]float64{0: 0, 1: 0.5, 2: 1, 4: 1, 5: 1, 6: 0.5 * (1 + math.Cos(math.Pi/7)), 12: 0} {
+		if got := s.Factor(step); math.Abs(got-want) > 1e-12 {
+			t.Errorf("step %d has the factor %g, want %g", step, got, want)
+		}
+	}
+	decay := 4.0
+	s.Args.NumDecaySteps = &decay
+	if got := s.Factor(9); got != 0 {
+		t.Errorf("after 3 stable steps and 4 of decay the factor is %g", got)
+	}
+}

@@ -128,7 +128,8 @@ func (v *verification) start(ctx context.Context, file string, overrides []strin
 
 // train repeats a training run.
 func (v *verification) train(ctx context.Context) error {
-	run, err := v.start(ctx, "train.yaml", v.overrides())
+	// What upstream makes of hinge, ipo and kto_pair is what its runs have.
+	run, err := v.start(ctx, "train.yaml", append(v.overrides(), "compat=llamafactory"))
 	if err != nil {
 		return err
 	}

@@ -383,3 +383,21 @@ func TestHubs(t *testing.T) {
 		t.Errorf("data from %q, tokenizer %+v", p.Data.Origin, p.Tokenizer)
 	}
 }
+
+// TestCompatLosses: what upstream makes of the losses that trl no longer computes.
+func TestCompatLosses(t *testing.T) {
+	dir := factoryProject(t)
+	for loss, want := range map[string]schemas.Preference{"hinge": {Loss: "sigmoid"}, "kto_pair": {Loss: "sigmoid"}, "ipo": {Loss: "sigmoid", Average: true}, "orpo": {Loss: "orpo"}} {
+		r, err := resolve(t, dir, "stage=dpo", "dataset=r", "compat=llamafactory", "pref_loss="+loss)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := r.Spec.StageOf("train")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := st.Train.Pref; p.Loss != want.Loss || p.Average != want.Average {
+			t.Errorf("%s: %+v", loss, p)
+		}
+	}
+}

@@ -186,6 +186,12 @@ func (b *factoryBuilder) optim(t *schemas.TrainStage) {
 	if n := v.node("lr_scheduler_kwargs"); v.given("lr_scheduler_kwargs") {
 		o.ScheduleArgs = b.scheduleArgs(n)
 	}
+	if o.Schedule == "warmup_stable_decay" {
+		if o.ScheduleArgs == nil {
+			o.ScheduleArgs = &schemas.ScheduleArgs{}
+		}
+		o.ScheduleArgs.Thirds = true
+	}
 	o.ByBlock = v.truth("by_block") || v.truth("galore_layerwise") || v.truth("apollo_layerwise")
 	if o.MaxGradNorm == 0 {
 		o.MaxGradNorm = schemas.NoClip // as transformers' Trainer has it
@@ -255,10 +261,8 @@ func (b *factoryBuilder) preference(ctx context.Context, t *schemas.TrainStage) 
 			switch {
 			case v.text("compat") != "llamafactory":
 				b.notes = append(b.notes, fmt.Sprintf("pref_loss: %s is computed as its paper has it; LLaMA-Factory with trl >= 0.20 computes sigmoid (compat: llamafactory gives that)", p.Loss))
-			case p.Loss == "ipo":
-				v.bad("compat", "llamafactory's ipo (sigmoid of averaged log-probabilities) is not built")
 			default:
-				p.Loss = "sigmoid"
+				p.Loss, p.Average = "sigmoid", p.Loss == "ipo"
 			}
 		}
 	}
