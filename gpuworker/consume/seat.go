@@ -194,12 +194,16 @@ func (s *seat) offer(ctx context.Context, c *child, addr string, head *schemas.H
 		}
 		if time.Since(offered) > s.a.cfg.LeaseTTL/2 || a.After < head.Generation {
 			// A generation that this rank is not in came and went: the rank may join any later one.
+			news := offered.IsZero() || a.After < head.Generation
 			a.After = max(a.After, head.Generation)
 			octx, cancel := context.WithTimeout(ctx, 2*time.Second)
 			if err := s.a.leases.Offer(octx, key, a, ttl); err != nil {
 				s.log.Debug("cannot offer the rank, trying on", "error", err)
 			} else {
 				offered = time.Now()
+				if news && lead(head) != s.m.Seat {
+					s.a.poke(ctx, s.m) // the leading seat looks at once
+				}
 			}
 			cancel()
 		}

@@ -330,6 +330,9 @@ func (c *Control) runPool(ctx context.Context, name string, r *runner) {
 			c.size(n, w.Live)
 		}
 		next := c.cfg.Interval
+		if p.behind {
+			next /= 4
+		}
 		if again && err == nil {
 			next = time.Millisecond
 		}

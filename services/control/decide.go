@@ -25,10 +25,21 @@ type decider struct {
 	held int
 	// tenants counts what each tenant has.
 	tenants map[string]*account
-	// wishes remembers what each run wants a turn for; lines the wording of what gangs of a size wait for.
-	wishes map[*Run]wish
-	lines  map[string]string
+	// marks has what is remembered of each run, in the order of the view; lines the wording of what gangs of a size wait for.
+	marks []mark
+	lines map[string]string
 }
+
+// mark is what one decision remembers of a run.
+type mark struct {
+	// busy: nothing more is to be decided about it.
+	busy bool
+	// wish is what it wants a turn for, once it was looked for.
+	wish   wish
+	looked bool
+}
+
+func (d *decider) mark(r *Run) *mark { return &d.marks[r.at] }
 
 // wish is the train stage that a run wants a turn for, nil when it wants none.
 type wish struct {
@@ -37,12 +48,12 @@ type wish struct {
 }
 
 func (d *decider) wants(r *Run) (stage *schemas.Stage, reform bool) {
-	w, ok := d.wishes[r]
-	if !ok {
-		w.stage, w.reform = wants(r)
-		d.wishes[r] = w
+	m := d.mark(r)
+	if !m.looked {
+		m.wish.stage, m.wish.reform = wants(r)
+		m.looked = true
 	}
-	return w.stage, w.reform
+	return m.wish.stage, m.wish.reform
 }
 
 // account is what a tenant has in the pool.
@@ -58,15 +69,14 @@ func Decide(v *View, now time.Duration) Decision {
 	d := newDecider(v, now)
 	d.count()
 	order := d.order()
-	busy := make(map[*Run]bool, len(v.Runs))
 	for _, r := range order {
 		if d.settled(r) || d.early(r) {
-			busy[r] = true
+			d.mark(r).busy = true
 		}
 	}
-	d.turn(order, busy)
+	d.turn(order)
 	for _, r := range order {
-		if !busy[r] {
+		if !d.mark(r).busy {
 			d.aux(r)
 		}
 	}
@@ -74,8 +84,15 @@ func Decide(v *View, now time.Duration) Decision {
 }
 
 func newDecider(v *View, now time.Duration) *decider {
-	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4, tenants: map[string]*account{}, wishes: make(map[*Run]wish, len(v.Runs)), lines: map[string]string{}}
-	d.d.Reasons = make(map[string]string, len(v.Runs))
+	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4, tenants: map[string]*account{}, marks: make([]mark, len(v.Runs)), lines: map[string]string{}}
+	for i := range v.Runs {
+		v.Runs[i].at = i
+	}
+	reasons := len(v.Runs)
+	if v.Terse {
+		reasons = 0
+	}
+	d.d.Reasons = make(map[string]string, reasons)
 	return d
 }
 

@@ -170,35 +170,35 @@ type turns struct {
 
 // turn moves the gang that has the turn, or gives a free turn away: to a gang that must form again before a new one. New gangs for which
 // enough workers are idle start beside it: no seat of theirs competes with one of another gang.
-func (d *decider) turn(order []*Run, busy map[*Run]bool) {
+func (d *decider) turn(order []*Run) {
 	t := d.v.Ledger.Turn
 	if t != nil {
-		d.d.Demand += d.forming(t, order, busy)
+		d.d.Demand += d.forming(t, order)
 	}
 	w := &turns{taken: t != nil}
 	for _, r := range order {
-		if busy[r] || r.Head == nil || len(r.Head.Seats) == 0 || t != nil && sameRun(t, r) {
+		if d.mark(r).busy || r.Head == nil || len(r.Head.Seats) == 0 || t != nil && sameRun(t, r) {
 			continue
 		}
 		if stage, reform := d.wants(r); stage != nil && reform {
-			busy[r] = true
+			d.mark(r).busy = true
 			d.reform(r, stage, w)
 		}
 	}
 	for _, r := range d.reservedFirst(order) {
-		if busy[r] || r.Head != nil && len(r.Head.Seats) > 0 || t != nil && sameRun(t, r) {
+		if d.mark(r).busy || r.Head != nil && len(r.Head.Seats) > 0 || t != nil && sameRun(t, r) {
 			continue
 		}
 		if stage, reform := d.wants(r); stage != nil && !reform {
-			busy[r] = true
+			d.mark(r).busy = true
 			d.fresh(r, stage, w)
 		}
 	}
 	switch {
 	case w.first != nil && t == nil:
-		d.preempt(w.first, w.firstMin, order, busy)
+		d.preempt(w.first, w.firstMin, order)
 	case w.first == nil && !w.taken && w.admitted == 0:
-		d.grow(order, busy)
+		d.grow(order)
 	}
 	if t != nil {
 		d.d.Reason = fmt.Sprintf("forming %s of %s/%s", t.Stage, t.Tenant, t.Run)
@@ -312,7 +312,7 @@ func (d *decider) seatAction(r *Run, stage string, n int) Action {
 
 // preempt asks gangs to yield when that makes room for the gang that waits first: those of lower priority, the lowest and latest first,
 // and, once it has waited for Limits.Reserve, those of its own priority that started while it waited.
-func (d *decider) preempt(first *Run, need int, order []*Run, busy map[*Run]bool) {
+func (d *decider) preempt(first *Run, need int, order []*Run) {
 	need -= d.available(first.Spec.Priority)
 	var victims []*Run
 	for _, r := range slices.Backward(order) {
@@ -327,7 +327,7 @@ func (d *decider) preempt(first *Run, need int, order []*Run, busy map[*Run]bool
 			continue
 		}
 		need -= len(h.Seats) // those that yield already are counted, not asked again
-		if (h.Control == schemas.ControlNone || h.Control == schemas.ControlRegroup) && !busy[r] {
+		if (h.Control == schemas.ControlNone || h.Control == schemas.ControlRegroup) && !d.mark(r).busy {
 			victims = append(victims, r)
 		}
 	}
@@ -335,7 +335,7 @@ func (d *decider) preempt(first *Run, need int, order []*Run, busy map[*Run]bool
 		return
 	}
 	for _, r := range victims {
-		busy[r] = true
+		d.mark(r).busy = true
 		d.act(r, ActPreempt, Action{Stage: r.Head.Stage, Reason: fmt.Sprintf("%s: asked to yield to %s", r.Head.Stage, name(first))})
 	}
 }
@@ -387,7 +387,7 @@ func (d *decider) giveTurn(r *Run, stage *schemas.Stage, seats int, reform bool,
 }
 
 // forming moves the gang that has the turn and returns how many workers it wants beyond the seats it has.
-func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[*Run]bool) int {
+func (d *decider) forming(t *schemas.Turn, order []*Run) int {
 	end := func(reason string) {
 		d.d.Actions = append(d.d.Actions, Action{Kind: ActTurnEnd, Tenant: t.Tenant, Run: t.Run, Stage: t.Stage, Reason: reason})
 	}
@@ -405,7 +405,7 @@ func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[*Run]bool) int
 		end("the gang has formed or the run does not run")
 		return 0
 	}
-	if busy[r] {
+	if d.mark(r).busy {
 		return 0 // its seats change in this decision
 	}
 	stage, _ := d.wants(r)
@@ -413,7 +413,7 @@ func (d *decider) forming(t *schemas.Turn, order []*Run, busy map[*Run]bool) int
 		end("the stage does not want the turn any more")
 		return 0
 	}
-	busy[r] = true
+	d.mark(r).busy = true
 	w := stage.Train.World
 	if r.Head == nil || len(r.Head.Seats) == 0 {
 		most, why := d.allowance(r.Spec.Tenant, w.Max)

@@ -14,13 +14,13 @@ func member(h *schemas.Head, s schemas.Seat) bool {
 
 // grow offers idle workers to gangs that may be larger, when nothing forms and nothing waits: more seats in HEAD, which nobody in the gang
 // minds until all of them have a holder (see growth).
-func (d *decider) grow(order []*Run, busy map[*Run]bool) {
+func (d *decider) grow(order []*Run) {
 	if p := d.v.Policy; p != nil && (p.Cordon || p.Drain) {
 		return
 	}
 	for _, r := range order {
 		h := r.Head
-		if busy[r] || h == nil || h.State != schemas.RunRunning || len(h.Members) == 0 || len(h.Members) != len(h.Seats) ||
+		if d.mark(r).busy || h == nil || h.State != schemas.RunRunning || len(h.Members) == 0 || len(h.Members) != len(h.Seats) ||
 			h.Control != schemas.ControlNone || r.Steady < d.v.Limits.Grow {
 			continue
 		}

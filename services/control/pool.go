@@ -71,6 +71,8 @@ type pool struct {
 	// reads paces the reading of the object store; see budget.
 	reads   float64
 	readsAt time.Duration
+	// behind: runs that were never read are left for the next tick, which then comes sooner.
+	behind bool
 	// keys are the keys of runs in order, as of the last listing.
 	keys []string
 	// listedAt and listCost pace the listing of open objects.

@@ -23,6 +23,7 @@ const (
 	getBurst    = 500
 	maxReads    = 150
 	maxRechecks = 20
+	readers     = 32 // GETs at a time
 	maxQueued   = 2000
 	maxBlocked  = 500
 
@@ -93,7 +94,8 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 	slices.SortStableFunc(running, func(a, b *openRun) int { return cmp.Compare(a.readAt, b.readAt) })
 	read := slices.Concat(hot, fresh[:min(len(fresh), maxReads)], running)
 	read = read[:p.affordable(read, now)]
-	err := parallel(ctx, 8, read, func(ctx context.Context, r *openRun) error { return p.read(ctx, r, now) })
+	p.behind = len(fresh) > max(0, min(len(read)-len(hot), maxReads))
+	err := parallel(ctx, readers, read, func(ctx context.Context, r *openRun) error { return p.read(ctx, r, now) })
 	for _, r := range read {
 		p.reads -= float64(r.cost)
 	}

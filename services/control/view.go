@@ -116,6 +116,8 @@ type Run struct {
 	Claims map[ClaimKey]Claim
 	// Stages holds what running prep, eval and export stages have stored.
 	Stages map[string]StageView
+
+	at int // place in the view that is being decided on
 }
 
 // ClaimKey names a seat or part at an issue.
