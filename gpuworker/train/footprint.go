@@ -123,6 +123,9 @@ func countStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.M
 	ids := make([]int32, rows*c.Seq)
 	batch := &nn.Batch{Rows: rows, Seq: c.Seq, IDs: ids, Labels: ids}
 	leaves := max(world, c.Stage.Leaves)
+	if c.Stage.Reduction == "fast" {
+		leaves = min(leaves, 2*world) // the last leaf brings the exchange
+	}
 	pass := func(micro int, s zero.Stream) error {
 		e.Stream(s)
 		if err := e.BeginLeaf(micro, leaves); err != nil {

@@ -171,8 +171,7 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	return s.resume(ctx)
 }
 
-// openModel makes the model and this rank's share of it, with the values that the stage starts from. Both reductions, canonical and fast,
-// are served by the canonical one: it moves the same bytes, in as many exchanges as there are leaves a rank.
+// openModel makes the model and this rank's share of it, with the values that the stage starts from.
 func (s *session) openModel(ctx context.Context) (err error) {
 	rec, err := newResolver(s.t.Objects, s.t.Spec).start(ctx, s.t.Spec, s.t.Stage, 0)
 	if err != nil {
@@ -241,7 +240,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 
 // engineConfig is how a stage's trained values are held and updated.
 func engineConfig(t *schemas.TrainStage, sharding string, o optim.Config, scratch *autograd.Memory) zero.Config {
-	c := zero.Config{Sharding: sharding, Optim: o, ByBlock: t.Optim.ByBlock, Scratch: scratch}
+	c := zero.Config{Sharding: sharding, Optim: o, ByBlock: t.Optim.ByBlock, Scratch: scratch, Fast: t.Reduction == "fast"}
 	if t.PureBF16 {
 		c.Store = kernels.BF16
 	}

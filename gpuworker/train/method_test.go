@@ -102,7 +102,8 @@ func methodStages() map[string]schemas.Stage {
 	return out
 }
 
-// Every method learns, and ends with the same bits on one rank, on several, and after a rank was lost and another number went on.
+// Every method learns, and ends with the same bits on one rank, on several, and after a rank was lost at every step and another number of
+// ranks went on.
 func TestEveryMethodKeepsItsBits(t *testing.T) {
 	for name, stage := range methodStages() {
 		t.Run(name, func(t *testing.T) {
@@ -122,10 +123,16 @@ func TestEveryMethodKeepsItsBits(t *testing.T) {
 			if got := whole.complete("train", 2).StateHash; got != want {
 				t.Error("2 ranks that recompute: weights differ from those of one rank that saves its activations")
 			}
-			f := newFleet(t, stage)
-			for r, err := range f.generation("train", plan{world: 3, killAt: 3, kill: 2}) {
-				if !errors.Is(err, collective.ErrPeerLost) {
-					t.Fatalf("rank %d: %v, want a lost peer", r, err)
+			// A rank is lost after every step, and another number of ranks goes on.
+			often, committing := stage, *stage.Train
+			committing.CommitEvery = 1
+			often.Train = &committing
+			f := newFleet(t, often)
+			for kill := int64(1); kill < 6; kill++ {
+				for r, err := range f.generation("train", plan{world: 2 + int(kill)%2, killAt: kill, kill: 1}) {
+					if !errors.Is(err, collective.ErrPeerLost) {
+						t.Fatalf("killed after step %d: rank %d: %v, want a lost peer", kill, r, err)
+					}
 				}
 			}
 			if got := f.complete("train", 1).StateHash; got != want {

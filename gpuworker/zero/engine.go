@@ -35,6 +35,9 @@ type Config struct {
 	Optim optim.Config
 	// Store is the type that trained values are held in: kernels.F32 (default), or BF16, which each update rounds to, to the nearest.
 	Store kernels.DType
+	// Fast adds the leaves of a rank where they are computed and exchanges the sums once a step, instead of every leaf: fewer bytes are sent,
+	// gradients of the whole model stay on every rank from the first leaf to the last, and bits depend on the number of ranks.
+	Fast bool
 	// ByBlock lets gradients of a step of one leaf a rank end with the backward pass of their bucket (see Stream).
 	ByBlock bool
 	// Scratch, when not nil, is the memory of the tape that computes the leaves. Gradients that no other leaf is added to borrow from it

@@ -53,7 +53,7 @@ func (e *Engine) EndLeaf(ctx context.Context) error {
 			return fmt.Errorf("cannot end the leaf: %w", err)
 		}
 		for _, p := range u.u.Params {
-			if !p.Frozen {
+			if !p.Frozen && !u.u.AccumulateGrads {
 				e.q.Fill(kernels.Fill{Y: p.Grad})
 			}
 		}
@@ -178,7 +178,8 @@ func (e *Engine) Reset() {
 		if u.bucket != nil {
 			u.train.layout.Unbind(true)
 			e.window.give(u.bucket.grads)
-			u.bucket.grads = nil
+			e.window.give(u.bucket.spare)
+			u.bucket.grads, u.bucket.spare = nil, nil
 		}
 	}
 }
@@ -228,17 +229,28 @@ func (e *Engine) gather(ctx context.Context, u *unit) error {
 }
 
 // bindGrads points the unit's gradients into its bucket's window, or straight at the accumulator where that gives the same bits: the
-// first leaf of a step when all is owned by one rank.
+// first leaf of a step when all is owned by one rank. With fast reduction further leaves of a rank are added where the first one is.
 func (e *Engine) bindGrads(u *unit) error {
 	b := u.bucket
 	var flat kernels.Tensor
-	if e.direct() {
+	u.u.AccumulateGrads = e.cfg.Fast && e.micro > 0 && e.HasLeaf(e.micro, e.leaves, e.plan.rank)
+	switch {
+	case e.direct():
 		if err := e.borrow(b); err != nil {
 			return err
 		}
 		flat = b.mem.acc
-	} else {
+	case e.aside():
 		if b.begun == 0 {
+			s, err := e.window.take(b.fullLen)
+			if err != nil {
+				return err
+			}
+			b.spare = s
+		}
+		flat = b.spare.view(b.fullLen)
+	default:
+		if b.grads == nil {
 			s, err := e.window.take(b.fullLen)
 			if err != nil {
 				return err
@@ -251,11 +263,36 @@ func (e *Engine) bindGrads(u *unit) error {
 	return u.train.layout.Bind(flat.Slice(0, u.full, u.full+u.train.layout.Len), true)
 }
 
-func (e *Engine) direct() bool { return e.plan.world == 1 && e.micro == 0 }
+// direct reports whether gradients are computed where they are kept.
+func (e *Engine) direct() bool { return e.plan.world == 1 && (e.micro == 0 || e.cfg.Fast) }
 
-// reduce adds one micro-step's leaves to the owners' accumulators, in leaf order.
+// aside reports whether this micro-step's gradients are of a rank without a leaf and must not touch those of its earlier leaves.
+func (e *Engine) aside() bool {
+	return e.cfg.Fast && e.micro > 0 && !e.HasLeaf(e.micro, e.leaves, e.plan.rank)
+}
+
+// keeps reports whether fast reduction leaves a bucket's gradients on their ranks until a later micro-step.
+func (e *Engine) keeps() bool { return e.cfg.Fast && (e.micro+1)*e.plan.world < e.leaves }
+
+// contributes reports whether a rank takes part in the exchange that ends this micro-step: with fast reduction once a step, with the sum of
+// its leaves.
+func (e *Engine) contributes(rank int) bool {
+	if e.cfg.Fast {
+		return rank < e.leaves
+	}
+	return e.HasLeaf(e.micro, e.leaves, rank)
+}
+
+// reduce adds one micro-step's leaves to the owners' accumulators, in leaf order; with fast reduction the ranks' sums, once a step.
 func (e *Engine) reduce(ctx context.Context, b *bucket) error {
 	if e.direct() {
+		return nil
+	}
+	if b.spare != nil {
+		e.window.give(b.spare)
+		b.spare = nil
+	}
+	if e.keeps() {
 		return nil
 	}
 	window := b.grads
@@ -285,7 +322,7 @@ func (e *Engine) reduce(ctx context.Context, b *bucket) error {
 	if err := e.borrow(b); err != nil {
 		return err
 	}
-	e.q.SliceAdd(kernels.SliceAdd{X: slices.Reshape(senders, b.ownLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0)})
+	e.q.SliceAdd(kernels.SliceAdd{X: slices.Reshape(senders, b.ownLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0 && !e.cfg.Fast)})
 	return e.q.Err()
 }
 
@@ -295,7 +332,7 @@ func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) (
 	send, recv := e.host.bufs[0], e.host.bufs[1]
 	clear(send)
 	clear(recv)
-	if e.HasLeaf(e.micro, e.leaves, me) {
+	if e.contributes(me) {
 		// The host buffer holds the slices by owner: first those of rank 0 for all units, and so on.
 		out := grow(&e.host.send, b.fullLen)
 		at := int64(0)
@@ -315,7 +352,7 @@ func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) (
 		}
 	}
 	for k := range w {
-		if e.HasLeaf(e.micro, e.leaves, k) {
+		if e.contributes(k) {
 			senders++
 		}
 	}

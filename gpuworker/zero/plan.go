@@ -78,8 +78,10 @@ type bucket struct {
 	// firstChunk is the place of the bucket's first chunk among those that this rank owns.
 	firstChunk int64
 
-	mem          bucketMemory
-	grads        *slot
+	mem   bucketMemory
+	grads *slot
+	// spare holds the gradients of a rank without a leaf while grads keeps those of its earlier ones.
+	spare        *slot
 	begun, ended int
 }
 

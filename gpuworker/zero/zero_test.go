@@ -44,6 +44,8 @@ type setup struct {
 	backend        string
 	optim          string
 	threads        int // default 1
+	isa            kernels.ISA
+	fast           bool
 	// first is the step to begin with; restore, when not nil, the state to begin from.
 	first   int
 	restore map[string][]float32
@@ -76,7 +78,7 @@ func leafOf(step, leaf int) *nn.Batch {
 }
 
 func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err error) {
-	dev, err := kernels.Open(kernels.Options{Threads: max(1, s.threads), Backend: s.backend})
+	dev, err := kernels.Open(kernels.Options{Threads: max(1, s.threads), Backend: s.backend, ISA: s.isa})
 	if err != nil {
 		return out, err
 	}
@@ -103,7 +105,7 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	if s.lend {
 		scratch = mem
 	}
-	e, err := zero.New(q, m.Units(), c, zero.Config{Scratch: scratch, Sharding: s.sharding, BucketElements: s.bucket,
+	e, err := zero.New(q, m.Units(), c, zero.Config{Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
 		Optim: optim.Config{Name: s.optim, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, SkipDecay: true, HeadDim: int64(s.hidden / 4),
 			LowRank: optim.LowRankConfig{Rank: 3, Every: 2}, Blocks: optim.BlockConfig{Every: 2}}})
 	if err != nil {
