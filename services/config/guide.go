@@ -244,7 +244,9 @@ func (g *guideFile) check(root *node, p *problems) {
 	if m.FreezeLayers < 0 {
 		bad("model", "freeze_layers", "is %d, expected the number of first layers to freeze", m.FreezeLayers)
 	}
-	if t.LearningRate <= 0 || t.LearningRate > 1 {
+	if at(root, "training", "learning_rate") == at(root, "training") {
+		bad("training", "learning_rate", "is missing: usual are 1e-4 with LoRA and 1e-5 without")
+	} else if t.LearningRate <= 0 || t.LearningRate > 1 {
 		bad("training", "learning_rate", "is %g, expected 0 < x <= 1", t.LearningRate)
 	}
 	if t.Epochs <= 0 && t.MaxSteps <= 0 {

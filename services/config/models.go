@@ -23,38 +23,6 @@ type Model struct {
 	Template string `json:"template"`
 }
 
-// Models is the alias table, by alias.
-func Models() []Model {
-	return []Model{
-		{"code-llama-7b", "codellama/CodeLlama-7b-hf", "default"},
-		{"code-llama-7b-instruct", "codellama/CodeLlama-7b-Instruct-hf", "llama2"},
-		{"llama-13b", "huggyllama/llama-13b", "default"},
-		{"llama-2-13b", "meta-llama/Llama-2-13b-hf", "default"},
-		{"llama-2-13b-chat", "meta-llama/Llama-2-13b-chat-hf", "llama2"},
-		{"llama-2-70b", "meta-llama/Llama-2-70b-hf", "default"},
-		{"llama-2-7b", "meta-llama/Llama-2-7b-hf", "default"},
-		{"llama-2-7b-chat", "meta-llama/Llama-2-7b-chat-hf", "llama2"},
-		{"llama-3-70b", "meta-llama/Meta-Llama-3-70B", "default"},
-		{"llama-3-8b", "meta-llama/Meta-Llama-3-8B", "default"},
-		{"llama-3-8b-instruct", "meta-llama/Meta-Llama-3-8B-Instruct", "llama3"},
-		{"llama-3.1-70b", "meta-llama/Llama-3.1-70B", "default"},
-		{"llama-3.1-8b", "meta-llama/Llama-3.1-8B", "default"},
-		{"llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct", "llama3"},
-		{"llama-3.2-1b", "meta-llama/Llama-3.2-1B", "default"},
-		{"llama-3.2-1b-instruct", "meta-llama/Llama-3.2-1B-Instruct", "llama3"},
-		{"llama-3.2-3b", "meta-llama/Llama-3.2-3B", "default"},
-		{"llama-3.2-3b-instruct", "meta-llama/Llama-3.2-3B-Instruct", "llama3"},
-		{"llama-30b", "huggyllama/llama-30b", "default"},
-		{"llama-65b", "huggyllama/llama-65b", "default"},
-		{"llama-7b", "huggyllama/llama-7b", "default"},
-		{"smollm2-135m", "HuggingFaceTB/SmolLM2-135M", "default"},
-		{"smollm2-360m", "HuggingFaceTB/SmolLM2-360M", "default"},
-		{"smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "chatml"},
-		{"tinyllama-1.1b", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", "default"},
-		{"vicuna-7b", "lmsys/vicuna-7b-v1.5", "vicuna"},
-	}
-}
-
 // foundModel is what a model's name was found to be.
 type foundModel struct {
 	folder string
