@@ -340,7 +340,7 @@ func (a *act) storm(ctx context.Context, d time.Duration) error {
 		round = round[1:]
 		return p
 	}
-	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; pause(ctx, a.between(400*time.Millisecond, 2*time.Second)) {
+	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; pause(ctx, a.between(300*time.Millisecond, 1300*time.Millisecond)) {
 		var burst []string
 		for range 1 + a.rng.IntN(3) {
 			if p := next(); !slices.Contains(burst, p) {
