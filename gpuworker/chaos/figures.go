@@ -63,7 +63,9 @@ type Result struct {
 	Training *Training `json:"training,omitempty"`
 	Figures  []Figure  `json:"figures"`
 	Kills    int       `json:"kills"`
-	OK       bool      `json:"ok"`
+	// Older: a worker of an earlier build took part.
+	Older bool `json:"older,omitempty"`
+	OK    bool `json:"ok"`
 }
 
 // Losses are the steps that were made and do not count, per ended generation.

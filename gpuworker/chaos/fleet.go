@@ -58,6 +58,9 @@ type fleet struct {
 	shape   Shape
 	dir     string
 	command []string
+	// older starts processes of an earlier build; old are the workers that are to be started so.
+	older   []string
+	old     map[string]bool
 	env     []string
 	log     *slog.Logger
 	history *check.History
@@ -127,7 +130,7 @@ func (f *fleet) all() []string { return append(append(f.servers(), f.controls().
 // startFleet starts every process and waits until the fleet answers.
 func startFleet(ctx context.Context, dir string, shape Shape, command, env []string, history *check.History, log *slog.Logger) (_ *fleet, err error) {
 	f := &fleet{shape: shape, dir: dir, command: command, env: env, log: log, history: history, links: map[string]*faultproxy.Link{}, s3Addr: map[string]string{},
-		deliveries: map[string]faultproxy.Delivery{}, latest: map[string]faultproxy.Delivery{}, extra: map[string][]string{}}
+		deliveries: map[string]faultproxy.Delivery{}, latest: map[string]faultproxy.Delivery{}, extra: map[string][]string{}, old: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			f.close()
@@ -286,7 +289,13 @@ func (f *fleet) commandOf(name string) *exec.Cmd {
 		cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+f.rec.AccessKey, "MINIO_ROOT_PASSWORD="+f.rec.SecretKey, "MINIO_BROWSER=off", "MINIO_UPDATE=off")
 		return cmd
 	}
-	cmd := exec.Command(f.command[0], f.command[1:]...) //nolint:noctx // ended by the cell
+	f.mu.Lock()
+	command := f.command
+	if f.old[name] {
+		command = f.older
+	}
+	f.mu.Unlock()
+	cmd := exec.Command(command[0], command[1:]...) //nolint:noctx // ended by the cell
 	cmd.Env = append(append(os.Environ(), f.env...), EnvRole+"="+name, envDir+"="+f.dir, envTTL+"="+f.shape.TTL.String(), envScratch+"="+f.scratch(name))
 	if f.shape.Real {
 		cmd.Env = append(cmd.Env, envReal+"=1")

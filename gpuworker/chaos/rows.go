@@ -79,7 +79,7 @@ func Rows() []Row {
 		{24, "telemetry collector: black-holed", "", blackholeCollector},
 		{25, "network: latency, one-way and full partitions, resets, slicing, per pair", "", troubleNetwork},
 		{26, "trainer: flipped gradient bits", "needs a trainer that recomputes a suspicious step", nil},
-		{27, "upgrade: a worker of an older build", "needs a binary of an earlier release, and there is none yet", nil},
+		{27, "upgrade: a worker of an older build among new ones", "", olderWorker},
 		{28, "everything: random kills of any process", "", killAnything},
 	}
 }
@@ -318,6 +318,35 @@ func blackholeCollector(ctx context.Context, a *act) error {
 	delete(a.f.extra, worker)
 	a.f.mu.Unlock()
 	return a.f.start(worker)
+}
+
+// needOlder says what row 27 needs.
+const needOlder = "give a binary of an earlier build with --older"
+
+// olderWorker lets a worker of an earlier build work among new ones for a while, under new control.
+func olderWorker(ctx context.Context, a *act) error {
+	worker := a.pick(a.f.workers())
+	d := a.between(8*time.Second, 12*time.Second)
+	a.begin(27, worker, "of an older build for %s", d.Round(100*time.Millisecond))
+	set := func(old bool) error {
+		a.f.mu.Lock()
+		a.f.old[worker] = old
+		a.f.mu.Unlock()
+		return errors.Join(a.f.kill(worker), a.f.start(worker))
+	}
+	if err := set(true); err != nil {
+		return err
+	}
+	pause(ctx, d)
+	alive := a.f.cell.Alive(worker)
+	a.f.mu.Lock()
+	took := a.f.latest[worker]
+	a.f.mu.Unlock()
+	if !alive && ctx.Err() == nil {
+		return errors.Join(fmt.Errorf("%s of an older build has ended by itself", worker), set(false))
+	}
+	a.what += "; its last message: " + took.Subject
+	return set(false)
 }
 
 // killAnything is a short storm over all processes.

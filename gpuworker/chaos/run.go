@@ -36,6 +36,8 @@ type Options struct {
 	// Command starts a process of this program that calls RunProcess when EnvRole is set; Env is added to its environment.
 	Command []string
 	Env     []string
+	// Older starts a process of an earlier build of this program, for row 27; empty leaves the row out.
+	Older []string
 	// Train is how long a small real model is trained under faults, after the episodes (0: not at all), Every the time between two faults
 	// (default 2 minutes), TrainFaults which: see the TrainFaults constants (default all of them in turn).
 	Train       time.Duration
@@ -82,6 +84,8 @@ func (o Options) Validate() error {
 		switch i := slices.IndexFunc(rows, func(x Row) bool { return x.Number == r }); {
 		case i < 0:
 			errs = append(errs, schemas.Errorf(schemas.CodeUsage, "--rows", "there is no row %d; they are 1 to %d", r, len(rows)))
+		case r == 27 && len(o.Older) == 0:
+			errs = append(errs, schemas.Errorf(schemas.CodeUsage, "--rows", "row 27 cannot be run").WithHint(needOlder))
 		case rows[i].run == nil:
 			errs = append(errs, schemas.Errorf(schemas.CodeUsage, "--rows", "row %d cannot be run: %s", r, rows[i].Skip))
 		}
@@ -160,7 +164,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, fmt.Errorf("cannot make the output folder: %w", err)
 	}
 	redis.SetLogger(silent{}) // that a lease server is away is what is wanted here
-	res := &Result{Seed: o.Seed, Minutes: o.Duration.Minutes(), Started: time.Now().UTC(), Machine: machine()}
+	res := &Result{Seed: o.Seed, Minutes: o.Duration.Minutes(), Started: time.Now().UTC(), Machine: machine(), Older: len(o.Older) > 0}
 	for i, p := range o.plan() {
 		if p.d == 0 {
 			break // training only
@@ -229,7 +233,7 @@ func (o Options) plan() []planned {
 // rows are those of the matrix that an episode runs.
 func (o Options) rows(s Shape) []Row {
 	return slices.DeleteFunc(Rows(), func(r Row) bool {
-		return r.run == nil || len(o.Rows) > 0 && !slices.Contains(o.Rows, r.Number) || r.Number == 13 && s.Broker != BrokerCluster
+		return r.run == nil || r.Number == 27 && len(o.Older) == 0 || len(o.Rows) > 0 && !slices.Contains(o.Rows, r.Number) || r.Number == 13 && s.Broker != BrokerCluster
 	})
 }
 
@@ -255,6 +259,7 @@ func (o Options) episode(ctx context.Context, n int, p planned) (_ *Episode, err
 	}
 	defer f.close()
 	e.Broker = f.brokerVersion(ctx)
+	f.older = o.Older
 	w := newWorkload(f, o.Seed+uint64(n)<<32, o.Workers) //nolint:gosec // n is small
 	wctx, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})

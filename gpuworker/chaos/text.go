@@ -67,6 +67,9 @@ func (r *Result) rows(b *strings.Builder) {
 	t := tabwriter.NewWriter(b, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, "ROW\tRUN\tFAILED\tNOT REACHED\tWHAT")
 	for _, row := range Rows() {
+		if row.Number == 27 && !r.Older {
+			row.Skip = needOlder
+		}
 		count := map[string]int{}
 		for _, e := range r.Episodes {
 			for _, o := range e.Outcomes {

@@ -19,7 +19,7 @@ const chaosProcess = "chaos-process"
 func (a *app) chaosCommand() *cobra.Command {
 	var o chaos.Options
 	var minutes, train float64
-	var rows string
+	var rows, older string
 	c := &cobra.Command{
 		Use: "chaos", Short: "Break a fleet on this machine by a seeded schedule, and prove that it loses no work",
 		Long: "Chaos starts a fleet of real processes in a temporary folder (broker, lease server, object store, two controls, workers), keeps runs in it,\n" +
@@ -32,6 +32,9 @@ func (a *app) chaosCommand() *cobra.Command {
 				return err
 			}
 			o.Duration, o.Train = time.Duration(minutes*float64(time.Minute)), time.Duration(train*float64(time.Minute))
+			if older != "" {
+				o.Older = []string{older, chaosProcess}
+			}
 			return a.chaos(cmd, o)
 		},
 	}
@@ -46,6 +49,7 @@ func (a *app) chaosCommand() *cobra.Command {
 	f.StringVar(&o.Store, "store", "", "object store: versitygw or minio (default: both in turn, if there)")
 	f.StringVar(&o.Broker, "broker", "", "broker: nats or nats-3, a cluster (default: both in turn)")
 	f.StringVar(&o.Lease, "lease", "", "lease server: redis-server or embedded (default: redis-server if there)")
+	f.StringVar(&older, "older", "", "a tunefleet binary of an earlier build, for row 27: one of its workers works among new ones")
 	f.IntVar(&o.Workers, "workers", 4, "number of workers")
 	return c
 }
