@@ -60,8 +60,17 @@ func (w *world) control(name string) (stop func()) {
 
 func (w *world) controlOn(name string, objects store.Objects) (stop func()) {
 	w.t.Helper()
+	return w.controlWith(name, objects, limits())
+}
+
+func limits() control.Limits {
+	return control.Limits{LeaseTTL: ttl, Forming: 5 * time.Second, Republish: 50 * time.Millisecond, PauseGrace: 200 * time.Millisecond}
+}
+
+func (w *world) controlWith(name string, objects store.Objects, l control.Limits) (stop func()) {
+	w.t.Helper()
 	c, err := control.New(objects, w.work, w.leases, control.Config{Name: name, Interval: 10 * time.Millisecond, LedgerTTL: 300 * time.Millisecond, EnsureEvery: 100 * time.Millisecond,
-		Limits: control.Limits{LeaseTTL: ttl, Forming: 5 * time.Second, Republish: 50 * time.Millisecond, PauseGrace: 200 * time.Millisecond}, Logger: w.log})
+		Limits: l, Logger: w.log})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -85,18 +94,23 @@ func (w *world) background(fn func(context.Context) error) (stop func()) {
 // worker starts a fake worker that does what DESIGN asks of one, with toy work: parts store their result at once, a gang commits 4 steps.
 // The returned function kills it: it releases nothing.
 func (w *world) worker(name string) (kill func()) {
-	f := &fakeWorker{world: w, name: name}
+	return w.workerOf("cpu", name)
+}
+
+func (w *world) workerOf(pool, name string) (kill func()) {
+	f := &fakeWorker{world: w, name: name, pool: pool}
 	return w.background(f.run)
 }
 
 type fakeWorker struct {
 	*world
 	name string
+	pool string
 	busy string
 }
 
 func (f *fakeWorker) register(ctx context.Context) {
-	_ = f.leases.Register(ctx, lease.Worker{Name: f.name, Incarnation: f.name, Pool: "cpu", Busy: f.busy}, 2*ttl)
+	_ = f.leases.Register(ctx, lease.Worker{Name: f.name, Incarnation: f.name, Pool: f.pool, Busy: f.busy}, 2*ttl)
 }
 
 func (f *fakeWorker) run(ctx context.Context) error {
@@ -104,7 +118,7 @@ func (f *fakeWorker) run(ctx context.Context) error {
 		f.busy = ""
 		f.register(ctx)
 		for _, kind := range []schemas.StageKind{schemas.KindTrain, schemas.KindPrep, schemas.KindEval, schemas.KindExport} {
-			d, err := f.work.Pull(ctx, kind, "cpu", time.Millisecond)
+			d, err := f.work.Pull(ctx, kind, f.pool, time.Millisecond)
 			if err == nil {
 				f.take(ctx, d.Message(), d.Ack)
 				break
