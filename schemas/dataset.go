@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // DataSet is one data set in LLaMA-Factory's terms: files, their format, and which column or tag plays which role.
@@ -53,6 +54,8 @@ type FactorySpec struct {
 	ToolFormat       string  `json:"tool_format,omitempty"`
 	EnableThinking   *bool   `json:"enable_thinking,omitempty"`
 	PreserveThinking bool    `json:"preserve_thinking,omitempty"`
+	// Date is the day of submission as YYYY-MM-DD, which some prompts tell; a part that is repeated on another day has the same bytes.
+	Date string `json:"date,omitempty"`
 	// OnBadRow is fail, skip or quarantine; default fail.
 	OnBadRow string `json:"on_bad_row,omitempty" jsonschema:"enum=,enum=fail,enum=skip,enum=quarantine"`
 }
@@ -72,11 +75,32 @@ func (f *FactorySpec) WithDefaults() *FactorySpec {
 	return f
 }
 
+// Day is Date, now when there is none.
+func (f *FactorySpec) Day(now time.Time) time.Time {
+	if f != nil {
+		if t, err := time.Parse(time.DateOnly, f.Date); err == nil {
+			return t
+		}
+	}
+	return now
+}
+
+// FreezeDate writes the day of submission into the preparations that have none.
+func (s *RunSpec) FreezeDate(now time.Time) {
+	for i := range s.Stages {
+		if p := s.Stages[i].Prep; p != nil && p.Factory != nil && p.Factory.Date == "" {
+			p.Factory.Date = now.Format(time.DateOnly)
+		}
+	}
+}
+
 // factory checks the LLaMA-Factory part of a prep stage.
 func (p *problems) factory(f *FactorySpec, at string) {
 	p.check(slices.Contains([]string{"pt", "sft", "rm", "dpo", "kto"}, f.Stage), at+".stage", "%q is unknown (pt, sft, rm, dpo, kto)", f.Stage)
 	p.check(slices.Contains([]string{"concat", "interleave_under", "interleave_over", "interleave_once"}, f.Mix), at+".mix",
 		"%q is unknown (concat, interleave_under, interleave_over, interleave_once)", f.Mix)
+	_, derr := time.Parse(time.DateOnly, f.Date)
+	p.check(f.Date == "" || derr == nil, at+".date", "%q is no date (YYYY-MM-DD)", f.Date)
 	p.check(slices.Contains([]string{"fail", "skip", "quarantine"}, f.OnBadRow), at+".on_bad_row", "%q is unknown (fail, skip, quarantine)", f.OnBadRow)
 	p.check(len(f.Train)+len(f.Eval) > 0, at, "names no data set")
 	p.check(f.MaxSamples >= 0, at+".max_samples", "is %d, must not be negative", f.MaxSamples)

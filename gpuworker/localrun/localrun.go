@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
@@ -63,6 +64,7 @@ func New(ctx context.Context, c Config) (*Run, error) {
 	if c.Spec.ID == "" {
 		c.Spec.ID = "local"
 	}
+	c.Spec.FreezeDate(time.Now())
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

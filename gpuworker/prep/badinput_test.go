@@ -82,7 +82,7 @@ func TestBadInputThroughPrep(t *testing.T) {
 				at := fmt.Sprintf("%s, %s, %q", c.what, form, policy)
 				if policy == "" || c.bad < 0 {
 					info := schemas.AsErrorInfo(err)
-					if err == nil || !strings.Contains(err.Error(), c.place) && !(c.what == "empty" && form == "factory") || !strings.Contains(err.Error(), c.reason) {
+					if err == nil || !strings.Contains(err.Error(), c.place) && (c.what != "empty" || form != "factory") || !strings.Contains(err.Error(), c.reason) {
 						t.Errorf("%s: %v, expected %s: ...%s...", at, err, c.place, c.reason)
 					} else if info.Code != schemas.CodeData && info.Code != schemas.CodeUnsupported {
 						t.Errorf("%s: code %s (%v)", at, info.Code, err)

@@ -50,7 +50,7 @@ func OpenChatTokenizer(ctx context.Context, t Files, ref schemas.Ref) (*hftok.To
 
 // NewChatEncoder makes the encoder of an output: its template with the options of a LLaMA-Factory preparation (nil: none).
 func NewChatEncoder(tok *hftok.Tokenizer, o *schemas.PrepOutput, f *schemas.FactorySpec) (*chat.Encoder, error) {
-	now := time.Now()
+	now := f.Day(time.Now())
 	t, err := chat.ForTokenizer(o.Template, tok, now)
 	if err != nil && o.Template == "" && o.Form == "pt" {
 		t, err = chat.ByName("empty") // texts need no slots

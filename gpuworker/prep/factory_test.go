@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -193,5 +194,33 @@ func TestFactoryIsCached(t *testing.T) {
 	}
 	if third.Objects[0].Key == first.Objects[0].Key {
 		t.Error("another number of rows has the same key")
+	}
+}
+
+// TestTheDayIsThatOfSubmission: a prompt that tells the date tells the spec's, so that a part that is repeated another day has the same bytes
+// and is found in the cache; where no date is told, another day changes nothing.
+func TestTheDayIsThatOfSubmission(t *testing.T) {
+	row := `{"conversations":[{"from":"human","value":"hi"},{"from":"gpt","value":"hello"}],"tools":"[{\"name\":\"f\",\"description\":\"d\",\"parameters\":{\"type\":\"object\",\"properties\":{}}}]"}`
+	for format, want := range map[string]bool{"llama3": true, "default": false} {
+		var objects []string
+		for _, day := range []string{"2025-01-02", "2025-01-02", "2025-03-04"} {
+			out := sft("train", "train")
+			out.CutoffLen = 2048
+			f := factory(t, schemas.FactorySpec{Stage: "sft", ToolFormat: format, Date: day}, []schemas.PrepOutput{out})
+			f.spec.Stages[0].Prep.Factory.Train = []schemas.DataSet{{Name: "talks", Formatting: "sharegpt", Data: f.upload("talks.jsonl", []byte(row)),
+				Columns: map[string]string{"messages": "conversations", "tools": "tools"}, Tags: map[string]string{"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}}}
+			if err := f.handle(t.Context(), 0); err != nil {
+				t.Fatal(err)
+			}
+			objects = append(objects, f.result(0).Objects[0].Key+" "+f.result(0).Objects[0].SHA256)
+		}
+		if objects[0] != objects[1] || (objects[1] != objects[2]) != want {
+			t.Errorf("%s: %q", format, objects)
+		}
+	}
+	spec := schemas.RunSpec{Stages: []schemas.Stage{{Prep: &schemas.PrepStage{Factory: &schemas.FactorySpec{}}}, {Prep: &schemas.PrepStage{Factory: &schemas.FactorySpec{Date: "2024-05-06"}}}, {Prep: &schemas.PrepStage{}}}}
+	spec.FreezeDate(time.Date(2025, 1, 2, 23, 0, 0, 0, time.UTC))
+	if a, b := spec.Stages[0].Prep.Factory.Date, spec.Stages[1].Prep.Factory.Date; a != "2025-01-02" || b != "2024-05-06" {
+		t.Errorf("frozen %q and %q", a, b)
 	}
 }

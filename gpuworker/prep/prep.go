@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -244,17 +245,35 @@ func (p *part) hash(o *schemas.PrepOutput) (string, error) {
 	out := *o
 	out.Name = ""
 	day := ""
-	if f := p.prep.Factory; f != nil && tellsDate(o, f) {
-		day = time.Now().Format(time.DateOnly)
+	var factory *schemas.FactorySpec
+	if f := p.prep.Factory; f != nil {
+		if tellsDate(o, f) {
+			day = f.Day(time.Now()).Format(time.DateOnly)
+		}
+		factory = sameContent(f)
 	}
 	b, err := json.Marshal(map[string]any{"version": cacheVersion, "day": day, "data": files(p.prep.Data), "tokenizer": files(p.prep.Tokenizer),
 		"format": p.prep.Format, "columns": p.prep.Columns, "clean": p.prep.Clean, "split": p.prep.Split, "sample": p.prep.Sample, "augment": p.prep.Augment, "seed": strconv.FormatUint(p.task.Spec.Seed, 10),
-		"on_bad_row": p.prep.OnBadRow, "output": out, "part": p.index, "parts": p.prep.Parts, "factory": p.prep.Factory})
+		"on_bad_row": p.prep.OnBadRow, "output": out, "part": p.index, "parts": p.prep.Parts, "factory": factory})
 	if err != nil {
 		return "", fmt.Errorf("cannot hash the settings: %w", err)
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:]), nil
+}
+
+// sameContent is the preparation without what its bytes do not depend on: the day, which counts by itself where it is told, and where files
+// came from.
+func sameContent(f *schemas.FactorySpec) *schemas.FactorySpec {
+	c := *f
+	c.Date = ""
+	for _, sets := range []*[]schemas.DataSet{&c.Train, &c.Eval} {
+		*sets = slices.Clone(*sets)
+		for i := range *sets {
+			(*sets)[i].Data.Origin = ""
+		}
+	}
+	return &c
 }
 
 // store uploads an object of the cache and adds it to the entry.

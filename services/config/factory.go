@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -42,6 +43,7 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 	if err != nil {
 		return nil, err
 	}
+	spec.FreezeDate(time.Now())
 	if err := validate(p.file, spec); err != nil {
 		return nil, err
 	}

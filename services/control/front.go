@@ -87,6 +87,7 @@ func (f *Front) Accept(ctx context.Context, in *schemas.RunSpec) (reply *schemas
 	if spec.TraceParent == "" {
 		spec.TraceParent = telemetry.TraceParent(ctx)
 	}
+	spec.FreezeDate(time.Now())
 	if err := spec.Validate(); err != nil {
 		return nil, &schemas.ErrorInfo{Code: schemas.CodeInvalid, Message: err.Error(), Permanent: true}
 	}
