@@ -58,15 +58,16 @@ func Measure(ctx context.Context, c MeasureConfig) (f Footprint, err error) {
 		return f, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	f, err = measureOn(ctx, dev, c)
+	f, err = MeasureOn(ctx, dev, c)
 	if err != nil {
 		return f, fmt.Errorf("cannot measure: %w", err)
 	}
 	return f, nil
 }
 
-// measureOn runs the step on any device.
-func measureOn(ctx context.Context, dev *kernels.Device, c MeasureConfig) (f Footprint, err error) {
+// MeasureOn runs the step of Measure on any device: on one with memory it is a real step, of weights drawn at random, tokens that are all 0
+// and, where World is more than 1, whatever the buffers hold in place of what other ranks send.
+func MeasureOn(ctx context.Context, dev *kernels.Device, c MeasureConfig) (f Footprint, err error) {
 	q, err := dev.NewQueue(kernels.Compute)
 	if err != nil {
 		return f, err

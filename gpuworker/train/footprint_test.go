@@ -48,7 +48,7 @@ func TestFootprintIsWhatTrainingTakes(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				real, err := measureOn(t.Context(), dev, c)
+				real, err := MeasureOn(t.Context(), dev, c)
 				if err != nil {
 					t.Fatal(err)
 				}

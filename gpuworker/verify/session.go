@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,9 +27,9 @@ type Options struct {
 	Runs []string
 	// Threads of the CPU device, 0: all cores. Results do not depend on it.
 	Threads int
-	// Backend is empty (CPU) or the path of a backend's shared object.
+	// Backend is empty, or a backend as kernels.Options has it.
 	Backend string
-	// Device is "cpu" (also when empty); "cuda" is known and not built.
+	// Device is "cpu" (also when empty) or "cuda"; it counts when Backend is empty.
 	Device string
 	// Checkpoint recomputes blocks in the backward pass. Results do not depend on it.
 	Checkpoint bool
@@ -39,13 +40,20 @@ type Options struct {
 	Progress func(what string, done, total int)
 }
 
-// device refuses what there is no device for.
+// device refuses what is no device, or not there.
 func (o Options) device() error {
 	switch o.Device {
-	case "", "cpu":
+	case "", kernels.CPU:
 		return nil
-	case "cuda":
-		return schemas.Errorf(schemas.CodeUnsupported, "device", "cuda is not built yet; this version computes on the cpu")
+	case kernels.CUDA:
+		if o.Backend != "" {
+			return nil
+		}
+		d, err := kernels.Open(kernels.Options{Backend: kernels.CUDA})
+		if err != nil {
+			return schemas.Errorf(schemas.CodeUnsupported, "device", "%v", err).WithHint("tunefleet doctor says what is there")
+		}
+		return d.Close()
 	}
 	return schemas.Errorf(schemas.CodeInvalid, "device", "%q is neither cpu nor cuda", o.Device)
 }
@@ -111,7 +119,7 @@ func openSession(ctx context.Context, root *os.Root, o Options, prepare func(*se
 	if err = zoo.CheckWeights(s.model.Info(), base, set); err != nil {
 		return nil, fmt.Errorf("cannot load model: %w", err)
 	}
-	if s.dev, err = kernels.Open(kernels.Options{Backend: o.Backend, Threads: o.Threads}); err != nil {
+	if s.dev, err = kernels.Open(kernels.Options{Backend: cmp.Or(o.Backend, o.Device), Threads: o.Threads}); err != nil {
 		return nil, err
 	}
 	if s.queue, err = s.dev.NewQueue(kernels.Compute); err != nil {

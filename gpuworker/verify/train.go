@@ -79,6 +79,9 @@ type train struct {
 // VerifyTrain repeats the training runs in dir (batches.safetensors, summary.json, one folder a run) from the base model beside it,
 // compares loss and gradient norm of every step and the final weights, and with Emit writes them. See VerifyModel about the results.
 func VerifyTrain(ctx context.Context, dir string, o Options) (*Report, error) {
+	if err := o.device(); err != nil {
+		return nil, err
+	}
 	root, err := openRoot(dir)
 	if err != nil {
 		return nil, err

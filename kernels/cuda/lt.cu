@@ -1,4 +1,4 @@
-/* Matrix products by cuBLASLt.
+/* Matrix products by cuBLASLt (none with TUNEFLEET_CUDA_BLAS=tiles: then our own kernel has them all).
  *
  * It thinks in columns: our c [m,n] by rows is its n x m matrix, so c = a b becomes c^T = b^T a^T: its A is our b, its B our a.
  *
@@ -54,6 +54,7 @@ struct Lt {
   lt::Functions f = {};
   lt::Handle handle = nullptr;
   std::string why; /* not empty: it could not be opened */
+  bool unwanted = false;
   std::map<Key, Plan, Less> plans;
 };
 
@@ -74,13 +75,19 @@ void *open_library(std::string *why) {
     if (void *so = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return so;
   }
   void *so = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!so) *why = std::string("cuBLASLt cannot be opened: ") + dlerror() + "; install CUDA 13's cuBLAS, or name its folder in TUNEFLEET_CUDA_DEPS";
+  if (!so) *why = std::string("cuBLASLt cannot be opened: ") + dlerror() + "; install CUDA 13's cuBLAS, or name its folder in TUNEFLEET_CUDA_DEPS "
+                      "(TUNEFLEET_CUDA_BLAS=tiles does without, many times slower)";
   return so;
 }
 
 /* With the device locked. */
 Lt *open_lt() {
   Lt *l = new Lt;
+  const char *blas = getenv("TUNEFLEET_CUDA_BLAS");
+  if (blas && !strcmp(blas, "tiles")) {
+    l->unwanted = true;
+    return l;
+  }
   void *so = open_library(&l->why);
   if (!so) return l;
 #define TF_X(name)                                                                                         \
@@ -224,6 +231,7 @@ tf_status lt_gemm(tf_queue *q, const Gemm &g, void *ws, bool *done) {
     if (!q->d->lt) q->d->lt = open_lt();
     l = q->d->lt;
   }
+  if (l->unwanted) return TF_OK;
   if (!l->why.empty()) return fail(q, TF_EUNSUPPORTED, "%s", l->why.c_str());
   const void *bias = nullptr;
   if (g.bias) TF_TRY(typed_bias(q, g, ws, &bias));

@@ -76,6 +76,10 @@ type Options struct {
 	Op string
 	// DType of the operands that have no type of their own (default F32).
 	DType kernels.DType
+	// Seed of the random operands (default 1).
+	Seed uint64
+	// F32 is the relative L2 error that f32 results may have (default 2e-6; sums in another order need more).
+	F32 float64
 	// MinTime is how long a perf case runs (default 200 ms).
 	MinTime time.Duration
 	// Each is called with each result.
@@ -91,6 +95,12 @@ func Run(d *kernels.Device, mode Mode, o Options) ([]Result, error) {
 	}
 	if o.DType == 0 {
 		o.DType = kernels.F32
+	}
+	if o.Seed == 0 {
+		o.Seed = 1
+	}
+	if o.F32 == 0 {
+		o.F32 = tolerance(kernels.F32)
 	}
 	if o.MinTime == 0 {
 		o.MinTime = 200 * time.Millisecond
@@ -139,7 +149,7 @@ func runCase(d *kernels.Device, mode Mode, o Options, c Case) (r Result, ran boo
 	defer func() { _ = q.Sync(); a.Close() }()
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(c.Op + "/" + c.Name))
-	e := &Env{q: q, a: a, dt: o.DType, perf: c.Perf, rand: rand.New(rand.NewPCG(h.Sum64(), 1))}
+	e := &Env{q: q, a: a, dt: o.DType, f32: o.F32, perf: c.Perf, rand: rand.New(rand.NewPCG(h.Sum64(), o.Seed))}
 	c.Run(e)
 	if mode == Grad && len(e.grads) == 0 {
 		return r, false
@@ -186,6 +196,7 @@ type Env struct {
 	q    *kernels.Queue
 	a    *kernels.Arena
 	dt   kernels.DType
+	f32  float64 // tolerance
 	perf bool
 	rand *rand.Rand
 	do   func(*kernels.Queue)
@@ -341,6 +352,9 @@ func (e *Env) Grad(name string, o Operand, x, before []float64, loss func(x []fl
 // tolerance of an output is that of its element type, or of the operands' where those have half the digits.
 func (e *Env) tolerance(o Operand) float64 {
 	t := tolerance(o.T.DType)
+	if o.T.DType == kernels.F32 {
+		t = e.f32
+	}
 	if e.dt == kernels.BF16 || e.dt == kernels.F16 {
 		t = max(t, tolerance(e.dt))
 	}
@@ -352,7 +366,7 @@ func (e *Env) gradTolerance(o Operand) float64 {
 	if t := e.tolerance(o); t >= tolerance(kernels.F16) {
 		return t
 	}
-	return 20 * tolerance(o.T.DType)
+	return 20 * e.tolerance(o)
 }
 
 // tolerance of results that went through sums of some hundred terms.

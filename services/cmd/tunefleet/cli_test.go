@@ -226,12 +226,13 @@ func TestUsageErrors(t *testing.T) {
 		"bad level":          {[]string{"up", "--log-level", "loud"}, schemas.CodeUsage, []string{"loud"}},
 		"bad pool":           {[]string{"worker", "--pool", "A B"}, schemas.CodeUsage, []string{"no name of a pool"}},
 		"bad state":          {[]string{"list", "--state", "asleep"}, schemas.CodeUsage, []string{"asleep"}},
-		"no cuda":            {[]string{"verify", "model", nowhere, "--device", "cuda"}, schemas.CodeUnsupported, []string{"cuda is not built yet"}},
+		"no cuda":            {[]string{"verify", "model", nowhere, "--device", "cuda"}, schemas.CodeUnsupported, []string{"/nowhere.so"}},
 		"no such device":     {[]string{"verify", "model", nowhere, "--device", "tpu"}, schemas.CodeInvalid, []string{"tpu"}},
 		"verify nothing":     {[]string{"verify", "model", nowhere}, schemas.CodeNotFound, []string{"golden.safetensors"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("TUNEFLEET_TOKEN", "0123456789abcdef0123")
+			t.Setenv("TUNEFLEET_CUDA_LIB", "/nowhere.so")
 			cli(t, nil, c.args...).want(t, schemas.ExitCodes()[c.code], c.want...)
 		})
 	}

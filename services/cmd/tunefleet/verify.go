@@ -13,7 +13,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	return group("verify", "Compare this build with reference folders",
 		a.verifyKind("model", "Compare logits, loss, gradients and generation of one model folder with its golden.safetensors", verify.VerifyModel),
 		a.verifyKind("train", "Repeat the training runs of a reference folder and compare each step and the final weights", verify.VerifyTrain),
-		a.verifyDataCommand(), a.verifyE2ECommand())
+		a.verifyDataCommand(), a.verifyE2ECommand(), a.verifyMemoryCommand())
 }
 
 type verifier func(ctx context.Context, dir string, o verify.Options) (*verify.Report, error)
@@ -49,8 +49,8 @@ func (a *app) verifyKind(kind, short string, fn verifier) *cobra.Command {
 	f.StringVar(&o.Emit, "emit", "", "folder to write what was computed into, in the layout of the reference")
 	f.IntVar(&o.Threads, "threads", 0, "CPU threads (0: all); results do not depend on it")
 	f.StringVar(&o.Backend, "backend", "", "shared object of another kernel backend")
+	f.StringVar(&o.Device, "device", "cpu", "cpu or cuda")
 	if kind == "model" {
-		f.StringVar(&o.Device, "device", "cpu", "cpu or cuda")
 		f.StringVar(&o.DType, "dtype", "fp32", "element type of activations and products: fp32, bf16 or fp16 (wider limits; gradients are reported only)")
 	}
 	if kind == "train" {

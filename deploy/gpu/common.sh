@@ -1,0 +1,52 @@
+# Sourced by the scripts beside it: where things are, a log per step, and an account of what passed, failed and was not run.
+cd "$(dirname "${BASH_SOURCE[0]}")"
+export TUNEFLEET_CUDA_LIB=${TUNEFLEET_CUDA_LIB:-$PWD/libtunefleet_cuda.so}
+results=${RESULTS:-$PWD/results/$(basename "$0" .sh)-$(date -u +%Y%m%d-%H%M%S)}
+mkdir -p "$results"
+summary=$results/summary.txt
+deadline=$((SECONDS + ${BUDGET:-400})) # seconds; the scripts end within 7 minutes
+failures=0
+
+say() { echo "$*" | tee -a "$summary"; }
+
+# Where cuBLASLt of CUDA 13 may be: the loader's places, a toolkit, Python's wheels. Without it products are our own kernel's, and slow.
+find_blas() {
+  local p
+  for p in ${TUNEFLEET_CUDA_DEPS:+${TUNEFLEET_CUDA_DEPS//:/ }} /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib /usr/lib/x86_64-linux-gnu \
+    /usr/lib64 "$PWD"/deps /usr/local/lib/python3*/*-packages/nvidia/cu13/lib "$HOME"/.local/lib/python3*/site-packages/nvidia/cu13/lib; do
+    if [ -e "$p/libcublasLt.so.13" ]; then
+      export TUNEFLEET_CUDA_DEPS=$p
+      say "cuBLASLt: $p"
+      return
+    fi
+  done
+  export TUNEFLEET_CUDA_BLAS=tiles
+  say "NOT RUN: anything with cuBLASLt, which is not on this machine (put libcublasLt.so.13 into deps/ here); products are by our own kernel"
+}
+
+# step NAME COMMAND...: one check with the time that is left; its output is NAME.log.
+step() {
+  local name=$1 left=$((deadline - SECONDS)) start=$SECONDS rc=0
+  shift
+  if [ "$left" -le 5 ]; then
+    say "NOT RUN: $name: the time is up"
+    failures=$((failures + 1))
+    return 0
+  fi
+  timeout "$left" "$@" >"$results/$name.log" 2>&1 || rc=$?
+  if [ $rc = 0 ]; then
+    say "ok      $name ($((SECONDS - start)) s)"
+  else
+    say "FAILED  $name (exit $rc, $((SECONDS - start)) s): $(tail -n 1 "$results/$name.log")"
+    failures=$((failures + 1))
+  fi
+}
+
+finish() {
+  say "$failures failed or were not run; logs in $results"
+  [ "$failures" = 0 ]
+}
+
+say "$(basename "$0") of $(cat COMMIT 2>/dev/null || echo unknown) at $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader 2>&1 | tee -a "$summary" || true
+find_blas

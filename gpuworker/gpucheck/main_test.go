@@ -1,0 +1,61 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func check(t *testing.T, want int, args ...string) (lines []map[string]any) {
+	t.Helper()
+	var out, talk bytes.Buffer
+	if got := run(t.Context(), args, &out, &talk); got != want {
+		t.Fatalf("%q exits %d, want %d: %s\n%s", args, got, want, talk.String(), out.String())
+	}
+	for d := json.NewDecoder(&out); d.More(); {
+		var v map[string]any
+		if err := d.Decode(&v); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, v)
+	}
+	return lines
+}
+
+const own = "../verify/testdata"
+
+func TestChecks(t *testing.T) {
+	models := check(t, 0, "models", "--backend", "cpu", filepath.Join(own, "models", "tiny"))
+	if len(models) != 1 || models[0]["pass"] != true || models[0]["compared"].(float64) < 10 {
+		t.Errorf("models: %v", models)
+	}
+	if got := check(t, 0, "train", "--backend", "cpu", filepath.Join(own, "train", "tiny")); len(got) != 1 || got[0]["pass"] != true {
+		t.Errorf("train: %v", got)
+	}
+	if got := check(t, 0, "bits", "--backend", "cpu", filepath.Join(own, "train", "tiny")); len(got) != 1 || got[0]["files"].(float64) < 2 {
+		t.Errorf("bits: %v", got)
+	}
+	if got := check(t, 1, "models", "--backend", "cpu", t.TempDir()); len(got) != 1 || got[0]["error"] == nil {
+		t.Errorf("an empty folder: %v", got)
+	}
+	check(t, 1, "models", "--backend", "cpu") // nothing checked is no pass
+	check(t, 2, "opps")
+}
+
+func TestCompareFindsWhatDiffers(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	for dir, files := range map[string]map[string]string{a: {"same": "1", "other": "2", "missing": "3"}, b: {"same": "1", "other": "20"}} {
+		for name, text := range files {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	n, different, err := compare(a, b)
+	if err != nil || n != 3 || strings.Join(different, " ") != "missing other" {
+		t.Errorf("%d files, %q differ, %v", n, different, err)
+	}
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tunefleet/tunefleet/gpuworker/train"
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/nvml"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// memoryReport is a step that was run, and what it took.
+type memoryReport struct {
+	Device    string          `json:"device"`
+	Model     string          `json:"model"`
+	Method    string          `json:"method"`
+	Seq       int             `json:"seq"`
+	Recompute bool            `json:"recompute"`
+	Footprint train.Footprint `json:"footprint"`
+	// DeviceUsed is the most that the driver said was in use on the device, by all processes and the driver itself; 0 where it does not tell.
+	DeviceUsed int64   `json:"device_used"`
+	Limit      int64   `json:"limit,omitempty"`
+	Seconds    float64 `json:"seconds"`
+	Pass       bool    `json:"pass"`
+}
+
+// took is what counts against the limit.
+func (r *memoryReport) took() int64 { return max(r.DeviceUsed, r.Footprint.Peak) }
+
+func (a *app) verifyMemoryCommand() *cobra.Command {
+	o := planOptions{worlds: 1}
+	var device, limit string
+	var recompute bool
+	c := &cobra.Command{
+		Use: "memory", Short: "Run one training step of a public model's shape, with random weights, and tell the most memory it took", Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			most, err := parseBytes(limit)
+			if err != nil {
+				return err
+			}
+			stages, err := planStages(cmd.Context(), nil, o)
+			if err != nil {
+				return err
+			}
+			st := stages[0]
+			if o.seq > 0 {
+				st.seq = o.seq
+			}
+			st.stage.MicroBatch = max(1, o.microBatch)
+			r := &memoryReport{Model: o.model, Method: o.method, Seq: st.seq, Recompute: recompute, Limit: most}
+			if err := r.run(cmd.Context(), device, st); err != nil {
+				return err
+			}
+			if a.json {
+				err = a.print(r)
+			} else {
+				_, err = fmt.Fprintf(a.out, "%s %s, %d tokens on %s: %.2f GiB (allocated %.2f GiB), %.1f s\n", r.Model, r.Method, r.Seq, r.Device,
+					float64(r.took())/(1<<30), float64(r.Footprint.Peak)/(1<<30), r.Seconds)
+			}
+			if err == nil && !r.Pass {
+				err = schemas.Errorf(schemas.CodeVerify, r.Method, "it took %d bytes, %d are the limit", r.took(), r.Limit)
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&device, "device", kernels.Auto, "auto, cpu or cuda")
+	f.StringVar(&o.model, "model", "llama-2-7b", "public model or config.json")
+	f.StringVar(&o.method, "method", "lora", "full, lora, int8 or qlora")
+	f.StringVar(&o.dtype, "dtype", "bf16", "fp32 or bf16")
+	f.StringVar(&o.optim, "optim", "adamw", "optimizer, such as adamw_8bit")
+	f.BoolVar(&o.pure, "pure-bf16", false, "hold trained weights in bf16 too")
+	f.BoolVar(&o.byBlock, "by-block", false, "apply gradients block by block during the backward pass")
+	f.IntVar(&o.seq, "seq", 0, "tokens of a sequence (default 2048)")
+	f.IntVar(&o.microBatch, "micro-batch", 1, "sequences of a leaf")
+	f.BoolVar(&recompute, "recompute", false, "keep only the input of each block and compute it again in the backward pass")
+	f.StringVar(&limit, "limit", "", "fail above so much, such as 6GiB")
+	return c
+}
+
+func (r *memoryReport) run(ctx context.Context, kind string, st planned) (err error) {
+	dev, err := kernels.Open(kernels.Options{Backend: kind})
+	if err != nil {
+		return schemas.Errorf(schemas.CodeUnsupported, kind, "%v", err)
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	info, err := dev.Info()
+	if err != nil {
+		return err
+	}
+	r.Device = info.Name
+	peak, stop := watchMemory(nvml.Library, info.Backend == kernels.CUDA)
+	start := time.Now()
+	r.Footprint, err = train.MeasureOn(ctx, dev, train.MeasureConfig{Stage: st.stage, Model: st.model, World: 1, Seq: st.seq, Recompute: r.Recompute})
+	stop()
+	r.Seconds, r.DeviceUsed = time.Since(start).Seconds(), peak.Load()
+	r.Pass = r.Limit == 0 || r.took() <= r.Limit
+	return err
+}
+
+// watchMemory notes the most memory that the driver says is in use on the machine's first GPU until stop, every 10 ms.
+func watchMemory(library string, gpu bool) (peak *atomic.Int64, stop func()) {
+	peak = new(atomic.Int64)
+	lib, err := nvml.Open(library)
+	if err != nil || !gpu {
+		if err == nil {
+			lib.Close()
+		}
+		return peak, func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			if s, err := lib.Read(); err == nil && len(s) > 0 {
+				peak.Store(max(peak.Load(), s[0].MemoryUsed))
+			}
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return peak, func() { close(quit); <-done; lib.Close() }
+}
