@@ -60,6 +60,22 @@ func rowCases() []Case {
 			e.Do(func(q *kernels.Queue) { q.GatherRows(kernels.GatherRows{X: x.T, IDs: t, Y: y.T, Scale: 1}) })
 			e.WantTol("y", y, 0, func() []float64 { return oracle.Embedding(x.V, ids, 16) })
 		}},
+		Case{Op: "gather_rows", Name: "aligned", Run: func(e *Env) {
+			x, y := e.In(7, 64), e.Out(6, 64)
+			t := e.I32(ids, 6)
+			e.Do(func(q *kernels.Queue) { q.GatherRows(kernels.GatherRows{X: x.T, IDs: t, Y: y.T, Scale: 1}) })
+			e.WantTol("y", y, 0, func() []float64 { return oracle.Embedding(x.V, ids, 64) })
+		}},
+		Case{Op: "scatter_add_rows", Name: "many ids", Run: func(e *Env) {
+			const n, rows, d = 2500, 300, 5
+			many := make([]int32, n)
+			for i := range many {
+				many[i] = int32(i * i % rows)
+			}
+			x, y, t := e.In(n, d), e.Out32(rows, d), e.I32(many, n)
+			e.Do(func(q *kernels.Queue) { q.ScatterAddRows(kernels.ScatterAddRows{X: x.T, IDs: t, Y: y.T, Scale: 1}) })
+			e.Want("y", y, func() []float64 { return oracle.EmbeddingBackward(x.V, many, rows, d) })
+		}},
 		Case{Op: "gather_rows", Name: "id out of range", Fails: true, Run: func(e *Env) {
 			x, y, t := e.In(7, 4), e.Out(2, 4), e.I32([]int32{0, 7}, 2)
 			e.Do(func(q *kernels.Queue) { q.GatherRows(kernels.GatherRows{X: x.T, IDs: t, Y: y.T, Scale: 1}) })
@@ -99,7 +115,11 @@ func rowCases() []Case {
 			e.WantTol("y", y, 0, func() []float64 { return convert(x.V, func(v float64) float64 { return round(dt, v) }) })
 		}})
 	}
-	cases = append(cases, Case{Op: "copy", Name: "rows of any strides", Run: func(e *Env) {
+	cases = append(cases, Case{Op: "copy", Name: "to bf16, contiguous", Run: func(e *Env) {
+		x, y := e.In32(3, 1100), e.OutAs(kernels.BF16, 3, 1100)
+		e.Do(func(q *kernels.Queue) { q.Copy(kernels.Copy{X: x.T, Y: y.T}) })
+		e.WantTol("y", y, 0, func() []float64 { return convert(x.V, func(v float64) float64 { return round(kernels.BF16, v) }) })
+	}}, Case{Op: "copy", Name: "rows of any strides", Run: func(e *Env) {
 		x, y := e.Wide(2, 3, 4, 6), e.OutWide(1, 4, 3, 6)
 		e.Do(func(q *kernels.Queue) { q.Copy(kernels.Copy{X: x.T.Transpose(0, 1), Y: y.T}) })
 		e.WantTol("y", y, 0, func() []float64 {

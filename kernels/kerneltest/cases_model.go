@@ -10,7 +10,7 @@ import (
 )
 
 func normCases() []Case {
-	const rows, n = 7, 45
+	const rows = 7
 	const eps = 1e-5
 	var cases []Case
 	for _, o := range []struct {
@@ -18,23 +18,29 @@ func normCases() []Case {
 		weight, residual bool
 		offset           float64
 		acc              bool
-	}{{"weight", true, false, 0, false}, {"residual", true, true, 0, true}, {"1 + weight", true, true, 1, false}, {"no weight", false, false, 0, true}} {
+		n                int
+	}{{"weight", true, false, 0, false, 45}, {"residual", true, true, 0, true, 45}, {"1 + weight", true, true, 1, false, 45}, {"no weight", false, false, 0, true, 45},
+		{"long rows", true, true, 0, true, 2056}} {
+		n, N, pad := o.n, int64(o.n), int64(3)
+		if n > 1000 {
+			pad = 0
+		}
 		ones := slices.Repeat([]float64{1}, n)
 		weights := func(e *Env) (kernels.Tensor, []float64) {
 			if !o.weight {
 				return kernels.Tensor{}, ones
 			}
-			w := e.In32(n)
+			w := e.In32(N)
 			return w.T, w.V
 		}
 		offset := o.offset
 		cases = append(cases, Case{Op: "rmsnorm_fwd", Name: o.name, Run: func(e *Env) {
-			x, y, rstd := e.Wide(3, rows, n), e.Out(rows, n), e.Out32(rows)
+			x, y, rstd := e.Wide(pad, rows, N), e.Out(rows, N), e.Out32(rows)
 			w, wv := weights(e)
 			p := kernels.RMSNormFwd{X: x.T, W: w, Y: y.T, RStd: rstd.T, Eps: eps, WOffset: float32(offset)}
 			s := x.V
 			if o.residual {
-				res, sum := e.In(rows, n), e.Out(rows, n)
+				res, sum := e.In(rows, N), e.Out(rows, N)
 				p.Res, p.Sum, s = res.T, sum.T, add(x.V, res.V)
 				e.Want("sum", sum, func() []float64 { return s })
 			}
@@ -42,41 +48,41 @@ func normCases() []Case {
 			e.Want("y", y, func() []float64 { return oracle.RMSNorm(s, wv, rows, n, eps, offset) })
 			e.Want("rstd", rstd, func() []float64 { return oracle.RStd(s, rows, n, eps) })
 		}}, Case{Op: "rmsnorm_bwd", Name: o.name, Run: func(e *Env) {
-			x, dy := e.In(rows, n), e.In(rows, n)
+			x, dy := e.In(rows, N), e.In(rows, N)
 			rstd := e.Vals32(oracle.RStd(x.V, rows, n, eps), rows)
 			w, wv := weights(e)
-			dx, old := e.before(o.acc, rows, n)
+			dx, old := e.before(o.acc, rows, N)
 			p := kernels.RMSNormBwd{X: x.T, W: w, RStd: rstd.T, DY: dy.T, DX: dx.T, WOffset: float32(offset), DXAccumulate: flag(o.acc), DWAccumulate: flag(o.acc)}
 			if o.residual {
-				ds := e.In(rows, n)
+				ds := e.In(rows, N)
 				p.DSum, old = ds.T, add(ds.V, old)
 			}
 			if o.weight {
-				dw, oldW := e.before32(o.acc, n)
+				dw, oldW := e.before32(o.acc, N)
 				p.DW = dw.T
 				e.Want("dw", dw, func() []float64 {
 					_, g := oracle.RMSNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
 					return add(g, oldW)
 				})
-				e.Grad("dw", dw, wv, oldW, func(v []float64) float64 { return dot(oracle.RMSNorm(x.V, v, rows, n, eps, offset), dy.V) })
+				e.normGrad("dw", dw, wv, oldW, func(v []float64) float64 { return dot(oracle.RMSNorm(x.V, v, rows, n, eps, offset), dy.V) })
 			}
 			e.Do(func(q *kernels.Queue) { q.RMSNormBwd(p) })
 			e.Want("dx", dx, func() []float64 {
 				g, _ := oracle.RMSNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
 				return add(g, old)
 			})
-			e.Grad("dx", dx, x.V, old, func(v []float64) float64 { return dot(oracle.RMSNorm(v, wv, rows, n, eps, offset), dy.V) })
+			e.normGrad("dx", dx, x.V, old, func(v []float64) float64 { return dot(oracle.RMSNorm(v, wv, rows, n, eps, offset), dy.V) })
 		}}, Case{Op: "layernorm_fwd", Name: o.name, Run: func(e *Env) {
-			x, y, mean, rstd := e.Wide(3, rows, n), e.Out(rows, n), e.Out32(rows), e.Out32(rows)
+			x, y, mean, rstd := e.Wide(pad, rows, N), e.Out(rows, N), e.Out32(rows), e.Out32(rows)
 			p := kernels.LayerNormFwd{X: x.T, Y: y.T, Mean: mean.T, RStd: rstd.T, Eps: eps, WOffset: float32(offset)}
 			s := x.V
 			var wv, bv []float64
 			if o.weight {
-				w, b := e.In32(n), e.In32(n)
+				w, b := e.In32(N), e.In32(N)
 				p.W, p.B, wv, bv = w.T, b.T, w.V, b.V
 			}
 			if o.residual {
-				res, sum := e.In(rows, n), e.Out(rows, n)
+				res, sum := e.In(rows, N), e.Out(rows, N)
 				p.Res, p.Sum, s = res.T, sum.T, add(x.V, res.V)
 			}
 			e.Do(func(q *kernels.Queue) { q.LayerNormFwd(p) })
@@ -84,10 +90,10 @@ func normCases() []Case {
 			e.Want("mean", mean, func() []float64 { _, v, _ := oracle.LayerNorm(s, wv, bv, rows, n, eps, offset); return v })
 			e.Want("rstd", rstd, func() []float64 { _, _, v := oracle.LayerNorm(s, wv, bv, rows, n, eps, offset); return v })
 		}}, Case{Op: "layernorm_bwd", Name: o.name, Run: func(e *Env) {
-			x, dy := e.In(rows, n), e.In(rows, n)
+			x, dy := e.In(rows, N), e.In(rows, N)
 			_, m, r := oracle.LayerNorm(x.V, nil, nil, rows, n, eps, 0)
 			mean, rstd := e.Vals32(m, rows), e.Vals32(r, rows)
-			dx, old := e.before(o.acc, rows, n)
+			dx, old := e.before(o.acc, rows, N)
 			p := kernels.LayerNormBwd{X: x.T, Mean: mean.T, RStd: rstd.T, DY: dy.T, DX: dx.T, WOffset: float32(offset), DXAccumulate: flag(o.acc),
 				DWAccumulate: flag(o.acc), DBAccumulate: flag(o.acc)}
 			var wv []float64
@@ -96,9 +102,9 @@ func normCases() []Case {
 				return dot(y, dy.V)
 			}
 			if o.weight {
-				w := e.In32(n)
-				dw, oldW := e.before32(o.acc, n)
-				db, oldB := e.before32(o.acc, n)
+				w := e.In32(N)
+				dw, oldW := e.before32(o.acc, N)
+				db, oldB := e.before32(o.acc, N)
 				p.W, p.DW, p.DB, wv = w.T, dw.T, db.T, w.V
 				e.Want("dw", dw, func() []float64 {
 					_, g, _ := oracle.LayerNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
@@ -108,11 +114,11 @@ func normCases() []Case {
 					_, _, g := oracle.LayerNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
 					return add(g, oldB)
 				})
-				e.Grad("dw", dw, wv, oldW, func(v []float64) float64 { return forward(x.V, v, nil) })
-				e.Grad("db", db, make([]float64, n), oldB, func(v []float64) float64 { return forward(x.V, wv, v) })
+				e.normGrad("dw", dw, wv, oldW, func(v []float64) float64 { return forward(x.V, v, nil) })
+				e.normGrad("db", db, make([]float64, n), oldB, func(v []float64) float64 { return forward(x.V, wv, v) })
 			}
 			if o.residual {
-				ds := e.In(rows, n)
+				ds := e.In(rows, N)
 				p.DSum, old = ds.T, add(ds.V, old)
 			}
 			e.Do(func(q *kernels.Queue) { q.LayerNormBwd(p) })
@@ -120,10 +126,17 @@ func normCases() []Case {
 				g, _, _ := oracle.LayerNormBackward(x.V, wv, dy.V, rows, n, eps, offset)
 				return add(g, old)
 			})
-			e.Grad("dx", dx, x.V, old, func(v []float64) float64 { return forward(v, wv, nil) })
+			e.normGrad("dx", dx, x.V, old, func(v []float64) float64 { return forward(v, wv, nil) })
 		}})
 	}
 	return cases
+}
+
+// normGrad is Grad, where rows are short enough for central differences.
+func (e *Env) normGrad(name string, o Operand, x, before []float64, loss func(x []float64) float64) {
+	if len(x) < 1000 {
+		e.Grad(name, o, x, before, loss)
+	}
 }
 
 func transpose(v []float64, m, n int) []float64 {
@@ -256,8 +269,8 @@ type attn struct {
 	name string
 	a    oracle.Attn
 	acc  bool
-	// qstart gives positions by tensor, not by number.
-	qstart bool
+	// qstart gives positions by tensor, not by number; aligned operands have rows without gaps.
+	qstart, aligned bool
 }
 
 func attnCases() []attn {
@@ -280,6 +293,18 @@ func attnCases() []attn {
 		with("odd sizes", func(c *attn) {
 			c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV = true, 37, 37, 3, 1, 20, 12
 		}),
+		with("several blocks", func(c *attn) {
+			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV, c.aligned = 1, true, 200, 200, 2, 1, 72, 72, true
+		}),
+		with("several blocks, band, mask", func(c *attn) {
+			c.a.Batch, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.Band, c.acc = 1, 140, 150, 2, 2, &[2]int{70, 3}, true
+			for i := range 150 {
+				c.a.Mask = append(c.a.Mask, uint8(min(i%5, 1)))
+			}
+		}),
+		with("wide heads", func(c *attn) {
+			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV, c.a.Scale = 1, true, 70, 70, 1, 1, 264, 200, 0.0625
+		}),
 	}
 }
 
@@ -287,7 +312,11 @@ func attnCases() []attn {
 func (c attn) operands(e *Env) (p kernels.AttnFwd, q, k, v []float64, sinks []float64) {
 	a := c.a
 	b, tq, tk, hq, hk, dk, dv := int64(a.Batch), int64(a.TQ), int64(a.TK), int64(a.Heads), int64(a.KVHeads), int64(a.DQK), int64(a.DV)
-	Q, K, V := e.Wide(5, b, tq, hq, dk), e.Wide(3, b, tk, hk, dk), e.In(b, tk, hk, dv)
+	padQ, padK := int64(5), int64(3)
+	if c.aligned {
+		padQ, padK = 0, 0
+	}
+	Q, K, V := e.Wide(padQ, b, tq, hq, dk), e.Wide(padK, b, tk, hk, dk), e.In(b, tk, hk, dv)
 	p = kernels.AttnFwd{Q: Q.T, K: K.T, V: V.T, QStart0: int64(a.QOffset), Scale: float32(a.Scale), Softcap: float32(a.Softcap), Causal: flag(a.Causal),
 		WindowLeft: -1, WindowRight: -1}
 	if a.Band != nil {

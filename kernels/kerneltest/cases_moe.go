@@ -161,6 +161,24 @@ func routeCases() []Case {
 		e.WantTol("order", order, 0, widen(s, 1))
 		e.WantTol("place", place, 0, widen(p, 1))
 		e.WantTol("tokens", tokens, 0, widen(s, 2))
+	}}, Case{Op: "moe_sort", Name: "many slots", Run: func(e *Env) {
+		const n, k, experts = 1300, 2, 60
+		v := make([]int32, n*k)
+		for i := range v {
+			v[i] = int32(i * i % experts)
+		}
+		ids := e.I32(v, n, k)
+		off, order, place, tokens := e.OutAs(kernels.I32, experts+1), e.OutAs(kernels.I32, n*k), e.OutAs(kernels.I32, n*k), e.OutAs(kernels.I32, n*k)
+		e.Do(func(q *kernels.Queue) {
+			q.MoESort(kernels.MoESort{IDs: ids, Offsets: off.T, Order: order.T, Place: place.T, Tokens: tokens.T, Experts: experts})
+		})
+		o, s, p := oracle.SortExperts(v, experts)
+		widen := func(v []int32) func() []float64 {
+			return func() []float64 { return convert(v, func(x int32) float64 { return float64(x) }) }
+		}
+		e.WantTol("offsets", off, 0, widen(o))
+		e.WantTol("order", order, 0, widen(s))
+		e.WantTol("place", place, 0, widen(p))
 	}}, Case{Op: "moe_sort", Name: "id out of range", Fails: true, Run: func(e *Env) {
 		ids, o, s := e.I32([]int32{0, 3}, 2, 1), e.OutAs(kernels.I32, 4), e.OutAs(kernels.I32, 2)
 		e.Do(func(q *kernels.Queue) {
@@ -217,7 +235,13 @@ func combineCases() []Case {
 	}
 	same := []int32{0, 1, 2, 3}
 	ones := []float64{1, 1, 1, 1}
-	return append(cases, Case{Op: "moe_combine_fwd", Name: "gate of whole rows", Run: func(e *Env) {
+	return append(cases, Case{Op: "moe_combine_fwd", Name: "aligned", Run: func(e *Env) {
+		x, w, p, y := e.In(n*k, 64), e.In32(n, k), e.I32(place, n, k), e.Out(n, 64)
+		e.Do(func(q *kernels.Queue) {
+			q.MoECombineFwd(kernels.MoECombineFwd{X: x.T, Place: p, Weights: w.T, Y: y.T, K: k})
+		})
+		e.Want("y", y, func() []float64 { return oracle.Combine(x.V, w.V, place, n, k, 64) })
+	}}, Case{Op: "moe_combine_fwd", Name: "gate of whole rows", Run: func(e *Env) {
 		x, w, y := e.In(4, d), e.In32(4, 1), e.Out(4, d)
 		e.Do(func(q *kernels.Queue) { q.MoECombineFwd(kernels.MoECombineFwd{X: x.T, Weights: w.T, Y: y.T, K: 1}) })
 		e.Want("y", y, func() []float64 { return oracle.Combine(x.V, w.V, same, 4, 1, d) })
