@@ -245,6 +245,9 @@ type ModelSpec struct {
 	ShortAttention bool `json:"short_attention,omitempty"`
 	// RouterAux, when positive, is the weight of the routers' load-balancing loss in the training of Base.
 	RouterAux float64 `json:"router_aux,omitempty" jsonschema:"minimum=0"`
+	// Vocab, when positive, grows Base's vocabulary to that many tokens. New rows are the mean of the old ones with noise; beside adapters the
+	// embedding and the head are then trained whole, unless modules_to_save says otherwise.
+	Vocab int `json:"vocab,omitempty" jsonschema:"minimum=0"`
 }
 
 // RopeScaling stretches rotary positions to Length: the factor is the least whole one that covers it. A model that is long enough already

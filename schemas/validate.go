@@ -281,6 +281,8 @@ func (p *problems) model(st *Stage, m *ModelSpec, at string, before map[string]*
 	}
 	p.check(!m.ShortAttention || m.Base != nil, at+".short_attention", "only a base model can be given shifted short attention")
 	p.check(m.RouterAux == 0 || m.Base != nil, at+".router_aux", "only a base model can be given a load-balancing loss")
+	p.check(m.Vocab == 0 || m.Base != nil, at+".vocab", "only a base model's vocabulary can be grown")
+	p.check(m.Vocab >= 0 && m.Vocab <= 1<<24, at+".vocab", "%d is not between 0 and %d", m.Vocab, 1<<24)
 	p.check(m.RouterAux >= 0 && m.RouterAux <= 1e6, at+".router_aux", "%g is not between 0 and 1e6", m.RouterAux)
 	if r := m.RopeScaling; r != nil {
 		p.check(m.Base != nil, at+".rope_scaling", "only a base model can be stretched")

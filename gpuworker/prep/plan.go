@@ -184,9 +184,9 @@ func checkVocabulary(ctx context.Context, t *consume.Task, vocab int) error {
 		if len(raw) == 0 || json.Unmarshal(raw, &c) != nil {
 			continue // the train stage says what is wrong with it
 		}
-		if n := max(c.Vocab, c.Text.Vocab); n > 0 && vocab > n {
+		if n := max(c.Vocab, c.Text.Vocab, s.Train.Model.Vocab); n > 0 && vocab > n {
 			return schemas.Errorf(schemas.CodeModel, place, "the model has a vocabulary of %d, the tokenizer one of %d", n, vocab).
-				WithHint("take the tokenizer that belongs to the model")
+				WithHint("take the tokenizer that belongs to the model, or grow the model's vocabulary (resize_vocab)")
 		}
 	}
 	return nil

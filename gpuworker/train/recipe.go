@@ -27,7 +27,9 @@ type Recipe struct {
 	// ShortAttention and RouterAux change how the base is trained (schemas.ModelSpec).
 	ShortAttention bool
 	RouterAux      float64
-	Seed           uint64
+	// Vocab, when positive, is the number of tokens that the base's vocabulary is grown to.
+	Vocab int
+	Seed  uint64
 	// Layers are the finished train stages in order.
 	Layers []Layer
 	// Next is the stage that starts from there, nil when a finished model is loaded.
@@ -36,7 +38,7 @@ type Recipe struct {
 
 // Uploaded reports whether the weights that the last stage trained are just the files that a user uploaded.
 func (r *Recipe) Uploaded() bool {
-	if r.Base == nil || r.Stretch != nil || r.ShortAttention || r.RouterAux > 0 || len(r.Layers) != 1 {
+	if r.Base == nil || r.Stretch != nil || r.ShortAttention || r.RouterAux > 0 || r.Vocab > 0 || len(r.Layers) != 1 {
 		return false
 	}
 	t := r.Layers[0].Stage.Train
@@ -160,7 +162,8 @@ func (r *resolver) start(ctx context.Context, spec *schemas.RunSpec, stage *sche
 		if len(m.Base.Files) == 0 {
 			return nil, schemas.Errorf(schemas.CodeUnsupported, stage.Name+".model.base", "a base model is given by its files")
 		}
-		return &Recipe{Tenant: spec.Tenant, Base: m.Base, Stretch: m.RopeScaling, ShortAttention: m.ShortAttention, RouterAux: m.RouterAux, Seed: spec.Seed}, nil
+		return &Recipe{Tenant: spec.Tenant, Base: m.Base, Stretch: m.RopeScaling, ShortAttention: m.ShortAttention, RouterAux: m.RouterAux,
+			Vocab: m.Vocab, Seed: spec.Seed}, nil
 	case len(m.Config) > 0:
 		return &Recipe{Tenant: spec.Tenant, Config: m.Config, Seed: spec.Seed}, nil
 	}

@@ -26,7 +26,9 @@ type source struct {
 	root   *os.Root
 	set    *safetensors.Set
 	file   *nn.Reader
-	links  []*link
+	// vocab, when not nil, gives the base rows for more tokens.
+	vocab *vocabulary
+	links []*link
 	// readers[i] reads what is below the training of link i; the last one is the top.
 	readers []adapter.Reader
 	plain   bool // the base's own values are what is read
@@ -155,6 +157,12 @@ func (s *source) openBase(ctx context.Context, objects store.Objects, dir string
 		return fmt.Errorf("the base model's weights do not fit its configuration: %w", err)
 	}
 	s.file = nn.NewReader(s.set)
+	if r.Vocab > 0 {
+		if s.vocab, m, err = growVocabulary(m, r.Vocab); err != nil {
+			return fmt.Errorf("cannot resize the base model's vocabulary: %w", err)
+		}
+		r.Config = m.Info().Config
+	}
 	return nil
 }
 
@@ -211,8 +219,13 @@ func (s *source) openLink(ctx context.Context, objects store.Objects, stage *sch
 		}
 		c = &k.resumed.config
 	}
-	k.adapter, err = AdapterConfig(t, c)
-	return k, err
+	if k.adapter, err = AdapterConfig(t, c); err != nil {
+		return k, err
+	}
+	if first := len(s.links) == 0; first && s.vocab != nil && k.adapter != nil && k.resumed == nil && len(k.adapter.Save) == 0 {
+		k.adapter.Save = s.vocab.modules()
+	}
+	return k, nil
 }
 
 // openFolder fetches an uploaded PEFT folder.
@@ -390,6 +403,9 @@ const drawStep = 1 << 20
 func (s *source) base(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if s.vocab != nil && s.vocab.old[p.Name] != nil {
+		return s.vocab.read(ctx, s, p, start, dst)
 	}
 	if s.set != nil {
 		return s.file.Read(p, start, dst)

@@ -104,6 +104,8 @@ type factoryBuilder struct {
 	base      *schemas.Ref
 	tokenizer schemas.Ref
 	template  string
+	// vocab, when positive, is what the model's vocabulary is grown to.
+	vocab int
 }
 
 func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
@@ -115,6 +117,9 @@ func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 	if spec.Name == "" {
 		spec.Name = strings.Join(append([]string{v.text("stage")}, v.list("dataset")...), "-")
 		spec.Name = spec.Name[:min(len(spec.Name), 200)]
+	}
+	if b.vocab > 0 && !v.truth("do_train") {
+		return nil, schemas.Errorf(schemas.CodeUnsupported, "resize_vocab", "only training grows a vocabulary").WithHint("set do_train: true")
 	}
 	if v.exportOnly() {
 		return spec, b.export(ctx, spec)
@@ -165,6 +170,9 @@ func (b *factoryBuilder) model(ctx context.Context) error {
 		return schemas.Errorf(schemas.CodeModel, folder, "has no tokenizer files")
 	}
 	b.tokenizer = *tok
+	if err := b.vocabulary(ctx, folder); err != nil {
+		return err
+	}
 	b.template = b.v.text("template")
 	b.notes = append(b.notes, "base model: "+folder)
 	if b.template == "" && m.Template != "" && m.Template != "default" {

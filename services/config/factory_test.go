@@ -37,6 +37,11 @@ func factoryProject(t *testing.T) string {
 		write(t, dir, m+"/tokenizer.json", `{}`)
 		write(t, dir, m+"/tokenizer_config.json", `{}`)
 	}
+	write(t, dir, "short/config.json", `{"model_type":"llama","vocab_size":3}`)
+	write(t, dir, "short/model.safetensors", "weights")
+	write(t, dir, "short/tokenizer.json", `{"version":"1.0","added_tokens":[{"id":4,"content":"<s>","special":true}],"model":{"type":"BPE","vocab":{"a":0,"b":1,"c":2,"d":3}}}`)
+	write(t, dir, "short/tokenizer_config.json", `{"tokenizer_class":"PreTrainedTokenizerFast","added_tokens_decoder":{"4":{"content":"<s>"}},"model_max_length":9}`)
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(dir, ".cache"))
 	for _, a := range []string{"adapter1", "adapter2", "folder/adapter1"} {
 		write(t, dir, a+"/adapter_config.json", `{"r":1}`)
 		write(t, dir, a+"/adapter_model.safetensors", "adapter "+a)
@@ -94,7 +99,8 @@ var others = map[string]string{
 	"template": "qwen", "dataset": "b", "eval_dataset": "b eval_strategy=steps", "dataset_dir": "more", "cutoff_len": "128", "train_on_prompt": "true", "mask_history": "true",
 	"mix_strategy": "interleave_under", "interleave_probs": "0.4,0.6 dataset=a,b mix_strategy=interleave_over", "preprocessing_batch_size": "10", "preprocessing_num_workers": "4",
 	"max_samples": "5", "val_size": "0.1", "eval_on_each_dataset": "true eval_dataset=a,b eval_strategy=steps", "packing": "true", "neat_packing": "true", "tool_format": "qwen",
-	"default_system": "be kind", "rope_scaling": "yarn", "shift_attn": "true", "moe_aux_loss_coef": "0.01", "enable_thinking": "false", "preserve_thinking": "true", "model_name_or_path": "./other", "adapter_name_or_path": "adapter1,adapter2",
+	"default_system": "be kind", "rope_scaling": "yarn", "shift_attn": "true", "moe_aux_loss_coef": "0.01",
+	"resize_vocab": "true model_name_or_path=./short", "add_tokens": "<a>,<b> model_name_or_path=./short", "add_special_tokens": "<a> model_name_or_path=./short", "enable_thinking": "false", "preserve_thinking": "true", "model_name_or_path": "./other", "adapter_name_or_path": "adapter1,adapter2",
 	"adapter_folder": "folder adapter_name_or_path=adapter1", "quantization_bit": "4", "quantization_type": "nf4", "double_quantization": "false quantization_bit=4",
 	"freeze_trainable_layers": "3 finetuning_type=freeze", "freeze_trainable_modules": "mlp finetuning_type=freeze", "freeze_extra_modules": "norm finetuning_type=freeze",
 	"additional_target": "embed_tokens", "lora_alpha": "7", "lora_dropout": "0.1", "lora_rank": "4", "lora_target": "q_proj", "loraplus_lr_ratio": "16",

@@ -44,7 +44,7 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 		t.Model.RopeScaling = &schemas.RopeScaling{Type: kind, Length: v.whole("cutoff_len")}
 	}
 	if b.base != nil {
-		t.Model.ShortAttention, t.Model.RouterAux = v.truth("shift_attn"), v.number("moe_aux_loss_coef")
+		t.Model.ShortAttention, t.Model.RouterAux, t.Model.Vocab = v.truth("shift_attn"), v.number("moe_aux_loss_coef"), b.vocab
 	}
 	t.World.Max = min(t.World.Max, t.Leaves)
 	t.Order = &schemas.SampleOrder{Kind: "torch", Seed: uint64(v.number("seed")), Deal: world.Nominal, DropLast: v.truth("dataloader_drop_last")}
@@ -360,9 +360,9 @@ func (b *factoryBuilder) scratch(ctx context.Context, t *schemas.TrainStage) err
 	if t.Model.RopeScaling != nil {
 		return schemas.Errorf(schemas.CodeUnsupported, "rope_scaling", "a model that is trained from scratch is not stretched").WithHint("set rope_scaling in its config.json")
 	}
-	if t.Model.ShortAttention || t.Model.RouterAux > 0 {
-		return schemas.Errorf(schemas.CodeUnsupported, "train_from_scratch", "shift_attn and moe_aux_loss_coef change a base model").
-			WithHint("set group_size_ratio, or router_aux_loss_coef and output_router_logits, in its config.json")
+	if t.Model.ShortAttention || t.Model.RouterAux > 0 || t.Model.Vocab > 0 {
+		return schemas.Errorf(schemas.CodeUnsupported, "train_from_scratch", "shift_attn, moe_aux_loss_coef and resize_vocab change a base model").
+			WithHint("set group_size_ratio, router_aux_loss_coef with output_router_logits, or vocab_size in its config.json")
 	}
 	t.Model = schemas.ModelSpec{Config: raw}
 	return nil
