@@ -204,6 +204,9 @@ type Part struct {
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256"`
 	Rank   int    `json:"rank"`
+	// Blocks are the SHA-256 of each BlockBytes of the part, the last one shorter: a reader verifies the ranges that it reads. Parts of one
+	// block have none.
+	Blocks []string `json:"blocks,omitempty"`
 	// Ranges says which elements of which tensors the part holds, in order.
 	Ranges []Range `json:"ranges,omitempty"`
 }
@@ -218,6 +221,9 @@ type Range struct {
 	// Shape is the tensor's full shape.
 	Shape []int64 `json:"shape,omitempty"`
 }
+
+// BlockBytes is the unit in which parts of checkpoints are read and verified.
+const BlockBytes = 4 << 20
 
 // ChunkElements is the unit that flat tensors are cut at, for sharding, norms and checkpoints.
 const ChunkElements = 4096

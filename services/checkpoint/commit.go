@@ -95,6 +95,9 @@ func checkManifest(m *schemas.Manifest) error {
 		if len(p.SHA256) != 2*sha256.Size {
 			return schemas.Errorf(schemas.CodeInternal, p.Key, "cannot commit a part without its SHA-256")
 		}
+		if n := (p.Bytes + schemas.BlockBytes - 1) / schemas.BlockBytes; len(p.Blocks) > 0 && int64(len(p.Blocks)) != n {
+			return schemas.Errorf(schemas.CodeInternal, p.Key, "cannot commit a part of %d bytes with %d blocks", p.Bytes, len(p.Blocks))
+		}
 		for _, r := range p.Ranges {
 			if r.From < 0 || r.To < r.From || r.Offset < 0 || r.Offset+4*(r.To-r.From) > p.Bytes {
 				return schemas.Errorf(schemas.CodeInternal, p.Key, "range [%d, %d) of %s at offset %d does not fit %d bytes", r.From, r.To, r.Tensor, r.Offset, p.Bytes)

@@ -29,6 +29,7 @@ type PartWriter struct {
 	file *os.File
 	buf  *bufio.Writer
 	sum  hash.Hash
+	blks blockHash
 	part schemas.Part
 	raw  []byte
 	done bool
@@ -41,7 +42,7 @@ func NewPartWriter(dir, key string, rank int) (*PartWriter, error) {
 		return nil, fmt.Errorf("cannot create scratch file for part %s: %w", key, err)
 	}
 	w := &PartWriter{file: f, sum: sha256.New(), part: schemas.Part{Key: key, Rank: rank}, raw: make([]byte, 64<<10)}
-	w.buf = bufio.NewWriterSize(io.MultiWriter(f, w.sum), 256<<10)
+	w.buf = bufio.NewWriterSize(io.MultiWriter(f, w.sum, &w.blks), 256<<10)
 	return w, nil
 }
 
@@ -79,10 +80,50 @@ func (w *PartWriter) Upload(ctx context.Context, objects store.Objects) (schemas
 			return schemas.Part{}, fmt.Errorf("cannot write scratch file of part %s: %w", w.part.Key, err)
 		}
 		w.part.SHA256 = hex.EncodeToString(w.sum.Sum(nil))
+		if w.part.Bytes > schemas.BlockBytes {
+			w.part.Blocks = w.blks.sums()
+		}
 		w.done = true
 	}
 	err := uploadRetry(ctx, objects, w.part.Key, w.part.Bytes, func() io.Reader { return io.NewSectionReader(w.file, 0, w.part.Bytes) })
 	return w.part, err
+}
+
+// blockHash hashes what is written in blocks of schemas.BlockBytes.
+type blockHash struct {
+	sum  hash.Hash
+	n    int // bytes in the running block
+	done []string
+}
+
+func (b *blockHash) Write(p []byte) (int, error) {
+	total := len(p)
+	for len(p) > 0 {
+		if b.sum == nil {
+			b.sum = sha256.New()
+		}
+		n := min(len(p), schemas.BlockBytes-b.n)
+		b.sum.Write(p[:n])
+		if b.n += n; b.n == schemas.BlockBytes {
+			b.finish()
+		}
+		p = p[n:]
+	}
+	return total, nil
+}
+
+func (b *blockHash) finish() {
+	b.done = append(b.done, hex.EncodeToString(b.sum.Sum(nil)))
+	b.sum.Reset()
+	b.n = 0
+}
+
+// sums are the hashes of all blocks; nothing is written afterwards.
+func (b *blockHash) sums() []string {
+	if b.n > 0 {
+		b.finish()
+	}
+	return b.done
 }
 
 // Close removes the scratch file.

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -31,8 +32,8 @@ type Tensor struct {
 	Elements int64
 }
 
-// Reader reads a checkpoint by ranges, whatever world wrote it. Parts are fetched whole at first use, verified against their SHA-256
-// and kept in a scratch folder. It is safe for concurrent use.
+// Reader reads a checkpoint by ranges, whatever world wrote it. What it needs of a part is fetched in blocks, verified against their
+// SHA-256 and kept in a scratch folder; parts without blocks are fetched whole. It is safe for concurrent use.
 type Reader struct {
 	objects  store.Objects
 	ref      schemas.ManifestRef
@@ -42,6 +43,7 @@ type Reader struct {
 
 	mu    sync.Mutex
 	files map[int]*fetched
+	bytes atomic.Int64
 }
 
 // piece is one range of a tensor in a part.
@@ -50,10 +52,11 @@ type piece struct {
 	part int
 }
 
-// fetched is one verified part on local scratch.
+// fetched is one part on local scratch: whole and verified, or with the blocks in have.
 type fetched struct {
 	once sync.Mutex
 	file *os.File
+	have []bool
 }
 
 // Open reads and verifies the manifest that ref points at. dir is a scratch folder for verified parts; Close removes what was put there.
@@ -141,14 +144,15 @@ func (r *Reader) ReadAt(ctx context.Context, tensor string, from int64, dst []fl
 	for ; len(dst) > 0; i++ {
 		p := ps[i]
 		n := min(int64(len(dst)), p.To-from)
-		f, err := r.part(ctx, p.part)
+		at := p.Offset + 4*(from-p.From)
+		f, err := r.part(ctx, p.part, at, at+4*n)
 		if err != nil {
 			return err
 		}
 		if int64(len(raw)) < 4*n {
 			raw = make([]byte, 4*n)
 		}
-		if _, err := f.ReadAt(raw[:4*n], p.Offset+4*(from-p.From)); err != nil {
+		if _, err := f.ReadAt(raw[:4*n], at); err != nil {
 			return fmt.Errorf("cannot read verified part %s: %w", r.manifest.Parts[p.part].Key, err)
 		}
 		for k := range n {
@@ -162,13 +166,16 @@ func (r *Reader) ReadAt(ctx context.Context, tensor string, from int64, dst []fl
 
 // Verify fetches and checks every part.
 func (r *Reader) Verify(ctx context.Context) error {
-	for i := range r.manifest.Parts {
-		if _, err := r.part(ctx, i); err != nil {
+	for i, p := range r.manifest.Parts {
+		if _, err := r.part(ctx, i, 0, p.Bytes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// Fetched is the number of bytes read from the store so far, without the manifest.
+func (r *Reader) Fetched() int64 { return r.bytes.Load() }
 
 // StateHash is the SHA-256 over name, element count and content (fp32, little endian) of the tensors that keep accepts (nil: all), in
 // the order of their names: equal for equal states whatever the world size that wrote them.
@@ -210,8 +217,8 @@ func (r *Reader) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(r.dir))...)
 }
 
-// part returns the local, verified copy of a part, fetching it at first use.
-func (r *Reader) part(ctx context.Context, i int) (*os.File, error) {
+// part returns the local copy of a part, in which bytes [from, to) are there and verified.
+func (r *Reader) part(ctx context.Context, i int, from, to int64) (*os.File, error) {
 	r.mu.Lock()
 	f := r.files[i]
 	if f == nil {
@@ -221,15 +228,20 @@ func (r *Reader) part(ctx context.Context, i int) (*os.File, error) {
 	r.mu.Unlock()
 	f.once.Lock()
 	defer f.once.Unlock()
-	if f.file != nil {
+	blocks := len(r.manifest.Parts[i].Blocks) > 0
+	if f.file != nil && !blocks {
 		return f.file, nil
 	}
 	retry := NewHeads(r.objects, Config{}).newRetry()
 	for second := false; ; {
-		file, err := r.fetch(ctx, i)
+		var err error
+		if blocks {
+			err = r.fetchBlocks(ctx, i, f, from, to)
+		} else {
+			f.file, err = r.fetch(ctx, i)
+		}
 		if err == nil {
-			f.file = file
-			return file, nil
+			return f.file, nil
 		}
 		// Bytes may be damaged on their way: only what is wrong twice is corrupt.
 		if bad := (*CorruptError)(nil); errors.As(err, &bad) && !second {
@@ -266,6 +278,7 @@ func (r *Reader) fetch(ctx context.Context, i int) (_ *os.File, err error) {
 	}()
 	sum := sha256.New()
 	n, err := io.Copy(io.MultiWriter(file, sum), io.LimitReader(body, p.Bytes+1))
+	r.bytes.Add(n)
 	if errors.Is(err, syscall.ENOSPC) {
 		return nil, schemas.Errorf(schemas.CodeDiskFull, r.dir, "cannot fetch part %s: no space left on the scratch disk", p.Key)
 	}
@@ -276,4 +289,68 @@ func (r *Reader) fetch(ctx context.Context, i int) (_ *os.File, err error) {
 		return nil, &CorruptError{Manifest: r.ref, Key: p.Key, Reason: fmt.Sprintf("%d bytes with SHA-256 %s, the manifest says %d bytes with %s", n, got, p.Bytes, p.SHA256)}
 	}
 	return file, nil
+}
+
+// fetchBlocks brings the blocks of a part that hold bytes [from, to) to scratch: what is missing in a row by one request.
+func (r *Reader) fetchBlocks(ctx context.Context, i int, f *fetched, from, to int64) error {
+	p := r.manifest.Parts[i]
+	if f.file == nil {
+		file, err := os.Create(filepath.Join(r.dir, fmt.Sprintf("part-%05d.bin", i)))
+		if err != nil {
+			return fmt.Errorf("cannot create scratch file for part %s: %w", p.Key, err)
+		}
+		f.file, f.have = file, make([]bool, len(p.Blocks))
+	}
+	last := (min(to, p.Bytes) + schemas.BlockBytes - 1) / schemas.BlockBytes
+	for b := from / schemas.BlockBytes; b < last; b++ {
+		if f.have[b] {
+			continue
+		}
+		end := b + 1
+		for end < last && !f.have[end] {
+			end++
+		}
+		if err := r.fetchRow(ctx, p, f, b, end); err != nil {
+			return err
+		}
+		b = end
+	}
+	return nil
+}
+
+// fetchRow fetches blocks [first, end), each verified before it is kept.
+func (r *Reader) fetchRow(ctx context.Context, p schemas.Part, f *fetched, first, end int64) (err error) {
+	body, err := r.objects.Open(ctx, p.Key, first*schemas.BlockBytes, min(end*schemas.BlockBytes, p.Bytes))
+	if errors.Is(err, store.ErrNotFound) {
+		return &CorruptError{Manifest: r.ref, Key: p.Key, Reason: "the part is missing"}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read part %s: %w", p.Key, err)
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	buf := make([]byte, schemas.BlockBytes)
+	for b := first; b < end; b++ {
+		raw := buf[:min(schemas.BlockBytes, p.Bytes-b*schemas.BlockBytes)]
+		n, err := io.ReadFull(body, raw)
+		r.bytes.Add(int64(n))
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			if info, serr := r.objects.Stat(ctx, p.Key); serr == nil && info.Bytes != p.Bytes {
+				return &CorruptError{Manifest: r.ref, Key: p.Key, Reason: fmt.Sprintf("it has %d bytes, the manifest says %d", info.Bytes, p.Bytes)}
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read part %s: %w: %w", p.Key, store.ErrUnavailable, err)
+		}
+		sum := sha256.Sum256(raw)
+		if got := hex.EncodeToString(sum[:]); got != p.Blocks[b] && !plantedbug.Is(plantedbug.UnverifiedParts) {
+			return &CorruptError{Manifest: r.ref, Key: p.Key, Reason: fmt.Sprintf("block %d has SHA-256 %s, the manifest says %s", b, got, p.Blocks[b])}
+		}
+		if _, err := f.file.WriteAt(raw, b*schemas.BlockBytes); errors.Is(err, syscall.ENOSPC) {
+			return schemas.Errorf(schemas.CodeDiskFull, r.dir, "cannot fetch part %s: no space left on the scratch disk", p.Key)
+		} else if err != nil {
+			return fmt.Errorf("cannot keep part %s: %w", p.Key, err)
+		}
+		f.have[b] = true
+	}
+	return nil
 }
