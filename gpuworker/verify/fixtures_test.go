@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
 )
 
 // fixtures finds the reference set, or skips; TUNEFLEET_REQUIRE_FIXTURES=1 makes a missing set a failure.
@@ -62,6 +63,23 @@ func TestModelFixtures(t *testing.T) {
 			rep, err := VerifyModel(context.Background(), dir, Options{})
 			mustPass(t, rep, err)
 		})
+	}
+}
+
+// TestModelFixturesOnCUDAHost: models of several kinds through the CUDA kernels on their emulation, in f32 and on the tensor cores' path.
+func TestModelFixturesOnCUDAHost(t *testing.T) {
+	dir := filepath.Join(fixtures(t), "models")
+	so, err := cudahost.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"llama3", "gemma2", "bloom", "gpt_oss", "deepseek_v3"} {
+		for _, dtype := range []string{"fp32", "bf16"} {
+			t.Run(name+"/"+dtype, func(t *testing.T) {
+				rep, err := VerifyModel(t.Context(), filepath.Join(dir, name), Options{Backend: so, DType: dtype})
+				mustPass(t, rep, err)
+			})
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
 	"github.com/tunefleet/tunefleet/kernels/kerneltest/hostile"
 )
 
@@ -291,6 +292,26 @@ func TestOwnFixtureOnHostileBackend(t *testing.T) {
 		for _, f := range []string{goldenName, "full_adamw/final.safetensors", "lora/final/adapter_model.safetensors"} {
 			sameFile(t, cpu, bad, f)
 		}
+	}
+}
+
+// TestOwnFixtureOnCUDAHost: the same through the CUDA kernels on their emulation. It runs threads in another order from one launch to the
+// next, so that two runs whose bytes are equal depend on no order.
+func TestOwnFixtureOnCUDAHost(t *testing.T) {
+	so, err := cudahost.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, train := filepath.Join("testdata", "models", "tiny"), filepath.Join("testdata", "train", "tiny")
+	first, second := t.TempDir(), t.TempDir()
+	for _, o := range []Options{{Emit: first, Backend: so}, {Emit: second, Backend: so}} {
+		rep, err := VerifyModel(t.Context(), model, o)
+		mustPass(t, rep, err)
+		rep, err = VerifyTrain(t.Context(), train, o)
+		mustPass(t, rep, err)
+	}
+	for _, f := range []string{goldenName, "full_adamw/final.safetensors", "lora/final/adapter_model.safetensors"} {
+		sameFile(t, first, second, f)
 	}
 }
 
