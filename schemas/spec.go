@@ -107,7 +107,8 @@ type PrepStage struct {
 	Augment *AugmentSpec `json:"augment,omitempty"`
 	// Outputs are the token data sets made from the rows.
 	Outputs []PrepOutput `json:"outputs"`
-	// Factory prepares data as LLaMA-Factory does; Data, Format, Columns, Clean and Split are unused then.
+	// Factory prepares data as LLaMA-Factory does; Data, Format, Columns and Split are unused then. Clean, Sample and Augment work on its
+	// conversations: short answers are the labels, and the last question is what augmentation changes.
 	Factory *FactorySpec `json:"factory,omitempty"`
 	// Parts is the number of prep messages; each writes its own shard of every output.
 	Parts int `json:"parts" jsonschema:"minimum=1"`

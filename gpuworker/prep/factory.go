@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -28,6 +30,18 @@ type factoryPlan struct {
 	eval  []source.Order
 	bad   source.Bad
 	read  int64
+	// copies are lines of JSON: what augmentation made of which row, and how. curated are the counters of cleaning and what followed.
+	copies  bytes.Buffer
+	curated map[string]int64
+}
+
+func (p *factoryPlan) note(copied map[string]any) error {
+	e := json.NewEncoder(&p.copies)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(copied); err != nil {
+		return fmt.Errorf("cannot write what a copy was made of: %w", err)
+	}
+	return nil
 }
 
 // factorySet is the rows of one data set, in the order that num_samples and max_samples leave.
@@ -95,14 +109,33 @@ func makeFactoryPlan(ctx context.Context, t *consume.Task) (p *factoryPlan, err 
 			}
 		}
 	}
-	if p.train, err = p.mixed(0, len(f.Train), t.Spec.Seed); err != nil {
+	c := &curator{t: t, prep: t.Stage.Prep, plan: p, rep: clean.NewReport()}
+	if err := errors.Join(c.clean(ctx, 0, len(f.Train)), c.clean(ctx, len(f.Train), len(f.Eval))); err != nil {
 		return p, err
+	}
+	if err := p.order(t); err != nil {
+		return p, err
+	}
+	if err := c.choose(ctx); err != nil {
+		return p, err
+	}
+	if curates(t.Stage.Prep) {
+		p.curated = c.counters()
+	}
+	return p, nil
+}
+
+// order mixes the sets and holds rows out.
+func (p *factoryPlan) order(t *consume.Task) (err error) {
+	f := p.spec
+	if p.train, err = p.mixed(0, len(f.Train), t.Spec.Seed); err != nil {
+		return err
 	}
 	switch {
 	case f.ValSize > 0 && len(f.Train) > 0:
 		train, held, err := source.Split(p.train.Len(), f.ValSize, t.Spec.Seed)
 		if err != nil {
-			return p, err
+			return err
 		}
 		p.eval = []source.Order{source.Choose(p.train, held)}
 		p.train = source.Choose(p.train, train)
@@ -110,18 +143,18 @@ func makeFactoryPlan(ctx context.Context, t *consume.Task) (p *factoryPlan, err 
 		for i := range f.Eval {
 			one, err := p.mixed(len(f.Train)+i, 1, t.Spec.Seed)
 			if err != nil {
-				return p, err
+				return err
 			}
 			p.eval = append(p.eval, one)
 		}
 	case len(f.Eval) > 0:
 		all, err := p.mixed(len(f.Train), len(f.Eval), t.Spec.Seed)
 		if err != nil {
-			return p, err
+			return err
 		}
 		p.eval = []source.Order{all}
 	}
-	return p, nil
+	return nil
 }
 
 // mixed orders the rows of n sets from the first-th on.
@@ -314,7 +347,10 @@ func (p *factoryPlan) rows(split string) (source.Order, error) {
 
 // counters are those of the whole preparation.
 func (p *factoryPlan) counters() map[string]int64 {
-	return map[string]int64{"rows_read": p.read, "bad_rows": p.bad.Skipped}
+	out := map[string]int64{}
+	maps.Copy(out, p.curated)
+	out["rows_read"], out["bad_rows"] = p.read, p.bad.Skipped
+	return out
 }
 
 // fetchRandom copies stored rows to this machine when an order reads them back and forth.
@@ -387,6 +423,11 @@ func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash st
 	}
 	if err := p.storeShard(ctx, e, hash, w); err != nil {
 		return nil, err
+	}
+	if p.index == 0 && o.Split == "train" && p.factory.copies.Len() > 0 {
+		if err := p.store(ctx, e, hash, "augmented", p.factory.copies.Bytes()); err != nil {
+			return nil, err
+		}
 	}
 	aside := bad.Quarantined
 	if p.index == 0 {

@@ -48,7 +48,13 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 			*out = append(*out, *set)
 		}
 	}
-	return &schemas.PrepStage{Factory: f, Tokenizer: b.tokenizer, Outputs: b.outputs(f), Parts: parts(f)}, nil
+	q, err := b.curation(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &schemas.PrepStage{Factory: f, Tokenizer: b.tokenizer, Outputs: b.outputs(f), Parts: parts(f)}
+	q.apply(p, true)
+	return p, nil
 }
 
 // partBytes is how much data one message of the preparation stands for: what is done again when a worker is lost.

@@ -131,6 +131,7 @@ var others = map[string]string{
 	"metric_for_best_model": "accuracy", "group_by_length": "true", "average_tokens_across_devices": "false", "logging_dir": "logs", "world": "{nominal: 2}", "pool": "gpu", "priority": "1",
 	"tenant": "acme", "num_workers": "2 gradient_accumulation_steps=2", "on_bad_row": "skip", "compat": "llamafactory stage=dpo dataset=r pref_loss=hinge", "sharding": "zero3",
 	"model_revision": "v2 model_name_or_path=acme/m", "use_modelscope_hub": "true model_name_or_path=acme/m",
+	"clean": "{dedup: true}", "sample": "{max_rows: 3}", "augment": "{methods: [typo]}",
 	"value_head": "heads stage=rm dataset=r", "max_length": "7 do_predict=true predict_with_generate=true val_size=0.1",
 }
 
@@ -404,6 +405,39 @@ func TestCompatLosses(t *testing.T) {
 		}
 		if p := st.Train.Pref; p.Loss != want.Loss || p.Average != want.Average {
 			t.Errorf("%s: %+v", loss, p)
+		}
+	}
+}
+
+// TestCuratedExample: both forms of the example ask for the same.
+func TestCuratedExample(t *testing.T) {
+	dir := factoryProject(t)
+	model := "./model"
+	for _, f := range []string{"train.yaml", "guide.yaml"} {
+		top := t.TempDir()
+		if err := os.CopyFS(top, os.DirFS("../../producer/examples/curated-tickets")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(filepath.Join(top, "model"), os.DirFS(filepath.Join(dir, model))); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Load(t.Context(), filepath.Join(top, f), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := r.Spec.Stages[0].Prep
+		if !p.Clean.Normalize || p.Clean.PII != "mask" || p.Clean.NearDup != 1 || p.Sample.Balance != "oversample" || p.Augment.Rate != 0.15 || len(p.Augment.Methods) != 2 ||
+			len(p.Augment.SynonymDict.Files) != 1 || p.Augment.SynonymDict.Files[0].Bytes == 0 {
+			t.Errorf("%s: %+v %+v %+v", f, p.Clean, p.Sample, p.Augment)
+		}
+		if len(p.Outputs) != 2 || !slices.ContainsFunc(r.Inputs, func(i Input) bool { return filepath.Base(i.Local) == "synonyms.txt" }) {
+			t.Errorf("%s: %d outputs", f, len(p.Outputs))
+		}
+	}
+	for key, want := range map[string]string{"clean={dedupe: true}": "dedup", "augment={methods: [typos]}": "typos", "sample={balance: more}": "oversample", "augment={methods: [synonym_replacement]}": "synonym_dict",
+		"augment={methods: [typo], synonym_dict: none.txt}": "none.txt"} {
+		if _, err := resolve(t, dir, key); err == nil || !strings.Contains(err.Error()+schemas.AsErrorInfo(err).Hint, want) {
+			t.Errorf("%s: %v", key, err)
 		}
 	}
 }

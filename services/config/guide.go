@@ -30,6 +30,11 @@ type guideFile struct {
 	Training guideTraining `json:"training"`
 	Data     guideData     `json:"data"`
 
+	Clean   schemas.CleanSpec    `json:"clean"`
+	Sample  *schemas.SampleSpec  `json:"sample"`
+	Augment *schemas.AugmentSpec `json:"augment"`
+	Split   schemas.SplitSpec    `json:"split"`
+
 	Name       string `json:"name"`
 	Tenant     string `json:"tenant"`
 	Pool       string `json:"pool"`
@@ -92,8 +97,7 @@ func guideDefaults() guideFile {
 // loadGuide resolves the model/training/data form to the same RunSpec that a spec file gives.
 func loadGuide(ctx context.Context, root *node, p *problems, c *collector, f GuideFlags) (*Resolved, error) {
 	g := guideDefaults()
-	d := &decoder{p: p}
-	d.decode(root, "", reflect.ValueOf(&g).Elem())
+	fileDecoder(ctx, p, c).decode(root, "", reflect.ValueOf(&g).Elem())
 	g.apply(f)
 	if err := g.refuse(); err != nil {
 		return nil, err
@@ -270,6 +274,9 @@ func (g *guideFile) check(root *node, p *problems) {
 	if g.Data.TrainPath == "" {
 		bad("data", "train_path", "is missing")
 	}
+	if g.Data.EvalPath != "" && g.splits() {
+		bad("data", "eval_path", "cannot be given together with split.eval or split.folds")
+	}
 	if g.Data.CutoffLen < 0 || g.Data.CutoffLen > 1<<20 {
 		bad("data", "cutoff_len", "is %d, expected 1 to %d", g.Data.CutoffLen, 1<<20)
 	}
@@ -280,6 +287,9 @@ func (g *guideFile) check(root *node, p *problems) {
 		p.add(at(root, "priority"), "priority is %d, expected 0 (first) to 3 (last)", g.Priority)
 	}
 }
+
+// splits reports whether rows of the training file are held out.
+func (g *guideFile) splits() bool { return g.Split.Eval > 0 || g.Split.Folds > 0 }
 
 func at(root *node, path ...string) *node {
 	n := root
@@ -342,6 +352,15 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 	case g.Model.FreezeLayers > 0:
 		train.Method = "freeze"
 	}
+	q := curation{g.Clean, g.Sample, g.Augment}
+	q.apply(prep, true)
+	prep.Split = g.Split
+	if g.splits() {
+		held := prep.Outputs[0]
+		held.Name, held.Split = "eval", "eval"
+		prep.Outputs = append(prep.Outputs, held)
+		train.Eval = "prep/eval"
+	}
 	stages := []schemas.Stage{{Name: "prep", Kind: schemas.KindPrep, Prep: prep}}
 	needs := []string{"prep"}
 	if g.Data.EvalPath != "" {
@@ -354,6 +373,7 @@ func (b *guideBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 			return nil, schemas.Errorf(schemas.CodeData, g.Data.EvalPath, "has other columns than data.train_path")
 		}
 		held.Outputs[0].Name = "eval"
+		q.apply(held, false)
 		stages = append(stages, schemas.Stage{Name: "prep-eval", Kind: schemas.KindPrep, Prep: held})
 		needs = append(needs, "prep-eval")
 		train.Eval = "prep-eval/eval"
@@ -390,7 +410,7 @@ func (b *guideBuilder) prep(ctx context.Context, path string) (*schemas.PrepStag
 	if len(b.g.Data.Columns) > 0 {
 		columns = b.g.Data.Columns
 		form = "pt"
-		if columns["response"] != "" {
+		if columns["response"] != "" || columns["label"] != "" {
 			form = "sft"
 		}
 	}

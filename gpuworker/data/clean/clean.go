@@ -66,6 +66,11 @@ type Report struct {
 	Relabelled int `json:"relabelled"`
 }
 
+// NewReport makes an empty report.
+func NewReport() *Report {
+	return &Report{Dropped: map[string]int{}, Examples: map[string][]Drop{}, Masked: map[string]int{}}
+}
+
 // Counters returns the counts by the names that a prep result has.
 func (r *Report) Counters() map[string]int64 {
 	out := map[string]int64{"rows_read": int64(r.Read), "rows_kept": int64(r.Kept), "masked_pii": 0, "normalized_rows": int64(r.Changed),
@@ -111,6 +116,8 @@ func excerpt(s string) string {
 
 // Options are what the settings refer to.
 type Options struct {
+	// IDs are the names of the rows for Review where they are not those of RowID: rows that were changed before.
+	IDs  []string
 	Seed uint64
 	// Review is the content of the review file, nil when there is none.
 	Review io.Reader
@@ -139,10 +146,18 @@ func Finder(spec *schemas.CleanSpec) (*pii.Finder, error) {
 // Run repairs and drops rows in the order of the settings' fields. Kept rows keep their order and are numbered anew. The steps that need the
 // split (Contamination) are left to Decontaminate. Errors are CodeInvalid, or CodeData for the review file.
 func Run(rows []data.Row, spec schemas.CleanSpec, o Options) ([]data.Row, *Report, error) {
-	rep := &Report{Read: len(rows), Dropped: map[string]int{}, Examples: map[string][]Drop{}, Masked: map[string]int{}}
+	rep := NewReport()
+	rep.Read = len(rows)
 	st, err := newState(&spec, o, rep)
 	if err != nil {
 		return nil, nil, err
+	}
+	// Reviewers saw the rows as they are in the file.
+	ids := o.IDs
+	for i := range rows {
+		if o.Review != nil && len(ids) < len(rows) {
+			ids = append(ids, RowID(&rows[i]))
+		}
 	}
 	out := make([]data.Row, 0, len(rows))
 	places := make([]int, 0, len(rows))
@@ -155,7 +170,7 @@ func Run(rows []data.Row, spec schemas.CleanSpec, o Options) ([]data.Row, *Repor
 		out, places = dropNear(out, places, &spec, o.Seed, rep)
 	}
 	if o.Review != nil {
-		if out, places, err = applyReview(out, places, &spec, o.Review, rep); err != nil {
+		if out, places, err = applyReview(out, places, ids, &spec, o.Review, rep); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -434,4 +449,22 @@ func Normalize(s string) string {
 	}
 	// Without the marks that stood between, letters may now compose.
 	return norm.NFC.String(strings.TrimSpace(b.String()))
+}
+
+// NewRepairer returns a function that changes a text as Run does (normalization, boilerplate, masked personal data) and drops nothing. What it
+// changes is counted in rep. Errors are CodeInvalid.
+func NewRepairer(spec schemas.CleanSpec, seed uint64, rep *Report) (func(string) string, error) {
+	only := schemas.CleanSpec{Normalize: spec.Normalize, Boilerplate: spec.Boilerplate, PII: spec.PII, PIITypes: spec.PIITypes, PIIPatterns: spec.PIIPatterns}
+	if only.PII == "drop" {
+		only.PII = ""
+	}
+	st, err := newState(&only, Options{Seed: seed}, rep)
+	if err != nil {
+		return nil, err
+	}
+	return func(text string) string {
+		r := data.Row{Text: text}
+		st.row(&r, 0)
+		return r.Text
+	}, nil
 }

@@ -52,9 +52,9 @@ func (e *ReviewEntry) Status() (string, *Decision) {
 	return status, d
 }
 
-// RowID is the name of a row by its content, case and white space aside: 16 hexadecimal digits.
+// RowID is the name of a row by what the user says, case and white space aside: 16 hexadecimal digits.
 func RowID(r *data.Row) string {
-	h := sha256.Sum256([]byte(strings.ToLower(Normalize(r.Text) + "\x00" + Normalize(r.Prompt))))
+	h := sha256.Sum256([]byte(strings.ToLower(Normalize(r.User()))))
 	return hex.EncodeToString(h[:8])
 }
 
@@ -112,7 +112,7 @@ func WriteReview(w io.Writer, entries []ReviewEntry) error {
 	return nil
 }
 
-func applyReview(rows []data.Row, places []int, spec *schemas.CleanSpec, r io.Reader, rep *Report) ([]data.Row, []int, error) {
+func applyReview(rows []data.Row, places []int, ids []string, spec *schemas.CleanSpec, r io.Reader, rep *Report) ([]data.Row, []int, error) {
 	entries, err := ReadReview("review.jsonl", r)
 	if err != nil {
 		return nil, nil, err
@@ -127,7 +127,7 @@ func applyReview(rows []data.Row, places []int, spec *schemas.CleanSpec, r io.Re
 		byID[entries[i].ID] = verdict{s, d}
 	}
 	rows, places = keep(rows, places, func(i int) bool {
-		v, ok := byID[RowID(&rows[i])]
+		v, ok := byID[ids[places[i]]]
 		switch {
 		case !ok:
 		case v.d == nil:

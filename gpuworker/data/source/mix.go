@@ -65,6 +65,15 @@ func (l list) At(i int) Pick { return l[i] }
 // Sequential implements Order.
 func (list) Sequential() bool { return true }
 
+// listed is an order of any kind that is written down.
+type listed struct{ list }
+
+// Listed is the order of the given rows, which may go back and forth.
+func Listed(picks []Pick) Order { return listed{picks} }
+
+// Sequential implements Order.
+func (listed) Sequential() bool { return false }
+
 // chosen are rows of another order.
 type chosen struct {
 	from Order
