@@ -195,7 +195,7 @@ type Chunk struct {
 
 // Chunks lists the layout's chunks in flat order. A shard is a range of this list.
 func (l Layout) Chunks() []Chunk {
-	var out []Chunk
+	out := make([]Chunk, 0, l.Len/ChunkLen+int64(len(l.Slots)))
 	for _, s := range l.Slots {
 		n := l.Size(s.Param)
 		for at := int64(0); at < n; at += ChunkLen {
@@ -208,8 +208,12 @@ func (l Layout) Chunks() []Chunk {
 // Bounds cuts the layout into world contiguous flat ranges at chunk boundaries, as even as chunks allow: rank r owns elements
 // [b[r], b[r+1]). Alignment gaps belong to the range before them. Parameters for which whole (when not nil) is true are not cut.
 func (l Layout) Bounds(world int, whole func(*Param) bool) []int64 {
-	var pieces []Chunk
-	for _, c := range l.Chunks() {
+	if world == 1 {
+		return []int64{0, l.Len}
+	}
+	chunks := l.Chunks()
+	pieces := make([]Chunk, 0, len(chunks))
+	for _, c := range chunks {
 		if n := len(pieces); whole != nil && c.Start > 0 && whole(c.Param) {
 			pieces[n-1].Len += c.Len
 			continue

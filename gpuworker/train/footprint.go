@@ -33,6 +33,8 @@ type Footprint struct {
 	// Activations are what the pass of a leaf holds at its worst moment, with their gradients; Workspace is the kernels'.
 	Activations int64 `json:"activations"`
 	Workspace   int64 `json:"workspace"`
+	// Staging is host memory that exchanges between ranks go through; it is part of the Go heap.
+	Staging int64 `json:"staging"`
 	// Peak is the most that was allocated at once, which is not the sum: the parts peak at different moments.
 	Peak int64 `json:"peak"`
 }
@@ -113,7 +115,7 @@ func MeasureOn(ctx context.Context, dev *kernels.Device, c MeasureConfig) (f Foo
 	}
 	res := engine.Resident()
 	f.Trainable = engine.Trainable()
-	f.Weights, f.Gradients, f.Optimizer, f.Window = res.Params, res.Grads, res.Optimizer, res.Window
+	f.Weights, f.Gradients, f.Optimizer, f.Window, f.Staging = res.Params, res.Grads, res.Optimizer, res.Window, res.Staging
 	f.Activations, f.Workspace, f.Peak = mem.Peak(), q.Workspace(), dev.Peak()
 	return f, q.Sync()
 }

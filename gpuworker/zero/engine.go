@@ -108,15 +108,18 @@ type Engine struct {
 // staging is host memory that exchanges go through.
 type staging struct {
 	send, recv []float32
-	bufs       [2][][]byte
-	sums       []float64
-	global     []float64
-	meta       []byte
+	// sent and received are the most words that exchanges wanted of send and recv.
+	sent, received int64
+	bufs           [2][][]byte
+	sums           []float64
+	global         []float64
+	meta           []byte
 }
 
-// Resident is the bytes that a rank holds all the time; Window what it holds of gathered units and passing gradients.
+// Resident is the bytes that a rank holds all the time; Window what it holds of gathered units and passing gradients, Staging the host memory
+// that exchanges have gone through.
 type Resident struct {
-	Params, Grads, Optimizer, Window int64
+	Params, Grads, Optimizer, Window, Staging int64
 }
 
 // Total is params, gradients and optimizer state, without the gather window.
@@ -312,6 +315,10 @@ func (e *Engine) Close() error {
 func (e *Engine) Resident() Resident {
 	r := e.state
 	r.Window = e.window.bytes()
+	r.Staging = 4 * (e.host.sent + e.host.received)
+	if own := int64(len(e.plan.chunkOf[e.plan.rank])); e.plan.world > 1 {
+		r.Staging += 8 * (2*own + 2*e.plan.chunks) // the sums of chunks, this rank's and all, as numbers and as they travel
+	}
 	return r
 }
 

@@ -189,7 +189,10 @@ func (e *Engine) gather(ctx context.Context, u *unit) error {
 	r, w := e.plan.rank, e.plan.world
 	ot, of := u.train.own(r), u.frozen.own(r)
 	ow := e.words(ot)
-	send := grow(&e.host.send, ow+of)
+	send, recv := e.room(ow+of, e.words(u.train.layout.Len)+u.frozen.layout.Len)
+	if e.counts() {
+		return nil
+	}
 	if ot > 0 {
 		if err := kernels.Download(e.q, send[:ow], u.bucket.mem.p.Slice(0, u.own, u.own+ot)); err != nil {
 			return err
@@ -200,7 +203,6 @@ func (e *Engine) gather(ctx context.Context, u *unit) error {
 			return err
 		}
 	}
-	recv := grow(&e.host.recv, e.words(u.train.layout.Len)+u.frozen.layout.Len)
 	bufs, at := e.host.bufs[1], int64(0)
 	for k := range w {
 		n := e.words(u.train.own(k)) + u.frozen.own(k)
@@ -316,8 +318,10 @@ func (e *Engine) reduce(ctx context.Context, b *bucket) error {
 	}
 	defer e.window.give(s)
 	slices := s.view(senders * b.ownLen)
-	if err := kernels.Upload(e.q, slices, e.host.recv[:senders*b.ownLen]); err != nil {
-		return err
+	if !e.counts() {
+		if err := kernels.Upload(e.q, slices, e.host.recv[:senders*b.ownLen]); err != nil {
+			return err
+		}
 	}
 	if err := e.borrow(b); err != nil {
 		return err
@@ -332,9 +336,17 @@ func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) (
 	send, recv := e.host.bufs[0], e.host.bufs[1]
 	clear(send)
 	clear(recv)
+	for k := range w {
+		if e.contributes(k) {
+			senders++
+		}
+	}
+	out, in := e.room(b.fullLen, senders*b.ownLen)
+	if e.counts() {
+		return senders, nil
+	}
 	if e.contributes(me) {
 		// The host buffer holds the slices by owner: first those of rank 0 for all units, and so on.
-		out := grow(&e.host.send, b.fullLen)
 		at := int64(0)
 		for k := range w {
 			from := at
@@ -351,16 +363,22 @@ func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) (
 			send[k] = bytesOf(out[from:at])
 		}
 	}
-	for k := range w {
-		if e.contributes(k) {
-			senders++
-		}
-	}
-	in := grow(&e.host.recv, senders*b.ownLen)
 	for k := range senders {
 		recv[k] = bytesOf(in[k*b.ownLen : (k+1)*b.ownLen])
 	}
 	return senders, e.comm.AllToAll(ctx, send, recv)
+}
+
+// counts reports that the device only counts: nothing is exchanged.
+func (e *Engine) counts() bool { return e.q.Device().Counting() }
+
+// room is host memory of so many words to send from and to receive into; where the device only counts, their numbers are noted.
+func (e *Engine) room(sent, received int64) (send, recv []float32) {
+	e.host.sent, e.host.received = max(e.host.sent, sent), max(e.host.received, received)
+	if e.counts() {
+		return nil, nil
+	}
+	return grow(&e.host.send, sent), grow(&e.host.recv, received)
 }
 
 func grow(s *[]float32, n int64) []float32 {

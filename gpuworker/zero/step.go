@@ -13,9 +13,17 @@ import (
 
 // Finish ends the leaves of a step, whose stream has kept the gradients or taken their norms. Every rank gives meta bytes of the same number; all get everybody's, by rank, and the sum of squares of
 // the whole reduced gradient: float64, chunk by chunk in the order of units, parameters and elements, the same on every rank and for every
-// number of ranks. The slices of metas are reused by the next call.
+// number of ranks. A counting device has neither. The slices of metas are reused by the next call.
 func (e *Engine) Finish(ctx context.Context, meta []byte) (sumsq float64, metas [][]byte, err error) {
 	own := e.plan.chunkOf[e.plan.rank]
+	if e.counts() {
+		for _, b := range e.plan.buckets {
+			if !e.stream.Norms {
+				e.norms(b)
+			}
+		}
+		return 0, nil, e.q.Err()
+	}
 	if int64(len(e.host.sums)) < int64(len(own)) {
 		e.host.sums = make([]float64, len(own))
 	}
@@ -104,13 +112,15 @@ func (e *Engine) spread(ctx context.Context, b *bucket) error {
 	if err := e.borrowSpread(b); err != nil {
 		return err
 	}
-	send := grow(&e.host.send, b.ownLen)
+	send, recv := e.room(b.ownLen, b.fullLen)
+	if e.counts() {
+		return nil
+	}
 	if b.ownLen > 0 {
 		if err := kernels.Download(e.q, send, b.mem.acc); err != nil {
 			return err
 		}
 	}
-	recv := grow(&e.host.recv, b.fullLen)
 	bufs, at := e.host.bufs[1], int64(0)
 	for k := range e.plan.world {
 		n := int64(0)

@@ -23,18 +23,29 @@ type planOptions struct {
 	pure, byBlock           bool
 	seq, microBatch, worlds int
 	memory                  string
+	table                   bool
 }
 
 func (a *app) planCommand() *cobra.Command {
 	var o planOptions
 	c := &cobra.Command{
 		Use: "plan [FILE] [key=value ...]", Short: "Tell the memory of training per rank before anything starts",
+		Example: "  tunefleet plan run.yaml --memory 24GiB\n  tunefleet plan --model llama-2-7b --method full --pure-bf16 --optim adamw_8bit --by-block\n  tunefleet plan --table",
 		Long: "Plan runs one step of every train stage of a file on a device without memory: the code that trains, with allocations counted. Without a\n" +
 			"file it plans a method on a public model's shape: --model " + strings.Join(slices.Sorted(maps.Keys(publicConfigs())), ", ") + ", or the path of a config.json.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			memory, err := parseBytes(o.memory)
 			if err != nil {
 				return err
+			}
+			if o.table {
+				if len(args) > 0 {
+					return schemas.Errorf(schemas.CodeUsage, "--table", "plans public models; a file has its own table without it")
+				}
+				if !cmd.Flags().Changed("max-world") {
+					o.worlds = tableWorld
+				}
+				return a.planTable(cmd.Context(), o, memory)
 			}
 			stages, err := planStages(cmd.Context(), args, o)
 			if err != nil {
@@ -58,6 +69,7 @@ func (a *app) planCommand() *cobra.Command {
 	f.IntVar(&o.seq, "seq", 0, "tokens of a sequence (default: the file's cutoff, else 2048)")
 	f.IntVar(&o.microBatch, "micro-batch", 0, "sequences of a leaf (default: the file's, else 1)")
 	f.IntVar(&o.worlds, "max-world", 8, "most ranks to look at")
+	f.BoolVar(&o.table, "table", false, "plan every method on every public model (or that of --model), beside LLaMA-Factory's own table")
 	f.StringVar(&o.memory, "memory", "", "memory of one device, such as 24GiB: the first row that fits is marked")
 	return c
 }
@@ -276,21 +288,4 @@ func parseBytes(s string) (int64, error) {
 		return 0, schemas.Errorf(schemas.CodeUsage, "--memory", "%q is no size such as 24GiB", s)
 	}
 	return int64(x * float64(unit)), nil
-}
-
-// publicConfigs are the shapes of public models, from their config.json files: no weights.
-func publicConfigs() map[string]string {
-	return map[string]string{
-		"llama-2-7b": `{"architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-			"num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}`,
-		"llama-2-70b": `{"architectures": ["LlamaForCausalLM"], "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
-			"num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}`,
-		"qwen3-8b": `{"architectures": ["Qwen3ForCausalLM"], "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
-			"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1000000}`,
-		"qwen3-32b": `{"architectures": ["Qwen3ForCausalLM"], "hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 64, "num_attention_heads": 64,
-			"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1000000}`,
-		"mixtral-8x7b": `{"architectures": ["MixtralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-			"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32000, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5,
-			"rope_theta": 1000000}`,
-	}
 }

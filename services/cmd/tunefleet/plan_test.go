@@ -44,3 +44,38 @@ func TestPlan(t *testing.T) {
 		}
 	}
 }
+
+// TestPlanTable: every method on Llama-2-7B and 70B takes less than LLaMA-Factory's table says, on devices that exist, and every public model
+// is planned for every method.
+func TestPlanTable(t *testing.T) {
+	var out, errOut bytes.Buffer
+	if code := run(t.Context(), []string{"plan", "--table", "--json"}, nil, &out, &errOut); code != 0 {
+		t.Fatalf("exit %d: %s", code, errOut.String())
+	}
+	want := map[string]int64{
+		"llama-2-7b full, fp32 masters": 120, "llama-2-7b full, pure bf16": 60, "llama-2-7b lora": 16, "llama-2-7b qlora, int8": 10, "llama-2-7b qlora, nf4": 6,
+		"llama-2-70b full, fp32 masters": 1200, "llama-2-70b full, pure bf16": 600, "llama-2-70b lora": 160, "llama-2-70b qlora, int8": 80, "llama-2-70b qlora, nf4": 48,
+	}
+	rows := 0
+	for line := range strings.Lines(out.String()) {
+		var r tableRow
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		rows++
+		if !r.Fits || r.Footprint.Peak > r.Memory || r.Why == "" {
+			t.Errorf("%s %s does not fit: %+v", r.Model, r.Method, r)
+		}
+		bar, ok := want[r.Model+" "+r.Method]
+		if !ok {
+			continue
+		}
+		delete(want, r.Model+" "+r.Method)
+		if r.Total != int64(r.Devices)*r.Footprint.Peak || r.Total >= bar*1e9 || r.Upstream != bar*1e9 {
+			t.Errorf("%s %s takes %d bytes on %d devices, LLaMA-Factory %d GB", r.Model, r.Method, r.Total, r.Devices, bar)
+		}
+	}
+	if rows != len(publicConfigs())*len(recipes()) || len(want) > 0 {
+		t.Errorf("%d rows; missing: %v", rows, want)
+	}
+}
