@@ -253,6 +253,7 @@ func (o Options) episode(ctx context.Context, n int, p planned) (_ *Episode, err
 	}
 	defer out.Close()
 	history := check.NewHistory(out)
+	defer func() { _ = history.Flush() }() // also of what was interrupted; judging flushes with the error
 	f, err := startFleet(ctx, dir, p.shape, o.Command, o.Env, history, o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the fleet (logs are in %s): %w", dir, err)

@@ -184,3 +184,23 @@ func TestLoadOfAnUnusedDirectory(t *testing.T) {
 		t.Errorf("got %v, want CodeNotFound", err)
 	}
 }
+
+// TestPortsAreNotOfTheRangeOfOutgoingConnections: a server that comes back must find its port free.
+func TestPortsAreNotOfTheRangeOfOutgoingConnections(t *testing.T) {
+	seen := map[int]bool{}
+	for range 5 {
+		r, err := embedded.Prepare(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []int{r.NATS, r.Monitor, r.Redis, r.S3, r.API} {
+			if p < 1024 || p >= 32768 {
+				t.Errorf("port %d", p)
+			}
+		}
+		if seen[r.NATS] || r.NATS == r.Redis || r.S3 == r.API {
+			t.Errorf("ports are repeated: %+v", r)
+		}
+		seen[r.NATS] = true
+	}
+}

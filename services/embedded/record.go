@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	mrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -110,15 +111,23 @@ func ensure(dir string) (Record, error) {
 	return r, nil
 }
 
-// freePorts asks the system for n loopback ports, all different.
+// Ports are taken from below the range that systems give to outgoing connections (32768 on by default on Linux): while a server is down,
+// nobody gets its port by chance.
+const (
+	lowestPort = 16384
+	portsFrom  = 32768 - lowestPort
+	portTries  = 64
+)
+
+// freePorts finds n free loopback ports, all different.
 func freePorts(n int) ([]int, error) {
 	var out []int
 	for range n {
-		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		l, err := freePort()
 		if err != nil {
 			return nil, fmt.Errorf("cannot find a free port: %w", err)
 		}
-		defer func() { _ = l.Close() }()
+		defer func() { _ = l.Close() }() // held until all are found
 		addr, ok := l.Addr().(*net.TCPAddr)
 		if !ok {
 			return nil, fmt.Errorf("cannot find a free port: the listener has address %s", l.Addr())
@@ -126,6 +135,17 @@ func freePorts(n int) ([]int, error) {
 		out = append(out, addr.Port)
 	}
 	return out, nil
+}
+
+// freePort listens on a free port of the range, or on any where the range is full.
+func freePort() (*net.TCPListener, error) {
+	for range portTries {
+		port := lowestPort + mrand.IntN(portsFrom) //nolint:gosec // any port will do
+		if l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}); err == nil {
+			return l, nil
+		}
+	}
+	return net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 }
 
 // lock takes an advisory lock that ends with the process, however it ends. With wait it blocks, else CodeConflict tells that it is taken.
