@@ -1,6 +1,8 @@
 package cudahost_test
 
 import (
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -92,5 +94,44 @@ func TestProductsWithoutLibrary(t *testing.T) {
 				t.Errorf("%s (%s): %q, want %q", r.Op, r.Case, r.Error, want)
 			}
 		}
+	}
+}
+
+// TestEmulation: what a GPU does not allow is refused with the place, what it leaves open is unlucky, and right kernels are right.
+func TestEmulation(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "misuse")
+	host := filepath.Join("..", "..", "cuda", "host")
+	cmd := exec.CommandContext(t.Context(), "g++", "-std=c++17", "-O1", "-DTF_HOST", "-pthread", "-I", filepath.Join("..", ".."), "-I", filepath.Join("..", "..", "cuda"), "-o", program,
+		filepath.Join("testdata", "misuse.cc"), filepath.Join(host, "emulate.cc"), filepath.Join(host, "runtime.cc"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	out, err := exec.CommandContext(t.Context(), program).Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want := map[string]string{
+		"half of a block at a barrier": "some threads wait at __syncthreads",
+		"barriers apart":               "others never get there",
+		"absent lanes":                 "names lanes that are not there",
+		"a lane that left":             "names lanes that are not there",
+		"two collectives":              "different collectives",
+		"outside of the mask":          "leaves it out",
+		"beyond an array":              "beyond the end of an array",
+		"too much static memory":       "48 KiB",
+		"sums":                         "ok", "order": "ok", "new shared memory": "ok", "halves of a warp": "ok",
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		name, got, _ := strings.Cut(line, "|")
+		w := want[name]
+		if w == "" {
+			w = "right"
+		}
+		if !strings.Contains(got, w) {
+			t.Errorf("%s: %q, want %q", name, got, w)
+		}
+	}
+	if n := strings.Count(string(out), "\n"); n != 22 {
+		t.Errorf("%d lines, want 22:\n%s", n, out)
 	}
 }
