@@ -215,7 +215,11 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 	m, _ := math.Frexp(t.LossScale)
 	p.check(t.LossScale == 0 || m == 0.5 && t.LossScale >= 1 && t.LossScale <= 1<<40, at+".loss_scale", "is %g, must be a power of two from 1 to 2^40", t.LossScale)
 	p.check(!t.PureBF16 || t.DType == "bf16", at+".pure_bf16", "needs dtype bf16, not %s", t.DType)
-	p.check(slices.Contains([]string{"auto", "none", "zero3"}, t.Sharding), at+".sharding", "%q is unknown (auto, none, zero3)", t.Sharding)
+	if t.Sharding == "zero2" || t.Sharding == "hybrid" {
+		p.check(false, at+".sharding", "%q is not built; auto, none and zero3 are: zero3 keeps less on a rank than zero2", t.Sharding)
+	} else {
+		p.check(slices.Contains([]string{"auto", "none", "zero3"}, t.Sharding), at+".sharding", "%q is unknown (auto, none, zero3)", t.Sharding)
+	}
 	p.check(slices.Contains([]string{"canonical", "fast"}, t.Reduction), at+".reduction", "%q is unknown (canonical, fast)", t.Reduction)
 	p.check(t.CommitEvery >= 1, at+".commit_every", "is %d, must be positive", t.CommitEvery)
 	w := t.World
