@@ -46,6 +46,9 @@ type FactorySpec struct {
 	// BatchSize and Workers are those of the preprocessing: packing, blocks of text and KTO's pairs are made within a batch of a worker.
 	BatchSize int `json:"batch_size,omitempty"`
 	Workers   int `json:"workers,omitempty"`
+	// Buffer, when positive, orders rows as LLaMA-Factory's streaming does: through a shuffle buffer of so many rows. ValSize is a number of
+	// rows then, the first of the stream.
+	Buffer int `json:"buffer,omitempty"`
 	// TrainOnPrompt and MaskHistory choose labels, see LLaMA-Factory.
 	TrainOnPrompt bool `json:"train_on_prompt,omitempty"`
 	MaskHistory   bool `json:"mask_history,omitempty"`
@@ -99,6 +102,9 @@ func (p *problems) factory(f *FactorySpec, at string) {
 	p.check(slices.Contains([]string{"pt", "sft", "rm", "dpo", "kto"}, f.Stage), at+".stage", "%q is unknown (pt, sft, rm, dpo, kto)", f.Stage)
 	p.check(slices.Contains([]string{"concat", "interleave_under", "interleave_over", "interleave_once"}, f.Mix), at+".mix",
 		"%q is unknown (concat, interleave_under, interleave_over, interleave_once)", f.Mix)
+	p.check(f.Buffer >= 0 && f.Buffer < 1<<31, at+".buffer", "%d is not between 0 and 2^31", f.Buffer)
+	p.check(f.Buffer == 0 || f.Mix == "concat" && f.MaxSamples == 0 && f.Workers == 1 && f.ValSize == float64(int(f.ValSize)), at+".buffer",
+		"streams are concatenated and whole, prepared by one worker, and val_size is a number of rows")
 	_, derr := time.Parse(time.DateOnly, f.Date)
 	p.check(f.Date == "" || derr == nil, at+".date", "%q is no date (YYYY-MM-DD)", f.Date)
 	p.check(slices.Contains([]string{"fail", "skip", "quarantine"}, f.OnBadRow), at+".on_bad_row", "%q is unknown (fail, skip, quarantine)", f.OnBadRow)

@@ -132,6 +132,11 @@ func (p *factoryPlan) order(t *consume.Task) (err error) {
 		return err
 	}
 	switch {
+	case f.ValSize > 0 && len(f.Train) > 0 && f.Buffer > 0:
+		n := p.train.Len()
+		k := min(int(f.ValSize), n)
+		p.eval = []source.Order{source.Choose(p.train, rowRange(0, k))}
+		p.train = source.Choose(p.train, rowRange(k, n))
 	case f.ValSize > 0 && len(f.Train) > 0:
 		train, held, err := source.Split(p.train.Len(), f.ValSize, t.Spec.Seed)
 		if err != nil {
@@ -157,6 +162,15 @@ func (p *factoryPlan) order(t *consume.Task) (err error) {
 	return nil
 }
 
+// rowRange lists the numbers in [from, to).
+func rowRange(from, to int) []int32 {
+	out := make([]int32, 0, to-from)
+	for i := from; i < to; i++ {
+		out = append(out, int32(i))
+	}
+	return out
+}
+
 // mixed orders the rows of n sets from the first-th on.
 func (p *factoryPlan) mixed(first, n int, seed uint64) (source.Order, error) {
 	if n == 0 {
@@ -167,6 +181,10 @@ func (p *factoryPlan) mixed(first, n int, seed uint64) (source.Order, error) {
 		if lengths[i] = p.sets[first+i].len(); lengths[i] == 0 {
 			return nil, schemas.Errorf(schemas.CodeData, p.sets[first+i].set.Name, "the data set is empty")
 		}
+	}
+	if p.spec.Buffer > 0 && (first < len(p.spec.Train) || !p.spec.EvalOnEach) {
+		out, err := source.Stream(lengths, p.spec.Buffer, seed)
+		return source.Shift(out, first), err
 	}
 	probs := p.spec.Probs
 	if len(probs) != n {

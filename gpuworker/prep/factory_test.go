@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -222,5 +223,34 @@ func TestTheDayIsThatOfSubmission(t *testing.T) {
 	spec.FreezeDate(time.Date(2025, 1, 2, 23, 0, 0, 0, time.UTC))
 	if a, b := spec.Stages[0].Prep.Factory.Date, spec.Stages[1].Prep.Factory.Date; a != "2025-01-02" || b != "2024-05-06" {
 		t.Errorf("frozen %q and %q", a, b)
+	}
+}
+
+// TestStreaming: rows come in the order of the shuffle buffer, the first of them are held out.
+func TestStreaming(t *testing.T) {
+	outs := []schemas.PrepOutput{sft("train", "train"), sft("eval", "eval")}
+	plain := factory(t, schemas.FactorySpec{Stage: "sft"}, outs[:1], alpaca(20), alpaca(15))
+	f := factory(t, schemas.FactorySpec{Stage: "sft", Buffer: 4, ValSize: 6}, outs, alpaca(20), alpaca(15))
+	f.spec.Stages[0].Prep.Parts = 2
+	for _, x := range []*fixture{plain, f} {
+		for part := range x.spec.Stages[0].Prep.Parts {
+			if err := x.handle(t.Context(), part); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	rows := texts(t, plain, "train")
+	order, err := source.Stream([]int{20, 15}, 4, f.spec.Seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := append(texts(t, f, "eval"), texts(t, f, "train")...)
+	if len(got) != 35 || len(texts(t, f, "eval")) != 6 {
+		t.Fatalf("%d rows, %d of them held out", len(got), len(texts(t, f, "eval")))
+	}
+	for i := range got {
+		if p := order.At(i); got[i] != rows[int(p.Set)*20+int(p.Row)] {
+			t.Fatalf("row %d is not row %v", i, p)
+		}
 	}
 }

@@ -56,7 +56,33 @@ func (v *factoryValues) rules() {
 	if v.truth("predict_with_generate") && v.truth("compute_accuracy") {
 		v.bad("compute_accuracy", "cannot be combined with predict_with_generate")
 	}
+	v.streamRules()
 	v.methodRules(stage, method)
+}
+
+// streamRules are those of streaming: LLaMA-Factory's own, and what is not reproduced.
+func (v *factoryValues) streamRules() {
+	if !v.truth("streaming") {
+		return
+	}
+	if v.truth("do_train") && v.number("max_steps") <= 0 {
+		v.bad("max_steps", "must be given with streaming")
+	}
+	if n := v.number("val_size"); n != float64(int64(n)) {
+		v.bad("val_size", "must be a number of rows with streaming, not a share")
+	}
+	if v.given("max_samples") {
+		v.bad("max_samples", "cannot be combined with streaming")
+	}
+	if v.text("mix_strategy") != "concat" && len(v.list("dataset")) > 1 {
+		v.bad("mix_strategy", "%s with streaming is not built", v.text("mix_strategy"))
+	}
+	if v.whole("dataloader_num_workers") > 1 {
+		v.bad("dataloader_num_workers", "above 1 with streaming is not built: every loader would shuffle a part of the data by itself")
+	}
+	if v.whole("preprocessing_num_workers") > 1 {
+		v.bad("preprocessing_num_workers", "has no effect with streaming: leave it out")
+	}
 }
 
 func (v *factoryValues) methodRules(stage, method string) {

@@ -35,6 +35,9 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 		t := v.truth("enable_thinking")
 		f.EnableThinking = &t
 	}
+	if v.truth("streaming") {
+		f.Buffer, f.Mix = v.whole("buffer_size"), "concat"
+	}
 	find, err := b.finder(ctx)
 	if err != nil {
 		return nil, err
@@ -44,6 +47,13 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 			set, err := find(ctx, name)
 			if err != nil {
 				return nil, err
+			}
+			if f.Buffer > 0 {
+				if set.Data.Origin != "" && len(set.Data.Files) > 1 {
+					return nil, schemas.Errorf(schemas.CodeUnsupported, name, "streaming of a hub's data set of %d files is not built: each is a shard of its own", len(set.Data.Files)).
+						WithHint("leave out streaming, or name one file")
+				}
+				set.NumSamples = 0 // upstream takes no samples of streams
 			}
 			*out = append(*out, *set)
 		}

@@ -52,7 +52,7 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if v.given("data_seed") {
 		t.Order.Seed = uint64(v.number("data_seed"))
 	}
-	if v.truth("disable_shuffling") {
+	if v.truth("disable_shuffling") || v.truth("streaming") { // a stream has its order already
 		t.Order.Kind = "sequential"
 	}
 	if t.CommitEvery = v.interval("save_steps", t.Steps); t.CommitEvery < 1 || strategy(v.text("save_strategy")) != "steps" {

@@ -229,3 +229,33 @@ func (g *Generator) Choice(p []float64, size int) []int {
 	}
 	return out
 }
+
+// below is a number in [0, n) by Lemire's method, as numpy bounds 32-bit numbers (arXiv:1805.10941).
+func (g *Generator) below(n uint32) uint32 {
+	m := uint64(g.Uint32()) * uint64(n)
+	if low := uint32(m); low < n {
+		for least := -n % n; low < least; low = uint32(m) {
+			m = uint64(g.Uint32()) * uint64(n)
+		}
+	}
+	return uint32(m >> 32)
+}
+
+// Integers is default_rng(seed).integers(0, n, size=size). n must be in [1, 2^31).
+func (g *Generator) Integers(n, size int) []int32 {
+	out := make([]int32, size)
+	if n > 1 {
+		for i := range out {
+			out[i] = int32(g.below(uint32(n)))
+		}
+	}
+	return out
+}
+
+// Shuffle is default_rng(seed).shuffle(x) of a Python list x.
+func Shuffle[T any](g *Generator, x []T) {
+	for i := len(x) - 1; i > 0; i-- {
+		j := masked(g.Uint32, uint32(i))
+		x[i], x[j] = x[j], x[i]
+	}
+}

@@ -1,0 +1,21 @@
+"""Writes stream.jsonl: the order in which datasets 4.0.0 gives the rows of streamed data sets that are shuffled by a buffer.
+
+python stream.py > stream.jsonl
+
+Each line: {lengths, buffer, seed, order: [[set, row], ...]}.
+"""
+import json, random
+
+import datasets
+from datasets import Dataset, concatenate_datasets
+
+datasets.disable_progress_bars()
+r = random.Random(3)
+for _ in range(40):
+    lengths = [r.choice([1, 2, 7, 50, 300, 2500]) for _ in range(r.choice([1, 1, 2, 3, 5]))]
+    buffer, seed = r.choice([1, 2, 3, 10, 100, 1000, 16384]), r.choice([0, 1, 42, 2**31])
+    sets = [Dataset.from_dict({"set": [s] * n, "row": list(range(n))}).to_iterable_dataset(num_shards=1) for s, n in enumerate(lengths)]
+    d = sets[0] if len(sets) == 1 else concatenate_datasets(sets)
+    d = d.shuffle(buffer_size=buffer, seed=seed)
+    order = [[x["set"], x["row"]] for x in d]
+    print(json.dumps({"lengths": lengths, "buffer": buffer, "seed": seed, "order": order[:400], "rows": len(order)}, separators=(",", ":")))
