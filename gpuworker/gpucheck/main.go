@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/verify"
+	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/kernels/kerneltest"
 )
@@ -136,6 +137,13 @@ func (c *checker) report(dir string, r *verify.Report, err error) {
 
 func (c *checker) models(ctx context.Context, dirs []string) error {
 	for _, d := range dirs {
+		// An architecture that the engine lacks says nothing about the device.
+		if config, err := os.ReadFile(filepath.Join(d, "config.json")); err == nil {
+			if _, err := zoo.New(config); err != nil {
+				_ = c.out.Encode(map[string]string{"dir": d, "skipped": err.Error()})
+				continue
+			}
+		}
 		r, err := verify.VerifyModel(ctx, d, c.options())
 		c.report(d, r, err)
 	}

@@ -41,6 +41,13 @@ func TestChecks(t *testing.T) {
 	if got := check(t, 1, "models", "--backend", "cpu", t.TempDir()); len(got) != 1 || got[0]["error"] == nil {
 		t.Errorf("an empty folder: %v", got)
 	}
+	vision := t.TempDir()
+	if err := os.WriteFile(filepath.Join(vision, "config.json"), []byte(`{"architectures":["TeapotForCausalLM"],"model_type":"teapot"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := check(t, 0, "models", "--backend", "cpu", vision, filepath.Join(own, "models", "tiny")); len(got) != 2 || got[0]["skipped"] == nil || got[1]["pass"] != true {
+		t.Errorf("an unknown architecture: %v", got)
+	}
 	check(t, 1, "models", "--backend", "cpu") // nothing checked is no pass
 	check(t, 2, "opps")
 }

@@ -88,7 +88,7 @@ static tf_status driver(char *why, int64_t n) {
     return TF_EUNSUPPORTED;
   }
   if (version < OLDEST_DRIVER) {
-    snprintf(why, (size_t)n, "the NVIDIA driver is too old: it supports CUDA %d.%d, this library needs %d.%d; install a newer driver (580 or later)",
+    snprintf(why, (size_t)n, "the NVIDIA driver is too old: it supports CUDA %d.%d, this library needs %d.%d; install driver 580 or later, or on data-center cards the package cuda-compat-13-0",
              version / 1000, version % 1000 / 10, OLDEST_DRIVER / 1000, OLDEST_DRIVER % 1000 / 10);
     return TF_EUNSUPPORTED;
   }

@@ -73,7 +73,7 @@ data: {train_path: train.jsonl, eval_path: eval.jsonl}
 		put(t, p, "qwen/model.safetensors", "")
 		put(t, p, "qwen/tokenizer.json", "{}")
 		cli(t, nil, "train", "--config", file, "model.base_model=./qwen", "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeModel], "LamaForCausalLM", "LlamaForCausalLM")
-		for _, flag := range []string{"--fp16", "--report_to=wandb", "--device_map=cuda:1"} {
+		for _, flag := range []string{"--report_to=wandb", "--device_map=cuda:1"} {
 			cli(t, nil, "train", "--config", file, flag, "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeUnsupported], "not supported by this version")
 		}
 		cli(t, []string{"TUNEFLEET_CUDA_LIB=/nowhere.so"}, "train", "--config", file, "--device_map=cuda", "--dir", dir).
