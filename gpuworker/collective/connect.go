@@ -61,12 +61,34 @@ func Connect(ctx context.Context, ln net.Listener, cfg Config) (*TCP, error) {
 		}
 		return nil, formErr
 	}
+	if err := t.share(deadline); err != nil {
+		for _, p := range t.peers {
+			if p != nil {
+				p.conn.Close()
+				p.shared.close()
+			}
+		}
+		return nil, fmt.Errorf("cannot form generation %d: %w: %w", cfg.Generation, ErrPeerLost, err)
+	}
 	t.start()
 	if err := t.barrier(ctx, time.Until(deadline)); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("cannot pass the first barrier of generation %d: %w", cfg.Generation, err)
 	}
 	return t, nil
+}
+
+// share agrees with every peer on shared memory.
+func (t *TCP) share(deadline time.Time) error {
+	errs := make([]error, len(t.peers))
+	var wg sync.WaitGroup
+	for r, p := range t.peers {
+		if p != nil {
+			wg.Go(func() { p.shared, errs[r] = share(p.conn, r < t.cfg.Rank, !t.cfg.NoSharedMemory, deadline) })
+		}
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // former collects one authenticated connection per peer.

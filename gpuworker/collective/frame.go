@@ -74,7 +74,7 @@ const (
 	confirmBytes = 32
 )
 
-var helloMagic = [8]byte{'T', 'F', 'M', 'E', 'S', 'H', '0', '1'}
+var helloMagic = [8]byte{'T', 'F', 'M', 'E', 'S', 'H', '0', '2'}
 
 type hello struct {
 	generation      uint64

@@ -35,6 +35,8 @@ type Config struct {
 	OpTimeout time.Duration
 	// MaxFrame bounds one slot in bytes. Default 4 GiB.
 	MaxFrame int64
+	// NoSharedMemory sends everything by TCP, also to ranks on the same host.
+	NoSharedMemory bool
 }
 
 // WithDefaults fills what is zero.
@@ -66,7 +68,8 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// TCP is one rank of a gang whose ranks are processes connected by TCP, every pair by one connection. Made by Connect.
+// TCP is one rank of a gang whose ranks are processes connected by TCP, every pair by one connection; pairs on one host pass large payloads
+// through shared memory. Made by Connect.
 type TCP struct {
 	cfg   Config
 	peers []*peer // by rank; nil at the own rank
@@ -90,8 +93,15 @@ type peer struct {
 	small  []byte            // header and payload of an inline write
 	big    [headerBytes]byte // header of a large write
 	vec    [2][]byte
-	jobs   chan []byte // large payloads for the writer goroutine
+	jobs   chan job // large payloads for the writer goroutine
 	result chan error
+	shared *segment // nil: by TCP alone
+}
+
+// job is a large payload to send until a deadline.
+type job struct {
+	payload  []byte
+	deadline time.Time
 }
 
 // Rank is this rank, 0..World-1.
@@ -131,7 +141,28 @@ func (t *TCP) barrier(ctx context.Context, timeout time.Duration) error {
 func (t *TCP) Close() error {
 	t.fail(&lost{rank: t.cfg.Rank, cause: errClosed})
 	t.writers.Wait()
+	t.op.Lock() // a call that was blocked has returned
+	defer t.op.Unlock()
+	for _, p := range t.peers {
+		if p != nil {
+			p.shared.close()
+			p.shared = nil
+		}
+	}
 	return nil
+}
+
+// Shared is the number of ranks that this one shares memory with.
+func (t *TCP) Shared() int {
+	t.op.Lock()
+	defer t.op.Unlock()
+	n := 0
+	for _, p := range t.peers {
+		if p != nil && p.shared != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // fail breaks the mesh: the first cause stays, all connections are closed so that the other ranks notice at once.
@@ -164,17 +195,28 @@ func (t *TCP) start() {
 		}
 		p.r = bufio.NewReaderSize(p.conn, readBuffer)
 		p.small = make([]byte, headerBytes+inlineBytes)
-		p.jobs = make(chan []byte)
+		p.jobs = make(chan job)
 		p.result = make(chan error, 1)
 		t.writers.Go(func() {
-			for payload := range p.jobs {
-				p.vec = [2][]byte{p.big[:], payload}
-				v := net.Buffers(p.vec[:])
-				_, err := v.WriteTo(p.conn)
-				p.result <- err
+			for j := range p.jobs {
+				p.result <- t.write(p, j)
 			}
 		})
 	}
+}
+
+// write sends a header and a large payload.
+func (t *TCP) write(p *peer, j job) error {
+	if p.shared == nil {
+		p.vec = [2][]byte{p.big[:], j.payload}
+		v := net.Buffers(p.vec[:])
+		_, err := v.WriteTo(p.conn)
+		return err
+	}
+	if _, err := p.conn.Write(p.big[:]); err != nil {
+		return err
+	}
+	return p.shared.out.put(j.payload, t.gone(p, j.deadline))
 }
 
 func (t *TCP) exchange(ctx context.Context, kind byte, send, recv [][]byte, timeout time.Duration) error {
@@ -256,7 +298,7 @@ func (t *TCP) transfer(kind byte, send, recv [][]byte, deadline time.Time) error
 			continue
 		}
 		h.put(p.big[:])
-		if !t.submit(p, data) {
+		if !t.submit(p, job{data, deadline}) {
 			note(p.rank, t.failure())
 			break
 		}
@@ -269,7 +311,7 @@ func (t *TCP) transfer(kind byte, send, recv [][]byte, deadline time.Time) error
 			for r, p := range t.peers {
 				if p != nil {
 					wg.Go(func() {
-						if errs[r] = t.receive(p, kind, recv[r]); errs[r] != nil {
+						if errs[r] = t.receive(p, kind, recv[r], deadline); errs[r] != nil {
 							t.fail(errs[r])
 						}
 					})
@@ -282,7 +324,7 @@ func (t *TCP) transfer(kind byte, send, recv [][]byte, deadline time.Time) error
 		} else {
 			for i := 1; i < world && first == nil; i++ {
 				p := t.peers[(me+i)%world]
-				note(p.rank, t.receive(p, kind, recv[p.rank]))
+				note(p.rank, t.receive(p, kind, recv[p.rank], deadline))
 			}
 		}
 	}
@@ -293,18 +335,18 @@ func (t *TCP) transfer(kind byte, send, recv [][]byte, deadline time.Time) error
 }
 
 // submit hands a large payload to the peer's writer; false when the mesh broke meanwhile.
-func (t *TCP) submit(p *peer, data []byte) bool {
+func (t *TCP) submit(p *peer, j job) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cause != nil {
 		return false
 	}
-	p.jobs <- data // the writer is idle: its last result was taken
+	p.jobs <- j // the writer is idle: its last result was taken
 	return true
 }
 
 // receive reads one frame into dst, whose length the caller knows.
-func (t *TCP) receive(p *peer, kind byte, dst []byte) error {
+func (t *TCP) receive(p *peer, kind byte, dst []byte, deadline time.Time) error {
 	if len(dst) == 0 && kind != kindBarrier {
 		return nil
 	}
@@ -323,7 +365,12 @@ func (t *TCP) receive(p *peer, kind byte, dst []byte) error {
 		return &lost{rank: p.rank, cause: fmt.Errorf("%w: rank %d makes call %d (%s, %d bytes), this rank call %d (%s, %d bytes)", ErrMismatch,
 			p.rank, h.seq, kindName(h.kind), h.bytes, t.seq, kindName(kind), len(dst))}
 	}
-	if _, err := io.ReadFull(p.r, dst); err != nil {
+	if p.shared != nil && len(dst) > inlineBytes {
+		err = p.shared.in.take(dst, t.gone(p, deadline))
+	} else {
+		_, err = io.ReadFull(p.r, dst)
+	}
+	if err != nil {
 		return &lost{rank: p.rank, cause: err}
 	}
 	t.received.Add(int64(len(dst)))

@@ -171,26 +171,58 @@ func TestConfigNamesAllProblems(t *testing.T) {
 	}
 }
 
-func BenchmarkTCPAllToAll(b *testing.B) {
-	for _, size := range []int{64, 4 << 10, 256 << 10, 8 << 20} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			ranks := form(b, 2)
-			b.SetBytes(int64(size))
-			var wg sync.WaitGroup
-			for _, c := range ranks {
-				wg.Go(func() {
-					defer c.Close()
-					send, recv := [][]byte{nil, nil}, [][]byte{nil, nil}
-					send[1-c.Rank()], recv[1-c.Rank()] = make([]byte, size), make([]byte, size)
-					for range b.N {
-						if err := c.AllToAll(context.Background(), send, recv); err != nil {
-							b.Error(err)
-							return
+func BenchmarkAllToAll(b *testing.B) {
+	for _, way := range []string{"tcp", "shared"} {
+		for _, size := range []int{64, 4 << 10, 256 << 10, 8 << 20} {
+			b.Run(fmt.Sprintf("%s/%d", way, size), func(b *testing.B) {
+				ranks, errs := connect(b, 2, func(c *collective.Config) { c.NoSharedMemory = way == "tcp" })
+				if err := errors.Join(errs...); err != nil {
+					b.Fatal(err)
+				}
+				b.SetBytes(int64(size))
+				var wg sync.WaitGroup
+				for _, c := range ranks {
+					wg.Go(func() {
+						defer c.Close()
+						send, recv := [][]byte{nil, nil}, [][]byte{nil, nil}
+						send[1-c.Rank()], recv[1-c.Rank()] = make([]byte, size), make([]byte, size)
+						for range b.N {
+							if err := c.AllToAll(context.Background(), send, recv); err != nil {
+								b.Error(err)
+								return
+							}
 						}
-					}
-				})
-			}
-			wg.Wait()
-		})
+					})
+				}
+				wg.Wait()
+			})
+		}
+	}
+}
+
+// TestWithoutSharedMemory: the same rules hold by TCP alone; ranks on one host share memory unless one of them does not want to.
+func TestWithoutSharedMemory(t *testing.T) {
+	collectivetest.Run(t, func(t *testing.T, world int) []consume.Collective {
+		ranks, errs := connect(t, world, func(c *collective.Config) { c.NoSharedMemory = true })
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		var out []consume.Collective
+		for _, c := range ranks {
+			out = append(out, c)
+		}
+		return out
+	})
+	for one, want := range map[bool]int{true: 1, false: 2} {
+		ranks, errs := connect(t, 3, func(c *collective.Config) { c.NoSharedMemory = one && c.Rank == 1 })
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		if got := ranks[0].Shared(); got != want {
+			t.Errorf("rank 0 of 3 shares memory with %d ranks, want %d", got, want)
+		}
+		for _, c := range ranks {
+			c.Close()
+		}
 	}
 }
