@@ -226,7 +226,7 @@ func (t *trainer) disturbed(ctx context.Context) (*schemas.Head, error) {
 		return nil, err
 	}
 	faults := map[string][]func(context.Context) error{
-		FaultsAll:  {t.kill, t.term, t.redisAway, t.kill, t.streamGone, t.term, t.storeAway, t.kill},
+		FaultsAll:  {t.kill, t.term, t.redisAway, t.storeAway, t.streamGone, t.kill, t.term},
 		FaultsKill: {t.kill}, FaultsNotice: {t.term}, FaultsServers: {t.storeAway, t.redisAway, t.streamGone},
 	}[t.o.TrainFaults]
 	over := false
