@@ -62,6 +62,7 @@ func Toy(ctx context.Context, t *consume.Task) error {
 			if err := w.commit(ctx, w.step == train.Steps, stop); err != nil {
 				return err
 			}
+			t.Phase(consume.PhaseStep, w.step, train.Steps) // a hang from here on is one of a step
 		}
 		if stop && w.step < train.Steps {
 			return &schemas.ErrorInfo{Code: schemas.CodeInterrupted, Message: fmt.Sprintf("stopped at step %d by %q", w.step, word)}
