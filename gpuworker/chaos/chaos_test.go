@@ -44,7 +44,8 @@ func options(t *testing.T, d time.Duration, rows ...int) chaos.Options {
 
 // TestAFleetUnderFire is the suite in small: kills, kills within the commit, notices, lost answers, a flushed lease server.
 func TestAFleetUnderFire(t *testing.T) {
-	res, err := chaos.Run(t.Context(), options(t, 14*time.Second, 1, 2, 4, 18))
+	o := options(t, 14*time.Second, 1, 2, 4, 18)
+	res, err := chaos.Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,7 @@ func TestAFleetUnderFire(t *testing.T) {
 	if res.Kills == 0 || e.Report.Runs == 0 || e.Report.Hashes == 0 || len(e.Outcomes) < 3 {
 		t.Errorf("too little happened:\n%s", text)
 	}
-	f, err := os.Open(e.History)
+	f, err := os.Open(filepath.Join(o.Out, e.History))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ type Episode struct {
 	// Seconds of faults, and of draining after them.
 	Faults float64 `json:"faults_s"`
 	Drain  float64 `json:"drain_s"`
-	// History is the file with the events.
+	// History is the name of the file with the events, in Options.Out.
 	History string `json:"history,omitempty"`
 	Events  int    `json:"events"`
 	Lost    Losses `json:"lost_steps"`
@@ -307,7 +307,7 @@ func (o Options) judge(ctx context.Context, f *fleet, w *workload, e *Episode, f
 		return err
 	}
 	events := f.history.Events()
-	e.History, e.Events = file, len(events)
+	e.History, e.Events = filepath.Base(file), len(events)
 	e.Report = check.Check(events, objects, check.Limits{Drain: drainBound.Seconds()})
 	if w.problem != nil {
 		e.Report.Violations = append(e.Report.Violations, check.Violation{Invariant: "I1", Subject: "client", Text: w.problem.Error()})

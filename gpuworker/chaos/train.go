@@ -462,6 +462,6 @@ func (t *trainer) compare(ctx context.Context, calm, disturbed *schemas.Head, ob
 	for _, f := range t.out.Faults {
 		marks = append(marks, mark{f.step, f.What})
 	}
-	t.out.Picture = filepath.Join(t.o.Out, "loss.svg")
-	return picture(t.out.Picture, fmt.Sprintf("Loss across %d faults over the undisturbed run (seed %d)", len(marks), t.o.Seed), curves[0], curves[1], marks)
+	t.out.Picture = "loss.svg"
+	return picture(filepath.Join(t.o.Out, t.out.Picture), fmt.Sprintf("Loss across %d faults over the undisturbed run (seed %d)", len(marks), t.o.Seed), curves[0], curves[1], marks)
 }
