@@ -88,7 +88,7 @@ func (f *flat) field(table, slot int) int {
 		f.bad = true
 		return 0
 	}
-	if 4+2*slot+2 > size {
+	if 4+2*slot >= size { // as the library has it, for a table of odd size, too
 		return 0
 	}
 	off := f.u16(vtable + 4 + 2*slot)
@@ -126,12 +126,14 @@ func checkMessage(meta []byte) (body int64, err error) {
 		}
 		body = int64(binary.LittleEndian.Uint64(meta[bodyAt:]))
 	}
+	f.pairs(f.field(root, 4))
 	if header > 0 && !f.bad {
 		table := f.follow(header)
 		switch kind {
 		case 1: // schema
 			left := maxFields
 			f.fields(f.field(table, 1), &left, 0)
+			f.pairs(f.field(table, 2))
 		case 2: // dictionary batch: its record batch is one level down
 			if at := f.field(table, 1); at > 0 && !f.bad {
 				f.batch(f.follow(at))

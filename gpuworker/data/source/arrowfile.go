@@ -88,6 +88,9 @@ func openParquet(ctx context.Context, name string, r io.ReaderAt, size int64, l 
 	if err != nil {
 		return nil, schemas.Errorf(schemas.CodeData, name, "is no Parquet file: %v", err)
 	}
+	if err := checkParquet(f, size); err != nil {
+		return nil, errors.Join(schemas.Errorf(schemas.CodeData, name, "is a broken Parquet file: %v", err), f.Close())
+	}
 	fr, err := pqarrow.NewFileReader(f, pqarrow.ArrowReadProperties{BatchSize: batchRows}, mem)
 	if err != nil {
 		return nil, errors.Join(schemas.Errorf(schemas.CodeData, name, "cannot read the Parquet file: %v", err), f.Close())

@@ -90,10 +90,10 @@ func TestMutatedColumnFiles(t *testing.T) {
 	}
 	for kind, seed := range map[string][]byte{"x.parquet": parquetFile(t), "x.arrow": arrowStream(t), "file.arrow": arrowRandom(t)} {
 		name := kind
-		r := rand.New(rand.NewPCG(1, 2))
+		r := rand.New(rand.NewPCG(7, 9))
 		for i := range n {
 			b := bytes.Clone(seed)
-			for range 1 + r.IntN(4) {
+			for range 1 + r.IntN(9) {
 				b[r.IntN(len(b))] = byte(r.UintN(256))
 			}
 			if i%10 == 0 {
