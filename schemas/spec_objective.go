@@ -96,6 +96,9 @@ type TrainFeatures struct {
 	// LabelSmoothing of sft. DFT weights each token's loss with its probability (https://arxiv.org/abs/2508.05629).
 	LabelSmoothing float64 `json:"label_smoothing,omitempty"`
 	DFT            bool    `json:"dft,omitempty"`
+	// LeafMeans makes the loss of pt and sft the sum over leaves of each one's mean over its targets, instead of the mean over all labels of
+	// the step, and smooths the evaluation's labels, too: what transformers' Trainer computes with label smoothing.
+	LeafMeans bool `json:"leaf_means,omitempty"`
 	// ZLoss adds that much of the squared logarithm of the softmax's denominator a token.
 	ZLoss float64 `json:"z_loss,omitempty"`
 	// NEFTune is the alpha of noise on embeddings (https://arxiv.org/abs/2310.05914).
@@ -302,7 +305,7 @@ func (p *problems) objective(st *Stage, t *TrainStage, at string, before map[str
 		p.check((f.EarlyStopping == 0 && !f.LoadBest && f.EvalEvery == 0) || t.Eval != "" || len(t.Evals) > 0, at+".features.eval_every", "needs eval: the data to measure on")
 		p.check((f.EarlyStopping == 0 && !f.LoadBest) || f.EvalEvery > 0, at+".features.eval_every", "must be positive with early_stopping and load_best")
 		p.check(slices.Contains([]string{"keep", "skip", "rollback"}, f.OnAnomaly), at+".features.on_anomaly", "%q is unknown (keep, skip, rollback)", f.OnAnomaly)
-		p.check((f.LabelSmoothing == 0 && !f.DFT && f.ZLoss == 0) || t.Objective == "sft" || t.Objective == "pt", at+".features", "label_smoothing, dft and z_loss go with pt and sft")
+		p.check((f.LabelSmoothing == 0 && !f.DFT && f.ZLoss == 0 && !f.LeafMeans) || t.Objective == "sft" || t.Objective == "pt", at+".features", "label_smoothing, leaf_means, dft and z_loss go with pt and sft")
 	}
 }
 

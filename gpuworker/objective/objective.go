@@ -92,6 +92,11 @@ func (s SFT) Backward(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.
 	return r, finite(r.Sum)
 }
 
+// Loss runs the forward pass of one leaf only. DFT is not measured: its loss is the plain one.
+func (s SFT) Loss(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.Batch) (Result, error) {
+	return Loss(ctx, t, m, s.request(b))
+}
+
 func errTokens() error {
 	return schemas.Errorf(schemas.CodeData, "labels", "the step has no label tokens")
 }

@@ -62,6 +62,7 @@ func (s *session) newGoal(reward RewardFunc) (goal, error) {
 		g := &sftGoal{s: s}
 		if f := s.stage.Features; f != nil {
 			g.loss = objective.SFT{Smoothing: f.LabelSmoothing, ZLoss: f.ZLoss, DFT: f.DFT}
+			g.means = f.LeafMeans
 		}
 		return g, g.loss.Validate()
 	case "rm":
@@ -134,6 +135,8 @@ type sftGoal struct {
 	s      *session
 	loss   objective.SFT
 	labels int64
+	// means adds up the leaves' own means.
+	means bool
 }
 
 func (g *sftGoal) metrics() []string { return nil }
@@ -158,8 +161,18 @@ func (g *sftGoal) leaf(ctx context.Context, _ int, samples []int32) (leafResult,
 			return leafResult{}, err
 		}
 	}
-	r, err := g.loss.Backward(ctx, g.s.tape, g.s.model, b, g.labels)
-	return leafResult{loss: r.Sum / float64(g.labels), tokens: int64(len(b.IDs))}, err
+	over := g.labels
+	if g.means {
+		over = 0
+		for _, t := range b.Targets() {
+			if t >= 0 {
+				over++
+			}
+		}
+		over = max(1, over)
+	}
+	r, err := g.loss.Backward(ctx, g.s.tape, g.s.model, b, over)
+	return leafResult{loss: r.Sum / float64(over), tokens: int64(len(b.IDs))}, err
 }
 
 func (g *sftGoal) eval(ctx context.Context, data Dataset, samples []int32) (evalResult, error) {
@@ -170,7 +183,11 @@ func (g *sftGoal) eval(ctx context.Context, data Dataset, samples []int32) (eval
 			return evalResult{}, err
 		}
 	}
-	r, err := objective.Loss(ctx, g.s.tape, g.s.model, b)
+	measure := objective.SFT{}
+	if g.means {
+		measure = objective.SFT{Smoothing: g.loss.Smoothing}
+	}
+	r, err := measure.Loss(ctx, g.s.tape, g.s.model, b)
 	if err != nil {
 		return evalResult{}, err
 	}

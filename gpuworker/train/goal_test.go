@@ -2,6 +2,7 @@ package train
 
 import (
 	"errors"
+	"math"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
@@ -202,5 +203,24 @@ func TestDataOfAnotherFormAreRefused(t *testing.T) {
 		if !schemas.IsCode(err, schemas.CodeData) {
 			t.Errorf("got %v", err)
 		}
+	}
+}
+
+// TestLeafMeans: the loss is the sum of the leaves' own means, on any number of ranks.
+func TestLeafMeans(t *testing.T) {
+	stage := toyStage("train", "full")
+	stage.Train.Steps, stage.Train.Epochs = 2, 0
+	plain := newFleet(t, stage)
+	plain.complete("train", 1)
+	stage.Train.Features = &schemas.TrainFeatures{LeafMeans: true}
+	f := newFleet(t, stage)
+	want := f.complete("train", 1).StateHash
+	leaves := float64(stage.Train.Leaves)
+	if r := f.losses()[0] / plain.losses()[0]; math.Abs(r-leaves) > 0.1*leaves || r == leaves {
+		t.Errorf("the first loss is %.4f times the mean over all labels, with %g leaves", r, leaves)
+	}
+	again := newFleet(t, stage)
+	if got := again.complete("train", 3).StateHash; got != want {
+		t.Error("three ranks end with other weights")
 	}
 }

@@ -222,7 +222,7 @@ func (b *factoryBuilder) scheduleArgs(n *node) *schemas.ScheduleArgs {
 // features fills refinements.
 func (b *factoryBuilder) features(t *schemas.TrainStage) {
 	v := b.v
-	f := schemas.TrainFeatures{LabelSmoothing: v.number("label_smoothing_factor"), DFT: v.truth("use_dft_loss"), NEFTune: v.number("neftune_noise_alpha"), GroupByLength: v.truth("group_by_length")}
+	f := schemas.TrainFeatures{LabelSmoothing: v.number("label_smoothing_factor"), LeafMeans: v.number("label_smoothing_factor") > 0, DFT: v.truth("use_dft_loss"), NEFTune: v.number("neftune_noise_alpha"), GroupByLength: v.truth("group_by_length")}
 	if v.evalStrategy() == "steps" {
 		if f.EvalEvery = v.interval("eval_steps", t.Steps); f.EvalEvery == 0 {
 			f.EvalEvery = v.interval("logging_steps", t.Steps)
