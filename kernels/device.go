@@ -23,6 +23,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -130,6 +131,10 @@ type Info struct {
 	Threads                 int
 	MemoryTotal, MemoryFree int64 // bytes, 0 unknown
 }
+
+// MultipliesBF16 reports whether a CPU has products of bf16 by instructions of their own (AVX512_BF16), which round otherwise than those that
+// go over f32.
+func (i Info) MultipliesBF16() bool { return strings.HasSuffix(i.ISA, "+bf16") }
 
 // Device is one accelerator or the CPU. Its methods may be called from any goroutine; each of its queues from one at a time.
 type Device struct {

@@ -46,14 +46,10 @@ func Precision(info kernels.Info) (dtype, why string) {
 			return fp32, fmt.Sprintf("%s (%s) multiplies neither bf16 nor fp16 fast", info.Name, info.ISA)
 		}
 	}
-	if multipliesBF16(info) {
+	if info.MultipliesBF16() {
 		return bf16, fmt.Sprintf("%s multiplies bf16 (%s)", info.Name, info.ISA)
 	}
 	return fp32, fmt.Sprintf("%s (%s) has no products of bf16 or fp16: it would only store and round them, and multiply in fp32", info.Name, info.ISA)
-}
-
-func multipliesBF16(info kernels.Info) bool {
-	return len(info.ISA) > 5 && info.ISA[len(info.ISA)-5:] == "+"+bf16
 }
 
 // explain says what a precision that a spec names means on a device.
@@ -61,7 +57,7 @@ func explain(dtype string, info kernels.Info) string {
 	switch {
 	case info.Backend == "cpu" && dtype == fp16:
 		return "the spec says so; the CPU stores and rounds fp16 and multiplies in fp32"
-	case info.Backend == "cpu" && dtype == bf16 && !multipliesBF16(info):
+	case info.Backend == "cpu" && dtype == bf16 && !info.MultipliesBF16():
 		return "the spec says so; this CPU stores and rounds bf16 and multiplies in fp32"
 	}
 	return "the spec says so"

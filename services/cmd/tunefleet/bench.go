@@ -42,6 +42,7 @@ func (a *app) benchCommand() *cobra.Command {
 			return err
 		},
 	}
+	c.AddCommand(a.benchZeroCommand())
 	c.Flags().IntVar(&o.Threads, "threads", 0, "CPU threads (0: all)")
 	c.Flags().IntVar(&o.Steps, "steps", 4, "timed steps; one more comes first")
 	c.Flags().StringVar(&o.Backend, "backend", "", "shared object of another kernel backend")

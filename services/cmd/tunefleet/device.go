@@ -47,7 +47,15 @@ func (d device) numerics() string {
 	if d.backend == kernels.CUDA {
 		return kernels.ABIHash() + " " + d.name
 	}
-	return kernels.ABIHash()
+	// In fp32 and fp16 every instruction set gives the same bits; in bf16 products by instructions of their own round otherwise.
+	path := " cpu"
+	if dev, err := kernels.Open(kernels.Options{Threads: 1}); err == nil {
+		if info, err := dev.Info(); err == nil && info.MultipliesBF16() {
+			path += "+bf16"
+		}
+		_ = dev.Close() // nothing is allocated on it
+	}
+	return kernels.ABIHash() + path
 }
 
 // resolveDevice turns auto (or nothing), cpu or cuda into what is there. It takes no memory of a GPU.

@@ -79,3 +79,28 @@ func TestPlanTable(t *testing.T) {
 		t.Errorf("%d rows; missing: %v", rows, want)
 	}
 }
+
+// TestBenchZero: with ZeRO-3 a rank of n holds an n-th, four ranks save more than 60 % each, and plan predicts what they take.
+func TestBenchZero(t *testing.T) {
+	var out, errOut bytes.Buffer
+	if code := run(t.Context(), []string{"bench", "zero", "--seq", "16", "--json"}, nil, &out, &errOut); code != 0 {
+		t.Fatalf("exit %d: %s%s", code, out.String(), errOut.String())
+	}
+	want := 1
+	for line := range strings.Lines(out.String()) {
+		var r zeroRow
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Ranks != want || !r.OK || r.Largest.World != r.Ranks || r.GoHeap <= 0 {
+			t.Errorf("row %+v", r)
+		}
+		if r.Ranks == 4 && r.Saving < 0.6 {
+			t.Errorf("4 ranks save %.3f", r.Saving)
+		}
+		want *= 2
+	}
+	if want != 8 {
+		t.Errorf("output %s", out.String())
+	}
+}
