@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(256) seen_kernel(Attn a, int32_t *trouble) {
   a.hi[at] = (int32_t)(hi < lo ? lo : hi);
 }
 
-/* A block has 64 queries of one head, and NJ chunks of its output. Tiles: the queries (all chunks, or one at a time), a chunk of keys or
- * values, the probabilities. */
+/* A block has 64 queries of one head, and NJ chunks of its output. Tiles: the queries (all chunks, or a pair), a pair for chunks of keys and
+ * values, of which one is worked on while the other is loaded, the probabilities. */
 template <typename E, int NJ>
 __global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_t tiles, int slices) {
   typedef typename E::T T;
@@ -53,12 +53,23 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_
   const int slice = (int)(blockIdx.x % slices);
   const int64_t u = blockIdx.x / slices, tile = tiles - 1 - u % tiles, bh = u / tiles, b = bh / a.hq, h = bh % a.hq, hk = h / a.group();
   const int64_t q0 = tile * kAttn, n = a.tq - q0 < kAttn ? a.tq - q0 : kAttn;
-  const int nk = chunks(a.d_qk);
-  Cell *qs = mem, *xs = qs + (a.resident ? nk : 1) * kTileCells, *ps = xs + kTileCells;
+  const int nk = chunks(a.d_qk), nv = chunks(a.d_v);
+  Cell *qs = mem, *xs = qs + (a.resident ? nk : 2) * kTileCells, *ps = xs + 2 * kTileCells;
   const Scoring score = scoring(a, h);
   const T *q = a.q.at<T>(b, q0, h);
+  int64_t first, last;
+  seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
+  int now = 0; /* which of the pair is worked on */
+  auto fetch_keys = [&](int64_t j0, int c, int to) {
+    load_tile<E>(xs + to * kTileCells, a.k.at<T>(b, j0, hk), a.k.s[1], a.tk - j0, a.d_qk, c, a.wide);
+    if (!a.resident) load_tile<E>(qs + to * kTileCells, q, a.q.s[1], n, a.d_qk, c, a.wide);
+  };
+  auto fetch_values = [&](int64_t j0, int c, int to) {
+    load_tile<E>(xs + to * kTileCells, a.v.at<T>(b, j0, hk), a.v.s[1], a.tk - j0, a.d_v, c, a.wide);
+  };
   if (a.resident)
     for (int c = 0; c < nk; c++) load_tile<E>(qs + c * kTileCells, q, a.q.s[1], n, a.d_qk, c, a.wide);
+  if (first < last) fetch_keys(first, 0, now);
 
   int lo[R], hi[R];
   float m[R], l[R], o[NJ][R][C];
@@ -75,18 +86,17 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_
       TF_UNROLL
       for (int c = 0; c < C; c++) o[j][r][c] = 0;
   }
-  int64_t first, last;
-  seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
   for (int64_t j0 = first; j0 < last; j0 += kAttn) {
-    const int64_t keys = a.tk - j0 < kAttn ? a.tk - j0 : kAttn;
     const uint8_t *mask = a.key_mask ? a.key_mask + b * a.tk + j0 : nullptr;
     float s[R][C] = {};
     for (int c = 0; c < nk; c++) {
-      __syncthreads();
-      if (!a.resident) load_tile<E>(qs, q, a.q.s[1], n, a.d_qk, c, a.wide);
-      load_tile<E>(xs, a.k.at<T>(b, j0, hk), a.k.s[1], keys, a.d_qk, c, a.wide);
-      __syncthreads();
-      E::nt(s, qs + (a.resident ? c : 0) * kTileCells, xs, chunk_width(a.d_qk, c));
+      arrived();
+      if (c + 1 < nk)
+        fetch_keys(j0, c + 1, 1 - now);
+      else
+        fetch_values(j0, slice * NJ, 1 - now);
+      E::nt(s, qs + (a.resident ? c : now) * kTileCells, xs + now * kTileCells, chunk_width(a.d_qk, c));
+      now = 1 - now;
     }
     TF_UNROLL
     for (int r = 0; r < R; r++) {
@@ -118,13 +128,17 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_
     TF_UNROLL
     for (int j = 0; j < NJ; j++) {
       const int c = slice * NJ + j;
-      if (c >= chunks(a.d_v)) continue;
-      __syncthreads();
-      load_tile<E>(xs, a.v.at<T>(b, j0, hk), a.v.s[1], keys, a.d_v, c, a.wide);
-      __syncthreads();
-      E::nn(o[j], ps, xs, chunk_width(a.d_v, c));
+      if (c >= nv) continue;
+      arrived();
+      if (j + 1 < NJ && c + 1 < nv)
+        fetch_values(j0, c + 1, 1 - now);
+      else if (j0 + kAttn < last)
+        fetch_keys(j0 + kAttn, 0, 1 - now);
+      E::nn(o[j], ps, xs + now * kTileCells, chunk_width(a.d_v, c));
+      now = 1 - now;
     }
   }
+  async_wait(); /* where nothing was seen */
   float inverse[R];
   TF_UNROLL
   for (int r = 0; r < R; r++) {
@@ -142,12 +156,12 @@ template <typename E>
 tf_status forward(tf_queue *q, Attn a) {
   const int64_t tiles = ceil_div(a.tq, kAttn);
   const size_t tile = tile_cells<E>() * sizeof(typename E::Cell);
-  a.resident = (size_t)(chunks(a.d_qk) + 2) * tile <= kMaxShared;
-  return by_chunks<E>(a.d_v, [&](auto held) {
+  a.resident = (size_t)(chunks(a.d_qk) + 3) * tile <= kMaxShared;
+  return by_chunks(a.d_v, [&](auto held) {
     constexpr int n = decltype(held)::value;
     const int slices = (int)ceil_div(chunks(a.d_v), n);
     return launch(q, "attn_fwd", attn_fwd_kernel<E, n>, dim3((unsigned)(a.batch * a.hq * tiles * slices)), dim3(E::kThreads),
-                  (size_t)((a.resident ? chunks(a.d_qk) : 1) + 2) * tile, a, tiles, slices);
+                  (size_t)((a.resident ? chunks(a.d_qk) : 2) + 3) * tile, a, tiles, slices);
   });
 }
 

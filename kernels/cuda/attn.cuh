@@ -8,6 +8,10 @@
 
 #include "queue.h"
 
+#ifdef TF_HOST
+#include <vector>
+#endif
+
 /* Accumulators are in registers only where loops over them are unrolled. */
 #ifdef TF_HOST
 #define TF_UNROLL
@@ -21,8 +25,8 @@
 
 namespace tf {
 
-constexpr int kAttn = 64;             /* queries, keys, or elements of a head in a tile */
-constexpr float kHidden = -1e30f;     /* the score of a key that a query does not see */
+constexpr int kAttn = 64;         /* queries, keys, or elements of a head in a tile */
+constexpr float kHidden = -1e30f; /* the score of a key that a query does not see */
 
 /* [b,t,h,d] with any strides but the last. */
 struct Heads {
@@ -78,14 +82,41 @@ __device__ inline int chunk_width(int64_t d, int c) {
   return (int)(w < kAttn ? w : kAttn);
 }
 
+/* Copies of 16 bytes to shared memory that run beside other work until async_wait; 0 bytes of source: zeros. The emulation copies when it is
+ * waited for, so that a forgotten wait shows. */
+#ifdef TF_HOST
+struct AsyncCopy {
+  void *to;
+  vec<uint32_t, 4> v;
+};
+inline std::vector<AsyncCopy> &async_copies() {
+  static std::vector<AsyncCopy> all[1024];
+  return all[threadIdx.x];
+}
+inline void async_copy(void *to, const void *from, int bytes) {
+  AsyncCopy c = {to, {}};
+  if (bytes) c.v = *static_cast<const vec<uint32_t, 4> *>(from);
+  memset(to, 0xff, 16);
+  async_copies().push_back(c);
+}
+inline void async_wait() {
+  for (const AsyncCopy &c : async_copies()) *static_cast<vec<uint32_t, 4> *>(c.to) = c.v;
+  async_copies().clear();
+}
+#else
+__device__ inline void async_copy(void *to, const void *from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");
+}
+__device__ inline void async_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#endif
+
 /* f32 multiply-adds. 256 threads, each 4 x 4 elements. */
 template <typename E>
 struct ScalarEngine {
   typedef E T;
   typedef float Cell;
   static constexpr int kThreads = 256, R = 4, C = 4, kLd = kAttn + 4; /* rows begin in different banks */
-  static constexpr int kPeers = 16;                                   /* lanes that share a row */
-  static constexpr int kSlice = 4;                                    /* chunks of an output that a thread's registers hold */
+  static constexpr int kPeers = 16; /* lanes that share a row */
 
   static __device__ int tx() { return (int)(threadIdx.x % 16); }
   static __device__ int ty() { return (int)(threadIdx.x / 16); }
@@ -158,7 +189,7 @@ constexpr int tile_cells() {
   return kAttn * E::kLd;
 }
 
-/* Chunk c of up to 64 rows of a head, the first at src and n of them there, into a tile; the rest is 0. */
+/* Chunk c of up to 64 rows of a head, the first at src and n of them there, into a tile; the rest is 0. It is there after arrived(). */
 template <typename E>
 __device__ inline void load_tile(typename E::Cell *dst, const typename E::T *src, int64_t ld, int64_t n, int64_t d, int c, bool wide) {
   typedef typename E::T T;
@@ -168,17 +199,17 @@ __device__ inline void load_tile(typename E::Cell *dst, const typename E::T *src
   const int64_t d0 = (int64_t)c * kAttn;
   for (int i = (int)threadIdx.x; i < kAttn * groups; i += E::kThreads) {
     const int r = i / groups, k = i % groups * N;
-    vec<T, N> v = {};
-    if (r < n && d0 + k < d) {
-      const T *p = src + r * ld + d0 + k;
+    const bool there = r < n && d0 + k < d;
+    const T *p = src + r * ld + d0 + k;
+    if constexpr (sizeof(Cell) == sizeof(T))
       if (wide) {
-        v = *reinterpret_cast<const vec<T, N> *>(p);
-      } else {
-        TF_UNROLL
-        for (int j = 0; j < N; j++)
-          if (d0 + k + j < d) v.v[j] = p[j];
+        async_copy(dst + r * E::kLd + k, there ? p : src, there ? 16 : 0);
+        continue;
       }
-    }
+    vec<T, N> v = {};
+    if (there && wide) v = *reinterpret_cast<const vec<T, N> *>(p);
+    for (int j = 0; j < N; j++)
+      if (there && !wide && d0 + k + j < d) v.v[j] = p[j];
     Cell *to = dst + r * E::kLd + k;
     if constexpr (sizeof(Cell) == sizeof(T)) {
       *reinterpret_cast<vec<T, N> *>(to) = v;
@@ -192,6 +223,12 @@ __device__ inline void load_tile(typename E::Cell *dst, const typename E::T *src
       }
     }
   }
+}
+
+/* Waits for the thread's copies, and for the block: all loads before it are there for all, and all work before it is done. */
+__device__ inline void arrived() {
+  async_wait();
+  __syncthreads();
 }
 
 /* Rows of an output chunk: y = acc * factor[r] (+ y). */
@@ -226,12 +263,12 @@ __device__ inline void seen_keys(const int32_t *lo, const int32_t *hi, int64_t n
   *first = f / kAttn * kAttn;
 }
 
-/* Calls f(chunks of an output that are held) for a head of d elements. */
-template <typename E, typename F>
+/* Calls f(chunks of an output that a block's registers hold) for a head of d elements: at most two, on every card. Of larger heads, blocks make
+ * slices, each from the scores anew. */
+template <typename F>
 tf_status by_chunks(int64_t d, F f) {
   if (chunks(d) <= 1) return f(std::integral_constant<int, 1>{});
-  if (chunks(d) <= 2) return f(std::integral_constant<int, 2>{});
-  return f(std::integral_constant<int, E::kSlice>{});
+  return f(std::integral_constant<int, 2>{});
 }
 
 /* Checks and views, and the launch that works out lo and hi; ws is the queue's workspace for them. */

@@ -72,8 +72,22 @@ __device__ inline void put_tile(typename E::Cell *ps, const float (&s)[E::R][E::
     for (int c = 0; c < E::C; c++) ps[E::row(r) * E::kLd + E::score_col(c)] = down<typename E::Cell>(s[r][c]);
 }
 
-/* A block has 64 keys of one kv head, and NJ chunks of dK and dV. Tiles: keys and values (all chunks, or one at a time), a chunk of queries or
- * dO, probabilities. */
+/* The tiles of queries of a kv head's query heads that see any of the keys k0 .. k0 + keys, one after another. */
+struct Queries {
+  int64_t h, q0;
+  __device__ bool seek(const Attn &a, int64_t b, int64_t end, int64_t k0, int64_t keys) {
+    for (; h < end; h++, q0 = 0)
+      for (; q0 < a.tq; q0 += kAttn) {
+        int64_t first, last;
+        seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, a.tq - q0, &first, &last);
+        if (first < k0 + keys && last > k0) return true; /* the same in all threads */
+      }
+    return false;
+  }
+};
+
+/* A block has 64 keys of one kv head, and NJ chunks of dK and dV. Tiles: keys and values (all chunks, or a pair), a pair for chunks of queries
+ * and dO, of which one is worked on while the other is loaded, probabilities. */
 template <typename E, int NJ>
 __global__ void __launch_bounds__(E::kThreads, 1) attn_kv_kernel(Attn a, int64_t tiles, int slices) {
   typedef typename E::T T;
@@ -82,10 +96,19 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_kv_kernel(Attn a, int64_t
   TF_SHARED_DYNAMIC(Cell, mem);
   const int slice = (int)(blockIdx.x % slices);
   const int64_t u = blockIdx.x / slices, tile = u % tiles, bk = u / tiles, b = bk / a.hk, hk = bk % a.hk;
-  const int64_t k0 = tile * kAttn, keys = a.tk - k0 < kAttn ? a.tk - k0 : kAttn;
+  const int64_t k0 = tile * kAttn, keys = a.tk - k0 < kAttn ? a.tk - k0 : kAttn, end = (hk + 1) * a.group();
   const int nk = chunks(a.d_qk), nv = chunks(a.d_v);
-  Cell *ks = mem, *vs = ks + (a.resident ? nk : 1) * kTileCells, *xs = vs + (a.resident ? nv : 1) * kTileCells, *ps = xs + kTileCells;
+  Cell *ks = mem, *vs = ks + (a.resident ? nk * kTileCells : 0), *xs = ks + (a.resident ? nk + nv : 2) * kTileCells, *ps = xs + 2 * kTileCells;
   const T *k = a.k.at<T>(b, k0, hk), *v = a.v.at<T>(b, k0, hk);
+  int now = 0;
+  auto fetch_q = [&](const Queries &i, int c, int to, bool again) {
+    load_tile<E>(xs + to * kTileCells, a.q.at<T>(b, i.q0, i.h), a.q.s[1], a.tq - i.q0, a.d_qk, c, a.wide);
+    if (!a.resident && !again) load_tile<E>(ks + to * kTileCells, k, a.k.s[1], keys, a.d_qk, c, a.wide);
+  };
+  auto fetch_g = [&](const Queries &i, int c, int to, bool again) {
+    load_tile<E>(xs + to * kTileCells, a.d_o.at<T>(b, i.q0, i.h), a.d_o.s[1], a.tq - i.q0, a.d_v, c, a.wide);
+    if (!a.resident && !again) load_tile<E>(vs + to * kTileCells, v, a.v.s[1], keys, a.d_v, c, a.wide);
+  };
   if (a.resident) {
     for (int c = 0; c < nk; c++) load_tile<E>(ks + c * kTileCells, k, a.k.s[1], keys, a.d_qk, c, a.wide);
     for (int c = 0; c < nv; c++) load_tile<E>(vs + c * kTileCells, v, a.v.s[1], keys, a.d_v, c, a.wide);
@@ -97,55 +120,67 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_kv_kernel(Attn a, int64_t
     for (int r = 0; r < R; r++)
       TF_UNROLL
       for (int c = 0; c < C; c++) gk[j][r][c] = gv[j][r][c] = 0;
-  for (int64_t h = hk * a.group(); h < (hk + 1) * a.group(); h++) {
-    const int64_t bh = b * a.hq + h;
-    const Scoring score = scoring(a, h);
-    for (int64_t q0 = 0; q0 < a.tq; q0 += kAttn) {
-      const int64_t n = a.tq - q0 < kAttn ? a.tq - q0 : kAttn;
-      int64_t first, last;
-      seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
-      if (first >= k0 + keys || last <= k0) continue; /* the same in all threads */
-      const T *q = a.q.at<T>(b, q0, h), *g = a.d_o.at<T>(b, q0, h);
-      float s[R][C] = {}, e[R][C] = {};
-      for (int c = 0; c < nk; c++) {
-        __syncthreads();
-        if (!a.resident) load_tile<E>(ks, k, a.k.s[1], keys, a.d_qk, c, a.wide);
-        load_tile<E>(xs, q, a.q.s[1], n, a.d_qk, c, a.wide);
-        __syncthreads();
-        E::nt(s, xs, ks + (a.resident ? c : 0) * kTileCells, chunk_width(a.d_qk, c));
-      }
-      for (int c = 0; c < nv; c++) {
-        __syncthreads();
-        if (!a.resident) load_tile<E>(vs, v, a.v.s[1], keys, a.d_v, c, a.wide);
-        load_tile<E>(xs, g, a.d_o.s[1], n, a.d_v, c, a.wide);
-        __syncthreads();
-        E::nt(e, xs, vs + (a.resident ? c : 0) * kTileCells, chunk_width(a.d_v, c));
-      }
-      probabilities<E>(a, score, s, e, b, bh, q0, n, k0);
-      put_tile<E>(ps, s);
-      TF_UNROLL
-      for (int j = 0; j < NJ; j++) {
-        const int c = slice * NJ + j;
-        if (c >= nv) continue;
-        __syncthreads();
-        load_tile<E>(xs, g, a.d_o.s[1], n, a.d_v, c, a.wide);
-        __syncthreads();
-        E::tn(gv[j], ps, xs, chunk_width(a.d_v, c));
-      }
-      __syncthreads();
-      put_tile<E>(ps, e);
-      TF_UNROLL
-      for (int j = 0; j < NJ; j++) {
-        const int c = slice * NJ + j;
-        if (c >= nk) continue;
-        __syncthreads();
-        load_tile<E>(xs, q, a.q.s[1], n, a.d_qk, c, a.wide);
-        __syncthreads();
-        E::tn(gk[j], ps, xs, chunk_width(a.d_qk, c));
-      }
-      __syncthreads();
+  Queries it = {hk * a.group(), 0};
+  bool more = it.seek(a, b, end, k0, keys);
+  if (more) fetch_q(it, 0, now, false);
+  while (more) {
+    Queries next = {it.h, it.q0 + kAttn};
+    more = next.seek(a, b, end, k0, keys);
+    const int64_t n = a.tq - it.q0 < kAttn ? a.tq - it.q0 : kAttn, bh = b * a.hq + it.h;
+    float s[R][C] = {}, e[R][C] = {};
+    for (int c = 0; c < nk; c++) {
+      arrived();
+      if (c + 1 < nk)
+        fetch_q(it, c + 1, 1 - now, false);
+      else
+        fetch_g(it, 0, 1 - now, false);
+      E::nt(s, xs + now * kTileCells, ks + (a.resident ? c : now) * kTileCells, chunk_width(a.d_qk, c));
+      now = 1 - now;
     }
+    for (int c = 0; c < nv; c++) {
+      arrived();
+      if (c + 1 < nv)
+        fetch_g(it, c + 1, 1 - now, false);
+      else if (slice * NJ < nv)
+        fetch_g(it, slice * NJ, 1 - now, true);
+      else
+        fetch_q(it, slice * NJ, 1 - now, true);
+      E::nt(e, xs + now * kTileCells, vs + (a.resident ? c : now) * kTileCells, chunk_width(a.d_v, c));
+      now = 1 - now;
+    }
+    probabilities<E>(a, scoring(a, it.h), s, e, b, bh, it.q0, n, k0);
+    put_tile<E>(ps, s);
+    TF_UNROLL
+    for (int j = 0; j < NJ; j++) {
+      const int c = slice * NJ + j;
+      if (c >= nv) continue;
+      arrived();
+      if (j + 1 < NJ && c + 1 < nv)
+        fetch_g(it, c + 1, 1 - now, true);
+      else if (slice * NJ < nk)
+        fetch_q(it, slice * NJ, 1 - now, true);
+      else if (more)
+        fetch_q(next, 0, 1 - now, false);
+      E::tn(gv[j], ps, xs + now * kTileCells, chunk_width(a.d_v, c));
+      now = 1 - now;
+    }
+    __syncthreads();
+    put_tile<E>(ps, e);
+    TF_UNROLL
+    for (int j = 0; j < NJ; j++) {
+      const int c = slice * NJ + j;
+      if (c >= nk) continue;
+      arrived();
+      if (j + 1 < NJ && c + 1 < nk)
+        fetch_q(it, c + 1, 1 - now, true);
+      else if (more)
+        fetch_q(next, 0, 1 - now, false);
+      E::tn(gk[j], ps, xs + now * kTileCells, chunk_width(a.d_qk, c));
+      now = 1 - now;
+    }
+    it = next;
   }
+  async_wait(); /* where nothing was seen */
   TF_UNROLL
   for (int j = 0; j < NJ; j++) {
     if (a.dk.p) store_rows<E>(gk[j], nullptr, a.dk.at<T>(b, k0, hk), a.dk.s[1], keys, a.d_qk, slice * NJ + j, a.dk_accumulate);
@@ -153,7 +188,7 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_kv_kernel(Attn a, int64_t
   }
 }
 
-/* A block has 64 queries of one head, and NJ chunks of dQ. Tiles: queries and dO (all chunks, or one at a time), a chunk of keys or values,
+/* A block has 64 queries of one head, and NJ chunks of dQ. Tiles: queries and dO (all chunks, or a pair), a pair for chunks of keys and values,
  * gradients of the products. */
 template <typename E, int NJ>
 __global__ void __launch_bounds__(E::kThreads, 1) attn_q_kernel(Attn a, int64_t tiles, int slices) {
@@ -165,9 +200,17 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_q_kernel(Attn a, int64_t 
   const int64_t u = blockIdx.x / slices, tile = tiles - 1 - u % tiles, bh = u / tiles, b = bh / a.hq, h = bh % a.hq, hk = h / a.group();
   const int64_t q0 = tile * kAttn, n = a.tq - q0 < kAttn ? a.tq - q0 : kAttn;
   const int nk = chunks(a.d_qk), nv = chunks(a.d_v);
-  Cell *qs = mem, *gs = qs + (a.resident ? nk : 1) * kTileCells, *xs = gs + (a.resident ? nv : 1) * kTileCells, *ps = xs + kTileCells;
-  const Scoring score = scoring(a, h);
+  Cell *qs = mem, *gs = qs + (a.resident ? nk * kTileCells : 0), *xs = qs + (a.resident ? nk + nv : 2) * kTileCells, *ps = xs + 2 * kTileCells;
   const T *q = a.q.at<T>(b, q0, h), *g = a.d_o.at<T>(b, q0, h);
+  int now = 0;
+  auto fetch_keys = [&](int64_t j0, int c, int to, bool again) {
+    load_tile<E>(xs + to * kTileCells, a.k.at<T>(b, j0, hk), a.k.s[1], a.tk - j0, a.d_qk, c, a.wide);
+    if (!a.resident && !again) load_tile<E>(qs + to * kTileCells, q, a.q.s[1], n, a.d_qk, c, a.wide);
+  };
+  auto fetch_values = [&](int64_t j0, int c, int to) {
+    load_tile<E>(xs + to * kTileCells, a.v.at<T>(b, j0, hk), a.v.s[1], a.tk - j0, a.d_v, c, a.wide);
+    if (!a.resident) load_tile<E>(gs + to * kTileCells, g, a.d_o.s[1], n, a.d_v, c, a.wide);
+  };
   if (a.resident) {
     for (int c = 0; c < nk; c++) load_tile<E>(qs + c * kTileCells, q, a.q.s[1], n, a.d_qk, c, a.wide);
     for (int c = 0; c < nv; c++) load_tile<E>(gs + c * kTileCells, g, a.d_o.s[1], n, a.d_v, c, a.wide);
@@ -181,37 +224,43 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_q_kernel(Attn a, int64_t 
       for (int c = 0; c < C; c++) gq[j][r][c] = 0;
   int64_t first, last;
   seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
+  if (first < last) fetch_keys(first, 0, now, false);
   for (int64_t j0 = first; j0 < last; j0 += kAttn) {
-    const int64_t keys = a.tk - j0 < kAttn ? a.tk - j0 : kAttn;
-    const T *k = a.k.at<T>(b, j0, hk), *v = a.v.at<T>(b, j0, hk);
     float s[R][C] = {}, e[R][C] = {};
     for (int c = 0; c < nk; c++) {
-      __syncthreads();
-      if (!a.resident) load_tile<E>(qs, q, a.q.s[1], n, a.d_qk, c, a.wide);
-      load_tile<E>(xs, k, a.k.s[1], keys, a.d_qk, c, a.wide);
-      __syncthreads();
-      E::nt(s, qs + (a.resident ? c : 0) * kTileCells, xs, chunk_width(a.d_qk, c));
+      arrived();
+      if (c + 1 < nk)
+        fetch_keys(j0, c + 1, 1 - now, false);
+      else
+        fetch_values(j0, 0, 1 - now);
+      E::nt(s, qs + (a.resident ? c : now) * kTileCells, xs + now * kTileCells, chunk_width(a.d_qk, c));
+      now = 1 - now;
     }
     for (int c = 0; c < nv; c++) {
-      __syncthreads();
-      if (!a.resident) load_tile<E>(gs, g, a.d_o.s[1], n, a.d_v, c, a.wide);
-      load_tile<E>(xs, v, a.v.s[1], keys, a.d_v, c, a.wide);
-      __syncthreads();
-      E::nt(e, gs + (a.resident ? c : 0) * kTileCells, xs, chunk_width(a.d_v, c));
+      arrived();
+      if (c + 1 < nv)
+        fetch_values(j0, c + 1, 1 - now);
+      else
+        fetch_keys(j0, slice * NJ, 1 - now, true);
+      E::nt(e, gs + (a.resident ? c : now) * kTileCells, xs + now * kTileCells, chunk_width(a.d_v, c));
+      now = 1 - now;
     }
-    probabilities<E>(a, score, s, e, b, bh, q0, n, j0);
+    probabilities<E>(a, scoring(a, h), s, e, b, bh, q0, n, j0);
     put_tile<E>(ps, e);
     TF_UNROLL
     for (int j = 0; j < NJ; j++) {
       const int c = slice * NJ + j;
       if (c >= nk) continue;
-      __syncthreads();
-      load_tile<E>(xs, k, a.k.s[1], keys, a.d_qk, c, a.wide);
-      __syncthreads();
-      E::nn(gq[j], ps, xs, chunk_width(a.d_qk, c));
+      arrived();
+      if (j + 1 < NJ && c + 1 < nk)
+        fetch_keys(j0, c + 1, 1 - now, true);
+      else if (j0 + kAttn < last)
+        fetch_keys(j0 + kAttn, 0, 1 - now, false);
+      E::nn(gq[j], ps, xs + now * kTileCells, chunk_width(a.d_qk, c));
+      now = 1 - now;
     }
-    __syncthreads();
   }
+  async_wait(); /* where nothing was seen */
   TF_UNROLL
   for (int j = 0; j < NJ; j++)
     store_rows<E>(gq[j], nullptr, a.dq.at<T>(b, q0, h), a.dq.s[1], n, a.d_qk, slice * NJ + j, a.dq_accumulate);
@@ -222,16 +271,16 @@ tf_status backward(tf_queue *q, Attn a) {
   const int64_t most = a.d_qk > a.d_v ? a.d_qk : a.d_v;
   const size_t tile = tile_cells<E>() * sizeof(typename E::Cell);
   const int all = chunks(a.d_qk) + chunks(a.d_v);
-  a.resident = (size_t)(all + 2) * tile <= kMaxShared;
-  const size_t shared = (size_t)((a.resident ? all : 2) + 2) * tile;
-  if (a.dk.p || a.dv.p) TF_TRY(by_chunks<E>(most, [&](auto held) {
+  a.resident = (size_t)(all + 3) * tile <= kMaxShared;
+  const size_t shared = (size_t)((a.resident ? all : 2) + 3) * tile;
+  if (a.dk.p || a.dv.p) TF_TRY(by_chunks(most, [&](auto held) {
     constexpr int n = decltype(held)::value;
     const int64_t tiles = ceil_div(a.tk, kAttn);
     const int slices = (int)ceil_div(chunks(most), n);
     return launch(q, "attn_bwd_kv", attn_kv_kernel<E, n>, dim3((unsigned)(a.batch * a.hk * tiles * slices)), dim3(E::kThreads), shared, a, tiles, slices);
   }));
   if (!a.dq.p) return TF_OK;
-  return by_chunks<E>(a.d_qk, [&](auto held) {
+  return by_chunks(a.d_qk, [&](auto held) {
     constexpr int n = decltype(held)::value;
     const int64_t tiles = ceil_div(a.tq, kAttn);
     const int slices = (int)ceil_div(chunks(a.d_qk), n);

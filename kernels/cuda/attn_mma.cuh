@@ -83,7 +83,7 @@ struct MmaEngine {
   typedef E T;
   typedef E Cell;
   static constexpr int kThreads = 128 * W, R = 2, C = 16 / W, kLd = kAttn + 8; /* 8 rows begin in different banks */
-  static constexpr int kPeers = 4, kSlice = W == 1 ? 3 : 4; /* as many chunks as registers hold on every card */
+  static constexpr int kPeers = 4;
   static constexpr int kCols = kAttn / W;
 
   static __device__ int lane() { return (int)(threadIdx.x % kWarp); }
