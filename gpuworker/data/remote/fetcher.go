@@ -290,6 +290,9 @@ func (r *repo) named(names []string) []entry {
 	return out
 }
 
+// maxReadme bounds the README whose head names the subsets.
+const maxReadme = 16 << 20
+
 // splitEntries finds the files of a split. A repository whose data come out of a script has them as Parquet on a branch of the hub's own.
 func (f *Fetcher) splitEntries(ctx context.Context, a *Address, r *repo, want choice) ([]entry, error) {
 	place := a.String()
@@ -300,6 +303,9 @@ func (f *Fetcher) splitEntries(ctx context.Context, a *Address, r *repo, want ch
 	script := slices.Contains(names, path.Base(r.name)+".py")
 	var configs []dataConfig
 	if i := slices.Index(names, "README.md"); i >= 0 && !script {
+		if r.files[i].size > maxReadme {
+			return nil, schemas.Errorf(schemas.CodeData, place+"/README.md", "has %d bytes, the limit is %d", r.files[i].size, maxReadme)
+		}
 		k, err := f.fetch(ctx, f.repoFile(a.Scheme, r, r.files[i]))
 		if err != nil {
 			return nil, err
