@@ -64,12 +64,22 @@ func (p *factoryPlan) openRows(ctx context.Context, t *consume.Task, s *factoryS
 		return false, err
 	}
 	raw, _, err := t.Objects.Get(ctx, key, maxRowsHead)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot read the index of rows: %w", err)
+	}
 	var d storedRows
-	if err != nil || json.Unmarshal(raw, &d) != nil || d.Version != 1 {
+	if json.Unmarshal(raw, &d) != nil || d.Version != 1 || len(d.Sums) != int((d.Rows.Bytes+rowChunk-1)/rowChunk) {
 		return false, nil // it is made again
 	}
-	if info, err := t.Objects.Stat(ctx, d.Rows.Key); err != nil || info.Bytes != d.Rows.Bytes || len(d.Sums) != int((d.Rows.Bytes+rowChunk-1)/rowChunk) {
+	info, err := t.Objects.Stat(ctx, d.Rows.Key)
+	if errors.Is(err, store.ErrNotFound) || err == nil && info.Bytes != d.Rows.Bytes {
 		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot find stored rows: %w", err)
 	}
 	index, err := os.CreateTemp(t.Dir, "row-index-*")
 	if err != nil {
