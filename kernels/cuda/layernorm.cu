@@ -7,7 +7,7 @@ namespace {
 
 /* One block a row. N elements at a time; d is a multiple of N. Mean and variance in two passes, so that a large mean costs no digits. */
 template <typename T, int N>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 2)
     layernorm_fwd_kernel(Rows x, Rows res, Rows sum, Rows y, const float *w, const float *b, float *mean, float *rstd, float eps, float w_offset) {
   TF_SHARED(float, red, kWarp);
   typedef vec<T, N> V;
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kRowThreads)
 
 /* dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum, with g = dy * w and xhat = (x - mean) * rstd. One block a row. */
 template <typename T, int N>
-__global__ void __launch_bounds__(kRowThreads) layernorm_dx_kernel(Rows x, Rows dy, Rows dsum, Rows dx, const float *w, const float *mean,
+__global__ void __launch_bounds__(kRowThreads, 2) layernorm_dx_kernel(Rows x, Rows dy, Rows dsum, Rows dx, const float *w, const float *mean,
                                                                    const float *rstd, float w_offset, int32_t accumulate) {
   TF_SHARED(float, red, kWarp);
   typedef vec<T, N> V;

@@ -7,7 +7,7 @@ namespace {
 
 /* One block a row. N elements at a time; d is a multiple of N. */
 template <typename T, int N>
-__global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_kernel(Rows x, Rows res, Rows sum, Rows y, const float *w, float *rstd, float eps, float w_offset) {
+__global__ void __launch_bounds__(kRowThreads, 2) rmsnorm_fwd_kernel(Rows x, Rows res, Rows sum, Rows y, const float *w, float *rstd, float eps, float w_offset) {
   TF_SHARED(float, red, kWarp);
   typedef vec<T, N> V;
   const int64_t r = blockIdx.x, d = x.d;
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kRowThreads) rmsnorm_fwd_kernel(Rows x, Rows r
 
 /* dx = rstd * (g - xhat * mean(g * xhat)) + dsum, with g = dy * w and xhat = x * rstd. One block a row. */
 template <typename T, int N>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 2)
     rmsnorm_dx_kernel(Rows x, Rows dy, Rows dsum, Rows dx, const float *w, const float *rstd, float w_offset, int32_t accumulate) {
   TF_SHARED(float, red, kWarp);
   typedef vec<T, N> V;

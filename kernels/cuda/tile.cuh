@@ -45,7 +45,7 @@ struct Product {
 
 /* Where says which product a block has: __device__ bool operator()(Product *) const; false: none. The answer is the same in all threads. */
 template <typename Where>
-__global__ void __launch_bounds__(kTileThreads) tile_kernel(Where where) {
+__global__ void __launch_bounds__(kTileThreads, 2) tile_kernel(Where where) {
   TF_SHARED2(float, sa, kDepth, kTile + 1);
   TF_SHARED2(float, sb, kDepth, kTile + 1);
   Product p;
