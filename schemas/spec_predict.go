@@ -22,6 +22,10 @@ type Generation struct {
 	TopP        float64 `json:"top_p,omitempty"`
 	// RepetitionPenalty divides the logits of tokens that occurred (0 or 1: off).
 	RepetitionPenalty float64 `json:"repetition_penalty,omitempty"`
+	// Beams above 1 searches with that many beams, without drawing; LengthPenalty is the power of the length that the scores of ended ones are
+	// divided by (nil: 1).
+	Beams         int      `json:"beams,omitempty" jsonschema:"minimum=0"`
+	LengthPenalty *float64 `json:"length_penalty,omitempty"`
 	// KeepSpecial keeps special tokens in the text of answers.
 	KeepSpecial bool `json:"keep_special,omitempty"`
 }
@@ -30,6 +34,9 @@ type Generation struct {
 func (p *problems) prediction(st *Stage, e *EvalStage, at string, before map[string]*Stage) {
 	g := e.Predict.Generation
 	p.check(len(e.Models) == 0, at+".models", "cannot be given beside predict")
+	p.check(g.Beams >= 0 && g.Beams <= 256, at+".predict.generation.beams", "is %d, must be 0 to 256", g.Beams)
+	p.check(g.LengthPenalty == nil || finite(*g.LengthPenalty), at+".predict.generation.length_penalty", "must be a number")
+	p.check(g.Beams < 2 || !g.Sample, at+".predict.generation.beams", "beam search does not draw: sample must be off")
 	p.model(st, &e.Predict.Model, at+".predict.model", before)
 	for _, a := range e.Predict.Adapters {
 		p.ref(a, at+".predict.adapters")

@@ -164,7 +164,7 @@ func (a *answerer) rows(ctx context.Context, from, to int) (*predictionSlice, er
 			n := len(s.IDs) - s.Trained()
 			prompts, answers, opt.Rows = append(prompts, s.IDs[:n]), append(answers, s.IDs[n:]), append(opt.Rows, int64(i))
 		}
-		made, err := generate.Generate(ctx, a.tape, a.loaded.Model, prompts, opt, nil)
+		made, err := a.generate(ctx, prompts, opt)
 		if err != nil {
 			return nil, err
 		}
@@ -176,6 +176,27 @@ func (a *answerer) rows(ctx context.Context, from, to int) (*predictionSlice, er
 		a.t.Phase("generate", int64(min(at+batch, to)-from), int64(to-from))
 	}
 	out.Seconds = time.Since(start).Seconds()
+	return out, nil
+}
+
+// generate answers prompts: a beam search each, or all at once.
+func (a *answerer) generate(ctx context.Context, prompts [][]int32, opt generate.Options) ([][]int32, error) {
+	g := a.p.Generation
+	if g.Beams < 2 {
+		return generate.Generate(ctx, a.tape, a.loaded.Model, prompts, opt, nil)
+	}
+	o := generate.BeamOptions{MaxNewTokens: opt.MaxNewTokens, Stop: opt.Stop, Beams: g.Beams, LengthPenalty: 1, RepetitionPenalty: g.RepetitionPenalty}
+	if g.LengthPenalty != nil {
+		o.LengthPenalty = *g.LengthPenalty
+	}
+	out := make([][]int32, len(prompts))
+	for i, p := range prompts {
+		ids, _, err := generate.Beams(ctx, a.tape, a.loaded.Model, p, o)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = ids
+	}
 	return out, nil
 }
 

@@ -69,6 +69,19 @@ func (c *Cache) Repeat(q *kernels.Queue, n int) {
 	}
 }
 
+// Take copies the filled positions of row rows[r] of another cache of the same size to each row r.
+func (c *Cache) Take(q *kernels.Queue, from *Cache, rows []int) {
+	c.Len = from.Len
+	for i, l := range c.Layers {
+		for _, x := range [][2]kernels.Tensor{{from.Layers[i].K, l.K}, {from.Layers[i].V, l.V}} {
+			src, dst := x[0].Slice(1, 0, int64(c.Len)), x[1].Slice(1, 0, int64(c.Len))
+			for r, other := range rows {
+				q.Copy(kernels.Copy{X: src.Select(0, int64(other)), Y: dst.Select(0, int64(r))})
+			}
+		}
+	}
+}
+
 // First is a view of the first rows of the cache, with a length of its own.
 func (c *Cache) First(rows int) *Cache {
 	v := &Cache{Len: c.Len, Cap: c.Cap, Rows: rows}

@@ -60,7 +60,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Data", "preprocessing_batch_size", kWhole, "1000", works, "SEMANTIC: packing/PT/KTO group by this"},
 		{"Data", "preprocessing_num_workers", kWhole, "", works, "SEMANTIC for packing/PT/KTO (contiguous shards)"},
 		{"Data", "max_samples", kWhole, "", works, "per dataset, first N"},
-		{"Data", "eval_num_beams", kWhole, "", refused, "beam search is not built"},
+		{"Data", "eval_num_beams", kWhole, "", refused, "give num_beams"},
 		{"Data", "ignore_pad_token_for_loss", kTruth, "true", refused, "padding is never trained on"},
 		{"Data", "val_size", kNumber, "0.0", works, "<1 ratio, >1 absolute"},
 		{"Data", "eval_on_each_dataset", kTruth, "false", works, ""},

@@ -18,6 +18,15 @@ func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) err
 	if !g.Sample {
 		g.Temperature, g.TopK, g.TopP = 0, 0, 0
 	}
+	if n := v.whole("num_beams"); n > 1 {
+		if g.Beams = n; g.Sample {
+			v.bad("num_beams", "a beam search does not draw: set do_sample: false")
+		}
+		if v.given("length_penalty") {
+			penalty := v.number("length_penalty")
+			g.LengthPenalty = &penalty
+		}
+	}
 	p := &schemas.Prediction{Batch: v.whole("per_device_eval_batch_size"), Generation: g}
 	needs := []string{"prep"}
 	if v.truth("do_train") {

@@ -119,6 +119,8 @@ var others = map[string]string{
 	"do_sample": "false do_predict=true predict_with_generate=true val_size=0.1", "temperature": "0.5 do_predict=true predict_with_generate=true val_size=0.1",
 	"top_p": "0.5 do_predict=true predict_with_generate=true val_size=0.1", "top_k": "5 do_predict=true predict_with_generate=true val_size=0.1",
 	"max_new_tokens": "5 do_predict=true predict_with_generate=true val_size=0.1", "repetition_penalty": "1.2 do_predict=true predict_with_generate=true val_size=0.1",
+	"num_beams":           "3 do_sample=false do_predict=true predict_with_generate=true val_size=0.1",
+	"length_penalty":      "0.5 num_beams=3 do_sample=false do_predict=true predict_with_generate=true val_size=0.1",
 	"skip_special_tokens": "false do_predict=true predict_with_generate=true val_size=0.1", "export_dir": "merged do_train=false",
 	"output_dir": "./elsewhere", "do_train": "false do_predict=true predict_with_generate=true val_size=0.1", "do_eval": "true val_size=0.1",
 	"do_predict": "true predict_with_generate=true val_size=0.1", "per_device_train_batch_size": "2", "per_device_eval_batch_size": "2", "gradient_accumulation_steps": "2", "learning_rate": "1e-3",
