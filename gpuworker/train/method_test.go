@@ -71,6 +71,12 @@ func methodStages() map[string]schemas.Stage {
 	quant("bottleneck int8", "bottleneck", schemas.Quantization{Bits: 8, Type: "int8"}, func(t *schemas.TrainStage) {
 		t.Bottleneck = &schemas.Bottleneck{Kind: "houlsby", Size: 8, Activation: "silu"}
 	})
+	for name, q := range map[string]*schemas.Quantization{"dora, bias": nil, "dora, bias, nf4": {Bits: 4, Type: "nf4", Double: true}, "dora, bias, int8": {Bits: 8, Type: "int8"}} {
+		other(name, "lora", func(t *schemas.TrainStage) {
+			t.Model.Config = []byte(toyConfig[:len(toyConfig)-1] + `,"attention_bias":true,"mlp_bias":true}`)
+			t.LoRA.DoRA, t.Quant, t.DType = true, q, "bf16"
+		})
+	}
 	bf16 := func(of string) {
 		s := out[of]
 		t := *s.Train
