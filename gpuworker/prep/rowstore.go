@@ -72,7 +72,7 @@ func (p *factoryPlan) openRows(ctx context.Context, t *consume.Task, s *factoryS
 	}
 	var d storedRows
 	if json.Unmarshal(raw, &d) != nil || d.Version != 1 || len(d.Sums) != int((d.Rows.Bytes+rowChunk-1)/rowChunk) {
-		return false, nil // it is made again
+		return false, nil //nolint:nilerr // what cannot be read is made again
 	}
 	info, err := t.Objects.Stat(ctx, d.Rows.Key)
 	if errors.Is(err, store.ErrNotFound) || err == nil && info.Bytes != d.Rows.Bytes {
