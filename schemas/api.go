@@ -155,6 +155,18 @@ type PoolView struct {
 	Reason          string `json:"reason,omitempty"`
 }
 
+// PoolDemand is what an autoscaler needs to know of a pool.
+type PoolDemand struct {
+	Pool string `json:"pool"`
+	// WorkersDemanded is how many workers the pool could use now, Workers how many live.
+	WorkersDemanded int `json:"workers_demanded"`
+	Workers         int `json:"workers"`
+	// Surplus is how many may go; Removable names the workers that hold neither a seat nor a part, those that drain first: only they may be
+	// taken away without making a gang form again.
+	Surplus   int      `json:"surplus"`
+	Removable []string `json:"removable"`
+}
+
 // PoolList lists pools.
 type PoolList struct {
 	Pools []PoolView `json:"pools"`

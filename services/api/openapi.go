@@ -36,6 +36,7 @@ func routes() []route {
 		{"put", "/v1/inputs/{tenant}/{sha256}", "Upload an input file under its SHA-256", nil, "", "File"},
 		{"get", "/v1/workers", "Live workers", []string{"pool"}, "", "WorkerList"},
 		{"get", "/v1/pools", "What control decided last for each pool", nil, "", "PoolList"},
+		{"get", "/v1/pools/{pool}/demand", "Workers that the pool could use now, and which may be taken away", nil, "", "PoolDemand"},
 		{"get", "/v1/pools/{pool}/policy", "The operator's word on a pool; ETag is its version", nil, "", "Policy"},
 		{"put", "/v1/pools/{pool}/policy", "Replace it; If-Match names the version to replace", nil, "Policy", "Policy"},
 		{"get", "/v1/dlq", "Failed runs that nobody has retried or dropped", []string{"tenant", "limit", "after"}, "", "DeadLetterList"},
@@ -49,7 +50,7 @@ func Description(version string) map[string]any {
 	reflector := jsonschema.Reflector{Anonymous: true, ExpandedStruct: false}
 	defs := map[string]any{}
 	for _, v := range []any{&schemas.RunSpec{}, &schemas.SubmitReply{}, &schemas.RunView{}, &schemas.RunList{}, &schemas.Event{}, &schemas.OutputList{}, &schemas.StageView{},
-		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.APIError{}, &schemas.Policy{}, &schemas.DeadLetterList{}, &schemas.CheckpointList{}} {
+		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.PoolDemand{}, &schemas.APIError{}, &schemas.Policy{}, &schemas.DeadLetterList{}, &schemas.CheckpointList{}} {
 		for name, d := range reflector.Reflect(v).Definitions {
 			defs[name] = d
 		}

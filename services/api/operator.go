@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,6 +23,50 @@ func (s *Server) policy(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("ETag", strconv.Quote(version))
 	s.reply(w, r, http.StatusOK, p)
+}
+
+// demand answers autoscalers: KEDA's metrics-api scaler reads workers_demanded, and what scales in takes only workers that are removable.
+func (s *Server) demand(w http.ResponseWriter, r *http.Request) {
+	pool := r.PathValue("pool")
+	if !schemas.ValidName(pool) {
+		s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "pool", "%q is no name", pool))
+		return
+	}
+	pools, err := s.fleet.Pools(r.Context())
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	at := slices.IndexFunc(pools.Pools, func(v schemas.PoolView) bool { return v.Pool == pool })
+	if at < 0 {
+		s.fail(w, r, schemas.Errorf(schemas.CodeNotFound, pool, "no control schedules a pool of that name"))
+		return
+	}
+	workers, err := s.fleet.Workers(r.Context(), pool)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.reply(w, r, http.StatusOK, demandOf(pools.Pools[at], workers.Workers))
+}
+
+func demandOf(v schemas.PoolView, workers []schemas.WorkerView) schemas.PoolDemand {
+	out := schemas.PoolDemand{Pool: v.Pool, WorkersDemanded: v.WorkersDemanded, Workers: len(workers), Surplus: max(0, len(workers)-v.WorkersDemanded), Removable: []string{}}
+	slices.SortStableFunc(workers, func(a, b schemas.WorkerView) int {
+		drains := func(w schemas.WorkerView) int {
+			if w.Draining {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(drains(a), drains(b)), cmp.Compare(a.Name, b.Name))
+	})
+	for _, w := range workers {
+		if w.Busy == "" {
+			out.Removable = append(out.Removable, w.Name)
+		}
+	}
+	return out
 }
 
 // setPolicy replaces a pool's policy. With If-Match it replaces that version only, without it whatever there is.

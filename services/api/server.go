@@ -169,6 +169,7 @@ func New(cfg Config, sv Services) (*Server, error) {
 	v1.HandleFunc("PUT /v1/inputs/{tenant}/{sha256}", s.putInput)
 	v1.HandleFunc("GET /v1/workers", s.workers)
 	v1.HandleFunc("GET /v1/pools", s.pools)
+	v1.HandleFunc("GET /v1/pools/{pool}/demand", s.demand)
 	if s.operate != nil {
 		v1.HandleFunc("GET /v1/pools/{pool}/policy", s.policy)
 		v1.HandleFunc("PUT /v1/pools/{pool}/policy", s.setPolicy)

@@ -63,14 +63,23 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		pause = 50 * time.Millisecond
 	}
 	var hot, fresh, running []*openRun
+	// Runs in the order of their keys: those of the first priorities are known first.
+	more := false
+	for _, key := range p.keys {
+		if r := p.runs[key]; r != nil && (r.readAt == 0 || r.wanted && r.spec == nil) {
+			if more = len(fresh) == maxReads; more {
+				break
+			}
+			fresh = append(fresh, r)
+		}
+	}
 	again := maxRechecks
 	for i := range p.keys {
 		n := (i + p.cursor) % len(p.keys)
 		r := p.runs[p.keys[n]]
 		switch {
 		case r == nil: // closed since the listing
-		case r.readAt == 0 || r.wanted && r.spec == nil:
-			fresh = append(fresh, r)
+		case r.readAt == 0 || r.wanted && r.spec == nil: // in fresh, now or later
 		case now-r.readAt < rereadAfter: // what control itself swapped it knows
 		case r.head != nil && r.head.State != schemas.RunPaused:
 			if len(r.head.Seats) != len(r.head.Members) || r.head.Control != schemas.ControlNone {
@@ -89,12 +98,10 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 			running = append(running, r)
 		}
 	}
-	// Runs in the order of their keys: those of the first priorities are known first.
-	slices.SortFunc(fresh, func(a, b *openRun) int { return cmp.Compare(a.key, b.key) })
 	slices.SortStableFunc(running, func(a, b *openRun) int { return cmp.Compare(a.readAt, b.readAt) })
-	read := slices.Concat(hot, fresh[:min(len(fresh), maxReads)], running)
+	read := slices.Concat(hot, fresh, running)
 	read = read[:p.affordable(read, now)]
-	p.behind = len(fresh) > max(0, min(len(read)-len(hot), maxReads))
+	p.behind = more || len(read) < len(hot)+len(fresh)
 	err := parallel(ctx, readers, read, func(ctx context.Context, r *openRun) error { return p.read(ctx, r, now) })
 	for _, r := range read {
 		p.reads -= float64(r.cost)

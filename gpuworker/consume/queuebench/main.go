@@ -105,11 +105,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		if *only != "" && !slices.Contains(want, part.name) {
 			continue
 		}
-		if err := part.do(ctx); err != nil {
-			return fmt.Errorf("cannot measure %s: %w", part.name, err)
+		if perr := part.do(ctx); perr != nil {
+			err = errors.Join(err, fmt.Errorf("cannot measure %s: %w", part.name, perr))
 		}
 	}
-	return b.finish(ctx, *dir, *only == "" && !*quick)
+	return errors.Join(err, b.finish(ctx, *dir, !*quick))
 }
 
 // finish prints the table and writes the report.
