@@ -186,6 +186,9 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	if s.model, err = zoo.New(rec.Config); err != nil {
 		return err
 	}
+	if err := s.model.Info().Trainable(); err != nil {
+		return fmt.Errorf("cannot train the base model: %w", err)
+	}
 	k := src.next()
 	if err := skipMerged(rec.Config, k); err != nil {
 		return err

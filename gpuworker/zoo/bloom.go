@@ -37,8 +37,13 @@ func (c BloomConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, bloomNames())
 	p.positive("layer_norm_epsilon", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout})
+	p.dropouts(c.dropouts())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c BloomConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout}
 }
 
 // bloom is BloomForCausalLM of transformers (modeling_bloom.py).

@@ -26,8 +26,7 @@ var index = regexp.MustCompile(`\.\d+\.`)
 func Catalog() ([]Listing, error) {
 	// Small sizes under every spelling; the defaults of some files do not fit one another.
 	keys := map[string]any{"num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "hidden_size": 512, "n_embd": 512, "d_model": 512,
-		"num_attention_heads": 8, "num_key_value_heads": 8, "n_head": 8, "n_heads": 8, "num_experts_per_tok": 2, "n_routed_experts": 8, "n_group": 1, "topk_group": 1,
-		"attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0, "dropout": 0, "attention_dropout": 0, "residual_dropout": 0}
+		"num_attention_heads": 8, "num_key_value_heads": 8, "n_head": 8, "n_heads": 8, "num_experts_per_tok": 2, "n_routed_experts": 8, "n_group": 1, "topk_group": 1}
 	var out []Listing
 	for _, e := range architectures() {
 		keys["architectures"] = []string{e.name}

@@ -3,6 +3,7 @@ package zoo
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -72,6 +73,8 @@ type configuration[C any] interface {
 	WithDefaults() C
 	// Validate reports every problem at once.
 	Validate() error
+	// dropouts are the probabilities by which training drops activations, by their keys in config.json.
+	dropouts() map[string]float64
 }
 
 // define makes an architecture's entry. defaults are the values of keys that the file does not have; names maps other spellings of keys
@@ -92,6 +95,8 @@ func define[C configuration[C]](name, modelType string, defaults C, names map[st
 		}
 		d := describe(c)
 		d.info.Architecture, d.info.ModelType, d.info.Config = name, modelType, raw
+		d.info.Dropout = maps.Clone(c.dropouts())
+		maps.DeleteFunc(d.info.Dropout, func(_ string, p float64) bool { return p == 0 })
 		return newCausal(d), nil
 	}}
 }

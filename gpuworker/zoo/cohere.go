@@ -48,11 +48,16 @@ func (c CohereConfig) Validate() error {
 	p.sizes(c.Sizes, nil)
 	p.positive("layer_norm_eps", c.Eps)
 	p.positive("logit_scale", c.LogitScale)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.table(), c.headDim())
 	p.window(c.Window)
 	p.layerTypes(c.LayerTypes, c.Layers, c.Window)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c CohereConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // cohereBlock is CohereDecoderLayer of transformers (modeling_cohere.py): one norm, attention and feed-forward layer side by side.

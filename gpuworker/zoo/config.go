@@ -3,6 +3,7 @@ package zoo
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -172,16 +173,11 @@ func (p *problems) positive(key string, v float64) {
 	}
 }
 
-// dropout refuses a probability other than 0.
-func (p *problems) dropout(keys map[string]float64) {
-	names := make([]string, 0, len(keys))
-	for k := range keys {
-		names = append(names, k)
-	}
-	slices.Sort(names)
-	for _, k := range names {
-		if keys[k] != 0 {
-			p.unsupported(k, "dropout is not supported; set it to 0")
+// dropouts checks probabilities of dropout. Training refuses those that are not 0 (see Info.Dropout); nothing else uses them.
+func (p *problems) dropouts(keys map[string]float64) {
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		if v := keys[k]; !(v >= 0 && v < 1) {
+			p.bad(k, "%g is no probability below 1", v)
 		}
 	}
 }

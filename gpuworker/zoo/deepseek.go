@@ -107,7 +107,7 @@ func (c DeepseekConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	r := c.rope(c.RoPE, c.MaxPositions)
 	p.rotary(r, c.RoPE)
 	for _, s := range []struct {
@@ -126,6 +126,11 @@ func (c DeepseekConfig) Validate() error {
 	}
 	c.check(&p, groupTop)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c DeepseekConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // scale multiplies scores: V3 raises it where yarn has been told to.

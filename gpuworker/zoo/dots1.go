@@ -43,11 +43,16 @@ func (c Dots1Config) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.layerTypes(c.LayerTypes, c.Layers, c.Window)
 	c.check(&p, 2)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c Dots1Config) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // describeDots1 is Dots1DecoderLayer of transformers (modeling_dots1.py): GLM-4-MoE's layers with norms of queries and keys, a bias on

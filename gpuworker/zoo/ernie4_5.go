@@ -37,6 +37,9 @@ func (c Ernie45Config) Validate() error {
 	return p.err()
 }
 
+// dropouts implements configuration: there are no such keys.
+func (Ernie45Config) dropouts() map[string]float64 { return nil }
+
 // describeErnie45 is llama that rotates neighbours (modeling_ernie4_5.py).
 func describeErnie45(c Ernie45Config) description {
 	d := newDecoder(c.Sizes, nn.NewRMSNorm(c.Hidden, c.Eps), func(int) llamaBlock {

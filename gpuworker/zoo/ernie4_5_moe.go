@@ -63,6 +63,9 @@ func (c Ernie45MoEConfig) Validate() error {
 	return p.err()
 }
 
+// dropouts implements configuration: there are no such keys.
+func (Ernie45MoEConfig) dropouts() map[string]float64 { return nil }
+
 // ernie45MoEBlock is Ernie4_5_MoeDecoderLayer of transformers (modeling_ernie4_5_moe.py).
 type ernie45MoEBlock struct {
 	AttnNorm nn.Norm      `hf:"input_layernorm"`

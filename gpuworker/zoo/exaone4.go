@@ -39,7 +39,7 @@ func (c Exaone4Config) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.window(c.Window)
 	if c.LayerTypes == nil {
@@ -48,6 +48,11 @@ func (c Exaone4Config) Validate() error {
 		p.layerTypes(c.LayerTypes, c.Layers, c.Window)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c Exaone4Config) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // describeExaone4 has olmo2's norms, a norm on each query and key head, and no rotation in layers that see everything where others have

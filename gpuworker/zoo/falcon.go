@@ -61,13 +61,18 @@ func (c FalconConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, falconNames())
 	p.positive("layer_norm_epsilon", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout})
+	p.dropouts(c.dropouts())
 	if !c.ALiBi {
 		p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	}
 	p.is("parallel_attn", c.NewArch && !c.Parallel)
 	p.is("num_ln_in_parallel_attn", c.twoNorms() && !c.NewArch)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c FalconConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout}
 }
 
 // twoNorms says that attention and feed-forward layer side by side each have a norm.

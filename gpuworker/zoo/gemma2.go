@@ -53,12 +53,17 @@ func (c Gemma2Config) Validate() error {
 	p.positive("rms_norm_eps", c.Eps)
 	p.positive("query_pre_attn_scalar", c.QueryScalar)
 	p.positive("rope_local_base_freq", c.LocalTheta)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.window(c.Window)
 	p.layerTypes(c.LayerTypes, c.Layers, c.Window)
 	p.is("use_bidirectional_attention", c.Bidirectional)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c Gemma2Config) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // gemma2Block is Gemma2DecoderLayer of transformers (modeling_gemma2.py): norms before and after attention and feed-forward layer.

@@ -37,9 +37,14 @@ func (c GlmConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.table(), c.headDim())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c GlmConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // glmBlock is GlmDecoderLayer of transformers (modeling_glm.py): llama's with gate and up projections in one.

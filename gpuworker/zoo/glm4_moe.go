@@ -33,10 +33,15 @@ func (c Glm4MoEConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	c.check(&p, 2)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c Glm4MoEConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // glm4MoEBlock is Glm4MoeDecoderLayer of transformers (modeling_glm4_moe.py).

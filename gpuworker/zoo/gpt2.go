@@ -53,9 +53,14 @@ func (c GPT2Config) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, gpt2Names())
 	p.positive("layer_norm_epsilon", c.Eps)
-	p.dropout(map[string]float64{"attn_pdrop": c.AttnDropout, "embd_pdrop": c.EmbdDropout, "resid_pdrop": c.ResidDropout})
+	p.dropouts(c.dropouts())
 	p.is("add_cross_attention", c.CrossAttends)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c GPT2Config) dropouts() map[string]float64 {
+	return map[string]float64{"attn_pdrop": c.AttnDropout, "embd_pdrop": c.EmbdDropout, "resid_pdrop": c.ResidDropout}
 }
 
 // scale multiplies the scores of a layer.

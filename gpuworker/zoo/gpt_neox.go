@@ -44,9 +44,14 @@ func (c GPTNeoXConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("layer_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.table(), c.headDim())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c GPTNeoXConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout}
 }
 
 // neox is GPTNeoXForCausalLM of transformers (modeling_gpt_neox.py).

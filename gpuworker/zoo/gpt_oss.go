@@ -50,11 +50,16 @@ func (c GptOssConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.experts("num_local_experts", c.Experts, "num_experts_per_tok", c.TopK)
 	p.layerTypes(c.LayerTypes, c.Layers, c.Window)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c GptOssConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // gptOssBlock is GptOssDecoderLayer of transformers (modeling_gpt_oss.py): attention with sinks, and experts in stacked parameters of

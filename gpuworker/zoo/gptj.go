@@ -35,12 +35,17 @@ func (c GPTJConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, gpt2Names())
 	p.positive("layer_norm_epsilon", c.Eps)
-	p.dropout(map[string]float64{"attn_pdrop": c.AttnDropout, "embd_pdrop": c.EmbdDropout, "resid_pdrop": c.ResidDropout})
+	p.dropouts(c.dropouts())
 	p.is("rotary_dim", !c.RotaryDim.ok)
 	if c.RotaryDim.ok {
 		p.rotary(c.table(), c.headDim())
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c GPTJConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attn_pdrop": c.AttnDropout, "embd_pdrop": c.EmbdDropout, "resid_pdrop": c.ResidDropout}
 }
 
 // gptj is GPTJForCausalLM of transformers (modeling_gptj.py).

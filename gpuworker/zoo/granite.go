@@ -37,9 +37,14 @@ func (c GraniteConfig) Validate() error {
 		"attention_multiplier": c.Attention, "logits_scaling": c.LogitsScaling} {
 		p.positive(key, v)
 	}
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c GraniteConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // graniteBlock is GraniteDecoderLayer of transformers (modeling_granite.py): llama's with scaled residual branches.

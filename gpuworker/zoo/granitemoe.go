@@ -50,7 +50,7 @@ func (c GraniteMoEConfig) WithDefaults() GraniteMoEConfig {
 func (c GraniteMoEConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.experts("num_local_experts", c.Experts, "num_experts_per_tok", c.TopK)
 	for key, v := range map[string]float64{"rms_norm_eps": c.Eps, "embedding_multiplier": c.EmbedScale, "logits_scaling": c.LogitScale,
@@ -61,6 +61,11 @@ func (c GraniteMoEConfig) Validate() error {
 		p.bad("shared_intermediate_size", "%d is negative", c.SharedInner)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c GraniteMoEConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // graniteMoEBlock is GraniteMoeDecoderLayer or GraniteMoeSharedDecoderLayer of transformers: the experts lie in one stacked parameter

@@ -36,9 +36,14 @@ func (c HunYuanConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c HunYuanConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // hunyuanBlock is HunYuanDenseV1DecoderLayer of transformers (modeling_hunyuan_v1_dense.py).

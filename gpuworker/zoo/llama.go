@@ -36,7 +36,7 @@ func (c LlamaConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	if c.ShortRatio < 0 || c.ShortRatio > 1 {
 		p.bad("group_size_ratio", "%g is not between 0 and 1", c.ShortRatio)
@@ -45,6 +45,11 @@ func (c LlamaConfig) Validate() error {
 		p.unsupported("group_size_ratio", "shifted short attention halves the heads: %d heads and %d kv heads must be even", c.Heads, c.kv())
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c LlamaConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // llamaBlock is LlamaDecoderLayer of transformers (modeling_llama.py): norms before attention and feed-forward layer.

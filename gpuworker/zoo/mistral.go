@@ -29,10 +29,15 @@ func (c MistralConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.window(c.Window)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c MistralConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // describeMistral is llama with a sliding window (modeling_mistral.py).

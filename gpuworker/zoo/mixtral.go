@@ -36,13 +36,18 @@ func (c MixtralConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "router_jitter_noise": c.Jitter})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.experts("num_local_experts", c.Experts, "num_experts_per_tok", c.TopK)
 	if c.Window.ok {
 		p.size("sliding_window", c.Window.v)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c MixtralConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "router_jitter_noise": c.Jitter}
 }
 
 // mixtralBlock is MixtralDecoderLayer of transformers (modeling_mixtral.py).

@@ -45,7 +45,7 @@ func (c MptConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, mptNames())
 	p.positive("layer_norm_epsilon", c.Eps)
-	p.dropout(map[string]float64{"resid_pdrop": c.ResidDropout, "emb_pdrop": c.EmbDropout, "attn_config.attn_pdrop": c.Attention.Dropout})
+	p.dropouts(c.dropouts())
 	a := c.Attention
 	p.is("attn_config.attn_type", a.Type != "" && a.Type != "multihead_attention")
 	p.is("attn_config.prefix_lm", a.PrefixLM)
@@ -58,6 +58,11 @@ func (c MptConfig) Validate() error {
 		p.positive("attn_config.softmax_scale", a.Scale.v)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c MptConfig) dropouts() map[string]float64 {
+	return map[string]float64{"resid_pdrop": c.ResidDropout, "emb_pdrop": c.EmbDropout, "attn_config.attn_pdrop": c.Attention.Dropout}
 }
 
 // mpt is MptForCausalLM of transformers (modeling_mpt.py).

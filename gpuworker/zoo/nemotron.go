@@ -35,9 +35,14 @@ func (c NemotronConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.table(), c.headDim())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c NemotronConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // nemotronBlock is NemotronDecoderLayer of transformers (modeling_nemotron.py): layer norms that multiply by 1+w, squared ReLU.

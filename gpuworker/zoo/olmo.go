@@ -29,12 +29,17 @@ func (c OlmoConfig) WithDefaults() OlmoConfig {
 func (c OlmoConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	if c.Clip.ok {
 		p.positive("clip_qkv", c.Clip.v)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c OlmoConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // describeOlmo is llama with layer norms that have no parameters and clamped q, k and v (modeling_olmo.py).

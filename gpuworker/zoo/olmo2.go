@@ -27,9 +27,14 @@ func (c Olmo2Config) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c Olmo2Config) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // postNormBlock is Olmo2DecoderLayer of transformers (modeling_olmo2.py): norms after attention and feed-forward layer only.

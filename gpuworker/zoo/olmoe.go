@@ -38,13 +38,18 @@ func (c OlmoeConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.experts("num_experts", c.Experts, "num_experts_per_tok", c.TopK)
 	if c.Clip.ok {
 		p.positive("clip_qkv", c.Clip.v)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c OlmoeConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // olmoeBlock is OlmoeDecoderLayer of transformers (modeling_olmoe.py): the norms of queries and keys span all heads.

@@ -37,8 +37,13 @@ func (c OPTConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, optNames())
 	p.size("word_embed_proj_dim", c.EmbedDim.v)
-	p.dropout(map[string]float64{"dropout": c.Dropout, "attention_dropout": c.AttnDropout, "layerdrop": c.LayerDrop})
+	p.dropouts(c.dropouts())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c OPTConfig) dropouts() map[string]float64 {
+	return map[string]float64{"dropout": c.Dropout, "attention_dropout": c.AttnDropout, "layerdrop": c.LayerDrop}
 }
 
 // opt is OPTForCausalLM of transformers (modeling_opt.py).

@@ -29,9 +29,14 @@ func (c PhiConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("layer_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "resid_pdrop": c.ResidDropout, "embd_pdrop": c.EmbdDropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c PhiConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "resid_pdrop": c.ResidDropout, "embd_pdrop": c.EmbdDropout}
 }
 
 // phi is PhiForCausalLM of transformers (modeling_phi.py).

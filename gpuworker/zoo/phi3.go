@@ -43,10 +43,15 @@ func (c Phi3Config) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "resid_pdrop": c.ResidDropout, "embd_pdrop": c.EmbdDropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.table(), c.headDim())
 	p.window(c.Window)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c Phi3Config) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "resid_pdrop": c.ResidDropout, "embd_pdrop": c.EmbdDropout}
 }
 
 // phi3Block is Phi3DecoderLayer of transformers (modeling_phi3.py): llama's with fused projections.

@@ -42,11 +42,16 @@ func (c QwenConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.window(c.Window)
 	p.layerTypes(c.LayerTypes, c.Layers, c.Window)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c QwenConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // describeQwen2 is llama with biases on q, k and v, and windows on some layers (modeling_qwen2.py).

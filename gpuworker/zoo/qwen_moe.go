@@ -55,7 +55,7 @@ func (c QwenMoEConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.size("decoder_sparse_step", c.SparseStep)
 	p.size("moe_intermediate_size", c.Inner)
@@ -67,6 +67,11 @@ func (c QwenMoEConfig) Validate() error {
 		p.bad("shared_expert_intermediate_size", "%d is negative", c.SharedInner)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c QwenMoEConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // qwenMoEBlock is Qwen2MoeDecoderLayer or Qwen3MoeDecoderLayer of transformers.

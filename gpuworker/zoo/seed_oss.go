@@ -31,9 +31,14 @@ func (c SeedOssConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "residual_dropout": c.ResidualDropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c SeedOssConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "residual_dropout": c.ResidualDropout}
 }
 
 // describeSeedOss is llama with a bias of its own on the output projection (modeling_seed_oss.py).

@@ -47,7 +47,7 @@ func (c SmolLM3Config) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.window(c.Window)
 	p.layerTypes(c.LayerTypes, c.Layers, c.Window)
@@ -55,6 +55,11 @@ func (c SmolLM3Config) Validate() error {
 		p.bad("no_rope_layers", "%d entries for %d layers", len(c.Rope), c.Layers)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c SmolLM3Config) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout}
 }
 
 // describeSmolLM3 is llama without rotation in some layers (modeling_smollm3.py).

@@ -31,12 +31,17 @@ func (c StableLmConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("layer_norm_eps", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	if c.QKNorm && int64(c.Heads)*int64(c.Layers) > 1<<20 {
 		p.bad("qk_layernorm", "%d heads in each of %d layers are too many norms", c.Heads, c.Layers)
 	}
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c StableLmConfig) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "hidden_dropout": c.HiddenDropout}
 }
 
 // stablelmBlock is StableLmDecoderLayer of transformers (modeling_stablelm.py). With a parallel residual there is one norm.

@@ -31,10 +31,15 @@ func (c Starcoder2Config) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("norm_epsilon", c.Eps)
-	p.dropout(map[string]float64{"attention_dropout": c.Dropout, "residual_dropout": c.ResidualDropout, "embedding_dropout": c.EmbeddingDropout})
+	p.dropouts(c.dropouts())
 	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
 	p.window(c.Window)
 	return p.err()
+}
+
+// dropouts implements configuration.
+func (c Starcoder2Config) dropouts() map[string]float64 {
+	return map[string]float64{"attention_dropout": c.Dropout, "residual_dropout": c.ResidualDropout, "embedding_dropout": c.EmbeddingDropout}
 }
 
 // starcoder2Block is Starcoder2DecoderLayer of transformers (modeling_starcoder2.py): layer norms, a feed-forward layer without gate.

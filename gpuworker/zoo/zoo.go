@@ -5,9 +5,12 @@ package zoo
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // Modules is a model as a tree of modules.
@@ -47,6 +50,16 @@ type Decoder interface {
 	Continue(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
 }
 
+// Trainable is nil for a model that trains as transformers trains it; CodeUnsupported, naming the keys, for one that would drop activations.
+func (i Info) Trainable() error {
+	var p problems
+	for _, k := range slices.Sorted(maps.Keys(i.Dropout)) {
+		p.errs = append(p.errs, schemas.Errorf(schemas.CodeUnsupported, "config.json:"+k, "the model's own dropout (%g) is not applied in training", i.Dropout[k]).
+			WithHint("set it to 0 in the model's config.json to train without; verifying, evaluating, generating and exporting do not depend on it"))
+	}
+	return p.err()
+}
+
 // Model is a causal language model.
 type Model interface {
 	Modules
@@ -76,6 +89,9 @@ type Info struct {
 	// RouterAuxCoef is the weight of that loss in the configuration, and RouterAux whether training adds it.
 	RouterAuxCoef float64
 	RouterAux     bool
+	// Dropout holds the probabilities other than 0 by which transformers drops activations of this model in training, by their keys in
+	// config.json. The model here has no dropout of its own: see Trainable.
+	Dropout map[string]float64
 	// Config is the config.json it was made from.
 	Config json.RawMessage
 }
