@@ -208,13 +208,7 @@ func describeDeepseek(c DeepseekConfig, route ops.RouteConfig, three bool) descr
 
 func (b *deepseekBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Value {
 	h := b.Attn.Add(t, b.AttnNorm.Forward(t, x), x, p.Positions, p.layer(layer))
-	n := b.MLPNorm.Forward(t, h)
-	var y nn.Value
-	if b.Dense != nil {
-		y = b.Dense.Add(t, n, h)
-	} else {
-		y = b.Sparse.add(t, n, h, p)
-	}
+	y := denseOrSparse(t, b.MLPNorm.Forward(t, h), h, b.Dense, b.Sparse, p)
 	t.Release(h)
 	return y
 }

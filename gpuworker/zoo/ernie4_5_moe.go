@@ -118,13 +118,7 @@ func describeErnie45MoE(c Ernie45MoEConfig) description {
 
 func (b *ernie45MoEBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Value {
 	h := b.Attn.Add(t, b.AttnNorm.Forward(t, x), x, p.Positions, p.layer(layer))
-	n := b.MLPNorm.Forward(t, h)
-	var y nn.Value
-	if b.Dense != nil {
-		y = b.Dense.Add(t, n, h)
-	} else {
-		y = b.Sparse.add(t, n, h, p)
-	}
+	y := denseOrSparse(t, b.MLPNorm.Forward(t, h), h, b.Dense, b.Sparse, p)
 	t.Release(h)
 	return y
 }

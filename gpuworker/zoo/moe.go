@@ -75,3 +75,16 @@ func (m *linearMoE) add(t *nn.Tape, x, residual nn.Value, p *pass) nn.Value {
 	t.Release(x, y)
 	return z
 }
+
+// experts is a mixture of experts as a block's second half: it adds what the experts make of x [rows, hidden] to residual.
+type experts interface {
+	add(t *nn.Tape, x, residual nn.Value, p *pass) nn.Value
+}
+
+// denseOrSparse adds a block's second half to residual, where some layers hold a dense one and the others a mixture of experts.
+func denseOrSparse(t *nn.Tape, x, residual nn.Value, dense *nn.SwiGLU, sparse experts, p *pass) nn.Value {
+	if dense != nil {
+		return dense.Add(t, x, residual)
+	}
+	return sparse.add(t, x, residual, p)
+}
