@@ -188,7 +188,7 @@ func (s *beamSearch) advance(logits []float32, step int) bool {
 	}
 	likeliest := s.running[0].score / scale
 	s.improves = s.improves && (unfinished && likeliest > never || likeliest > worst)
-	return s.improves && !(o.EarlyStopping && !unfinished) && !all
+	return s.improves && (!o.EarlyStopping || unfinished) && !all
 }
 
 // best keeps the n best beams, in order; equal ones stay in theirs.

@@ -53,7 +53,8 @@ func (f *fleet) play(stage string, segments []segment) *schemas.Manifest {
 			p.control, p.controlAt = schemas.ControlRegroup, s.regroup
 		}
 		for rank, err := range f.generation(stage, p) {
-			if err != nil && !(s.kill > 0 && errors.Is(err, collective.ErrPeerLost)) && !(s.regroup > 0 && schemas.IsCode(err, schemas.CodeInterrupted)) {
+			expected := err == nil || s.kill > 0 && errors.Is(err, collective.ErrPeerLost) || s.regroup > 0 && schemas.IsCode(err, schemas.CodeInterrupted)
+			if !expected {
 				f.t.Fatalf("generation %d (%+v), rank %d: %v", i+1, s, rank, err)
 			}
 		}

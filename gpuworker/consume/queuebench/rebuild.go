@@ -61,7 +61,7 @@ func (b *bench) rebuild(ctx context.Context) error {
 			return err
 		}
 		for _, key := range []string{schemas.SpecKey(s.Tenant, s.ID), schemas.OpenKey(s.Pool, s.Priority, s.Tenant, s.ID)} {
-			if _, err := objects.Objects.Put(ctx, key, raw, store.Condition{Absent: true}); err != nil {
+			if _, err := objects.Put(ctx, key, raw, store.Condition{Absent: true}); err != nil {
 				return err
 			}
 		}

@@ -35,8 +35,9 @@ const (
 )
 
 // freePort finds a port that nobody uses now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (int, error) {
+	var c net.ListenConfig
+	l, err := c.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, fmt.Errorf("cannot find a port: %w", err)
 	}
@@ -50,7 +51,7 @@ func redisServer(ctx context.Context, dir string) (url string, stop func(), err 
 	if err != nil {
 		return "", nil, fmt.Errorf("cannot measure without redis-server: %w", err)
 	}
-	port, err := freePort()
+	port, err := freePort(ctx)
 	if err != nil {
 		return "", nil, err
 	}
@@ -60,8 +61,9 @@ func redisServer(ctx context.Context, dir string) (url string, stop func(), err 
 	}
 	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
 	addr := "127.0.0.1:" + strconv.Itoa(port)
+	var dialer net.Dialer
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if c, err := net.Dial("tcp", addr); err == nil {
+		if c, err := dialer.DialContext(ctx, "tcp", addr); err == nil {
 			return "redis://" + addr, stop, c.Close()
 		}
 	}
@@ -70,7 +72,7 @@ func redisServer(ctx context.Context, dir string) (url string, stop func(), err 
 }
 
 // natsServers starts one nats-server, or a cluster of three, with files that are synced at every write.
-func natsServers(dir string, n int) (urls string, stop func(), err error) {
+func natsServers(ctx context.Context, dir string, n int) (urls string, stop func(), err error) {
 	var all []*natsserver.Server
 	stop = func() {
 		for _, s := range all {
@@ -86,7 +88,7 @@ func natsServers(dir string, n int) (urls string, stop func(), err error) {
 	var routes []string
 	var ports []int
 	for range n {
-		p, err := freePort()
+		p, err := freePort(ctx)
 		if err != nil {
 			return "", nil, err
 		}
@@ -132,7 +134,7 @@ func (b *bench) seats(ctx context.Context) error {
 	}
 	for _, replicas := range []int{1, 3} {
 		if err := b.hold(ctx, n, replicas, hold); err != nil {
-			return fmt.Errorf("R%d: %w", replicas, err)
+			return fmt.Errorf("cannot hold seats with %d replicas: %w", replicas, err)
 		}
 	}
 	return nil
@@ -150,7 +152,7 @@ func (b *bench) hold(ctx context.Context, n, replicas int, hold time.Duration) e
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("cannot make a folder: %w", err)
 	}
-	urls, stopNATS, err := natsServers(dir, replicas)
+	urls, stopNATS, err := natsServers(ctx, dir, replicas)
 	if err != nil {
 		return err
 	}

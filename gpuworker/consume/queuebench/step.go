@@ -34,8 +34,8 @@ const (
 func play(ctx context.Context, role string) error {
 	quiet := slog.New(slog.DiscardHandler)
 	dir := os.Getenv(envDir)
-	switch {
-	case role == "servers":
+	switch role {
+	case "servers":
 		s, err := embedded.Start(ctx, embedded.Options{Dir: dir, Logger: quiet})
 		if err != nil {
 			return err
@@ -43,7 +43,7 @@ func play(ctx context.Context, role string) error {
 		defer s.Close()
 		<-ctx.Done()
 		return nil
-	case role == "rank":
+	case "rank":
 		return consume.RunRank(ctx, chaostest.Handlers(), consume.OpenStore)
 	}
 	rec, err := embedded.Load(dir)
