@@ -43,8 +43,8 @@ var forbidden = []struct{ from, to, why string }{
 	{"gpuworker/collective", "kernels", "collectives move bytes"},
 }
 
-// exempt names packages below a forbidden From that are not part of it: examples are programs of their own.
-var exempt = []string{"producer/examples"}
+// exempt names packages below a forbidden From that are not part of it: examples and benchmarks are programs of their own.
+var exempt = []string{"producer/examples", "gpuworker/consume/queuebench"}
 
 type source struct {
 	path, pkg string

@@ -106,6 +106,8 @@ const (
 	EventWarning    = "warning"
 	EventReport     = "eval.report"
 	EventAnomaly    = "train.anomaly"
+	// EventNote: a decision in words, such as the precision that was chosen; nothing is wrong.
+	EventNote = "note"
 	// EventFallback: a corrupt checkpoint was passed over, HEAD went back to its parent.
 	EventFallback = "checkpoint.fallback"
 )

@@ -310,8 +310,12 @@ func TestFailuresInARowFailTheRun(t *testing.T) {
 	spec := chaostest.Spec(chaostest.Options{Steps: 10, CommitEvery: 5})
 	f.submit(spec)
 	h := f.finish(spec, schemas.RunFailed)
-	if h.Error == nil || !strings.Contains(h.Error.Message, "a bug") || len(h.Ended) != 3 {
+	if h.Error == nil || !strings.Contains(h.Error.Message, "a bug") {
 		t.Fatalf("error %+v, ended %+v", h.Error, h.Ended)
+	}
+	// Control gives up after the third; the gang, which forms by itself, may have begun a fourth attempt by then.
+	if n := len(h.Ended); n < 3 || slices.ContainsFunc(h.Ended, func(e schemas.GenerationEnd) bool { return e.Cause != schemas.CauseApplication }) {
+		t.Fatalf("%d attempts: %+v", n, h.Ended)
 	}
 }
 

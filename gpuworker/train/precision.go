@@ -92,7 +92,7 @@ func (s *session) resolvePrecision(ctx context.Context) error {
 	}
 	s.t.Logger.Info("precision", "dtype", dtype, "pure", s.stage.PureBF16, "why", why)
 	if s.t.Gang.Rank == 0 {
-		s.t.Report(schemas.Event{At: time.Now().UTC(), Type: schemas.EventProgress, Tenant: s.t.Message.Tenant, Run: s.t.Message.Run, Stage: s.t.Message.Stage,
+		s.t.Report(schemas.Event{At: time.Now().UTC(), Type: schemas.EventNote, Tenant: s.t.Message.Tenant, Run: s.t.Message.Run, Stage: s.t.Message.Stage,
 			Worker: s.t.Worker, Generation: s.t.Gang.Generation, Message: "precision " + dtype + ": " + why})
 	}
 	return nil

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/tunefleet/tunefleet/kernels/bench/record"
 )
 
 // result is what a contender prints, and, by medians, what is compared.
@@ -86,7 +88,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *compile {
 		all = append(all, contender{"torch.compile", []string{*python, script, "--compile", "--threads", th, "--steps", st}})
 	}
-	rep := report{Date: time.Now().UTC().Format(time.RFC3339), Commit: commit(ctx), Device: cpuModel(), Threads: *threads, Rounds: *rounds,
+	rep := report{Date: time.Now().UTC().Format(time.RFC3339), Commit: record.Commit(ctx), Device: record.CPU(), Threads: *threads, Rounds: *rounds,
 		Raw: map[string][]result{}}
 	for r := range *rounds {
 		for _, c := range all {
@@ -192,38 +194,6 @@ func print(out io.Writer, rep report) {
 }
 
 func save(dir string, rep report) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("cannot make results folder: %w", err)
-	}
-	b, err := json.MarshalIndent(rep, "", " ")
-	if err != nil {
-		return err
-	}
-	name := filepath.Join(dir, "llama34m-"+time.Now().UTC().Format("20060102-150405")+".json")
-	if err := os.WriteFile(name, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("cannot write results: %w", err)
-	}
-	return nil
-}
-
-func commit(ctx context.Context) string {
-	b, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(b))
-}
-
-// cpuModel reads the processor's name; "unknown" where the system does not say.
-func cpuModel() string {
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "unknown"
-	}
-	for _, l := range strings.Split(string(b), "\n") {
-		if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
-			return strings.TrimSpace(v)
-		}
-	}
-	return "unknown"
+	_, err := record.Save(dir, "llama34m", rep)
+	return err
 }

@@ -291,7 +291,7 @@ func (s *Service) change(ctx context.Context, tenant, run string, word schemas.C
 		}
 		e := schemas.Event{At: head.Updated, Type: schemas.EventState, Tenant: tenant, Run: run, Generation: head.Generation, Step: head.Step, Message: string(head.State)}
 		if word == schemas.ControlPause && head.State != schemas.RunPaused {
-			e.Type, e.Message = schemas.EventProgress, "pausing at the next commit"
+			e.Type, e.Message = schemas.EventNote, "pausing at the next commit"
 		}
 		if err := s.leases.Append(ctx, tenant, run, e); err != nil {
 			s.log.Debug("cannot append event", "run", run, "error", err)

@@ -8,20 +8,19 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/tunefleet/tunefleet/kernels/bench/record"
 )
 
 // figure is one measured value and what it must be.
@@ -141,14 +140,10 @@ func (b *bench) finish(ctx context.Context, dir string, keep bool) error {
 		return err
 	}
 	if keep {
-		r := report{Date: time.Now().UTC().Format(time.RFC3339), Commit: commit(ctx), Go: runtime.Version(), Cores: runtime.NumCPU(), Figures: b.figures}
-		raw, err := json.MarshalIndent(r, "", "  ")
+		r := report{Date: time.Now().UTC().Format(time.RFC3339), Commit: record.Commit(ctx), Go: runtime.Version(), Cores: runtime.NumCPU(), Figures: b.figures}
+		path, err := record.Save(dir, "queue", r)
 		if err != nil {
-			return fmt.Errorf("cannot encode the report: %w", err)
-		}
-		path := filepath.Join(dir, "queue-"+time.Now().UTC().Format("20060102-150405")+".json")
-		if err := os.WriteFile(path, append(raw, '\n'), 0o644); err != nil { //nolint:gosec // a report for everybody
-			return fmt.Errorf("cannot write the report: %w", err)
+			return err
 		}
 		fmt.Fprintln(os.Stderr, "written:", path)
 	}
@@ -156,14 +151,6 @@ func (b *bench) finish(ctx context.Context, dir string, keep bool) error {
 		return fmt.Errorf("%d of %d figures miss what they must be", missed, len(b.figures))
 	}
 	return nil
-}
-
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // percentile is the value that a share of the sorted values does not exceed.

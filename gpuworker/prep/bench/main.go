@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -25,6 +23,7 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
+	"github.com/tunefleet/tunefleet/kernels/bench/record"
 	"github.com/tunefleet/tunefleet/services/embedded"
 )
 
@@ -143,7 +142,7 @@ func compare(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		load = nil // not on this system
 	}
-	rep := report{Date: time.Now().UTC().Format(time.RFC3339), Commit: commit(ctx), Device: cpuModel(), Threads: o.threads, Rows: o.rows, Bytes: info.Size(), Cutoff: o.cutoff,
+	rep := report{Date: time.Now().UTC().Format(time.RFC3339), Commit: record.Commit(ctx), Device: record.CPU(), Threads: o.threads, Rows: o.rows, Bytes: info.Size(), Cutoff: o.cutoff,
 		Load: strings.TrimSpace(string(load)), Runs: map[string][]measured{}, Medians: map[string]float64{}, PerCPU: map[string]float64{}, Ratios: map[string]float64{}}
 	names := strings.Split(o.only, ",")
 	for r := range o.rounds {
@@ -327,39 +326,9 @@ func print(out io.Writer, rep report) {
 }
 
 func save(dir string, rep report) error {
-	b, err := json.MarshalIndent(rep, "", " ")
-	if err != nil {
-		return fmt.Errorf("cannot encode the report: %w", err)
+	name, err := record.Save(dir, fmt.Sprintf("data-%d", rep.Rows), rep)
+	if err == nil {
+		fmt.Fprintln(os.Stderr, "report:", name)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("cannot create %s: %w", dir, err)
-	}
-	name := filepath.Join(dir, fmt.Sprintf("data-%d-%s.json", rep.Rows, time.Now().UTC().Format("20060102-150405")))
-	if err := os.WriteFile(name, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("cannot write the report: %w", err)
-	}
-	fmt.Fprintln(os.Stderr, "report:", name)
-	return nil
-}
-
-func commit(ctx context.Context) string {
-	b, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(b))
-}
-
-// cpuModel reads the processor's name; "unknown" where the system does not say.
-func cpuModel() string {
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "unknown"
-	}
-	for _, l := range strings.Split(string(b), "\n") {
-		if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
-			return strings.TrimSpace(v)
-		}
-	}
-	return "unknown"
+	return err
 }

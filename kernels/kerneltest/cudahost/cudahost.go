@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,9 +18,9 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/source"
 )
 
 // Open opens an emulated device, closed at the end of the test, which fails if memory is left allocated.
@@ -62,7 +61,7 @@ func Build(ctx context.Context) (string, error) {
 }
 
 func build(ctx context.Context) (string, error) {
-	root, err := moduleRoot()
+	root, err := source.ModuleRoot()
 	if err != nil {
 		return "", err
 	}
@@ -78,7 +77,7 @@ func build(ctx context.Context) (string, error) {
 		return "", err
 	}
 	// Packages are tested at the same time: one compiles, the others wait.
-	unlock, err := lock(filepath.Join(b.cache, "lock"))
+	unlock, err := source.Lock(filepath.Join(b.cache, "lock"))
 	if err != nil {
 		return "", err
 	}
@@ -157,39 +156,4 @@ func explain(err error, text []byte) error {
 		text = ee.Stderr
 	}
 	return fmt.Errorf("%w\n%s", err, bytes.TrimSpace(text))
-}
-
-// lock waits for the file's lock, which ends with the process, however it ends.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return func() { _ = f.Close() }, nil
-}
-
-// moduleRoot is the nearest folder above the working folder with a go.mod: tests run in their package's folder.
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-		if filepath.Dir(dir) == dir {
-			return "", errors.New("there is no go.mod above the working folder")
-		}
-		dir = filepath.Dir(dir)
-	}
 }

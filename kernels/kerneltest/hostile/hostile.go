@@ -6,9 +6,7 @@ package hostile
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,9 +14,8 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/source"
 )
 
 // Open opens a hostile device, closed at the end of the test, which fails if memory is left allocated.
@@ -49,7 +46,7 @@ func flags() []string {
 // Build compiles the backend, unless this very source was compiled before, and returns the path of the shared object in the user's cache
 // folder. It needs the module's sources and a C compiler (CC, default gcc).
 func Build() (string, error) {
-	root, err := moduleRoot()
+	root, err := source.ModuleRoot()
 	if err != nil {
 		return "", fmt.Errorf("cannot build the hostile backend: %w", err)
 	}
@@ -71,7 +68,7 @@ func Build() (string, error) {
 		return out, nil
 	}
 	// Packages are tested at the same time: one compiles, the others wait.
-	unlock, err := lock(out + ".lock")
+	unlock, err := source.Lock(out + ".lock")
 	if err != nil {
 		return "", fmt.Errorf("cannot build the hostile backend: %w", err)
 	}
@@ -94,22 +91,6 @@ func Build() (string, error) {
 		return "", fmt.Errorf("cannot build the hostile backend: %w", err)
 	}
 	return out, nil
-}
-
-// lock waits for the file's lock, which ends with the process, however it ends.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return func() { _ = f.Close() }, nil
 }
 
 func compiler() string {
@@ -147,23 +128,4 @@ func hash(dir string) (sources []string, sum string, err error) {
 		}
 	}
 	return sources, hex.EncodeToString(h.Sum(nil))[:24], nil
-}
-
-// moduleRoot is the nearest folder above the working folder with a go.mod: tests run in their package's folder.
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-		if filepath.Dir(dir) == dir {
-			return "", errors.New("there is no go.mod above the working folder")
-		}
-		dir = filepath.Dir(dir)
-	}
 }

@@ -97,7 +97,15 @@ func (p *progress) event(e schemas.Event) {
 			p.line("%s", e.Message) // control's own words, which name the stage
 			return
 		}
+		if e.Step == 0 { // before its first step in this generation
+			p.line("%s: %s lost its gang", e.Stage, e.Worker)
+			return
+		}
 		p.line("%s: %s lost its gang after step %d", e.Stage, e.Worker, e.Step)
+	case schemas.EventNote:
+		p.line("%s: %s", nonEmpty(e.Stage, "run"), e.Message)
+	case schemas.EventFallback:
+		p.line("%s: %s (%v)", nonEmpty(e.Stage, "run"), e.Message, e.Error)
 	case schemas.EventPreempt, schemas.EventWarning:
 		text := e.Message
 		if e.Error != nil {

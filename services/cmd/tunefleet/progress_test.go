@@ -28,7 +28,8 @@ func feed() []schemas.Event {
 		{Type: schemas.EventState, Message: "running"}, state("prep", "running"), part("a", 10), part("b", 50), part("a", 50), state("prep", "succeeded"),
 		state("tuned", "running"), step(1, 1, 4), step(1, 2, 3), {Type: schemas.EventMemberLost, Stage: "tuned", Worker: "worker-2", Step: 2},
 		{Type: schemas.EventGeneration, Stage: "tuned", Generation: 2, Values: map[string]float64{"world": 2}},
-		step(2, 2, 3), step(2, 3, 2.5), step(2, 4, 2), state("tuned", "succeeded"), {Type: schemas.EventState, Message: "succeeded"},
+		{Type: schemas.EventNote, Stage: "tuned", Message: "precision fp32: as asked"},
+		{Type: schemas.EventMemberLost, Stage: "tuned", Worker: "worker-9"}, step(2, 2, 3), step(2, 3, 2.5), step(2, 4, 2), state("tuned", "succeeded"), {Type: schemas.EventState, Message: "succeeded"},
 	}
 }
 
@@ -41,7 +42,8 @@ func TestPlainProgress(t *testing.T) {
 		p.event(e)
 	}
 	p.close()
-	for _, want := range []string{"prep: started", "prep: 100/100 rows", "prep: done in", "tuned: generation 2, 2 worker(s)", "tuned: worker-2 lost its gang", "tuned: 4/4 steps  loss 2.0000  100 tokens/s", "run succeeded"} {
+	for _, want := range []string{"prep: started", "prep: 100/100 rows", "prep: done in", "tuned: generation 2, 2 worker(s)", "tuned: worker-2 lost its gang after step 2\n",
+		"tuned: worker-9 lost its gang\n", "tuned: precision fp32: as asked\n", "tuned: 4/4 steps  loss 2.0000  100 tokens/s", "run succeeded"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("missing %q in\n%s", want, out.String())
 		}
