@@ -24,6 +24,9 @@ int tf_pool_threads(const tf_pool *);
 /* Scratch of one thread, for packed blocks and tiles. */
 #define TF_SCRATCH_BYTES (2 << 20)
 
+/* Stack of a pool thread: the deepest operation takes 9 KiB of it. */
+#define TF_STACK_BYTES (256 << 10)
+
 typedef struct tf_kern tf_kern;
 
 struct tf_device {

@@ -13,6 +13,12 @@
 
 #define SPIN_NS 20000
 
+typedef struct {
+  tf_pool *p;
+  int id;
+  pthread_t thread;
+} tf_worker;
+
 struct tf_pool {
   /* Job number in the high 32 bits, next task in the low ones: a worker that comes late fails its compare-and-swap. */
   _Alignas(64) _Atomic uint64_t ticket;
@@ -26,13 +32,8 @@ struct tf_pool {
   _Atomic(void *) arg;
   _Atomic int stop;
   int threads;
-  pthread_t *workers;
+  tf_worker *workers;
 };
-
-typedef struct {
-  tf_pool *p;
-  int id;
-} start_arg;
 
 static int64_t now_ns(void) {
   struct timespec t;
@@ -69,10 +70,10 @@ static void work(tf_pool *p, uint32_t job, int thread) {
   }
 }
 
+/* A worker neither allocates nor frees: the C library would give each its own arena. */
 static void *worker(void *a) {
-  start_arg s = *(start_arg *)a;
-  free(a);
-  tf_pool *p = s.p;
+  const tf_worker *s = a;
+  tf_pool *p = s->p;
   uint32_t seen = 0;
   for (;;) {
     int64_t until = now_ns() + SPIN_NS;
@@ -87,7 +88,7 @@ static void *worker(void *a) {
     }
     if (atomic_load(&p->stop)) return NULL;
     seen = job;
-    work(p, job, s.id);
+    work(p, job, s->id);
   }
 }
 
@@ -100,24 +101,29 @@ tf_pool *tf_pool_open(int threads) {
     free(p);
     return NULL;
   }
-  for (int i = 1; i < threads; i++) {
-    start_arg *s = malloc(sizeof *s);
-    if (s) *s = (start_arg){p, i};
-    if (!s || pthread_create(&p->workers[i], NULL, worker, s)) {
-      free(s);
-      tf_pool_close(p);
-      return NULL;
-    }
-    p->threads++;
+  pthread_attr_t attr;
+  if (pthread_attr_init(&attr)) {
+    tf_pool_close(p);
+    return NULL;
   }
-  return p;
+  int failed = pthread_attr_setstacksize(&attr, TF_STACK_BYTES);
+  for (int i = 1; i < threads && !failed; i++) {
+    tf_worker *w = &p->workers[i];
+    w->p = p, w->id = i;
+    failed = pthread_create(&w->thread, &attr, worker, w);
+    p->threads += !failed;
+  }
+  pthread_attr_destroy(&attr);
+  if (!failed) return p;
+  tf_pool_close(p);
+  return NULL;
 }
 
 void tf_pool_close(tf_pool *p) {
   atomic_store(&p->stop, 1);
   atomic_fetch_add(&p->seq, 1);
   futex_wake(&p->seq, p->threads);
-  for (int i = 1; i < p->threads; i++) pthread_join(p->workers[i], NULL);
+  for (int i = 1; i < p->threads; i++) pthread_join(p->workers[i].thread, NULL);
   free(p->workers);
   free(p);
 }

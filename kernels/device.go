@@ -14,6 +14,7 @@ package kernels
 #include <stdlib.h>
 #include "dl.h"
 #include "abi_hash.h"
+#include "cpu.h"
 */
 import "C"
 
@@ -225,6 +226,16 @@ func (d *Device) Live() int64 { return d.live.Load() }
 
 // Peak is the most bytes that were allocated at once.
 func (d *Device) Peak() int64 { return d.peak.Load() }
+
+// ThreadMemory is what the CPU backend's threads hold besides what is allocated, in bytes: the scratch of each and the stacks of those that it
+// started. 0 for another backend, whose threads are the accelerator's.
+func (d *Device) ThreadMemory() int64 {
+	i, err := d.Info()
+	if err != nil || !d.builtin {
+		return 0
+	}
+	return int64(i.Threads)*C.TF_SCRATCH_BYTES + int64(i.Threads-1)*C.TF_STACK_BYTES
+}
 
 // alloc takes memory from the backend.
 func (d *Device) alloc(bytes int64) (Addr, error) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"unsafe"
@@ -267,6 +268,34 @@ func TestNaNShows(t *testing.T) {
 func writeFile(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestThreadMemoryIsWhatThreadsMap: the address space that a pool takes is what ThreadMemory says, within 5 %.
+func TestThreadMemoryIsWhatThreadsMap(t *testing.T) {
+	mapped := func() int64 {
+		raw, err := os.ReadFile("/proc/self/statm")
+		if err != nil {
+			t.Skip(err)
+		}
+		pages, _, _ := strings.Cut(string(raw), " ")
+		n, err := strconv.ParseInt(pages, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n * int64(os.Getpagesize())
+	}
+	before := mapped()
+	d, err := Open(Options{Threads: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := mapped() - before
+	if ratio := float64(got) / float64(d.ThreadMemory()); ratio < 0.95 || ratio > 1.05 {
+		t.Errorf("64 threads map %d bytes, ThreadMemory says %d", got, d.ThreadMemory())
+	}
+	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

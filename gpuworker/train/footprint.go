@@ -37,6 +37,8 @@ type Footprint struct {
 	Staging int64 `json:"staging"`
 	// Peak is the most that was allocated at once, which is not the sum: the parts peak at different moments.
 	Peak int64 `json:"peak"`
+	// Threads is what the device's threads on this machine hold beside that, scratch and stacks; 0 for accelerators.
+	Threads int64 `json:"threads"`
 }
 
 // MeasureConfig says what to measure.
@@ -121,7 +123,7 @@ func measureRank(ctx context.Context, dev *kernels.Device, c MeasureConfig, comm
 	res := engine.Resident()
 	f.Trainable = engine.Trainable()
 	f.Weights, f.Gradients, f.Optimizer, f.Window, f.Staging = res.Params, res.Grads, res.Optimizer, res.Window, res.Staging
-	f.Activations, f.Workspace, f.Peak = mem.Peak(), q.Workspace(), dev.Peak()
+	f.Activations, f.Workspace, f.Peak, f.Threads = mem.Peak(), q.Workspace(), dev.Peak(), dev.ThreadMemory()
 	return f, q.Sync()
 }
 

@@ -24,10 +24,15 @@ type memoryReport struct {
 	Recompute bool            `json:"recompute"`
 	Footprint train.Footprint `json:"footprint"`
 	// DeviceUsed is the most that the driver said was in use on the device, by all processes and the driver itself; 0 where it does not tell.
-	DeviceUsed int64   `json:"device_used"`
-	Limit      int64   `json:"limit,omitempty"`
-	Seconds    float64 `json:"seconds"`
-	Pass       bool    `json:"pass"`
+	DeviceUsed int64 `json:"device_used"`
+	// RSS is the most memory that this process had resident, GoHeap what Go's runtime holds of it at the end, Before what was resident
+	// before the device was opened. On a CPU the device's memory is part of RSS.
+	RSS     int64   `json:"rss"`
+	GoHeap  int64   `json:"go_heap"`
+	Before  int64   `json:"rss_before"`
+	Limit   int64   `json:"limit,omitempty"`
+	Seconds float64 `json:"seconds"`
+	Pass    bool    `json:"pass"`
 }
 
 // took is what counts against the limit.
@@ -60,8 +65,8 @@ func (a *app) verifyMemoryCommand() *cobra.Command {
 			if a.json {
 				err = a.print(r)
 			} else {
-				_, err = fmt.Fprintf(a.out, "%s %s, %d tokens on %s: %.2f GiB (allocated %.2f GiB), %.1f s\n", r.Model, r.Method, r.Seq, r.Device,
-					float64(r.took())/(1<<30), float64(r.Footprint.Peak)/(1<<30), r.Seconds)
+				_, err = fmt.Fprintf(a.out, "%s %s, %d tokens on %s: %.2f GiB (allocated %.2f GiB), %.1f s; this process: %s resident, of that %s Go heap\n",
+					r.Model, r.Method, r.Seq, r.Device, float64(r.took())/(1<<30), float64(r.Footprint.Peak)/(1<<30), r.Seconds, gib(r.RSS), gib(r.GoHeap))
 			}
 			if err == nil && !r.Pass {
 				err = schemas.Errorf(schemas.CodeVerify, r.Method, "it took %d bytes, %d are the limit", r.took(), r.Limit)
@@ -85,6 +90,7 @@ func (a *app) verifyMemoryCommand() *cobra.Command {
 }
 
 func (r *memoryReport) run(ctx context.Context, kind string, st planned) (err error) {
+	r.Before = peakRSS()
 	dev, err := kernels.Open(kernels.Options{Backend: kind})
 	if err != nil {
 		return schemas.Errorf(schemas.CodeUnsupported, kind, "%v", err)
@@ -99,7 +105,7 @@ func (r *memoryReport) run(ctx context.Context, kind string, st planned) (err er
 	start := time.Now()
 	r.Footprint, err = train.MeasureOn(ctx, dev, train.MeasureConfig{Stage: st.stage, Model: st.model, World: 1, Seq: st.seq, Recompute: r.Recompute})
 	stop()
-	r.Seconds, r.DeviceUsed = time.Since(start).Seconds(), peak.Load()
+	r.Seconds, r.DeviceUsed, r.RSS, r.GoHeap = time.Since(start).Seconds(), peak.Load(), peakRSS(), goHeap()
 	r.Pass = r.Limit == 0 || r.took() <= r.Limit
 	return err
 }
