@@ -1,10 +1,9 @@
 package data
 
 import (
-	"cmp"
 	"slices"
-	"sort"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/process"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -21,28 +20,13 @@ func EncodeText(tok Tokenizer, t Template, r *Row) Sequence {
 // shared between prompt and answer as LLaMA-Factory's infer_seqlen does.
 func EncodeChat(tok Tokenizer, t Template, r *Row, cutoff int) Sequence {
 	src, dst := t.EncodePrompt(tok, r.System, r.User()), t.EncodeResponse(tok, r.Answer())
-	ns, nd := cutLengths(len(src), len(dst), cutoff)
+	ns, nd := process.InferLengths(len(src), len(dst), cutoff)
 	s := Sequence{IDs: slices.Concat(src[:ns], dst[:nd]), Labels: make([]int32, 0, ns+nd)}
 	for range ns {
 		s.Labels = append(s.Labels, IgnoreLabel)
 	}
 	s.Labels = append(s.Labels, dst[:nd]...)
 	return s
-}
-
-// cutLengths is LLaMA-Factory's infer_seqlen: how many source and target tokens are kept within cutoff.
-func cutLengths(source, target, cutoff int) (int, int) {
-	var most int
-	switch {
-	case target*2 < cutoff:
-		most = cutoff
-	case source*2 < cutoff:
-		most = cutoff - source
-	default:
-		most = int(float64(cutoff) * (float64(target) / float64(source+target)))
-	}
-	t := min(most, target)
-	return min(max(cutoff-t, 0), source), t
 }
 
 // Pack joins sequences to longer ones of at most cutoff tokens. Text ("pt") runs on: everything is laid end to end and cut into blocks of
@@ -53,12 +37,13 @@ func Pack(seqs []Sequence, form string, cutoff int, neat bool) []Sequence {
 	if form == "pt" {
 		return packText(seqs, cutoff, neat)
 	}
+	seqs = slices.DeleteFunc(slices.Clone(seqs), func(s Sequence) bool { return len(s.IDs) == 0 })
 	lengths := make([]int, len(seqs))
 	for i, s := range seqs {
 		lengths[i] = len(s.IDs)
 	}
 	var out []Sequence
-	for _, sack := range knapsack(lengths, cutoff) {
+	for _, sack := range process.Knapsack(lengths, cutoff) {
 		var p Sequence
 		bounds := []int32{0}
 		for _, i := range sack {
@@ -100,34 +85,6 @@ func packText(seqs []Sequence, cutoff int, neat bool) []Sequence {
 			s.Docs = append(bounds, int32(block))
 		}
 		out = append(out, s)
-	}
-	return out
-}
-
-// knapsack packs items greedily: the longest that still fits goes in next, of equal ones the last first. Items over capacity are left out.
-// It returns indices.
-func knapsack(lengths []int, capacity int) [][]int {
-	order := make([]int, 0, len(lengths))
-	for i, n := range lengths {
-		if n > 0 && n <= capacity {
-			order = append(order, i)
-		}
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(lengths[a], lengths[b]) })
-	var out [][]int
-	for len(order) > 0 {
-		var sack []int
-		room := capacity
-		for {
-			k := sort.Search(len(order), func(j int) bool { return lengths[order[j]] > room }) - 1
-			if k < 0 {
-				break
-			}
-			sack = append(sack, order[k])
-			room -= lengths[order[k]]
-			order = slices.Delete(order, k, k+1)
-		}
-		out = append(out, sack)
 	}
 	return out
 }

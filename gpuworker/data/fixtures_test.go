@@ -9,25 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/process"
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// fixtures is the folder of LLaMA-Factory's own results; without it the test is skipped, unless they are required.
-func fixtures(t *testing.T) string {
-	t.Helper()
-	root := os.Getenv("TUNEFLEET_FIXTURES")
-	if root == "" {
-		root = "../../../shared/fixtures"
-	}
-	dir := filepath.Join(root, "data")
-	if _, err := os.Stat(dir); err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
-			t.Fatalf("the reference results are required: %v", err)
-		}
-		t.Skipf("the reference results are not here (TUNEFLEET_FIXTURES): %v", err)
-	}
-	return dir
-}
+// fixtures is the folder of LLaMA-Factory's own results.
+func fixtures(t *testing.T) string { return fixturetest.Dir(t, "data") }
 
 func lines[T any](t *testing.T, file string) []T {
 	t.Helper()
@@ -182,7 +170,7 @@ func TestCutAndKnapsackAsUpstream(t *testing.T) {
 			if err := json.Unmarshal(c.Result, &want); err != nil {
 				t.Fatal(err)
 			}
-			if s, d := cutLengths(c.Source, c.Target, c.Cutoff); s != want[0] || d != want[1] {
+			if s, d := process.InferLengths(c.Source, c.Target, c.Cutoff); s != want[0] || d != want[1] {
 				t.Errorf("%d and %d cut to %d: %d and %d, want %v", c.Source, c.Target, c.Cutoff, s, d, want)
 			}
 		case "greedy_knapsack":
@@ -191,7 +179,7 @@ func TestCutAndKnapsackAsUpstream(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got [][]int
-			for _, sack := range knapsack(c.Numbers, c.Capacity) {
+			for _, sack := range process.Knapsack(c.Numbers, c.Capacity) {
 				var v []int
 				for _, i := range sack {
 					v = append(v, c.Numbers[i])

@@ -6,26 +6,19 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/gpuworker/metrics"
 )
 
 // fixture opens a reference file, skipping where the full set is not there (CI demands it).
 func fixture(t *testing.T, name string) *os.File {
 	t.Helper()
-	root := os.Getenv("TUNEFLEET_FIXTURES")
-	if root == "" {
-		root = filepath.Join("..", "..", "..", "shared", "fixtures")
-	}
-	f, err := os.Open(filepath.Join(root, "data", "metrics", name))
+	f, err := os.Open(fixturetest.Dir(t, "data", "metrics", name))
 	if err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
-			t.Fatal(err)
-		}
-		t.Skipf("the reference results are not here (TUNEFLEET_FIXTURES): %v", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
 	return f

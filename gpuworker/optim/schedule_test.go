@@ -4,25 +4,18 @@ import (
 	"encoding/json"
 	"math"
 	"os"
-	"path/filepath"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // fixture reads a JSON file of the reference sets, or skips.
 func fixture(t *testing.T, v any, path ...string) {
 	t.Helper()
-	dir := os.Getenv("TUNEFLEET_FIXTURES")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared", "fixtures")
-	}
-	raw, err := os.ReadFile(filepath.Join(append([]string{dir}, path...)...))
+	raw, err := os.ReadFile(fixturetest.Dir(t, path...))
 	if err != nil {
-		if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
-			t.Fatal(err)
-		}
-		t.Skipf("no fixtures: %v", err)
+		t.Fatal(err)
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		t.Fatal(err)

@@ -40,14 +40,22 @@ func (t *train) extraFile(name string, ref *safetensors.File) *extraFile {
 	return &extraFile{t: t, name: name, ref: ref}
 }
 
+// has reports whether there is a reference with the tensor; one that lacks it is noted.
+func (x *extraFile) has(name string) bool {
+	if x.ref == nil {
+		return false
+	}
+	_, ok := x.ref.Info(name)
+	if !ok {
+		x.t.rep.Absent = append(x.t.rep.Absent, x.name+":"+name)
+	}
+	return ok
+}
+
 // floats compares a tensor if the reference has it.
 func (x *extraFile) floats(name string, shape []int64, got []float32) error {
 	x.out = append(x.out, safetensors.Entry{Name: name, Shape: shape, Float32: got})
-	if x.ref == nil {
-		return nil
-	}
-	if _, ok := x.ref.Info(name); !ok {
-		x.t.rep.Absent = append(x.t.rep.Absent, x.name+":"+name)
+	if !x.has(name) {
 		return nil
 	}
 	want, _, err := x.ref.Float32(name)
@@ -61,11 +69,7 @@ func (x *extraFile) floats(name string, shape []int64, got []float32) error {
 // ints compares an integer tensor if the reference has it.
 func (x *extraFile) ints(name string, shape, got []int64) error {
 	x.out = append(x.out, safetensors.Entry{Name: name, Shape: shape, Int64: got})
-	if x.ref == nil {
-		return nil
-	}
-	if _, ok := x.ref.Info(name); !ok {
-		x.t.rep.Absent = append(x.t.rep.Absent, x.name+":"+name)
+	if !x.has(name) {
 		return nil
 	}
 	want, _, err := x.ref.Int64(name)

@@ -9,26 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
 )
 
-// fixtures finds the reference set, or skips; TUNEFLEET_REQUIRE_FIXTURES=1 makes a missing set a failure.
-func fixtures(t *testing.T) string {
-	t.Helper()
-	dir := os.Getenv("TUNEFLEET_FIXTURES")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared", "fixtures")
-	}
-	if isDir(filepath.Join(dir, "models")) {
-		return dir
-	}
-	if os.Getenv("TUNEFLEET_REQUIRE_FIXTURES") == "1" {
-		t.Fatalf("no fixtures in %s", dir)
-	}
-	t.Skipf("no fixtures in %s", dir)
-	return ""
-}
+func fixtures(t *testing.T) string { return fixturetest.Dir(t) }
 
 func mustPass(t *testing.T, rep *Report, err error) {
 	t.Helper()

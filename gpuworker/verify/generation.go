@@ -104,11 +104,7 @@ func (x *extraFile) sampling(b batch, z []float32, vocab int) error {
 // processed compares logits of which some are filtered: the same ones, and the others as tensors are compared.
 func (x *extraFile) processed(name string, shape []int64, got []float32) error {
 	x.out = append(x.out, safetensors.Entry{Name: name, Shape: shape, Float32: got})
-	if x.ref == nil {
-		return nil
-	}
-	if _, ok := x.ref.Info(name); !ok {
-		x.t.rep.Absent = append(x.t.rep.Absent, x.name+":"+name)
+	if !x.has(name) {
 		return nil
 	}
 	want, _, err := x.ref.Float32(name)

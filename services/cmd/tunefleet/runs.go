@@ -144,17 +144,20 @@ func (a *app) withRun(ctx context.Context, arg string, fn func(cl *client.Client
 	return fn(cl, tenant, run)
 }
 
-// follow shows a run's progress until it is over; its end is the exit code. With --json the events go to standard output, one a line.
-func (a *app) follow(ctx context.Context, cl *client.Client, tenant, run string) error {
+// watch shows a run's events until it is over, hands each to also first, and returns the last state.
+func (a *app) watch(ctx context.Context, cl *client.Client, tenant, run string, also func(schemas.Event) error) (final schemas.Event, err error) {
 	var show *progress
 	if !a.json && !a.quiet {
 		show = newProgress(a.err, a.terminal())
+		defer show.close()
 	}
-	var final schemas.Event
-	err := cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
+	err = cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
 		if id == "" && e.Type == schemas.EventState {
 			final = e
 			return nil
+		}
+		if err := also(e); err != nil {
+			return err
 		}
 		if a.json {
 			return a.print(e)
@@ -164,9 +167,12 @@ func (a *app) follow(ctx context.Context, cl *client.Client, tenant, run string)
 		}
 		return nil
 	})
-	if show != nil {
-		show.close()
-	}
+	return final, err
+}
+
+// follow shows a run's progress until it is over; its end is the exit code. With --json the events go to standard output, one a line.
+func (a *app) follow(ctx context.Context, cl *client.Client, tenant, run string) error {
+	final, err := a.watch(ctx, cl, tenant, run, func(schemas.Event) error { return nil })
 	if errors.Is(err, context.Canceled) {
 		a.say("detached; the run goes on. Cancel it with: tunefleet cancel %s", run)
 		return &silentError{code: schemas.ExitCodes()[schemas.CodeInterrupted]}

@@ -185,30 +185,7 @@ func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run
 	if err != nil {
 		return err
 	}
-	var show *progress
-	if !a.json && !a.quiet {
-		show = newProgress(a.err, a.terminal())
-	}
-	var final schemas.Event
-	err = cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
-		if id == "" && e.Type == schemas.EventState {
-			final = e
-			return nil
-		}
-		if err := log.event(e); err != nil {
-			return err
-		}
-		if a.json {
-			return a.print(e)
-		}
-		if show != nil {
-			show.event(e)
-		}
-		return nil
-	})
-	if show != nil {
-		show.close()
-	}
+	final, err := a.watch(ctx, cl, tenant, run, log.event)
 	err = errors.Join(err, log.close(err == nil && final.Message == string(schemas.RunSucceeded)))
 	if err != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)

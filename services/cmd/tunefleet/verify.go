@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -18,31 +19,38 @@ func (a *app) verifyCommand() *cobra.Command {
 
 type verifier func(ctx context.Context, dir string, o verify.Options) (*verify.Report, error)
 
+// sayEach says each thing that is compared when it begins.
+func (a *app) sayEach() func(what string, done, total int) {
+	last := ""
+	return func(what string, _, _ int) {
+		if what != last {
+			a.say("%s", what)
+			last = what
+		}
+	}
+}
+
+// judge shows a report; its verdict is the exit code.
+func (a *app) judge(r *verify.Report, err error) error {
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = a.print(r)
+	} else {
+		err = a.showReport(r)
+	}
+	return cmp.Or(err, r.Err())
+}
+
 func (a *app) verifyKind(kind, short string, fn verifier) *cobra.Command {
 	var o verify.Options
 	c := &cobra.Command{
 		Use: kind + " DIR", Short: short, Args: exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			last := ""
-			o.Progress = func(what string, done, total int) {
-				if what != last {
-					a.say("%s", what)
-					last = what
-				}
-			}
+			o.Progress = a.sayEach()
 			r, err := fn(cmd.Context(), args[0], o)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				err = a.print(r)
-			} else {
-				err = a.showReport(r)
-			}
-			if err != nil {
-				return err
-			}
-			return r.Err()
+			return a.judge(r, err)
 		},
 	}
 	f := c.Flags()

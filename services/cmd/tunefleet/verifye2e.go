@@ -16,26 +16,9 @@ func (a *app) verifyE2ECommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "e2e DIR", Args: exactArgs("DIR"), Short: "Repeat a run of LLaMA-Factory from its configuration and data, and compare its losses, predictions or export",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			last := ""
-			o.Progress = func(what string, _, _ int) {
-				if what != last {
-					a.say("%s", what)
-					last = what
-				}
-			}
+			o.Progress = a.sayEach()
 			r, err := verifye2e.Verify(cmd.Context(), args[0], o)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				err = a.print(r)
-			} else {
-				err = a.showReport(r)
-			}
-			if err != nil {
-				return err
-			}
-			return r.Err()
+			return a.judge(r, err)
 		},
 	}
 	f := c.Flags()
