@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"regexp"
+	"strings"
 )
 
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
@@ -27,6 +28,18 @@ func OpenPrefix(pool string) string { return "open/" + pool + "/" }
 // OpenKey is the accepted spec: outbox, queue index and spec in one object, written with If-None-Match.
 func OpenKey(pool string, prio int, tenant, run string) string {
 	return fmt.Sprintf("open/%s/%d-%s-%s.json", pool, prio, tenant, run)
+}
+
+// OpenBatchKey is the index entry of many runs accepted together: an OpenBatch, which control turns into an open object each. Its name is
+// not that of an open run: it has a "-" too few.
+func OpenBatchKey(pool, id string) string { return OpenPrefix(pool) + openBatch + id + ".json" }
+
+const openBatch = "batch-"
+
+// IsOpenBatch reports whether the key of an object below "open/" is that of a batch.
+func IsOpenBatch(key string) bool {
+	name := key[strings.LastIndexByte(key, '/')+1:]
+	return strings.HasPrefix(name, openBatch) && strings.Count(name, "-") == 1
 }
 
 // EndedPrefix indexes the ended runs of a tenant ("" = all tenants), in the order of their ids.

@@ -1,6 +1,19 @@
 package schemas
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
+
+// MaxOpenBatchBytes is the largest OpenBatch.
+const MaxOpenBatchBytes = 4 << 20
+
+// OpenBatch is what the open objects of runs that were accepted together hold, in one object: see OpenBatchKey.
+type OpenBatch struct {
+	Version int `json:"version"`
+	// Specs are the accepted specs, byte for byte as beside HEAD; all of one pool.
+	Specs []json.RawMessage `json:"specs"`
+}
 
 // MaxMessageBytes is the largest work message (64 KiB); anything larger travels as a claim check.
 const MaxMessageBytes = 64 << 10

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/faultproxy"
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // before lets triggers act on a request that has come.
@@ -41,7 +42,7 @@ func (f *fleet) record(q *faultproxy.Request) {
 	switch {
 	case q.Method == http.MethodDelete:
 		e.Kind = check.KindDelete
-	case head || strings.HasSuffix(q.Key, "/manifest.json"):
+	case head || strings.HasSuffix(q.Key, "/manifest.json") || schemas.IsOpenBatch(q.Key):
 		e.Body = check.Body(q.Body)
 	}
 	if head && q.Status == http.StatusOK {

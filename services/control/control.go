@@ -94,8 +94,10 @@ type Queue interface {
 
 // Control is one replica: it schedules the pools whose ledgers it owns and stands by for the others.
 type Control struct {
-	objects store.Objects
+	objects store.Objects // its GETs are counted by pace
 	heads   *checkpoint.Heads
+	pace    *pacer
+	paced   *checkpoint.Heads // for readers that asked pace before
 	work    Queue
 	leases  lease.Store
 	cfg     Config
@@ -130,10 +132,12 @@ func New(objects store.Objects, work Queue, leases lease.Store, cfg Config) (*Co
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot configure control: %w", err)
 	}
-	c := &Control{
-		objects: objects, heads: checkpoint.NewHeads(objects, checkpoint.Config{Budget: cfg.LedgerTTL}), work: work, leases: leases, cfg: cfg,
+	c := &Control{work: work, leases: leases, cfg: cfg,
 		log: cfg.Logger, start: time.Now(), ensure: make(chan struct{}, 1), look: make(chan struct{}, 1), pools: map[string]*runner{},
 	}
+	c.pace = &pacer{clock: c.clock}
+	c.objects, c.paced = &counted{Objects: objects, pace: c.pace}, checkpoint.NewHeads(objects, checkpoint.Config{Budget: cfg.LedgerTTL})
+	c.heads = checkpoint.NewHeads(c.objects, checkpoint.Config{Budget: cfg.LedgerTTL})
 	meter := telemetry.Meter()
 	var errs [7]error
 	c.gauges.queued, errs[0] = meter.Int64Gauge(telemetry.MetricQueued, metric.WithDescription("Runs that wait for their first transition."))

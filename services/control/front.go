@@ -37,6 +37,8 @@ type Front struct {
 
 	mu       sync.Mutex
 	policies map[string]cachedPolicy
+
+	index index
 }
 
 // NewFront makes a front. poker may be nil: runs are then found by looking.
@@ -44,7 +46,8 @@ func NewFront(objects store.Objects, poker Poker, logger *slog.Logger) *Front {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Front{objects: objects, heads: checkpoint.NewHeads(objects, checkpoint.Config{Budget: 10 * time.Second}), poker: poker, log: logger, policies: map[string]cachedPolicy{}}
+	return &Front{objects: objects, heads: checkpoint.NewHeads(objects, checkpoint.Config{Budget: 10 * time.Second}), poker: poker, log: logger,
+		policies: map[string]cachedPolicy{}, index: index{pools: map[string]*lineup{}}}
 }
 
 // Handle answers a submitted spec in JSON form with a SubmitReply in JSON form; it is the front of queue.Intake.Serve. header carries the
@@ -98,7 +101,8 @@ func (f *Front) Accept(ctx context.Context, in *schemas.RunSpec) (reply *schemas
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode spec: %w", err)
 	}
-	if err := f.admit(ctx, spec); err != nil {
+	counted, err := f.admit(ctx, spec)
+	if err != nil {
 		return nil, err
 	}
 	if len(data) > schemas.MaxSpecBytes {
@@ -130,9 +134,9 @@ func (f *Front) Accept(ctx context.Context, in *schemas.RunSpec) (reply *schemas
 			return nil, unavailable(schemas.HeadKey(spec.Tenant, spec.ID), err)
 		}
 	}
-	open := schemas.OpenKey(spec.Pool, spec.Priority, spec.Tenant, spec.ID)
-	if err := f.put(ctx, open, data); err != nil && !errors.Is(err, store.ErrPrecondition) {
-		return nil, unavailable(open, err)
+	// A tenant whose runs are counted gets an object of its own for each, and so does who submits again: it may be in a batch already.
+	if err := f.open(ctx, spec, data, counted || duplicate); err != nil {
+		return nil, unavailable(schemas.OpenKey(spec.Pool, spec.Priority, spec.Tenant, spec.ID), err)
 	}
 	if f.poker != nil {
 		if err := f.poker.Poke(ctx, spec.Tenant, spec.ID); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/lease"
+	"github.com/tunefleet/tunefleet/services/store"
 )
 
 // maxResultBytes bounds a part's result or failure record.
@@ -45,8 +46,6 @@ type openRun struct {
 	reason    string
 	// wanted: the spec of a queued run is to be read, because the run is among the next in line.
 	wanted bool
-	// cost is the number of GETs of its last reading.
-	cost int
 	// broken: its HEAD cannot be decoded; nothing is decided about the run until it can.
 	broken bool
 }
@@ -68,9 +67,10 @@ type pool struct {
 	// reserved is the run that workers are kept for, since reservedAt.
 	reserved   string
 	reservedAt time.Duration
-	// reads paces the reading of the object store; see budget.
-	reads   float64
-	readsAt time.Duration
+	// batches are the keys of batches of accepted runs, as of the last listing; see unpack. unreadable ones were reported.
+	batches    []string
+	batchInfo  map[string]store.Info
+	unreadable map[string]bool
 	// behind: runs that were never read are left for the next tick, which then comes sooner.
 	behind bool
 	// keys are the keys of runs in order, as of the last listing.
@@ -94,13 +94,15 @@ type pool struct {
 }
 
 func newPool(c *Control, name string) *pool {
-	return &pool{c: c, name: name, pruning: make(chan struct{}, 1), runs: map[string]*openRun{}, byName: map[string]*openRun{}, dirty: true, workers: map[string]Workers{}, idle: map[string]time.Duration{}, usage: map[string]float64{},
+	return &pool{c: c, name: name, pruning: make(chan struct{}, 1), runs: map[string]*openRun{}, byName: map[string]*openRun{}, unreadable: map[string]bool{}, dirty: true,
+		workers: map[string]Workers{}, idle: map[string]time.Duration{}, usage: map[string]float64{},
 		keeper: &keeper{objects: c.objects, pool: name, owner: c.cfg.Name, ttl: c.cfg.LedgerTTL, clock: c.clock}}
 }
 
 // forget drops what was remembered: another replica may have changed everything.
 func (p *pool) forget() {
 	p.runs, p.byName, p.keys = map[string]*openRun{}, map[string]*openRun{}, nil
+	p.batches, p.unreadable = nil, map[string]bool{}
 	p.policy, p.policyAt = nil, 0
 	p.dirty, p.listedAt, p.boot, p.bootSince = true, 0, "", 0
 }
@@ -119,6 +121,9 @@ func (p *pool) tick(ctx context.Context, poked bool) (again bool, err error) {
 		return false, err
 	}
 	if err := p.refresh(ctx, poked); err != nil {
+		return false, err
+	}
+	if err := p.unpack(ctx); err != nil {
 		return false, err
 	}
 	view, err := p.view(ctx)
@@ -162,19 +167,20 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 		return nil
 	}
 	seen := map[string]bool{}
+	p.batches, p.batchInfo = nil, map[string]store.Info{}
 	for info, err := range p.c.objects.List(ctx, schemas.OpenPrefix(p.name)) {
 		if err != nil {
 			return fmt.Errorf("cannot list open runs of pool %s: %w", p.name, err)
 		}
-		seen[info.Key] = true
-		if p.runs[info.Key] == nil {
-			tenant, run, ok := parseOpen(info.Key)
-			if !ok {
-				continue // nothing of ours
+		if schemas.IsOpenBatch(info.Key) {
+			if !p.unreadable[info.Key] {
+				p.batches = append(p.batches, info.Key)
+				p.batchInfo[info.Key] = info
 			}
-			r := &openRun{key: info.Key, tenant: tenant, run: run, submitted: info.Modified, claims: map[ClaimKey]*Claim{}, failures: map[string]schemas.Failure{}}
-			p.runs[info.Key], p.byName[tenant+"/"+run] = r, r
+			continue
 		}
+		seen[info.Key] = true
+		p.know(info.Key, info.Modified)
 	}
 	for key, r := range p.runs {
 		if !seen[key] {
@@ -185,6 +191,16 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 	p.keys = slices.Sorted(maps.Keys(p.runs))
 	p.listedAt, p.listCost, p.dirty = p.c.clock(), listingCost(p.c.clock()-now, len(p.keys)), false
 	return nil
+}
+
+// know adds an open run that is not known yet.
+func (p *pool) know(key string, submitted time.Time) {
+	tenant, run, ok := parseOpen(key)
+	if !ok || p.runs[key] != nil {
+		return // nothing of ours, or nothing new
+	}
+	r := &openRun{key: key, tenant: tenant, run: run, submitted: submitted, claims: map[ClaimKey]*Claim{}, failures: map[string]schemas.Failure{}}
+	p.runs[key], p.byName[tenant+"/"+run] = r, r
 }
 
 // listingCost is what a listing that took so long counts for: no more than its keys explain. The time that a store was away is not the

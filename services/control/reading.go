@@ -9,18 +9,17 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
-// Bounds of the reading of one pool. The store sees at most getRate GETs a second, in bursts of getBurst; of one tick at most maxReads are
-// for runs read for the first time and maxRechecks for queued and paused ones looked at again. A decision considers maxQueued queued runs
-// that may start and maxBlocked that may not yet.
+// Bounds of the reading of one pool (see pacer for those of all). Of the GETs of one tick at most maxReads are for runs read for the first
+// time and maxRechecks for queued and paused ones looked at again. A decision considers maxQueued queued runs that may start and maxBlocked
+// that may not yet.
 const (
-	getRate     = 500
-	getBurst    = 500
 	maxReads    = 150
 	maxRechecks = 20
 	readers     = 32 // GETs at a time
@@ -33,17 +32,6 @@ const (
 	policyEvery = 2 * time.Second
 	parentEvery = 2 * time.Second
 )
-
-// budget is how many GETs may be made now.
-func (p *pool) budget(now time.Duration) int {
-	if p.readsAt == 0 {
-		p.reads = getBurst
-	} else {
-		p.reads = min(getBurst, p.reads+getRate*(now-p.readsAt).Seconds())
-	}
-	p.readsAt = max(now, 1)
-	return int(p.reads)
-}
 
 // refresh reads HEADs, and the specs that are needed: first of runs that are about to change (forming, asked to stop), then of runs never
 // read, then of those that run, the one read longest ago first, and of queued and paused ones in turns.
@@ -99,39 +87,41 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		}
 	}
 	slices.SortStableFunc(running, func(a, b *openRun) int { return cmp.Compare(a.readAt, b.readAt) })
-	read := slices.Concat(hot, fresh, running)
-	read = read[:p.affordable(read, now)]
-	p.behind = more || len(read) < len(hot)+len(fresh)
-	err := parallel(ctx, readers, read, func(ctx context.Context, r *openRun) error { return p.read(ctx, r, now) })
-	for _, r := range read {
-		p.reads -= float64(r.cost)
-	}
-	return errors.Join(err, p.readParents(ctx, now))
-}
-
-// affordable is how many of the runs the budget lets be read: a run whose spec is not known may take two GETs.
-func (p *pool) affordable(runs []*openRun, now time.Duration) int {
-	left := p.budget(now)
-	for i, r := range runs {
-		if left--; r.spec == nil {
-			left--
-		}
-		if left < 0 {
-			return i
+	p.behind = more
+	var late atomic.Bool
+	for i, runs := range [][]*openRun{hot, fresh, running} {
+		err := parallel(ctx, readers, runs, func(ctx context.Context, r *openRun) error {
+			done, err := p.read(ctx, r, now)
+			if !done && i < 2 {
+				late.Store(true)
+			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
-	return len(runs)
+	p.behind = p.behind || late.Load()
+	return p.readParents(ctx, now)
 }
 
-// read brings one run up to date: HEAD, and the spec of a run that has one or is wanted.
-func (p *pool) read(ctx context.Context, r *openRun, now time.Duration) error {
-	r.cost = 1
-	head, _, err := p.c.heads.Read(ctx, r.tenant, r.run)
+// read brings one run up to date: HEAD, and the spec of a run that has one or is wanted. done is false when it must wait for its turn.
+func (p *pool) read(ctx context.Context, r *openRun, now time.Duration) (done bool, err error) {
+	// A few runs more whose HEAD turns out to be there cost a second GET; the pacer counts it.
+	withSpec := r.spec == nil && (r.head != nil || r.wanted || len(p.runs) <= maxQueued)
+	cost := 1
+	if withSpec {
+		cost++
+	}
+	if !p.c.pace.take(cost, r.readAt == 0 || withSpec) {
+		return false, nil
+	}
+	head, _, err := p.c.paced.Read(ctx, r.tenant, r.run)
 	r.broken = false
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 	case errors.Is(err, store.ErrUnavailable) || ctx.Err() != nil:
-		return err
+		return true, err
 	case err != nil:
 		p.c.log.Error("HEAD cannot be read", "tenant", r.tenant, "run", r.run, "error", err)
 		r.broken = true
@@ -140,18 +130,20 @@ func (p *pool) read(ctx context.Context, r *openRun, now time.Duration) error {
 			r.head = head
 		}
 	}
-	if r.spec == nil && (r.head != nil || r.wanted || len(p.runs) <= maxQueued) {
-		r.cost++
+	if r.spec == nil && (withSpec || r.head != nil) {
+		if !withSpec {
+			p.c.pace.spend()
+		}
 		if err := p.readSpec(ctx, r); err != nil {
-			return err
+			return true, err
 		}
 	}
 	r.readAt = max(now, 1)
-	return nil
+	return true, nil
 }
 
 func (p *pool) readSpec(ctx context.Context, r *openRun) error {
-	data, _, err := p.c.objects.Get(ctx, r.key, schemas.MaxSpecBytes)
+	data, _, err := p.c.paced.Objects().Get(ctx, r.key, schemas.MaxSpecBytes)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil // closed since the listing
 	}
@@ -291,11 +283,10 @@ func (p *pool) readParents(ctx context.Context, now time.Duration) error {
 			if known[d.Run].Terminal() {
 				continue
 			}
-			if p.reads < 1 {
+			if !p.c.pace.take(1, false) {
 				return nil
 			}
-			p.reads--
-			head, _, err := p.c.heads.Read(ctx, r.tenant, d.Run)
+			head, _, err := p.c.paced.Read(ctx, r.tenant, d.Run)
 			switch {
 			case errors.Is(err, store.ErrNotFound):
 				continue

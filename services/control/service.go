@@ -126,6 +126,18 @@ func (s *Service) List(ctx context.Context, f schemas.RunFilter) (*schemas.RunLi
 		if tenant, run, ok := parseOpen(info.Key); ok && (f.Tenant == "" || f.Tenant == tenant) {
 			all = append(all, entry{id: tenant + "/" + run})
 		}
+		if !schemas.IsOpenBatch(info.Key) {
+			continue
+		}
+		specs, err := readBatch(ctx, s.objects, info.Key) // accepted a moment ago, or while there is no control
+		if err != nil {
+			return nil, unreachable(err)
+		}
+		for _, spec := range specs {
+			if f.Tenant == "" || f.Tenant == spec.Tenant {
+				all = append(all, entry{id: spec.Tenant + "/" + spec.ID})
+			}
+		}
 	}
 	for info, err := range s.objects.List(ctx, schemas.EndedPrefix(f.Tenant)) {
 		if err != nil {

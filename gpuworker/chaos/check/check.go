@@ -3,8 +3,10 @@ package check
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,7 +105,9 @@ type checker struct {
 	heads     map[string][]Event
 	// opened is the first write of each run's open object.
 	opened map[string]Event
-	failed map[string]bool
+	// batched names the runs of each batch that was written before any open object of theirs.
+	batched map[string][]string
+	failed  map[string]bool
 }
 
 // Check judges a history and the final content of the store (key to bytes).
@@ -115,7 +119,7 @@ func Check(history []Event, objects map[string][]byte, limits Limits) *Report {
 		limits.Drain = 120
 	}
 	c := &checker{history: slices.Clone(history), objects: map[string][]byte{}, limits: limits, runs: map[string]*run{}, first: map[string]Event{},
-		manifests: map[string][]Event{}, heads: map[string][]Event{}, opened: map[string]Event{}, failed: map[string]bool{},
+		manifests: map[string][]Event{}, heads: map[string][]Event{}, opened: map[string]Event{}, batched: map[string][]string{}, failed: map[string]bool{},
 		rep: &Report{Checked: map[string]int{}, Kills: map[string]int{}, Generations: map[string]int{}}}
 	slices.SortStableFunc(c.history, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
 	for k, v := range objects {
@@ -206,8 +210,11 @@ func (c *checker) write(e Event) {
 		if !seen {
 			c.first[e.Key] = e
 		}
-		if tenant, id, ok := openRun(e.Key); ok && !seen {
+		if tenant, id, ok := openRun(e.Key); ok && c.opened[tenant+"/"+id].Key == "" {
 			c.opened[tenant+"/"+id] = e
+		}
+		if schemas.IsOpenBatch(e.Key) && !seen {
+			c.batch(e)
 		}
 		return
 	}
@@ -247,6 +254,40 @@ func (c *checker) write(e Event) {
 	}
 }
 
+// batch notes the runs that were accepted together.
+func (c *checker) batch(e Event) {
+	var b schemas.OpenBatch
+	if err := json.Unmarshal(e.Body, &b); err != nil {
+		c.fail("I1", e.Key, e.At, "%s is no batch of accepted runs: %v", e.Key, err)
+		return
+	}
+	for _, raw := range b.Specs {
+		var s struct{ Tenant, ID string }
+		if err := json.Unmarshal(raw, &s); err != nil {
+			c.fail("I1", e.Key, e.At, "%s holds what is no spec: %v", e.Key, err)
+			continue
+		}
+		if name := s.Tenant + "/" + s.ID; c.opened[name].Key == "" {
+			c.opened[name] = e
+			c.batched[e.Key] = append(c.batched[e.Key], name)
+		}
+	}
+}
+
+// unpacked judges the deletion of a batch: each of its runs must have an open object of its own by then, or have ended.
+func (c *checker) unpacked(e Event) {
+	for _, name := range c.batched[e.Key] {
+		r := c.runs[name]
+		own := slices.ContainsFunc(c.history, func(w Event) bool {
+			tenant, id, ok := openRun(w.Key)
+			return w.Kind == KindWrite && (w.Status < 300 || w.Status == http.StatusPreconditionFailed) && ok && tenant+"/"+id == name && w.At <= e.At
+		})
+		if r != nil && !own {
+			c.fail("I1", name, e.At, "%s deleted the batch of a run that has no open object of its own: nothing would find the run again", e.Proc)
+		}
+	}
+}
+
 // outcome judges that an acknowledged run is known and ended as it should.
 func (c *checker) outcome(r *run) {
 	if !r.known {
@@ -259,7 +300,14 @@ func (c *checker) outcome(r *run) {
 		c.fail("I1", r.name, r.accepted, "the run was acknowledged before it was stored")
 	}
 	if r.final == nil {
-		if _, open := c.objects[open.Key]; !open {
+		_, there := c.objects[open.Key]
+		if schemas.IsOpenBatch(open.Key) { // taken apart since, perhaps
+			for key := range c.objects {
+				tenant, id, ok := openRun(key)
+				there = there || ok && tenant+"/"+id == r.name
+			}
+		}
+		if !there {
 			c.rep.Lost++
 			c.fail("I1", r.name, r.accepted, "the acknowledged run is lost: there is neither an open object nor a HEAD")
 			return

@@ -57,7 +57,7 @@ func (s *story) add(e Event) *Event {
 func (s *story) put(key, condition string, data []byte) {
 	s.objects[key] = data
 	e := Event{Kind: KindWrite, Proc: s.worker, Key: key, Condition: condition, Status: 200, ETag: etagOf(data)}
-	if strings.HasSuffix(key, "HEAD.json") || strings.HasSuffix(key, "manifest.json") {
+	if strings.HasSuffix(key, "HEAD.json") || strings.HasSuffix(key, "manifest.json") || schemas.IsOpenBatch(key) {
 		e.Body = Body(data)
 	}
 	s.add(e)
@@ -84,6 +84,21 @@ func (s *story) submit() {
 	s.put(schemas.SpecKey(s.spec.Tenant, s.spec.ID), "absent", []byte("{}"))
 	s.put(schemas.OpenKey("cpu", 1, s.spec.Tenant, s.spec.ID), "absent", []byte("{}"))
 	s.add(Event{Kind: KindAccepted})
+}
+
+// submitTogether is submit as a busy front does it; control takes the batch apart, properly or not.
+func (s *story) submitTogether(proper bool) {
+	batch := schemas.OpenBatchKey("cpu", "01")
+	s.put(schemas.SpecKey(s.spec.Tenant, s.spec.ID), "absent", []byte("{}"))
+	s.put(batch, "absent", fmt.Appendf(nil, `{"version":1,"specs":[{"tenant":%q,"id":%q},{"tenant":"other","id":"other"}]}`, s.spec.Tenant, s.spec.ID))
+	s.add(Event{Kind: KindAccepted})
+	if proper {
+		s.put(schemas.OpenKey("cpu", 1, s.spec.Tenant, s.spec.ID), "absent", []byte("{}"))
+	}
+	s.remove(batch)
+	if !proper {
+		s.put(schemas.OpenKey("cpu", 1, s.spec.Tenant, s.spec.ID), "absent", []byte("{}"))
+	}
 }
 
 func (s *story) start() {
@@ -209,6 +224,11 @@ func (s *story) reload() {
 func whole(t *testing.T) *story {
 	s := newStory(t)
 	s.submit()
+	return s.through()
+}
+
+// through is the life of an accepted run.
+func (s *story) through() *story {
 	s.start()
 	s.form()
 	s.commit(s.train())
@@ -223,6 +243,16 @@ func whole(t *testing.T) *story {
 	s.commit(s.train())
 	s.finish()
 	return s
+}
+
+// TestAcceptedTogether: a run whose index entry was first one of a batch is as healthy.
+func TestAcceptedTogether(t *testing.T) {
+	s := newStory(t)
+	s.submitTogether(true)
+	s.through()
+	if rep := Check(s.events, s.objects, Limits{}); !rep.OK() || rep.Runs != 1 {
+		t.Fatalf("%d runs, violations: %+v", rep.Runs, rep.Violations)
+	}
 }
 
 func TestHealthy(t *testing.T) {
@@ -308,6 +338,11 @@ func TestViolations(t *testing.T) {
 			s.commit(s.train())
 			s.finish()
 			return s
+		}},
+		{"batch deleted too early", "I1", func(t *testing.T) *story {
+			s := newStory(t)
+			s.submitTogether(false)
+			return s.through()
 		}},
 		{"no terminal record", "I1", func(t *testing.T) *story {
 			s := whole(t)

@@ -16,6 +16,10 @@ func (c *checker) deletes() {
 		switch {
 		case strings.HasPrefix(e.Key, "open/"):
 			c.count("I1")
+			if schemas.IsOpenBatch(e.Key) {
+				c.unpacked(e)
+				continue
+			}
 			r := c.runOfOpen(e.Key)
 			if r == nil {
 				continue
