@@ -103,8 +103,8 @@ func (p *problems) factory(f *FactorySpec, at string) {
 	p.check(slices.Contains([]string{"concat", "interleave_under", "interleave_over", "interleave_once"}, f.Mix), at+".mix",
 		"%q is unknown (concat, interleave_under, interleave_over, interleave_once)", f.Mix)
 	p.check(f.Buffer >= 0 && f.Buffer < 1<<31, at+".buffer", "%d is not between 0 and 2^31", f.Buffer)
-	p.check(f.Buffer == 0 || f.Mix == "concat" && f.MaxSamples == 0 && f.Workers == 1 && f.ValSize == float64(int(f.ValSize)), at+".buffer",
-		"streams are concatenated and whole, prepared by one worker, and val_size is a number of rows")
+	p.check(f.Buffer == 0 || f.Mix != "interleave_once" && f.MaxSamples == 0 && f.Workers == 1 && f.ValSize == float64(int(f.ValSize)), at+".buffer",
+		"streams are whole, prepared by one worker, mixed by another strategy than interleave_once, and val_size is a number of rows")
 	_, derr := time.Parse(time.DateOnly, f.Date)
 	p.check(f.Date == "" || derr == nil, at+".date", "%q is no date (YYYY-MM-DD)", f.Date)
 	p.check(slices.Contains([]string{"fail", "skip", "quarantine"}, f.OnBadRow), at+".on_bad_row", "%q is unknown (fail, skip, quarantine)", f.OnBadRow)
@@ -136,8 +136,9 @@ type EvalSet struct {
 
 // SampleOrder deals samples as transformers' Trainer with accelerate does.
 type SampleOrder struct {
-	// Kind is "torch": an epoch's order is torch.randperm(n) seeded with Seed + epoch; or "sequential".
-	Kind string `json:"kind" jsonschema:"enum=torch,enum=sequential"`
+	// Kind is "torch": an epoch's order is torch.randperm(n) seeded with Seed + epoch; "torch_global": it is drawn from the one generator that
+	// the trainer seeds with Seed at its start, as where samples are grouped by length; or "sequential".
+	Kind string `json:"kind" jsonschema:"enum=torch,enum=torch_global,enum=sequential"`
 	Seed uint64 `json:"seed"`
 	// Deal is the number of devices that micro-batches are dealt to in turn: when they do not come out even, the epoch's last turn is
 	// filled with samples from its beginning. The world size that trains does not matter.
@@ -159,9 +160,10 @@ func (p *problems) order(st *Stage, t *TrainStage, at string, before map[string]
 		p.check(i.Kind == "torch", at+".init.kind", "%q is unknown (torch)", i.Kind)
 	}
 	if o := t.Order; o != nil {
-		p.check(o.Kind == "torch" || o.Kind == "sequential", at+".order.kind", "%q is unknown (torch, sequential)", o.Kind)
+		p.check(slices.Contains([]string{"torch", "torch_global", "sequential"}, o.Kind), at+".order.kind", "%q is unknown (torch, torch_global, sequential)", o.Kind)
 		p.check(o.Deal >= 0 && o.Deal <= maxWorld && t.Leaves%max(1, o.Deal) == 0, at+".order.deal", "is %d: the %d leaves of a step must be a multiple of it", o.Deal, t.Leaves)
 	}
+	p.check(!t.EvalOnStart && !t.EvalOnly || t.Eval != "" || len(t.Evals) > 0, at+".eval", "eval_on_start and eval_only need data to evaluate on")
 	seen := map[string]bool{}
 	for i, e := range t.Evals {
 		ep := fmt.Sprintf("%s.evals[%d]", at, i)

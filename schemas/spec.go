@@ -168,6 +168,9 @@ type TrainStage struct {
 	EvalReduce string `json:"eval_reduce,omitempty" jsonschema:"enum=,enum=tokens,enum=batches,enum=rows"`
 	// EvalEachEpoch evaluates after every epoch, beside what Features.EvalEvery says.
 	EvalEachEpoch bool `json:"eval_each_epoch,omitempty"`
+	// EvalOnStart also evaluates before the first step. EvalOnly trains nothing: the stage evaluates what it would start from, and ends.
+	EvalOnStart bool `json:"eval_on_start,omitempty"`
+	EvalOnly    bool `json:"eval_only,omitempty"`
 	// EvalAccuracy also measures the share of labels that are the likeliest token.
 	EvalAccuracy bool `json:"eval_accuracy,omitempty"`
 	// Order says how samples are dealt to leaves; nil: a shuffle by Philox, each epoch cut into global batches.

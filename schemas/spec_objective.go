@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -48,6 +49,8 @@ type Preference struct {
 	// Reference is a second model to compare with. Without it the reference is the stage's own start: the base with the adapter off, or a
 	// frozen copy when the whole model trains. orpo and simpo have none.
 	Reference *ModelSpec `json:"reference,omitempty"`
+	// ReferenceAdapters are PEFT folders that are merged into Reference.
+	ReferenceAdapters []Ref `json:"reference_adapters,omitempty"`
 }
 
 // Reward configures rm.
@@ -107,9 +110,10 @@ type TrainFeatures struct {
 	MaxTokens int `json:"max_tokens,omitempty"`
 	// GroupByLength orders samples so that those of like length meet in a step, as transformers' LengthGroupedSampler.
 	GroupByLength bool `json:"group_by_length,omitempty"`
-	// EvalEvery is the number of steps between two evaluations of Eval. EarlyStopping ends the stage after that many evaluations without a
+	// EvalEvery is the number of steps between two evaluations of Eval; EvalShare, in its place, a share of all steps. EarlyStopping ends the stage after that many evaluations without a
 	// loss lower by more than EarlyStoppingThreshold; LoadBest makes the best evaluated weights final.
 	EvalEvery              int64   `json:"eval_every,omitempty"`
+	EvalShare              float64 `json:"eval_share,omitempty"`
 	EarlyStopping          int     `json:"early_stopping,omitempty"`
 	EarlyStoppingThreshold float64 `json:"early_stopping_threshold,omitempty"`
 	LoadBest               bool    `json:"load_best,omitempty"`
@@ -287,6 +291,10 @@ func (p *problems) objective(st *Stage, t *TrainStage, at string, before map[str
 		if f.Reference != nil {
 			p.model(st, f.Reference, at+".pref.reference", before)
 		}
+		p.check(len(f.ReferenceAdapters) == 0 || f.Reference != nil, at+".pref.reference_adapters", "need reference: the model that they are merged into")
+		for i, a := range f.ReferenceAdapters {
+			p.ref(a, fmt.Sprintf("%s.pref.reference_adapters[%d]", at, i))
+		}
 	}
 	if t.Reward != nil && t.Reward.Dropout != nil {
 		share(*t.Reward.Dropout, at+".reward.dropout")
@@ -299,11 +307,13 @@ func (p *problems) objective(st *Stage, t *TrainStage, at string, before map[str
 	}
 	if f := t.Features; f != nil {
 		share(f.LabelSmoothing, at+".features.label_smoothing")
+		share(f.EvalShare, at+".features.eval_share")
+		p.check(f.EvalShare == 0 || f.EvalEvery == 0, at+".features.eval_share", "cannot be given together with eval_every")
 		notNegative(f.ZLoss, at+".features.z_loss")
 		notNegative(f.NEFTune, at+".features.neftune")
 		p.check(f.MaxTokens >= 0 && f.EvalEvery >= 0 && f.EarlyStopping >= 0, at+".features", "max_tokens, eval_every and early_stopping must not be negative")
-		p.check((f.EarlyStopping == 0 && !f.LoadBest && f.EvalEvery == 0) || t.Eval != "" || len(t.Evals) > 0, at+".features.eval_every", "needs eval: the data to measure on")
-		p.check((f.EarlyStopping == 0 && !f.LoadBest) || f.EvalEvery > 0, at+".features.eval_every", "must be positive with early_stopping and load_best")
+		p.check((f.EarlyStopping == 0 && !f.LoadBest && f.EvalEvery == 0 && f.EvalShare == 0) || t.Eval != "" || len(t.Evals) > 0, at+".features.eval_every", "needs eval: the data to measure on")
+		p.check((f.EarlyStopping == 0 && !f.LoadBest) || f.EvalEvery > 0 || f.EvalShare > 0, at+".features.eval_every", "must be positive with early_stopping and load_best")
 		p.check(slices.Contains([]string{"keep", "skip", "rollback"}, f.OnAnomaly), at+".features.on_anomaly", "%q is unknown (keep, skip, rollback)", f.OnAnomaly)
 		p.check((f.LabelSmoothing == 0 && !f.DFT && f.ZLoss == 0 && !f.LeafMeans) || t.Objective == "sft" || t.Objective == "pt", at+".features", "label_smoothing, leaf_means, dft and z_loss go with pt and sft")
 	}

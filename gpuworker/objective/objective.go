@@ -92,9 +92,24 @@ func (s SFT) Backward(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.
 	return r, finite(r.Sum)
 }
 
-// Loss runs the forward pass of one leaf only. DFT is not measured: its loss is the plain one.
+// Loss runs the forward pass of one leaf only.
 func (s SFT) Loss(ctx context.Context, t *autograd.Tape, m zoo.Model, b *nn.Batch) (Result, error) {
-	return Loss(ctx, t, m, s.request(b))
+	if !s.DFT {
+		return Loss(ctx, t, m, s.request(b))
+	}
+	t.Reset(ctx, false)
+	lp, err := t.Read(m.TokenLogProbs(t, b))
+	if err != nil {
+		return Result{}, fmt.Errorf("cannot compute loss: %w", err)
+	}
+	r := Result{}
+	for i, target := range b.Targets() {
+		if target >= 0 {
+			r.Sum -= math.Exp(float64(lp[i])) * float64(lp[i])
+			r.Targets++
+		}
+	}
+	return r, finite(r.Sum)
 }
 
 func errTokens() error {

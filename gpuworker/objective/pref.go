@@ -209,9 +209,13 @@ func (l PairLoss) pairs(lp []float32, response, whole []int32, spans []Span, ref
 		spread(dlogp, response, spans[2*i], func(at int) float64 { return weight * g.chosen * scale[2*i](at) })
 		spread(dlogp, response, spans[2*i+1], func(at int) float64 { return weight * g.rejected * scale[2*i+1](at) })
 		if l.FTX > 0 {
-			c := res.Policy[2*i]
-			loss -= l.FTX * c.Mean()
-			spread(dlogp, response, spans[2*i], func(int) float64 { return -weight * l.FTX / float64(max(1, c.Len)) })
+			// Upstream's mean is that of the log-probabilities as LDAlpha has weighed them.
+			mean, per := p.Chosen, 1.0
+			if !l.Averages() {
+				per = 1 / float64(max(1, res.Policy[2*i].Len))
+			}
+			loss -= l.FTX * mean * per
+			spread(dlogp, response, spans[2*i], func(at int) float64 { return -weight * l.FTX * per * scale[2*i](at) })
 		}
 		res.Sum += loss
 	}

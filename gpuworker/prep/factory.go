@@ -182,13 +182,17 @@ func (p *factoryPlan) mixed(first, n int, seed uint64) (source.Order, error) {
 			return nil, schemas.Errorf(schemas.CodeData, p.sets[first+i].set.Name, "the data set is empty")
 		}
 	}
-	if p.spec.Buffer > 0 && (first < len(p.spec.Train) || !p.spec.EvalOnEach) {
-		out, err := source.Stream(lengths, p.spec.Buffer, seed)
-		return source.Shift(out, first), err
-	}
 	probs := p.spec.Probs
 	if len(probs) != n {
 		probs = nil // shares are those of the training sets
+	}
+	if p.spec.Buffer > 0 && (first < len(p.spec.Train) || !p.spec.EvalOnEach) {
+		mix := p.spec.Mix
+		if n == 1 || mix == "" {
+			mix = "concat"
+		}
+		out, err := source.Stream(lengths, p.spec.Buffer, mix, probs, seed)
+		return source.Shift(out, first), err
 	}
 	out, err := source.Mix(lengths, p.spec.Mix, probs, seed)
 	if err != nil {

@@ -240,7 +240,7 @@ func TestStreaming(t *testing.T) {
 		}
 	}
 	rows := texts(t, plain, "train")
-	order, err := source.Stream([]int{20, 15}, 4, f.spec.Seed)
+	order, err := source.Stream([]int{20, 15}, 4, "concat", nil, f.spec.Seed)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,6 +53,7 @@ func (s *session) planLengths() error {
 	}
 	if f.GroupByLength {
 		s.plan.GroupByLength(length)
+		s.plan.evals = s.evalsUntil
 	}
 	if f.MaxTokens > 0 {
 		return s.plan.FillTokens(f.MaxTokens, length, s.stage.Epochs, s.stage.Steps)

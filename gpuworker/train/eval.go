@@ -64,13 +64,49 @@ func (s *session) evaluate(ctx context.Context) (map[string]float64, error) {
 	return values, nil
 }
 
+// evalsUntil is how many evaluation sets are gone through before the step that follows step others.
+func (s *session) evalsUntil(step int64) int64 {
+	if len(s.evals) == 0 {
+		return 0
+	}
+	var n int64
+	if s.stage.EvalOnStart {
+		n++
+	}
+	every := s.evalEvery()
+	if every > 0 {
+		n += step / every
+	}
+	if s.stage.EvalEachEpoch {
+		n += step / s.plan.PerEpoch()
+		for at := s.plan.PerEpoch(); every > 0 && at <= step; at += s.plan.PerEpoch() {
+			if at%every == 0 {
+				n-- // one evaluation serves both
+			}
+		}
+	}
+	return n * int64(len(s.evals))
+}
+
+// evalEvery is the number of steps between two evaluations, 0: none.
+func (s *session) evalEvery() int64 {
+	f := s.stage.Features
+	switch {
+	case f == nil:
+		return 0
+	case f.EvalShare > 0:
+		return int64(math.Ceil(float64(s.plan.Total()) * f.EvalShare))
+	}
+	return f.EvalEvery
+}
+
 // evalDue reports whether the step just done is one to evaluate after.
 func (s *session) evalDue() bool {
 	if s.stage.EvalEachEpoch && len(s.evals) > 0 && s.done%s.plan.PerEpoch() == 0 {
 		return true
 	}
-	f := s.stage.Features
-	return f != nil && f.EvalEvery > 0 && len(s.evals) > 0 && s.done%f.EvalEvery == 0
+	every := s.evalEvery()
+	return every > 0 && len(s.evals) > 0 && s.done%every == 0
 }
 
 // finalEval evaluates at the end and keeps the values in the checkpoint's state.
@@ -90,7 +126,7 @@ func (s *session) finalEval(ctx context.Context, state map[string]string) error 
 }
 
 // evalFields are what a rank tells of one batch: the sum of its losses, its targets, its labels (position 0 included), its rows, and the sum
-// over rows of their accuracy.
+// over rows of their accuracy. The goal's metrics follow.
 const evalFields = 5
 
 // evalOne measures one set: batches are dealt over the ranks, and their values are added in the order of the batches.
@@ -102,7 +138,8 @@ func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]floa
 	order := evalOrder(e.data.Len()/groupOf(e.data), micro, s.stage.Order)
 	batches := (len(order) + micro - 1) / micro
 	passes := (batches + world - 1) / world
-	mine := make([]byte, 0, 8*evalFields*passes)
+	fields := evalFields + len(s.goal.metrics())
+	mine := make([]byte, 0, 8*fields*passes)
 	for pass := range passes {
 		at := pass*world + rank
 		has := at < batches
@@ -114,11 +151,12 @@ func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]floa
 		if err != nil {
 			return fmt.Errorf("cannot evaluate batch %d: %w", at, err)
 		}
-		fields := [evalFields]float64{r.sum, r.weight, r.labels, float64(len(samples)), r.accuracy}
-		for _, v := range fields {
-			if !has {
-				v = 0
-			}
+		told := make([]float64, fields)
+		if has {
+			copy(told, []float64{r.sum, r.weight, r.labels, float64(len(samples)), r.accuracy})
+			copy(told[evalFields:], r.metrics)
+		}
+		for _, v := range told {
 			mine = binary.LittleEndian.AppendUint64(mine, math.Float64bits(v))
 		}
 		s.t.Phase("eval_loss", int64(pass+1), int64(passes))
@@ -130,10 +168,11 @@ func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]floa
 	if err := s.t.Gang.Collective.AllGather(ctx, mine, all); err != nil {
 		return fmt.Errorf("cannot share the evaluation loss: %w", err)
 	}
-	total := make([][evalFields]float64, batches)
+	total := make([][]float64, batches)
 	for b := range total {
-		for f := range evalFields {
-			total[b][f] = math.Float64frombits(binary.LittleEndian.Uint64(all[b%world][8*(evalFields*(b/world)+f):]))
+		total[b] = make([]float64, fields)
+		for f := range total[b] {
+			total[b][f] = math.Float64frombits(binary.LittleEndian.Uint64(all[b%world][8*(fields*(b/world)+f):]))
 		}
 	}
 	s.reduceEval(e, total, values)
@@ -179,7 +218,7 @@ func rowAccuracy(b *nn.Batch, logits []float32) float64 {
 
 // reduceEval turns the batches' values into the set's, as EvalReduce says. transformers divides the losses of the batches that its devices
 // compute at a time by the number of all their labels (position 0 included) and averages over these turns.
-func (s *session) reduceEval(e evalSet, batches [][evalFields]float64, values map[string]float64) {
+func (s *session) reduceEval(e evalSet, batches [][]float64, values map[string]float64) {
 	var loss, weight, targets, rows, accuracy float64
 	turn := 1
 	if s.stage.EvalReduce == "batches" && s.stage.Order != nil {
@@ -188,8 +227,8 @@ func (s *session) reduceEval(e evalSet, batches [][evalFields]float64, values ma
 	for at := 0; at < len(batches); at += turn {
 		var t [evalFields]float64
 		for _, b := range batches[at:min(at+turn, len(batches))] {
-			for f, v := range b {
-				t[f] += v
+			for f := range t {
+				t[f] += b[f]
 			}
 		}
 		targets, rows, accuracy = targets+t[1], rows+t[3], accuracy+t[4]
@@ -209,5 +248,16 @@ func (s *session) reduceEval(e evalSet, batches [][evalFields]float64, values ma
 	values[e.prefix+"_tokens"] = targets
 	if s.stage.EvalAccuracy {
 		values[e.prefix+"_accuracy"] = accuracy / max(1, rows)
+	}
+	if r, ok := s.goal.(reporter); ok {
+		mean := make([]float64, len(s.goal.metrics()))
+		for _, b := range batches {
+			for k := range mean {
+				mean[k] += b[evalFields+k] / float64(len(batches))
+			}
+		}
+		for name, v := range r.report(mean) {
+			values[e.prefix+"_"+name] = v
+		}
 	}
 }

@@ -26,6 +26,12 @@ type goal interface {
 	eval(ctx context.Context, data Dataset, samples []int32) (evalResult, error)
 }
 
+// reporter is a goal whose metrics are told under other names than the sums that make them up, of evaluations, too.
+type reporter interface {
+	// report names what leaves gave together: the sums over a step's leaves of their shares, or the means over an evaluation's batches.
+	report(sums []float64) map[string]float64
+}
+
 // leafResult is a leaf's part of the step: loss and metrics are added over leaves in their order.
 type leafResult struct {
 	loss    float64
@@ -33,9 +39,12 @@ type leafResult struct {
 	tokens  int64
 }
 
-// evalResult is a sum of losses, the targets (or rows) that it is over, the labels that transformers divides by, and the sum over rows of
-// their accuracies where it is asked for.
-type evalResult struct{ sum, weight, labels, accuracy float64 }
+// evalResult is a sum of losses, the targets (or rows) that it is over, the labels that transformers divides by, the sum over rows of
+// their accuracies where it is asked for, and a reporter's metrics of the batch.
+type evalResult struct {
+	sum, weight, labels, accuracy float64
+	metrics                       []float64
+}
 
 // unsupported refuses what the spec can say but this build cannot train yet.
 func unsupported(t *schemas.TrainStage) error {
@@ -183,9 +192,9 @@ func (g *sftGoal) eval(ctx context.Context, data Dataset, samples []int32) (eval
 			return evalResult{}, err
 		}
 	}
-	measure := objective.SFT{}
+	measure := objective.SFT{DFT: g.loss.DFT} // which upstream measures, too
 	if g.means {
-		measure = objective.SFT{Smoothing: g.loss.Smoothing}
+		measure.Smoothing = g.loss.Smoothing
 	}
 	r, err := measure.Loss(ctx, g.s.tape, g.s.model, b)
 	if err != nil {

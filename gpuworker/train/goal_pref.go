@@ -23,7 +23,45 @@ type pairGoal struct {
 }
 
 func (g *pairGoal) metrics() []string {
-	return []string{"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"}
+	names := []string{"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"}
+	if g.loss.Name == "orpo" {
+		names = append(names, "sft_loss", "odds_ratio_loss")
+	}
+	return names
+}
+
+func (g *pairGoal) report(sums []float64) map[string]float64 {
+	out := map[string]float64{}
+	for k, name := range g.metrics() {
+		out[name] = sums[k]
+	}
+	return out
+}
+
+// measure is the metrics of a leaf's pairs, each pair with weight w.
+func (g *pairGoal) measure(r objective.PairResult, w float64) []float64 {
+	out := make([]float64, len(g.metrics()))
+	for i := 0; i+1 < len(r.Rewards); i += 2 {
+		c, j := r.Rewards[i], r.Rewards[i+1]
+		won := 0.0
+		if c > j {
+			won = 1
+		}
+		lc, lj := r.Policy[i].Sum, r.Policy[i+1].Sum
+		if g.loss.Averages() {
+			lc, lj = r.Policy[i].Mean(), r.Policy[i+1].Mean()
+		}
+		for k, v := range []float64{c, j, won, c - j, lc, lj} {
+			out[k] += v * w
+		}
+		if len(out) > 6 {
+			out[6] -= lc * w
+		}
+	}
+	if len(out) > 6 {
+		out[7] = (r.Sum*w - out[6]) / g.loss.Beta
+	}
+	return out
 }
 
 func (g *pairGoal) begin(_ context.Context, step int64) error {
@@ -58,22 +96,10 @@ func (g *pairGoal) leaf(ctx context.Context, _ int, samples []int32) (leafResult
 	}
 	w := share(len(samples), g.leaves)
 	r, err := g.loss.Backward(ctx, g.s.tape, g.s.model, b, ref, w)
-	out := leafResult{loss: r.Sum * w, tokens: int64(len(b.IDs)), metrics: make([]float64, len(g.metrics()))}
-	for i := 0; i+1 < len(r.Rewards); i += 2 {
-		c, j := r.Rewards[i], r.Rewards[i+1]
-		won := 0.0
-		if c > j {
-			won = 1
-		}
-		lc, lj := r.Policy[i].Sum, r.Policy[i+1].Sum
-		if g.loss.Averages() {
-			lc, lj = r.Policy[i].Mean(), r.Policy[i+1].Mean()
-		}
-		for k, v := range []float64{c, j, won, c - j, lc, lj} {
-			out.metrics[k] += v * w
-		}
+	if err != nil {
+		return leafResult{loss: r.Sum * w, metrics: make([]float64, len(g.metrics()))}, err
 	}
-	return out, err
+	return leafResult{loss: r.Sum * w, tokens: int64(len(b.IDs)), metrics: g.measure(r, w)}, nil
 }
 
 func (g *pairGoal) eval(ctx context.Context, data Dataset, samples []int32) (evalResult, error) {
@@ -82,7 +108,10 @@ func (g *pairGoal) eval(ctx context.Context, data Dataset, samples []int32) (eva
 		return evalResult{}, err
 	}
 	r, err := g.loss.Loss(ctx, g.s.tape, g.s.model, b, ref)
-	return evalResult{sum: r.Sum, weight: float64(len(samples)), labels: float64(len(samples))}, err
+	if err != nil {
+		return evalResult{}, err
+	}
+	return evalResult{sum: r.Sum, weight: float64(len(samples)), labels: float64(len(samples)), metrics: g.measure(r, share(len(samples), 1))}, nil
 }
 
 // rewardGoal is rm: pairs whose chosen response is to score higher.
@@ -129,7 +158,39 @@ type ktoGoal struct {
 }
 
 func (g *ktoGoal) metrics() []string {
-	return []string{"kl", "rewards/desirable", "rewards/undesirable"}
+	return []string{"kl", "chosen", "rewards/chosen", "logps/chosen", "rejected", "rewards/rejected", "logps/rejected"}
+}
+
+// report divides the sums over rows of each kind by their number, as upstream does.
+func (g *ktoGoal) report(sums []float64) map[string]float64 {
+	out := map[string]float64{"kl": sums[0]}
+	for i, kind := range []string{"chosen", "rejected"} {
+		if of := sums[1+3*i:]; of[0] > 0 {
+			out["rewards/"+kind], out["logps/"+kind] = of[1]/of[0], of[2]/of[0]
+		}
+	}
+	if c, ok := out["rewards/chosen"]; ok {
+		if r, ok := out["rewards/rejected"]; ok {
+			out["rewards/margins"] = c - r
+		}
+	}
+	return out
+}
+
+// measure is the metrics of a leaf's rows.
+func (g *ktoGoal) measure(r objective.KTOResult, marks []bool, kl float64) []float64 {
+	out := make([]float64, len(g.metrics()))
+	out[0] = kl
+	for i, v := range r.Rewards {
+		of := out[1:]
+		if !marks[i] {
+			of = out[4:]
+		}
+		of[0]++
+		of[1] += v
+		of[2] += r.Policy[i].Sum
+	}
+	return out
 }
 
 // divergence is the mean divergence of the mismatched rows of samples.
@@ -221,15 +282,10 @@ func (g *ktoGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResu
 	}
 	w := share(len(samples), g.leaves)
 	r, err := g.loss.Backward(ctx, g.s.tape, g.s.model, b, ref, marks, kl, w)
-	out := leafResult{loss: r.Sum * w, tokens: int64(len(b.IDs)), metrics: []float64{kl / float64(g.leaves), 0, 0}}
-	for i, v := range r.Rewards {
-		if marks[i] {
-			out.metrics[1] += v * w
-		} else {
-			out.metrics[2] += v * w
-		}
+	if err != nil {
+		return leafResult{loss: r.Sum * w, metrics: make([]float64, len(g.metrics()))}, err
 	}
-	return out, err
+	return leafResult{loss: r.Sum * w, tokens: int64(len(b.IDs)), metrics: g.measure(r, marks, kl/float64(g.leaves))}, nil
 }
 
 func (g *ktoGoal) eval(ctx context.Context, data Dataset, samples []int32) (evalResult, error) {
@@ -242,5 +298,8 @@ func (g *ktoGoal) eval(ctx context.Context, data Dataset, samples []int32) (eval
 		return evalResult{}, err
 	}
 	r, err := g.loss.Loss(ctx, g.s.tape, g.s.model, b, ref, marks, max(0, kl))
-	return evalResult{sum: r.Sum, weight: float64(len(samples)), labels: float64(len(samples))}, err
+	if err != nil {
+		return evalResult{}, err
+	}
+	return evalResult{sum: r.Sum, weight: float64(len(samples)), labels: float64(len(samples)), metrics: g.measure(r, marks, max(0, kl))}, nil
 }

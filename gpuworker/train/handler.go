@@ -321,6 +321,14 @@ func (s *session) identity() map[string]string {
 func (s *session) run(ctx context.Context) error {
 	last := time.Now()
 	s.snapBytes = s.engine.SnapshotBytes()
+	if s.stage.EvalOnly {
+		return s.boundary(ctx, stepResult{stored: true})
+	}
+	if s.stage.EvalOnStart && s.done == 0 {
+		if _, err := s.evaluate(ctx); err != nil {
+			return err
+		}
+	}
 	for s.done < s.total() {
 		s.time.To(schemas.TimeStep)
 		r, err := s.runStep(ctx, s.done)

@@ -55,6 +55,8 @@ type Planner struct {
 	length    func(sample int) int
 	byLength  bool
 	maxTokens int
+	// evals, when not nil, says how many evaluation sets have been gone through when a step begins (kind torch_global).
+	evals func(step int64) int64
 	// firsts[e] is the first step of epoch e, where epochs differ in their steps.
 	firsts []int64
 
@@ -98,7 +100,7 @@ func NewPlanner(seed uint64, samples, micro, leaves int, epochs float64, steps i
 }
 
 // GroupByLength makes samples of like length meet in a step, as transformers' LengthGroupedSampler does: the epoch's order is cut into
-// stretches of up to 50 global batches, each is sorted by length, longest first, and the longest sample of all comes first.
+// stretches of up to 50 global batches of one device, each is sorted by length, longest first, and the longest sample of all comes first.
 func (p *Planner) GroupByLength(length func(sample int) int) {
 	p.length, p.byLength = length, true
 }
@@ -156,10 +158,15 @@ func (p *Planner) load(epoch int64) {
 	if epoch == p.epoch {
 		return
 	}
-	p.current, p.epoch, p.bounds = p.epochOrder(epoch), epoch, p.bounds[:0]
+	order := p.shuffled(epoch)
 	if p.byLength {
-		p.current = groupByLength(p.current, p.micro*p.leaves, p.length)
+		deal := 1
+		if p.order != nil {
+			deal = max(1, p.order.Deal)
+		}
+		order = groupByLength(order, p.micro*p.leaves/deal, p.length)
 	}
+	p.current, p.epoch, p.bounds = p.fill(order), epoch, p.bounds[:0]
 	for at := 0; at < len(p.current); {
 		p.bounds = append(p.bounds, at)
 		n := min(p.micro, len(p.current)-at)
@@ -212,23 +219,40 @@ func (p *Planner) Epoch(steps int64) float64 {
 	return float64(epoch) + float64(min(int(at)*p.leaves, p.batches))/float64(p.batches)
 }
 
-// epochOrder is the samples of an epoch in the order in which they are dealt.
-func (p *Planner) epochOrder(epoch int64) []int32 {
-	var out []int32
-	switch {
-	case p.order == nil:
+// shuffled is the samples of an epoch in the order of the sampler.
+func (p *Planner) shuffled(epoch int64) []int32 {
+	if p.order == nil {
 		return permutation(p.seed, epoch, p.samples)
-	case p.order.Kind == "torch":
-		var err error
-		if out, err = pyrand.Randperm(p.samples, p.order.Seed+uint64(epoch)); err != nil {
-			// More samples than torch shuffles with 32-bit draws: there is no order to reproduce.
-			return permutation(p.order.Seed, epoch, p.samples)
+	}
+	var out []int32
+	var err error
+	switch p.order.Kind {
+	case "torch":
+		out, err = pyrand.Randperm(p.samples, p.order.Seed+uint64(epoch))
+	case "torch_global":
+		// Every loader draws a seed for its workers (64 bits) when it begins; those of evaluations before the epoch, too.
+		skip := 2*(epoch+1) + int64(p.samples-1)*epoch
+		if p.evals != nil {
+			skip += 2 * p.evals(epoch*p.perEpoch)
 		}
+		out, err = pyrand.RandpermAfter(p.samples, p.order.Seed, skip)
 	default:
 		out = make([]int32, p.samples)
 		for i := range out {
 			out[i] = int32(i)
 		}
+	}
+	if err != nil {
+		// More samples than torch shuffles with 32-bit draws: there is no order to reproduce.
+		return permutation(p.order.Seed, epoch, p.samples)
+	}
+	return out
+}
+
+// fill deals a sampler's order: without what is dropped, and with samples from its beginning where devices do not come out even.
+func (p *Planner) fill(out []int32) []int32 {
+	if p.order == nil {
+		return out
 	}
 	want := p.batches * p.micro
 	if p.order.Deal <= 1 {

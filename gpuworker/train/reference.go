@@ -73,18 +73,22 @@ func (s *session) openReference(ctx context.Context, rec *Recipe, src *source) (
 		return nil
 	}
 	var named *schemas.ModelSpec
+	var merged []schemas.Ref
 	if s.stage.Pref != nil {
-		named = s.stage.Pref.Reference
+		named, merged = s.stage.Pref.Reference, s.stage.Pref.ReferenceAdapters
 	}
 	if named == nil && s.adapters != nil {
 		s.reference = &reference{own: s}
 		return nil
 	}
 	if named != nil {
-		stage, train := *s.t.Stage, schemas.TrainStage{Objective: "sft", Method: "full", Model: *named}
+		stage, train := *s.t.Stage, schemas.TrainStage{Objective: "sft", Method: "full", Model: *named, Adapters: merged, CreateNewAdapter: true}
 		stage.Train = &train
 		if rec, err = newResolver(s.t.Objects, s.t.Spec).start(ctx, s.t.Spec, &stage, 0); err != nil {
 			return fmt.Errorf("cannot find the reference model: %w", err)
+		}
+		if len(merged) > 0 {
+			rec.Next = &stage
 		}
 		if src, err = openSource(ctx, s.t.Objects, s.queue, rec, s.t.Dir, nil); err != nil {
 			return fmt.Errorf("cannot open the reference model: %w", err)

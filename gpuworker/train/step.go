@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -303,8 +304,12 @@ func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.
 	if n := s.paddedTokens(step - 1); n > 0 {
 		e.Values["padded_tokens"] = float64(n)
 	}
-	for k, name := range s.goal.metrics() {
-		e.Values[name] = r.metrics[k]
+	if g, ok := s.goal.(reporter); ok {
+		maps.Copy(e.Values, g.report(r.metrics))
+	} else {
+		for k, name := range s.goal.metrics() {
+			e.Values[name] = r.metrics[k]
+		}
 	}
 	for name, v := range e.Values {
 		if !finite(v) {

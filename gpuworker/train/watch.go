@@ -108,8 +108,11 @@ func (w *watch) evaluated(step int64, loss float64, f *schemas.TrainFeatures) (b
 	return best
 }
 
-// total is the number of steps of the stage: the plan's, or where early stopping ended it.
+// total is the number of steps of the stage: the plan's, or where early stopping ended it; none where it only evaluates.
 func (s *session) total() int64 {
+	if s.stage.EvalOnly {
+		return 0
+	}
 	if s.watch.Stop > 0 {
 		return s.watch.Stop
 	}

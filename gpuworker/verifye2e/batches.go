@@ -50,7 +50,7 @@ func (r *batchRow) labels() []int32 {
 
 // compareBatches compares ids, labels and packed documents of every micro-batch in training order with batches.jsonl, where there is one.
 func (v *verification) compareBatches(ctx context.Context, run *localrun.Run) (err error) {
-	st, err := run.Spec().StageOf("train")
+	st, err := run.Spec().StageOf(trained(run.Spec()))
 	if err != nil {
 		return err
 	}

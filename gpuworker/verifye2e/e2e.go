@@ -139,7 +139,7 @@ func (v *verification) train(ctx context.Context) error {
 	if err := v.compareBatches(ctx, run); err != nil {
 		return err
 	}
-	if err := run.Stage(ctx, "train"); err != nil {
+	if err := run.Stage(ctx, trained(run.Spec())); err != nil {
 		return err
 	}
 	got := readEvents(run.Events())
@@ -153,9 +153,19 @@ func (v *verification) train(ctx context.Context) error {
 	return v.compareLog(got, why)
 }
 
+// trained is the name of the stage that trains, or only evaluates.
+func trained(s *schemas.RunSpec) string {
+	for _, st := range s.Stages {
+		if st.Train != nil {
+			return st.Name
+		}
+	}
+	return "train"
+}
+
 // draws says why a run's losses depend on random numbers, which differ from the reference's; "" when they do not.
 func draws(ctx context.Context, run *localrun.Run) (string, error) {
-	st, err := run.Spec().StageOf("train")
+	st, err := run.Spec().StageOf(trained(run.Spec()))
 	if err != nil {
 		return "", err
 	}

@@ -1,4 +1,4 @@
-"""Records runs of LLaMA-Factory for `tunefleet verify e2e`: python record.py DIR... Each DIR holds a train.yaml with logging_steps: 1.
+"""Records runs of LLaMA-Factory for `tunefleet verify e2e`: python record.py DIR... Each DIR holds a train.yaml with logging_steps: 1, or a predict.yaml.
 
 Runs LLaMA-Factory on the CPU in each folder and writes full_log.jsonl there: a line for each call of Trainer.log, with the loss before it is
 rounded. `go tool task llamafactory` makes the Python.
@@ -47,7 +47,7 @@ def record(path):
 
 def run(folder):
     os.chdir(folder)
-    with open("train.yaml") as f:
+    with open("train.yaml" if os.path.exists("train.yaml") else "predict.yaml") as f:
         config = yaml.safe_load(f)
     torch.set_num_threads(1)  # two threads that wait for each other are slow on a busy machine
     record("full_log.jsonl")
@@ -57,12 +57,15 @@ def run(folder):
 def main():
     failed = 0
     for folder in sys.argv[1:]:
+        if not any(os.path.exists(os.path.join(folder, n)) for n in ("train.yaml", "predict.yaml")):
+            continue  # data and models lie beside the runs
         pid = os.fork()  # a fresh state for each run, without importing everything again
         if pid == 0:
             try:
                 run(folder)
             except BaseException:
                 traceback.print_exc()
+                print(f"{folder}: failed", file=sys.stderr, flush=True)
                 os._exit(1)
             os._exit(0)
         failed += os.waitpid(pid, 0)[1] != 0

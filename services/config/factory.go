@@ -52,7 +52,7 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 		r.Output = v.text("export_dir")
 	}
 	r.Logs = nonEmpty(v.text("logging_dir"), r.Output)
-	r.Factory = &FactoryOutput{LoggingSteps: v.interval("logging_steps", 0), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
+	r.Factory = &FactoryOutput{LoggingSteps: v.number("logging_steps"), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
 		BatchSize: v.whole("per_device_train_batch_size"), Epochs: v.number("num_train_epochs")}
 	if slices.Contains(v.list("report_to"), "otlp") {
 		r.ReportTo = "otlp"
@@ -64,8 +64,8 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 
 // FactoryOutput says what the log files of a LLaMA-Factory run hold.
 type FactoryOutput struct {
-	// LoggingSteps is the interval of trainer_state.json's history.
-	LoggingSteps int64
+	// LoggingSteps is the interval of trainer_state.json's history; below 1 it is a share of all steps.
+	LoggingSteps float64
 	// CountTokens adds num_input_tokens_seen, Perplexity eval_perplexity.
 	CountTokens, Perplexity bool
 	// BatchSize and Epochs are the configuration's.
@@ -80,19 +80,6 @@ func (v *factoryValues) truthy(name string) bool {
 	}
 	b, ok := truthOf(v.node(name))
 	return b || !ok && v.text(name) != "no" && v.text(name) != "none"
-}
-
-// interval is a number of steps; below 1 it is a share of total, which is 0 when it is not known.
-func (v *factoryValues) interval(name string, total int64) int64 {
-	f := v.number(name)
-	if f > 0 && f < 1 {
-		if total == 0 {
-			v.bad(name, "is a share of all steps (%g), which needs max_steps here", f)
-			return 1
-		}
-		f = float64(int64(f*float64(total) + 0.9999999))
-	}
-	return int64(f)
 }
 
 // factoryBuilder makes the spec.
@@ -137,6 +124,10 @@ func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 		format := "merged"
 		if train.Method == "lora" || train.Method == "oft" {
 			format = "peft"
+		}
+		if train.EvalOnly {
+			spec.Stages = append(spec.Stages, schemas.Stage{Name: "evaluate", Kind: schemas.KindTrain, Needs: []string{"prep"}, Train: train})
+			return spec, nil
 		}
 		spec.Stages = append(spec.Stages, schemas.Stage{Name: "train", Kind: schemas.KindTrain, Needs: []string{"prep"}, Train: train},
 			schemas.Stage{Name: "export", Kind: schemas.KindExport, Needs: []string{"train"}, Export: &schemas.ExportStage{From: "stage:train", Formats: []string{format}, Tokenizer: &b.tokenizer}})

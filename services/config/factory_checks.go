@@ -25,7 +25,14 @@ func (v *factoryValues) rules() {
 		v.bad("do_predict", "needs eval_dataset or val_size")
 	}
 	if v.doEval() && !held {
-		v.bad("eval_strategy", "needs eval_dataset or val_size")
+		key := "eval_strategy"
+		if v.truth("do_eval") {
+			key = "do_eval"
+		}
+		v.bad(key, "needs eval_dataset or val_size")
+	}
+	if v.truth("eval_on_start") && v.truth("do_train") && !v.doEval() {
+		v.bad("eval_on_start", "needs eval_strategy or do_eval: something to evaluate on")
 	}
 	if v.truth("do_predict") && !v.truth("predict_with_generate") {
 		v.bad("do_predict", "needs predict_with_generate")
@@ -74,8 +81,8 @@ func (v *factoryValues) streamRules() {
 	if v.given("max_samples") {
 		v.bad("max_samples", "cannot be combined with streaming")
 	}
-	if v.text("mix_strategy") != "concat" && len(v.list("dataset")) > 1 {
-		v.bad("mix_strategy", "%s with streaming is not built", v.text("mix_strategy"))
+	if v.text("mix_strategy") == "interleave_once" && len(v.list("dataset")) > 1 {
+		v.bad("mix_strategy", "interleave_once with streaming is not built: interleave_under, interleave_over or concat")
 	}
 	if v.whole("dataloader_num_workers") > 1 {
 		v.bad("dataloader_num_workers", "above 1 with streaming is not built: every loader would shuffle a part of the data by itself")

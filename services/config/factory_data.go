@@ -36,7 +36,7 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 		f.EnableThinking = &t
 	}
 	if v.truth("streaming") {
-		f.Buffer, f.Mix = v.whole("buffer_size"), "concat"
+		f.Buffer = v.whole("buffer_size")
 	}
 	find, err := b.finder(ctx)
 	if err != nil {

@@ -34,7 +34,7 @@ func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) err
 	} else {
 		p.Model.Base = b.base
 		var err error
-		if p.Adapters, err = b.adapterRefs(ctx); err != nil {
+		if p.Adapters, err = b.adapterRefs(ctx, "adapter_name_or_path"); err != nil {
 			return err
 		}
 	}
@@ -44,7 +44,7 @@ func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) err
 
 // export is the only stage of a configuration of llamafactory-cli export: adapters merged into the model.
 func (b *factoryBuilder) export(ctx context.Context, spec *schemas.RunSpec) error {
-	adapters, err := b.adapterRefs(ctx)
+	adapters, err := b.adapterRefs(ctx, "adapter_name_or_path")
 	if err != nil {
 		return err
 	}
@@ -53,11 +53,11 @@ func (b *factoryBuilder) export(ctx context.Context, spec *schemas.RunSpec) erro
 	return nil
 }
 
-// adapterRefs are the PEFT folders of adapter_name_or_path in order.
-func (b *factoryBuilder) adapterRefs(ctx context.Context) ([]schemas.Ref, error) {
+// adapterRefs are the PEFT folders that a key names, in order.
+func (b *factoryBuilder) adapterRefs(ctx context.Context, key string) ([]schemas.Ref, error) {
 	var out []schemas.Ref
-	for _, name := range b.v.list("adapter_name_or_path") {
-		if f := b.v.text("adapter_folder"); f != "" {
+	for _, name := range b.v.list(key) {
+		if f := b.v.text("adapter_folder"); f != "" && key == "adapter_name_or_path" {
 			name = filepath.Join(f, name)
 		}
 		ref, err := b.adapter(ctx, name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,9 +19,6 @@ func scheduleNames() []string { return schemas.Schedules() }
 // train makes the train stage.
 func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*schemas.TrainStage, error) {
 	v := b.v
-	if !v.truth("do_train") {
-		return nil, schemas.Errorf(schemas.CodeUnsupported, "do_eval", "measuring a loss without training is not built").WithHint("set do_train: true, or do_predict with predict_with_generate")
-	}
 	world, err := b.world()
 	if err != nil {
 		return nil, err
@@ -52,10 +50,18 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if v.given("data_seed") {
 		t.Order.Seed = uint64(v.number("data_seed"))
 	}
-	if v.truth("disable_shuffling") || v.truth("streaming") { // a stream has its order already
+	switch {
+	case v.truth("disable_shuffling") || v.truth("streaming"): // a stream has its order already
 		t.Order.Kind = "sequential"
+	case v.truth("group_by_length"): // transformers' sampler for it has no generator of its own, and knows no data_seed
+		t.Order.Kind, t.Order.Seed = "torch_global", uint64(v.number("seed"))
 	}
-	if t.CommitEvery = v.interval("save_steps", t.Steps); t.CommitEvery < 1 || strategy(v.text("save_strategy")) != "steps" {
+	if n := v.number("save_steps"); n < 1 {
+		t.CommitEvery = int64(math.Ceil(n * float64(t.Steps))) // the steps are not known yet when epochs are given
+	} else {
+		t.CommitEvery = int64(n)
+	}
+	if t.CommitEvery < 1 || strategy(v.text("save_strategy")) != "steps" {
 		t.CommitEvery = 500
 	}
 	if t.Objective == "rm" || t.Objective == "dpo" {
@@ -77,6 +83,10 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 		return nil, err
 	}
 	b.evaluation(t, prep)
+	if !v.truth("do_train") {
+		b.evalOnly(t)
+		return t, nil
+	}
 	b.notes = append(b.notes, fmt.Sprintf("batch: %d sequences a step = %d a device x %d accumulated x %d nominal device(s), fixed; dealt over whatever number of workers there is",
 		t.MicroBatch*t.Leaves, t.MicroBatch, t.Leaves/world.Nominal, world.Nominal))
 	return t, nil
@@ -224,8 +234,14 @@ func (b *factoryBuilder) features(t *schemas.TrainStage) {
 	v := b.v
 	f := schemas.TrainFeatures{LabelSmoothing: v.number("label_smoothing_factor"), LeafMeans: v.number("label_smoothing_factor") > 0, DFT: v.truth("use_dft_loss"), NEFTune: v.number("neftune_noise_alpha"), GroupByLength: v.truth("group_by_length")}
 	if v.evalStrategy() == "steps" {
-		if f.EvalEvery = v.interval("eval_steps", t.Steps); f.EvalEvery == 0 {
-			f.EvalEvery = v.interval("logging_steps", t.Steps)
+		n := v.number("eval_steps")
+		if n == 0 {
+			n = v.number("logging_steps")
+		}
+		if n < 1 {
+			f.EvalShare = n
+		} else {
+			f.EvalEvery = int64(n)
 		}
 		f.EarlyStopping, f.LoadBest = v.whole("early_stopping_steps"), v.truth("load_best_model_at_end")
 	} else if v.given("early_stopping_steps") || v.truth("load_best_model_at_end") {
@@ -237,7 +253,7 @@ func (b *factoryBuilder) features(t *schemas.TrainStage) {
 	if !v.truth("average_tokens_across_devices") {
 		v.bad("average_tokens_across_devices", "cannot be false: the loss is always that of the global batch")
 	}
-	t.EvalEachEpoch = v.evalStrategy() == "epoch"
+	t.EvalEachEpoch, t.EvalOnStart = v.evalStrategy() == "epoch", v.truth("eval_on_start")
 	if f != (schemas.TrainFeatures{}) {
 		t.Features = &f
 	}
@@ -279,6 +295,11 @@ func (b *factoryBuilder) preference(ctx context.Context, t *schemas.TrainStage) 
 			return err
 		}
 		p.Reference = &schemas.ModelSpec{Base: ref}
+		if p.ReferenceAdapters, err = b.adapterRefs(ctx, "ref_model_adapters"); err != nil {
+			return err
+		}
+	} else if len(v.list("ref_model_adapters")) > 0 {
+		v.bad("ref_model_adapters", "needs ref_model: the model that they are merged into")
 	}
 	t.Pref = p
 	return nil
@@ -286,7 +307,7 @@ func (b *factoryBuilder) preference(ctx context.Context, t *schemas.TrainStage) 
 
 // adapters collects the PEFT folders of adapter_name_or_path.
 func (b *factoryBuilder) adapters(ctx context.Context, t *schemas.TrainStage) (err error) {
-	t.Adapters, err = b.adapterRefs(ctx)
+	t.Adapters, err = b.adapterRefs(ctx, "adapter_name_or_path")
 	t.CreateNewAdapter = b.v.truth("create_new_adapter") && len(t.Adapters) > 0
 	return err
 }
@@ -366,6 +387,28 @@ func (b *factoryBuilder) scratch(ctx context.Context, t *schemas.TrainStage) err
 	}
 	t.Model = schemas.ModelSpec{Config: raw}
 	return nil
+}
+
+// evalOnly makes a stage that measures the loss of what it starts from. Where a whole model would be trained, it has an adapter of rank 1 that
+// adds nothing in its place: no optimizer's state of all weights is held, and no copy of them is stored.
+func (b *factoryBuilder) evalOnly(t *schemas.TrainStage) {
+	t.EvalOnly, t.EvalOnStart, t.EvalEachEpoch = true, false, false
+	t.Data = t.Eval
+	if t.Data == "" && len(t.Evals) > 0 {
+		t.Data = t.Evals[0].Data
+	}
+	if f := t.Features; f != nil {
+		t.Features = nil
+		if kept := (schemas.TrainFeatures{LabelSmoothing: f.LabelSmoothing, LeafMeans: f.LeafMeans, DFT: f.DFT}); kept != (schemas.TrainFeatures{}) {
+			t.Features = &kept
+		}
+	}
+	t.Order = &schemas.SampleOrder{Kind: "sequential", Deal: t.Order.Deal}
+	if len(t.Adapters) == 0 {
+		t.Method, t.OFT, t.Freeze = "lora", nil, nil
+		t.LoRA = &schemas.LoRA{Rank: 1, Alpha: 1, Targets: []string{"all"}}
+	}
+	t.Steps, t.Epochs = 0, 1
 }
 
 // evaluation names the held-out data, when the loss on them is measured.

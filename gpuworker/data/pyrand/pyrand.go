@@ -68,7 +68,10 @@ func (m *MT) Skip(n int64) {
 const maxRandperm = math.MaxUint32 / 20
 
 // Randperm is torch.randperm(n, generator=torch.Generator().manual_seed(seed)) on the CPU. n must be below 2^32/20.
-func Randperm(n int, seed uint64) ([]int32, error) {
+func Randperm(n int, seed uint64) ([]int32, error) { return RandpermAfter(n, seed, 0) }
+
+// RandpermAfter is Randperm of a generator that has drawn 32 bits skip times before.
+func RandpermAfter(n int, seed uint64, skip int64) ([]int32, error) {
 	if n < 0 || n >= maxRandperm {
 		return nil, fmt.Errorf("cannot shuffle %d samples as torch does (at most %d)", n, maxRandperm-1)
 	}
@@ -77,6 +80,7 @@ func Randperm(n int, seed uint64) ([]int32, error) {
 		out[i] = int32(i)
 	}
 	m := NewMT(uint32(seed)) // torch keeps 64 bits of the seed, but its Mersenne Twister is seeded by the low half
+	m.Skip(skip)
 	for i := range n - 1 {
 		j := i + int(m.Uint32()%uint32(n-i))
 		out[i], out[j] = out[j], out[i]

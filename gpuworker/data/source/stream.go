@@ -1,6 +1,7 @@
 package source
 
 import (
+	"iter"
 	"math"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyrand"
@@ -10,43 +11,99 @@ import (
 // streamDraws is how many numbers Hugging Face's shuffle buffer draws at once.
 const streamDraws = 1000
 
-// Stream orders the rows of streamed data sets as the first pass of Hugging Face's concatenate_datasets(...).shuffle(buffer, seed) over
-// IterableDatasets of one shard each: the sets one after the other in a drawn order, through a buffer from which a drawn row leaves for every
-// one that comes.
-func Stream(lengths []int, buffer int, seed uint64) (Order, error) {
+// maxRepeats bounds how much longer interleave_over makes the stream.
+const maxRepeats = 100
+
+// Stream orders the rows of streamed data sets as the first pass of Hugging Face's shuffle(buffer, seed) over IterableDatasets of one shard
+// each: merged by a strategy of Mixes, through a buffer from which a drawn row leaves for every one that comes. "concat" takes the sets one
+// after the other in a drawn order; the others take turns, or, with probs (one share a set, nil: none), draw whose turn it is.
+func Stream(lengths []int, buffer int, mix string, probs []float64, seed uint64) (Order, error) {
 	if buffer < 1 {
 		return nil, schemas.Errorf(schemas.CodeInvalid, "buffer_size", "is %d, expected 1 or more", buffer)
 	}
-	sets := make([]int32, len(lengths))
+	if mix != "concat" && mix != "interleave_under" && mix != "interleave_over" {
+		return nil, schemas.Errorf(schemas.CodeUnsupported, "mix_strategy", "%s with streaming is not built", mix).WithHint("interleave_under, interleave_over or concat")
+	}
 	total := 0
 	for i, n := range lengths {
 		if n < 1 || n > math.MaxInt32 {
 			return nil, schemas.Errorf(schemas.CodeData, "", "data set %d has %d rows", i, n)
 		}
-		sets[i] = int32(i)
 		total += n
 	}
 	if total > math.MaxInt32 {
 		return nil, schemas.Errorf(schemas.CodeData, "", "the data sets have %d rows, more than %d", total, math.MaxInt32)
 	}
-	pyrand.Shuffle(pyrand.NewGenerator(seed), sets)
+	rows := oneByOne(lengths, seed)
+	if mix != "concat" {
+		rows = inTurns(lengths, mix == "interleave_over", probs, seed)
+	}
 	g := pyrand.NewGenerator(seed)
 	out, held := make(list, 0, total), make([]Pick, 0, min(buffer, total))
 	var draws []int32
-	for _, s := range sets {
-		for row := range lengths[s] {
-			p := Pick{s, int32(row)}
-			if len(held) < buffer {
-				held = append(held, p)
-				continue
-			}
-			if len(draws) == 0 {
-				draws = g.Integers(buffer, streamDraws)
-			}
-			out = append(out, held[draws[0]])
-			held[draws[0]], draws = p, draws[1:]
+	for p := range rows {
+		if len(held) < buffer {
+			held = append(held, p)
+			continue
+		}
+		if len(draws) == 0 {
+			draws = g.Integers(buffer, streamDraws)
+		}
+		out = append(out, held[draws[0]])
+		held[draws[0]], draws = p, draws[1:]
+		if len(out) > maxRepeats*total {
+			return nil, schemas.Errorf(schemas.CodeData, "interleave_probs", "a data set's share is so small that the others would be repeated more than %d times", maxRepeats)
 		}
 	}
 	pyrand.Shuffle(g, held)
 	return append(out, held...), nil
+}
+
+// oneByOne is the rows of all sets, the sets in a drawn order.
+func oneByOne(lengths []int, seed uint64) iter.Seq[Pick] {
+	sets := make([]int32, len(lengths))
+	for i := range sets {
+		sets[i] = int32(i)
+	}
+	pyrand.Shuffle(pyrand.NewGenerator(seed), sets)
+	return func(yield func(Pick) bool) {
+		for _, s := range sets {
+			for row := range lengths[s] {
+				if !yield(Pick{s, int32(row)}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// inTurns is what interleave_datasets gives: until the first set has no more rows, or until all have been gone through, those that end before
+// beginning again.
+func inTurns(lengths []int, all bool, probs []float64, seed uint64) iter.Seq[Pick] {
+	return func(yield func(Pick) bool) {
+		g := pyrand.NewGenerator(seed)
+		next, ended := make([]int, len(lengths)), make([]bool, len(lengths))
+		left := len(lengths)
+		var draws []int
+		for turn := 0; left > 0 && (all || left == len(lengths)); turn++ {
+			set := turn % len(lengths)
+			if probs != nil {
+				if len(draws) == 0 {
+					draws = g.Choice(probs, streamDraws)
+				}
+				set, draws = draws[0], draws[1:]
+			}
+			p := Pick{int32(set), int32(next[set])}
+			if next[set]++; next[set] == lengths[set] {
+				next[set] = 0
+				if !ended[set] {
+					ended[set] = true
+					left--
+				}
+			}
+			if !yield(p) {
+				return
+			}
+		}
+	}
 }

@@ -2,6 +2,7 @@ package source
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"os"
 	"testing"
@@ -22,12 +23,14 @@ func TestStreamAsDatasets(t *testing.T) {
 			Lengths      []int
 			Buffer, Rows int
 			Seed         uint64
+			Mix          string
+			Probs        []float64
 			Order        [][2]int32
 		}
 		if err := json.Unmarshal(sc.Bytes(), &c); err != nil {
 			t.Fatal(err)
 		}
-		o, err := Stream(c.Lengths, c.Buffer, c.Seed)
+		o, err := Stream(c.Lengths, c.Buffer, cmp.Or(c.Mix, "concat"), c.Probs, c.Seed)
 		if err != nil || o.Len() != c.Rows {
 			t.Fatalf("%v %d %d: %v, %d rows of %d", c.Lengths, c.Buffer, c.Seed, err, o.Len(), c.Rows)
 		}
@@ -38,10 +41,16 @@ func TestStreamAsDatasets(t *testing.T) {
 			}
 		}
 	}
-	if n < 20 {
+	if n < 60 {
 		t.Errorf("%d cases", n)
 	}
-	if _, err := Stream([]int{3}, 0, 1); err == nil {
+	if _, err := Stream([]int{3}, 0, "concat", nil, 1); err == nil {
 		t.Error("a buffer of nothing is accepted")
+	}
+	if _, err := Stream([]int{3, 4}, 2, "interleave_once", nil, 1); err == nil {
+		t.Error("a strategy that streams do not have is accepted")
+	}
+	if _, err := Stream([]int{3, 4}, 2, "interleave_over", []float64{1, 0}, 1); err == nil {
+		t.Error("a set that never has its turn is waited for")
 	}
 }

@@ -185,7 +185,7 @@ func (l *trainerLog) close(whole bool) error {
 func (l *trainerLog) state(order []int64, train map[string]any) map[string]any {
 	every, epochs, batch := int64(1), l.stage.Train.Epochs, l.stage.Train.MicroBatch
 	if f := l.factory; f != nil {
-		every, epochs, batch = max(1, f.LoggingSteps), math.Ceil(f.Epochs), f.BatchSize
+		every, epochs, batch = max(1, steps(f.LoggingSteps, l.total)), math.Ceil(f.Epochs), f.BatchSize
 	}
 	var history []map[string]any
 	sum, n := 0.0, 0.0
@@ -226,10 +226,24 @@ func (l *trainerLog) state(order []int64, train map[string]any) map[string]any {
 }
 
 func (l *trainerLog) evalEvery() int64 {
-	if f := l.stage.Train.Features; f != nil {
+	f := l.stage.Train.Features
+	switch {
+	case f != nil && f.EvalShare > 0:
+		return steps(f.EvalShare, l.total)
+	case f != nil && f.EvalEvery > 0:
 		return f.EvalEvery
+	case l.factory != nil:
+		return 500 // what Hugging Face's TrainerState says without one
 	}
 	return 0
+}
+
+// steps is a number of steps; below 1 it is a share of all.
+func steps(n float64, total int64) int64 {
+	if n < 1 {
+		return int64(math.Ceil(n * float64(total)))
+	}
+	return int64(n)
 }
 
 func (l *trainerLog) evalRow(step int64) map[string]any {

@@ -2,12 +2,12 @@
 
 python stream.py > stream.jsonl
 
-Each line: {lengths, buffer, seed, order: [[set, row], ...]}.
+Each line: {lengths, buffer, seed, mix, probs, order: [[set, row], ...]}.
 """
 import json, random
 
 import datasets
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets, interleave_datasets
 
 datasets.disable_progress_bars()
 r = random.Random(3)
@@ -19,3 +19,16 @@ for _ in range(40):
     d = d.shuffle(buffer_size=buffer, seed=seed)
     order = [[x["set"], x["row"]] for x in d]
     print(json.dumps({"lengths": lengths, "buffer": buffer, "seed": seed, "order": order[:400], "rows": len(order)}, separators=(",", ":")))
+
+for i in range(40):
+    lengths = [r.choice([1, 2, 7, 50, 300]) for _ in range(r.choice([2, 2, 3, 4]))]
+    buffer, seed = r.choice([1, 2, 10, 100, 16384]), r.choice([0, 1, 42, 2**31])
+    mix = ["interleave_under", "interleave_over"][i % 2]
+    probs = [r.randrange(1, 10) for _ in lengths] if r.random() < 0.6 else None
+    if probs:
+        probs = [p / sum(probs) for p in probs]
+    sets = [Dataset.from_dict({"set": [s] * n, "row": list(range(n))}).to_iterable_dataset(num_shards=1) for s, n in enumerate(lengths)]
+    stop = {"interleave_under": "first_exhausted", "interleave_over": "all_exhausted"}[mix]
+    d = interleave_datasets(sets, probabilities=probs, seed=seed, stopping_strategy=stop).shuffle(buffer_size=buffer, seed=seed)
+    order = [[x["set"], x["row"]] for x in d]
+    print(json.dumps({"lengths": lengths, "buffer": buffer, "seed": seed, "mix": mix, "probs": probs, "order": order[:400], "rows": len(order)}, separators=(",", ":")))
