@@ -469,7 +469,7 @@ func TestBrokerAwayIsWaitedFor(t *testing.T) {
 	f.work.SetDown(false)
 	f.until(spec, "commit", func(h *schemas.Head) bool { return h.Step >= 20 })
 	f.work.SetDown(true)
-	f.until(spec, "last commit", func(h *schemas.Head) bool { return h.Step == 100 })
+	f.until(spec, "last commit", func(h *schemas.Head) bool { return h.Step == 100 || h.State.Terminal() })
 	f.work.SetDown(false)
 	h := f.finish(spec, schemas.RunSucceeded)
 	if l := f.lineage(spec, h); l.Hash != undisturbed(t, spec) || l.Generations != 1 {

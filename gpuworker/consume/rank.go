@@ -143,7 +143,7 @@ func (r *rank) work(ctx context.Context, o *startOrder) (done doneNotice, closeG
 	if err != nil {
 		return classify(fmt.Errorf("cannot open the object store: %w", err), r.stopped.Load()), closeGang
 	}
-	t := &Task{Message: o.Message, Spec: o.Spec, Stage: stage, Objects: objects, Worker: o.Worker, Dir: o.Dir, Threads: o.Threads, Backend: o.Backend,
+	t := &Task{Message: o.Message, Spec: o.Spec, Stage: stage, Objects: objects, Worker: o.Worker, Dir: o.Dir, Keep: o.Keep, Threads: o.Threads, Backend: o.Backend,
 		Logger: r.logger.With("run", o.Message.Run, "stage", o.Message.Stage, "index", o.Message.Index())}
 	var generation uint64
 	t.Report = func(e schemas.Event) {
@@ -221,18 +221,27 @@ func (r *rank) guard(ctx context.Context, h Handler, t *Task) (err error) {
 	return h(ctx, t)
 }
 
-// join listens, waits for a generation and forms its mesh.
-func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (*Gang, *collective.TCP, error) {
+// listen opens a port on the rank's host, and says where other hosts reach it.
+func (o *startOrder) listen(ctx context.Context) (net.Listener, string, error) {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Bind)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot listen for the other ranks: %w", err)
+		return nil, "", fmt.Errorf("cannot listen for the other ranks: %w", err)
 	}
-	defer ln.Close()
 	_, port, err := net.SplitHostPort(ln.Addr().String())
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot tell the rank's address: %w", err)
+		return nil, "", errors.Join(fmt.Errorf("cannot tell the rank's address: %w", err), ln.Close())
 	}
-	if err := r.out.write(notice{Ready: &readyNotice{Addr: net.JoinHostPort(o.Advertise, port)}}); err != nil {
+	return ln, net.JoinHostPort(o.Advertise, port), nil
+}
+
+// join listens, waits for a generation and forms its mesh.
+func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (*Gang, *collective.TCP, error) {
+	ln, addr, err := o.listen(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer ln.Close()
+	if err := r.out.write(notice{Ready: &readyNotice{Addr: addr}}); err != nil {
 		return nil, nil, err
 	}
 	var f *formOrder
@@ -258,7 +267,7 @@ func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (
 	// Commits are made beside training and fenced: a store that is away is waited for.
 	heads := checkpoint.NewHeads(objects, checkpoint.Config{Budget: commitPatience})
 	return &Gang{
-		Generation: head.Generation, Rank: f.Rank, World: len(addrs), Members: head.Members, Collective: mesh, Head: head,
+		Generation: head.Generation, Rank: f.Rank, World: len(addrs), Members: head.Members, Collective: mesh, Head: head, Listen: o.listen,
 		Control: func() schemas.Control { return r.control.Load().(schemas.Control) },
 		Left: func() time.Duration {
 			if at := r.leaveBy.Load(); at != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -29,6 +30,8 @@ type seat struct {
 	log  *slog.Logger
 	poke chan struct{}
 
+	// keep is the folder that outlives the ranks of this seat.
+	keep string
 	// failed counts attempts in a row that ended badly without a commit; refused is the generation of a permanent error: control decides.
 	failed  int
 	refused uint64
@@ -46,6 +49,11 @@ func (a *Agent) holdSeat(ctx context.Context, h *hold, d queue.Delivery, spec *s
 		s.log.Debug("no pokes, polling only", "error", err)
 	} else {
 		defer stop()
+	}
+	if s.keep, err = os.MkdirTemp(a.cfg.Dir, "keep-"); err != nil {
+		s.log.Warn("no folder to keep parts of checkpoints in: a gang that forms again reads all from the store", "error", err)
+	} else {
+		defer os.RemoveAll(s.keep)
 	}
 	s.log.Info("holding seat")
 	if plantedbug.Is(plantedbug.AckSeatAtOnce) {
@@ -123,6 +131,9 @@ func (s *seat) attempt(ctx context.Context, head *schemas.Head) {
 		return
 	}
 	defer os.RemoveAll(o.Dir)
+	if s.keep != "" {
+		o.Keep = filepath.Join(filepath.Dir(o.Dir), filepath.Base(s.keep))
+	}
 	c, err := startChild(s.a.launch, s.log, o, func(e schemas.Event) { s.a.events.send(e) })
 	if err != nil {
 		s.unfit(ctx, err)

@@ -3,6 +3,7 @@ package consume
 import (
 	"context"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -30,6 +31,9 @@ type Task struct {
 	Worker string
 	// Dir is a private scratch folder, removed afterwards.
 	Dir string
+	// Keep is a scratch folder that outlives a generation: the next rank of this seat finds it again, until the worker gives the seat back.
+	// Empty when there is none.
+	Keep string
 	// Gang is set for train only.
 	Gang *Gang
 	// Report sends an event to the live stream and counts as life of the phase. It never blocks for long and never fails.
@@ -57,6 +61,8 @@ type Gang struct {
 	Control func() schemas.Control
 	// Left is the time until this rank's machine goes, negative when that is over, 0 when nobody said so. nil is as 0.
 	Left func() time.Duration
+	// Listen opens a port and says where the other members reach it; nil where ranks cannot be reached (ranks as goroutines).
+	Listen func(ctx context.Context) (ln net.Listener, address string, err error)
 	// Commit is called by rank 0 only, after all ranks stored their parts: it writes the manifest and swaps HEAD. A *schemas.ErrorInfo with
 	// CodeFenced means a newer generation exists: stop for good.
 	Commit func(ctx context.Context, m *schemas.Manifest) error

@@ -37,6 +37,7 @@ type startOrder struct {
 	Spec        *schemas.RunSpec `json:"spec"`
 	Worker      string           `json:"worker"`
 	Dir         string           `json:"dir"`
+	Keep        string           `json:"keep,omitempty"`
 	Threads     int              `json:"threads"`
 	Backend     string           `json:"backend,omitempty"`
 	Bind        string           `json:"bind"`

@@ -156,6 +156,11 @@ func (c *committer) store(f *flight, events []byte) (parts []schemas.Part, log s
 		return nil, log, err
 	}
 	p, err := w.Upload(c.ctx, c.t.Objects)
+	if err == nil {
+		if kerr := w.Keep(checkpoint.OpenKept(c.t.Keep)); kerr != nil {
+			c.t.Logger.Warn("the part is not kept on this machine; a gang that forms again reads it from the store", "error", kerr)
+		}
+	}
 	return []schemas.Part{p}, log, err
 }
 

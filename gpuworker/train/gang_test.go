@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -136,6 +137,9 @@ type plan struct {
 	threads int // of each rank, default 1
 	// fenced: another generation ends this one.
 	fenced bool
+	// keep are the folders that outlive a rank of a worker, by rank; peers that ranks reach each other.
+	keep  []string
+	peers bool
 }
 
 // generation forms a gang and runs it. It returns every rank's error.
@@ -175,6 +179,9 @@ func (f *fleet) generation(stage string, p plan) []error {
 		var leaveBy time.Time
 		t := &consume.Task{Message: schemas.Message{Version: 1, Kind: schemas.KindTrain, Pool: "cpu", Tenant: "acme", Run: "r1", Stage: stage, Seat: r},
 			Spec: f.spec, Stage: st, Objects: f.objects, Logger: slog.New(slog.DiscardHandler), Worker: members[r].Worker, Dir: f.t.TempDir(), Threads: max(1, p.threads)}
+		if p.keep != nil {
+			t.Keep = p.keep[r]
+		}
 		t.Report = func(e schemas.Event) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -208,6 +215,9 @@ func (f *fleet) generation(stage string, p plan) []error {
 				_, err := f.heads.Commit(ctx, m)
 				return err
 			}}
+		if p.peers {
+			t.Gang.Listen = listenLoopback
+		}
 		wg.Go(func() {
 			errs[r] = NewHandler(p.opts)(ctx, t)
 			c.Close()
@@ -257,4 +267,12 @@ func (f *fleet) complete(stage string, world int) *schemas.Manifest {
 		f.t.Fatalf("the last commit is of step %d, final %v, hash %q", m.Step, m.Final, m.StateHash)
 	}
 	return m
+}
+
+func listenLoopback(ctx context.Context) (net.Listener, string, error) {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, "", err
+	}
+	return ln, ln.Addr().String(), nil
 }

@@ -290,8 +290,20 @@ func (s *session) resume(ctx context.Context) (err error) {
 			return schemas.Errorf(schemas.CodeConflict, head.Manifest.Key, "the checkpoint was made with %s %q, this stage has %q", key, got, want)
 		}
 	}
+	x, err := s.share(ctx, r)
+	if err != nil {
+		return err
+	}
+	if err = s.restore(ctx, r); err != nil {
+		return errors.Join(err, x.close())
+	}
+	return s.shared(ctx, x, r)
+}
+
+// restore loads a checkpoint's state.
+func (s *session) restore(ctx context.Context, r *checkpoint.Reader) error {
 	var done int64
-	err = s.engine.Restore(ctx, func(ctx context.Context, tensor string, from int64, dst []float32) error {
+	err := s.engine.Restore(ctx, func(ctx context.Context, tensor string, from int64, dst []float32) error {
 		err := r.ReadAt(ctx, tensor, from, dst)
 		done += 4 * int64(len(dst))
 		s.t.Phase(consume.PhaseLoad, done, 0)
@@ -303,7 +315,7 @@ func (s *session) resume(ctx context.Context) (err error) {
 	s.done, s.snapped = r.Manifest().Step, r.Manifest().Step
 	if raw := r.Manifest().State[watchKey]; raw != "" {
 		if err := json.Unmarshal([]byte(raw), &s.watch); err != nil {
-			return schemas.Errorf(schemas.CodeVerify, head.Manifest.Key, "the checkpoint's %s cannot be read: %v", watchKey, err)
+			return schemas.Errorf(schemas.CodeVerify, s.t.Gang.Head.Manifest.Key, "the checkpoint's %s cannot be read: %v", watchKey, err)
 		}
 	}
 	if f := s.stage.Features; f != nil && f.LoadBest && s.watch.BestStep > 0 && !r.Manifest().Final {

@@ -15,8 +15,8 @@ import (
 	"slices"
 	"sort"
 	"sync"
-	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/plantedbug"
@@ -43,7 +43,9 @@ type Reader struct {
 
 	mu    sync.Mutex
 	files map[int]*fetched
-	bytes atomic.Int64
+	// lanes are where else parts may be, stored is the store.
+	lanes  []*lane
+	stored lane
 }
 
 // piece is one range of a tensor in a part.
@@ -175,7 +177,7 @@ func (r *Reader) Verify(ctx context.Context) error {
 }
 
 // Fetched is the number of bytes read from the store so far, without the manifest.
-func (r *Reader) Fetched() int64 { return r.bytes.Load() }
+func (r *Reader) Fetched() int64 { return r.From()[FromStore] }
 
 // StateHash is the SHA-256 over name, element count and content (fp32, little endian) of the tensors that keep accepts (nil: all), in
 // the order of their names: equal for equal states whatever the world size that wrote them.
@@ -234,14 +236,18 @@ func (r *Reader) part(ctx context.Context, i int, from, to int64) (*os.File, err
 	}
 	retry := NewHeads(r.objects, Config{}).newRetry()
 	for second := false; ; {
+		l := r.choose(r.manifest.Parts[i])
 		var err error
 		if blocks {
-			err = r.fetchBlocks(ctx, i, f, from, to)
+			err = r.fetchBlocks(ctx, i, f, from, to, &l)
 		} else {
-			f.file, err = r.fetch(ctx, i)
+			f.file, err = r.fetch(ctx, i, l)
 		}
 		if err == nil {
 			return f.file, nil
+		}
+		if ctx.Err() == nil && !schemas.IsCode(err, schemas.CodeDiskFull) && r.pass(l) {
+			continue // another source may have what this one lost or spoiled; the store has the last word
 		}
 		// Bytes may be damaged on their way: only what is wrong twice is corrupt.
 		if bad := (*CorruptError)(nil); errors.As(err, &bad) && !second {
@@ -257,17 +263,15 @@ func (r *Reader) part(ctx context.Context, i int, from, to int64) (*os.File, err
 	}
 }
 
-func (r *Reader) fetch(ctx context.Context, i int) (_ *os.File, err error) {
-	p := r.manifest.Parts[i]
-	body, err := r.objects.Open(ctx, p.Key, 0, -1)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, &CorruptError{Manifest: r.ref, Key: p.Key, Reason: "the part is missing"}
-	}
+// fetch brings a whole part to scratch.
+func (r *Reader) fetch(ctx context.Context, i int, l *lane) (_ *os.File, err error) {
+	p, began := r.manifest.Parts[i], time.Now()
+	body, err := r.open(ctx, l, p, 0, -1)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read part %s: %w", p.Key, err)
+		return nil, err
 	}
 	defer body.Close()
-	file, err := os.Create(filepath.Join(r.dir, fmt.Sprintf("part-%05d.bin", i)))
+	file, err := os.Create(r.scratch(i))
 	if err != nil {
 		return nil, fmt.Errorf("cannot create scratch file for part %s: %w", p.Key, err)
 	}
@@ -278,7 +282,7 @@ func (r *Reader) fetch(ctx context.Context, i int) (_ *os.File, err error) {
 	}()
 	sum := sha256.New()
 	n, err := io.Copy(io.MultiWriter(file, sum), io.LimitReader(body, p.Bytes+1))
-	r.bytes.Add(n)
+	r.count(l, n, time.Since(began))
 	if errors.Is(err, syscall.ENOSPC) {
 		return nil, schemas.Errorf(schemas.CodeDiskFull, r.dir, "cannot fetch part %s: no space left on the scratch disk", p.Key)
 	}
@@ -291,11 +295,16 @@ func (r *Reader) fetch(ctx context.Context, i int) (_ *os.File, err error) {
 	return file, nil
 }
 
-// fetchBlocks brings the blocks of a part that hold bytes [from, to) to scratch: what is missing in a row by one request.
-func (r *Reader) fetchBlocks(ctx context.Context, i int, f *fetched, from, to int64) error {
+func (r *Reader) scratch(part int) string {
+	return filepath.Join(r.dir, fmt.Sprintf("part-%05d.bin", part))
+}
+
+// fetchBlocks brings the blocks of a part that hold bytes [from, to) to scratch: what is missing in a row by one request, or by several where
+// there is a choice of sources. l is the source to begin with, and afterwards the one that was asked last.
+func (r *Reader) fetchBlocks(ctx context.Context, i int, f *fetched, from, to int64, l **lane) error {
 	p := r.manifest.Parts[i]
 	if f.file == nil {
-		file, err := os.Create(filepath.Join(r.dir, fmt.Sprintf("part-%05d.bin", i)))
+		file, err := os.Create(r.scratch(i))
 		if err != nil {
 			return fmt.Errorf("cannot create scratch file for part %s: %w", p.Key, err)
 		}
@@ -307,33 +316,33 @@ func (r *Reader) fetchBlocks(ctx context.Context, i int, f *fetched, from, to in
 			continue
 		}
 		end := b + 1
-		for end < last && !f.have[end] {
+		for end < last && !f.have[end] && (len(r.lanes) == 0 || end-b < rowBlocks) {
 			end++
 		}
-		if err := r.fetchRow(ctx, p, f, b, end); err != nil {
+		if err := r.fetchRow(ctx, *l, p, f, b, end); err != nil {
 			return err
 		}
-		b = end
+		b = end - 1
+		*l = r.choose(p)
 	}
 	return nil
 }
 
-// fetchRow fetches blocks [first, end), each verified before it is kept.
-func (r *Reader) fetchRow(ctx context.Context, p schemas.Part, f *fetched, first, end int64) (err error) {
-	body, err := r.objects.Open(ctx, p.Key, first*schemas.BlockBytes, min(end*schemas.BlockBytes, p.Bytes))
-	if errors.Is(err, store.ErrNotFound) {
-		return &CorruptError{Manifest: r.ref, Key: p.Key, Reason: "the part is missing"}
-	}
+// fetchRow fetches blocks [first, end) by a lane, each verified before it is kept.
+func (r *Reader) fetchRow(ctx context.Context, l *lane, p schemas.Part, f *fetched, first, end int64) (err error) {
+	began := time.Now()
+	body, err := r.open(ctx, l, p, first*schemas.BlockBytes, min(end*schemas.BlockBytes, p.Bytes))
 	if err != nil {
-		return fmt.Errorf("cannot read part %s: %w", p.Key, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	buf := make([]byte, schemas.BlockBytes)
 	for b := first; b < end; b++ {
 		raw := buf[:min(schemas.BlockBytes, p.Bytes-b*schemas.BlockBytes)]
 		n, err := io.ReadFull(body, raw)
-		r.bytes.Add(int64(n))
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		r.count(l, int64(n), time.Since(began))
+		began = time.Now()
+		if l.src == nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
 			if info, serr := r.objects.Stat(ctx, p.Key); serr == nil && info.Bytes != p.Bytes {
 				return &CorruptError{Manifest: r.ref, Key: p.Key, Reason: fmt.Sprintf("it has %d bytes, the manifest says %d", info.Bytes, p.Bytes)}
 			}

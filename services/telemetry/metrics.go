@@ -14,18 +14,21 @@ type TrainMetrics struct {
 	GradNorm       metric.Float64Gauge
 	CommitDuration metric.Float64Histogram
 	CommitBytes    metric.Int64Counter
+	// RestoreBytes has the attribute AttrSource: the store, this machine, or peers.
+	RestoreBytes metric.Int64Counter
 }
 
 // NewTrainMetrics makes the instruments; errors are those of the meter provider.
 func NewTrainMetrics(m metric.Meter) (*TrainMetrics, error) {
 	var t TrainMetrics
-	errs := make([]error, 6)
+	errs := make([]error, 7)
 	t.StepDuration, errs[0] = m.Float64Histogram(MetricStepDuration, metric.WithUnit("s"), metric.WithDescription("Duration of an optimizer step"))
 	t.Tokens, errs[1] = m.Int64Counter(MetricTokens, metric.WithUnit("{token}"), metric.WithDescription("Tokens trained on"))
 	t.Loss, errs[2] = m.Float64Gauge(MetricLoss, metric.WithUnit("1"), metric.WithDescription("Training loss of the last step"))
 	t.GradNorm, errs[3] = m.Float64Gauge(MetricGradNorm, metric.WithUnit("1"), metric.WithDescription("Gradient norm before clipping"))
 	t.CommitDuration, errs[4] = m.Float64Histogram(MetricCommitDuration, metric.WithUnit("s"), metric.WithDescription("Duration of a checkpoint by phase"))
 	t.CommitBytes, errs[5] = m.Int64Counter(MetricCommitBytes, metric.WithUnit("By"), metric.WithDescription("Bytes of checkpoint parts stored"))
+	t.RestoreBytes, errs[6] = m.Int64Counter(MetricRestoreBytes, metric.WithUnit("By"), metric.WithDescription("Bytes of checkpoint parts read to go on from, by source"))
 	return &t, errors.Join(errs...)
 }
 
