@@ -19,13 +19,22 @@ func EncodeText(tok Tokenizer, t Template, r *Row) Sequence {
 // EncodeChat encodes a row for supervised fine-tuning: the prompt is not trained, the answer is. Longer pairs are cut to cutoff tokens,
 // shared between prompt and answer as LLaMA-Factory's infer_seqlen does.
 func EncodeChat(tok Tokenizer, t Template, r *Row, cutoff int) Sequence {
-	src, dst := t.EncodePrompt(tok, r.System, r.User()), t.EncodeResponse(tok, r.Answer())
+	src, dst := t.EncodePrompt(tok, r.System, r.User(), r.Answer()), t.EncodeResponse(tok, r.Answer())
+	end := int32(-1)
+	if t.EndAll {
+		if end = t.EOS(tok); end >= 0 {
+			cutoff--
+		}
+	}
 	ns, nd := process.InferLengths(len(src), len(dst), cutoff)
 	s := Sequence{IDs: slices.Concat(src[:ns], dst[:nd]), Labels: make([]int32, 0, ns+nd)}
 	for range ns {
 		s.Labels = append(s.Labels, IgnoreLabel)
 	}
 	s.Labels = append(s.Labels, dst[:nd]...)
+	if end >= 0 {
+		s.IDs, s.Labels = append(s.IDs, end), append(s.Labels, end)
+	}
 	return s
 }
 

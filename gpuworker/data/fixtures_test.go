@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/chat"
 	"github.com/tunefleet/tunefleet/gpuworker/data/process"
 	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -136,7 +137,7 @@ func TestTemplatesEncodeAsUpstream(t *testing.T) {
 			if c.System != nil {
 				system = *c.System
 			}
-			if got, want := tmpl.EncodePrompt(tok, system, c.Messages[0].Content), c.TurnsIDs[0][0]; !slices.Equal(got, want) {
+			if got, want := tmpl.EncodePrompt(tok, system, c.Messages[0].Content, c.Messages[1].Content), c.TurnsIDs[0][0]; !slices.Equal(got, want) {
 				t.Errorf("%s, %s: prompt %v, want %v", tmpl.Name, c.Case, got, want)
 			}
 			if got, want := tmpl.EncodeResponse(tok, c.Messages[1].Content), c.TurnsIDs[0][1]; !slices.Equal(got, want) {
@@ -283,8 +284,9 @@ func TestChatSamplesAsUpstream(t *testing.T) {
 		Template, Tokenizer string
 		EOS                 int32 `json:"eos_token_id"`
 		Args                struct {
-			Cutoff        int  `json:"cutoff_len"`
-			TrainOnPrompt bool `json:"train_on_prompt"`
+			Cutoff        int   `json:"cutoff_len"`
+			TrainOnPrompt bool  `json:"train_on_prompt"`
+			Thinking      *bool `json:"enable_thinking"`
 		} `json:"args"`
 		Outputs []struct {
 			Example int     `json:"example"`
@@ -296,10 +298,16 @@ func TestChatSamplesAsUpstream(t *testing.T) {
 		if err != nil || !strings.HasPrefix(c.Tokenizer, "tiny_") || c.Args.TrainOnPrompt {
 			continue
 		}
+		if tmpl.EmptyThought != "" && c.Args.Thinking != nil {
+			continue // empty thoughts belong to the question here
+		}
 		if loaded[c.Tokenizer] == nil {
 			loaded[c.Tokenizer] = tokenizer(t, dir, c.Tokenizer)
 		}
 		tok := upstream{loaded[c.Tokenizer], c.EOS}
+		if full, err := chat.ByName(c.Template); err == nil && slices.ContainsFunc(full.StopWords, func(w string) bool { _, ok := tok.TokenID(w); return !ok }) {
+			continue // upstream adds them to the tokenizer
+		}
 		for _, o := range c.Outputs {
 			e := examples[o.Example]
 			if len(e.Prompt) != 1 || len(e.Response) != 1 || e.Tools != "" || e.Prompt[0].Role != "user" || e.Response[0].Role != "assistant" || o.IDs == nil ||

@@ -22,12 +22,21 @@ type Template struct {
 	TextEnd string
 	// SystemInUser prepends the system text to the user's content, encoded as one string (Llama2Template).
 	SystemInUser bool
+	// EndAll puts the end of sequence behind the whole conversation, whatever is cut off of it, rather than into the assistant's slot.
+	EndAll bool
+	// Thought, when not empty, are the words around a thought. A question whose answer has none ends with an empty thought, which is not
+	// trained: what LLaMA-Factory does when thinking is neither enabled nor disabled.
+	Thought [2]string
+	// EmptyThought is such a thought.
+	EmptyThought string
 }
 
 const (
 	slot = "{{content}}"
 	bos  = "\x00bos"
 	eos  = "\x00eos"
+	// token stands before a token that is no text.
+	token = "\x00token:"
 )
 
 // templates are the built-in ones, by name, as LLaMA-Factory (v0.9.6.dev0) defines them, and "tunefleet", which our example uses.
@@ -81,17 +90,9 @@ func TemplateByName(name string) (Template, error) {
 	return fromChat(t)
 }
 
-// fromChat takes over a template for single turns. CodeUnsupported for one that needs more: thoughts, or tokens that are no text.
+// fromChat takes over a template for single turns. CodeUnsupported for one that needs more.
 func fromChat(t *chat.Template) (Template, error) {
-	if t.Reasoning() {
-		return Template{}, schemas.Errorf(schemas.CodeUnsupported, "template", "%q handles thoughts, which this form of configuration does not", t.Name).
-			WithHint("use its _nothink twin, or a LLaMA-Factory configuration")
-	}
-	if t.EfficientEOS {
-		return Template{}, schemas.Errorf(schemas.CodeUnsupported, "template", "%q ends conversations in a way that this form of configuration does not", t.Name).
-			WithHint("use a LLaMA-Factory configuration")
-	}
-	out := Template{Name: t.Name, DefaultSystem: t.DefaultSystem, SystemInUser: t.Class == chat.ClassLlama2}
+	out := Template{Name: t.Name, DefaultSystem: t.DefaultSystem, EndAll: t.EfficientEOS, SystemInUser: t.Class == chat.ClassLlama2}
 	for _, x := range []struct {
 		from []chat.Element
 		to   *[]string
@@ -104,9 +105,17 @@ func fromChat(t *chat.Template) (Template, error) {
 				*x.to = append(*x.to, bos)
 			case chat.EOS:
 				*x.to = append(*x.to, eos)
+			case chat.Token:
+				*x.to = append(*x.to, token+e.Text)
 			default:
-				return Template{}, schemas.Errorf(schemas.CodeUnsupported, "template", "%q has tokens that are no text", t.Name)
+				return Template{}, schemas.Errorf(schemas.CodeUnsupported, "template", "%q has a %q, which this form of configuration does not know", t.Name, e.Kind)
 			}
+		}
+	}
+	if t.Reasoning() {
+		out.Thought, out.EmptyThought = t.ThoughtWords, t.ThoughtWords[0]+t.ThoughtWords[1]
+		if t.Class == chat.ClassGLM47 {
+			out.EmptyThought = t.ThoughtWords[1]
 		}
 	}
 	if t.ReplaceEOS && len(t.StopWords) > 0 {
@@ -115,8 +124,8 @@ func fromChat(t *chat.Template) (Template, error) {
 	return out, nil
 }
 
-// EncodePrompt returns the ids of everything before the assistant's answer.
-func (t Template) EncodePrompt(tok Tokenizer, system, user string) []int32 {
+// EncodePrompt returns the ids of everything before the assistant's answer, which is looked at for thoughts only.
+func (t Template) EncodePrompt(tok Tokenizer, system, user, answer string) []int32 {
 	if system == "" {
 		system = t.DefaultSystem
 	}
@@ -132,7 +141,11 @@ func (t Template) EncodePrompt(tok Tokenizer, system, user string) []int32 {
 		// LLaMA-Factory fills the number of the turn into users' texts too, since it replaces placeholders after the content.
 		user = strings.ReplaceAll(user, "{{idx}}", "0")
 	}
-	return t.encode(tok, ids, t.User, user)
+	ids = t.encode(tok, ids, t.User, user)
+	if open, end := strings.TrimSpace(t.Thought[0]), strings.TrimSpace(t.Thought[1]); open != "" && !strings.Contains(answer, open) && !strings.Contains(answer, end) {
+		ids = append(ids, tok.Encode(t.EmptyThought)...)
+	}
+	return ids
 }
 
 // EncodeResponse returns the ids of the assistant's answer with its end.
@@ -149,8 +162,15 @@ func (t Template) encode(tok Tokenizer, ids []int32, elements []string, content 
 		case eos:
 			id = t.EOS(tok)
 		default:
-			ids = append(ids, tok.Encode(strings.ReplaceAll(e, slot, content))...)
-			continue
+			name, special := strings.CutPrefix(e, token)
+			if !special {
+				ids = append(ids, tok.Encode(strings.ReplaceAll(e, slot, content))...)
+				continue
+			}
+			var ok bool
+			if id, ok = tok.TokenID(name); !ok {
+				id = -1
+			}
 		}
 		if id >= 0 {
 			ids = append(ids, id)

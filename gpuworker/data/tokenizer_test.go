@@ -39,7 +39,7 @@ func TestTheExamplesTokenizer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids := tmpl.EncodePrompt(tok, "", "Which type of clause is this?\nThe Seller shall meet all instalments.")
+	ids := tmpl.EncodePrompt(tok, "", "Which type of clause is this?\nThe Seller shall meet all instalments.", "")
 	ids = append(ids, tmpl.EncodeResponse(tok, "payment\nIt is.")...)
 	text := ""
 	for _, id := range ids {

@@ -235,7 +235,9 @@ func reducePredictions(ctx context.Context, t *consume.Task) error {
 		return err
 	}
 	values["predict_runtime"] = all.Seconds
+	batch := max(1, t.Stage.Eval.Predict.Batch)
 	values["predict_samples_per_second"] = float64(len(all.Rows)) / max(1e-9, all.Seconds)
+	values["predict_steps_per_second"] = float64((len(all.Rows)+batch-1)/batch) / max(1e-9, all.Seconds)
 	results, err := json.MarshalIndent(values, "", "    ")
 	if err != nil {
 		return fmt.Errorf("cannot encode the results: %w", err)

@@ -237,7 +237,7 @@ func (s *scoring) limit(room int) int {
 
 // prompt encodes what stands before a row's answer; of one that is too long the end is kept, which holds the turn's marker.
 func (s *scoring) prompt(r *data.Row, room int) []int32 {
-	ids := s.in.template.EncodePrompt(s.in.tok, r.System, r.User())
+	ids := s.in.template.EncodePrompt(s.in.tok, r.System, r.User(), "")
 	return ids[max(0, len(ids)-s.limit(room)):]
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
 	"strconv"
 	"time"
@@ -52,12 +53,15 @@ func (s *session) evaluate(ctx context.Context) (map[string]float64, error) {
 		}
 		seconds := time.Since(start).Seconds()
 		values[e.prefix+"_runtime"] = seconds
-		values[e.prefix+"_samples_per_second"] = float64(e.data.Len()/groupOf(e.data)) / max(1e-9, seconds)
+		n, batch := e.data.Len()/groupOf(e.data), s.evalBatch()
+		values[e.prefix+"_samples_per_second"] = float64(n) / max(1e-9, seconds)
+		values[e.prefix+"_steps_per_second"] = float64((n+batch-1)/batch) / max(1e-9, seconds)
 	}
 	s.evaluated, s.evalValues = s.done, values
 	if s.t.Gang.Rank == 0 {
 		e := schemas.Event{At: time.Now().UTC(), Type: schemas.EventProgress, Tenant: s.t.Message.Tenant, Run: s.t.Message.Run, Stage: s.t.Message.Stage,
-			Worker: s.t.Worker, Generation: s.t.Gang.Generation, Step: s.done, Values: values}
+			Worker: s.t.Worker, Generation: s.t.Gang.Generation, Step: s.done, Values: maps.Clone(values)}
+		e.Values["total"] = float64(s.total())
 		s.log.add(e)
 		s.t.Report(e)
 	}
@@ -125,16 +129,21 @@ func (s *session) finalEval(ctx context.Context, state map[string]string) error 
 	return nil
 }
 
+// evalBatch is the number of samples of an evaluation batch.
+func (s *session) evalBatch() int {
+	if s.stage.EvalBatch > 0 {
+		return s.stage.EvalBatch
+	}
+	return s.stage.MicroBatch
+}
+
 // evalFields are what a rank tells of one batch: the sum of its losses, its targets, its labels (position 0 included), its rows, and the sum
 // over rows of their accuracy. The goal's metrics follow.
 const evalFields = 5
 
 // evalOne measures one set: batches are dealt over the ranks, and their values are added in the order of the batches.
 func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]float64) error {
-	rank, world, micro := s.t.Gang.Rank, s.t.Gang.World, max(s.stage.EvalBatch, 0)
-	if micro == 0 {
-		micro = s.stage.MicroBatch
-	}
+	rank, world, micro := s.t.Gang.Rank, s.t.Gang.World, s.evalBatch()
 	order := evalOrder(e.data.Len()/groupOf(e.data), micro, s.stage.Order)
 	batches := (len(order) + micro - 1) / micro
 	passes := (batches + world - 1) / world

@@ -104,6 +104,9 @@ type session struct {
 	evalValues map[string]float64
 	meta       []byte
 	seqs       []Sequence
+	// flosPerToken is what transformers takes a trained position to cost: six operations a parameter outside of embeddings; 0 for a model
+	// with a value head, of which it does not know.
+	flosPerToken float64
 }
 
 func (s *session) close() error {
@@ -212,6 +215,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	if _, ok := s.goal.(*rlGoal); ok {
 		sharding, why = zero.None, "every rank generates"
 	}
+	s.flosPerToken = flosPerToken(units, s.head != nil)
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
 	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, engineConfig(s.stage, sharding, optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), s.memory))
 	if err != nil {

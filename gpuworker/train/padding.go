@@ -1,11 +1,28 @@
 package train
 
 import (
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 )
 
 // padMultiple is what LLaMA-Factory's collators round the length of a batch up to in training; pretraining is not rounded.
 const padMultiple = 8
+
+// flosPerToken counts six operations for each parameter that belongs to no embedding (PreTrainedModel.floating_point_ops).
+func flosPerToken(units []*autograd.Unit, head bool) float64 {
+	if head {
+		return 0
+	}
+	var n int64
+	for _, u := range units {
+		for _, p := range u.Params {
+			if p.Role != autograd.RoleEmbedding {
+				n += p.Len()
+			}
+		}
+	}
+	return 6 * float64(n)
+}
 
 // paddedTokens is how many positions upstream's batches of a step have, padding included: what it counts as tokens seen. The engine itself
 // computes no padding. 0 when samples are not dealt as upstream does, or their lengths are not known.

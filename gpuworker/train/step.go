@@ -293,7 +293,7 @@ func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.
 		Worker: s.t.Worker, Generation: s.t.Gang.Generation, Step: step, Values: map[string]float64{
 			"step": float64(step), "total": float64(s.plan.Total()), "loss": r.loss, "grad_norm": r.norm, "learning_rate": r.lr,
 			"tokens_per_second": float64(r.tokens) / max(1e-9, took.Seconds()), "tokens": float64(r.tokens),
-			"epoch": s.plan.Epoch(step),
+			"epoch": s.plan.Epoch(step), "leaves": float64(s.plan.Leaves(step - 1)),
 		}}
 	if a := s.watch.Scaler; a != nil {
 		e.Values["loss_scale"], e.Values["skipped"] = a.Scale, 0
@@ -302,7 +302,7 @@ func (s *session) emit(ctx context.Context, step int64, r stepResult, took time.
 		}
 	}
 	if n := s.paddedTokens(step - 1); n > 0 {
-		e.Values["padded_tokens"] = float64(n)
+		e.Values["padded_tokens"], e.Values["flos"] = float64(n), float64(n)*s.flosPerToken
 	}
 	if g, ok := s.goal.(reporter); ok {
 		maps.Copy(e.Values, g.report(r.metrics))

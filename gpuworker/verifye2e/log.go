@@ -40,7 +40,7 @@ func readEvents(events []schemas.Event) *computed {
 		if e.Type == schemas.EventStep {
 			for k, v := range e.Values {
 				switch k {
-				case "step", "total", "tokens_per_second", "tokens", "padded_tokens":
+				case "step", "total", "tokens_per_second", "tokens", "padded_tokens", "flos", "leaves":
 				default:
 					l[k] = v
 				}

@@ -24,6 +24,8 @@ type replay struct {
 type told struct {
 	// generations holds the generation whose event was told, by step; 0 none.
 	generations []uint64
+	// evals holds the same for evaluations.
+	evals map[int64]uint64
 	// upto is the highest step up to which gaps have been looked for.
 	upto int64
 }
@@ -66,12 +68,44 @@ func idBefore(a, b string) bool {
 // maxSteps bounds what is remembered of a stage; later steps are told as they come.
 const maxSteps = 1 << 24
 
+// isEval reports whether an event tells what an evaluation measured.
+func isEval(e schemas.Event) bool {
+	if e.Type != schemas.EventProgress || e.Stage == "" || e.Step < 0 {
+		return false
+	}
+	for k := range e.Values {
+		if strings.HasPrefix(k, "eval_") {
+			return true
+		}
+	}
+	return false
+}
+
+// addEval notes an evaluation; false when it was told already.
+func (t *told) addEval(e schemas.Event) bool {
+	g := max(1, e.Generation)
+	if t.evals[e.Step] >= g {
+		return false
+	}
+	if t.evals == nil {
+		t.evals = map[int64]uint64{}
+	}
+	t.evals[e.Step] = g
+	return true
+}
+
 func isStep(e schemas.Event) bool {
 	return e.Type == schemas.EventStep && e.Stage != "" && e.Step > 0 && e.Step < maxSteps
 }
 
 // live handles an event of the tail: steps that are missing before it are told first; send is false for a step that was told already.
 func (r *replay) live(ctx context.Context, e schemas.Event, tell func(schemas.Event) error) (send bool, err error) {
+	if isEval(e) {
+		if r.stages[e.Stage] == nil {
+			r.stages[e.Stage] = &told{}
+		}
+		return r.stages[e.Stage].addEval(e), nil
+	}
 	if !isStep(e) {
 		return true, nil
 	}
@@ -96,7 +130,7 @@ func (r *replay) live(ctx context.Context, e schemas.Event, tell func(schemas.Ev
 	return true, nil
 }
 
-// fill tells every committed step that was not told. Only an error of tell is one: history that cannot be read now is left out.
+// fill tells every committed step and evaluation that was not told. Only an error of tell is one: history that cannot be read now is left out.
 func (r *replay) fill(ctx context.Context, tell func(schemas.Event) error) error {
 	head, _, err := checkpoint.NewHeads(r.s.objects, checkpoint.Config{}).Read(ctx, r.tenant, r.run)
 	if err != nil {
@@ -107,7 +141,7 @@ func (r *replay) fill(ctx context.Context, tell func(schemas.Event) error) error
 	done := map[string]bool{}
 	err = checkpoint.History(ctx, r.s.objects, head, known, func(m schemas.ManifestRef, e schemas.Event) error {
 		done[m.Key] = true
-		if !isStep(e) {
+		if !isStep(e) && !isEval(e) {
 			return nil
 		}
 		t := r.stages[e.Stage]
@@ -117,6 +151,12 @@ func (r *replay) fill(ctx context.Context, tell func(schemas.Event) error) error
 			}
 			t = &told{}
 			r.stages[e.Stage] = t
+		}
+		if isEval(e) {
+			if !r.resumed && t.addEval(e) {
+				failed = tell(e)
+			}
+			return failed
 		}
 		if t.has(e) || r.resumed && (len(t.generations) == 0 || e.Step <= t.first()) {
 			return nil

@@ -52,7 +52,7 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 		r.Output = v.text("export_dir")
 	}
 	r.Logs = nonEmpty(v.text("logging_dir"), r.Output)
-	r.Factory = &FactoryOutput{LoggingSteps: v.number("logging_steps"), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
+	r.Factory = &FactoryOutput{Saves: strategy(v.text("save_strategy")) != "no", LoggingSteps: v.number("logging_steps"), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
 		BatchSize: v.whole("per_device_train_batch_size"), Epochs: v.number("num_train_epochs")}
 	if slices.Contains(v.list("report_to"), "otlp") {
 		r.ReportTo = "otlp"
@@ -66,6 +66,8 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 type FactoryOutput struct {
 	// LoggingSteps is the interval of trainer_state.json's history; below 1 it is a share of all steps.
 	LoggingSteps float64
+	// Saves says that checkpoints are made while it trains.
+	Saves bool
 	// CountTokens adds num_input_tokens_seen, Perplexity eval_perplexity.
 	CountTokens, Perplexity bool
 	// BatchSize and Epochs are the configuration's.

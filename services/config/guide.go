@@ -3,7 +3,9 @@ package config
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -11,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -99,12 +103,10 @@ func loadGuide(ctx context.Context, root *node, p *problems, c *collector, f Gui
 	g := guideDefaults()
 	fileDecoder(ctx, p, c).decode(root, "", reflect.ValueOf(&g).Elem())
 	g.apply(f)
-	if err := g.refuse(); err != nil {
-		return nil, err
-	}
+	hard := append(g.refuse(), g.missing(c)...)
 	micro, leaves, nominal := g.batches(root, p)
 	g.check(root, p)
-	if err := p.err(); err != nil {
+	if err := p.with(hard); err != nil {
 		return nil, err
 	}
 	folder, model, err := c.model(ctx, g.Model.BaseModel, "")
@@ -165,27 +167,55 @@ func (g *guideFile) apply(f GuideFlags) {
 }
 
 // refuse names what is known but not built.
-func (g *guideFile) refuse() error {
-	no := func(place, what, hint string) error {
-		return schemas.Errorf(schemas.CodeUnsupported, place, "%s is not supported by this version", what).WithHint("%s", hint)
+func (g *guideFile) refuse() (errs []error) {
+	no := func(place, what, hint string) {
+		errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, place, "%s is not supported by this version", what).WithHint("%s", hint))
 	}
 	switch {
 	case g.Training.FP16 && g.Training.BF16:
-		return schemas.Errorf(schemas.CodeUsage, "fp16, bf16", "choose one of them")
+		errs = append(errs, schemas.Errorf(schemas.CodeUsage, "fp16, bf16", "choose one of them"))
 	case g.Training.Precision != "" && (g.Training.FP16 || g.Training.BF16):
-		return schemas.Errorf(schemas.CodeUsage, "precision", "choose either it or one of fp16, bf16")
+		errs = append(errs, schemas.Errorf(schemas.CodeUsage, "precision", "choose either it or one of fp16, bf16"))
 	}
 	switch g.ReportTo {
 	case "none", "otlp":
 	default:
-		return no("report_to", fmt.Sprintf("reporting to %q", g.ReportTo), "use none, or otlp with the OTEL_EXPORTER_OTLP_* variables")
+		no("report_to", fmt.Sprintf("reporting to %q", g.ReportTo), "use none, or otlp with the OTEL_EXPORTER_OTLP_* variables")
 	}
 	switch g.DeviceMap {
 	case "auto", "cpu", "cuda":
 	default:
-		return no("device_map", fmt.Sprintf("device map %q", g.DeviceMap), "use auto, cpu or cuda; CUDA_VISIBLE_DEVICES says which GPU")
+		no("device_map", fmt.Sprintf("device map %q", g.DeviceMap), "use auto, cpu or cuda; CUDA_VISIBLE_DEVICES says which GPU")
 	}
-	return nil
+	return errs
+}
+
+// missing names the model, the template and the data files that are not there, as far as that is seen without fetching or reading anything.
+func (g *guideFile) missing(c *collector) (errs []error) {
+	if name := g.Model.BaseModel; name != "" {
+		switch folder := c.localModel(name); {
+		case folder != "":
+			if err := checkModelFolder(folder); err != nil {
+				errs = append(errs, err)
+			}
+		case isPath(name):
+			errs = append(errs, noFolder(name))
+		}
+	}
+	for _, p := range []string{g.Data.TrainPath, g.Data.EvalPath} {
+		if p == "" || remote.IsAddress(p) {
+			continue
+		}
+		if _, err := os.Stat(c.resolve(p)); errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, schemas.Errorf(schemas.CodeNotFound, p, "no such file or folder"))
+		}
+	}
+	if t := g.Data.Template; t != "" {
+		if _, err := data.TemplateByName(t); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
 }
 
 // batches resolves the three ways to give the batch to (micro-batch, leaves, nominal world); batch_size is global (DESIGN 7).

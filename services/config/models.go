@@ -55,12 +55,11 @@ func (c *collector) findModel(ctx context.Context, name, revision string) (folde
 		folder, err = c.fetchModel(ctx, name)
 		return folder, byName(a.Repo), err
 	}
-	local := c.resolve(name)
-	if info, err := os.Stat(local); err == nil && info.IsDir() {
+	if local := c.localModel(name); local != "" {
 		return local, byName(filepath.Base(local)), nil
 	}
-	if strings.HasPrefix(name, ".") || filepath.IsAbs(name) || strings.HasPrefix(name, "~") {
-		return "", Model{}, schemas.Errorf(schemas.CodeNotFound, name, "model.base_model: no such folder")
+	if isPath(name) {
+		return "", Model{}, noFolder(name)
 	}
 	m = byName(name)
 	id := name
@@ -96,6 +95,27 @@ func (c *collector) findModel(ctx context.Context, name, revision string) (folde
 		return "", m, notFetched(err, name, id, m)
 	}
 	return folder, m, nil
+}
+
+// localModel is the folder that a name is, "" when it is none.
+func (c *collector) localModel(name string) string {
+	if remote.IsAddress(name) {
+		return ""
+	}
+	local := c.resolve(name)
+	if info, err := os.Stat(local); err != nil || !info.IsDir() {
+		return ""
+	}
+	return local
+}
+
+// isPath reports whether a name can only be a folder's.
+func isPath(name string) bool {
+	return strings.HasPrefix(name, ".") || filepath.IsAbs(name) || strings.HasPrefix(name, "~")
+}
+
+func noFolder(name string) error {
+	return schemas.Errorf(schemas.CodeNotFound, name, "model.base_model: no such folder")
 }
 
 // hub is where names without a scheme are looked up.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -102,6 +103,22 @@ func (p *problems) err() error {
 		}
 	}
 	return schemas.Errorf(schemas.CodeInvalid, "", "%s", strings.Join(lines, "\n"))
+}
+
+// with is err with errors that have a code of their own: one of them alone keeps it, together with other problems the list is the answer.
+func (p *problems) with(errs []error) error {
+	if len(errs) == 1 && len(p.list) == 0 {
+		return errs[0]
+	}
+	for _, err := range errs {
+		var info *schemas.ErrorInfo
+		if text := err.Error(); !errors.As(err, &info) || info.Hint == "" {
+			p.add(nil, "%s", text)
+		} else {
+			p.add(nil, "%s: %s (%s)", info.Place, info.Message, info.Hint)
+		}
+	}
+	return p.err()
 }
 
 // parse reads one YAML (or JSON) document. Errors are ErrorInfo with CodeInvalid and the place.

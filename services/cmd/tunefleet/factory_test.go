@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
@@ -30,6 +33,19 @@ func logLines(t *testing.T, path string) []map[string]any {
 	return out
 }
 
+// sameKeys compares which keys JSON files have.
+func sameKeys(t *testing.T, want, got string, files ...string) {
+	t.Helper()
+	for _, f := range files {
+		var w, g map[string]any
+		readJSON(t, filepath.Join(want, f), &w)
+		readJSON(t, filepath.Join(got, f), &g)
+		if a, b := slices.Sorted(maps.Keys(w)), slices.Sorted(maps.Keys(g)); !slices.Equal(a, b) {
+			t.Errorf("%s has the keys %v, LLaMA-Factory's %v", f, b, a)
+		}
+	}
+}
+
 // TestTrainLLaMAFactoryYAML runs two configurations of LLaMA-Factory through the embedded queue and compares what is written with what
 // LLaMA-Factory wrote: the log line by line, results, predictions.
 func TestTrainLLaMAFactoryYAML(t *testing.T) {
@@ -39,8 +55,10 @@ func TestTrainLLaMAFactoryYAML(t *testing.T) {
 		want(t, 0, "batch: 8 sequences a step = 2 a device x 4 accumulated x 1 nominal", "run succeeded")
 	want, got := logLines(t, filepath.Join(root, "sft_full_mix", "out", trainerLogName)), logLines(t, filepath.Join(out, trainerLogName))
 	evals := 0
+	if len(got) != len(want) {
+		t.Errorf("%d lines, LLaMA-Factory wrote %d", len(got), len(want))
+	}
 	for i, w := range want {
-		// Upstream evaluates once more at the end, after its last line; ours stands before it.
 		g := got[min(i, len(got)-1)]
 		if _, ok := w["loss"]; !ok {
 			if _, ok := w["eval_loss"]; !ok {
@@ -68,9 +86,9 @@ func TestTrainLLaMAFactoryYAML(t *testing.T) {
 		var w, g map[string]any
 		readJSON(t, filepath.Join(root, "sft_full_mix", "out", f), &w)
 		readJSON(t, filepath.Join(out, f), &g)
-		for _, k := range []string{"epoch", "train_loss", "eval_loss", "num_input_tokens_seen"} {
+		for _, k := range []string{"epoch", "train_loss", "eval_loss", "num_input_tokens_seen", "total_flos"} {
 			a, ok := w[k].(float64)
-			if !ok || f == "eval_results.json" && k == "num_input_tokens_seen" {
+			if !ok {
 				continue
 			}
 			if b, ok := g[k].(float64); !ok || math.Abs(a-b) > 1e-3*math.Abs(a) {
@@ -78,6 +96,7 @@ func TestTrainLLaMAFactoryYAML(t *testing.T) {
 			}
 		}
 	}
+	sameKeys(t, filepath.Join(root, "sft_full_mix", "out"), out, "all_results.json", "train_results.json", "eval_results.json", "trainer_state.json")
 	var w, g struct {
 		Step    int              `json:"global_step"`
 		Max     int              `json:"max_steps"`
@@ -85,8 +104,26 @@ func TestTrainLLaMAFactoryYAML(t *testing.T) {
 	}
 	readJSON(t, filepath.Join(root, "sft_full_mix", "out", "trainer_state.json"), &w)
 	readJSON(t, filepath.Join(out, "trainer_state.json"), &g)
-	if w.Step != g.Step || w.Max != g.Max || len(g.History) < len(w.History) {
+	if w.Step != g.Step || w.Max != g.Max || len(g.History) != len(w.History) {
 		t.Errorf("trainer_state.json: %d of %d steps, %d rows; LLaMA-Factory: %d of %d, %d rows", g.Step, g.Max, len(g.History), w.Step, w.Max, len(w.History))
+	}
+
+	for i, h := range w.History {
+		for k, v := range h {
+			a, ok := v.(float64)
+			b, has := g.History[min(i, len(g.History)-1)][k].(float64)
+			if timing := strings.Contains(k, "runtime") || strings.Contains(k, "per_second"); !has || ok && !timing && math.Abs(a-b) > 1e-3*math.Abs(a)+1e-4 {
+				t.Errorf("trainer_state.json, row %d: %s is %v, LLaMA-Factory wrote %v", i, k, b, v)
+			}
+		}
+	}
+
+	measured := t.TempDir()
+	cli(t, nil, "train", filepath.Join(root, "sft_full_mix", "train.yaml"), "do_train=false", "do_eval=true", "output_dir="+measured, "--dir", dir, "--no-color").want(t, 0, "run succeeded")
+	var loss map[string]float64
+	readJSON(t, filepath.Join(measured, "eval_results.json"), &loss)
+	if l := loss["eval_loss"]; l < 7.6 || l > 7.9 || loss["eval_steps_per_second"] <= 0 {
+		t.Errorf("evaluation of the untrained model: %v", loss)
 	}
 
 	answers := t.TempDir()

@@ -29,7 +29,9 @@ type trainerLog struct {
 
 	steps map[int64]map[string]float64
 	evals map[int64]map[string]float64
-	total int64
+	// seconds is when a step was done.
+	seconds map[int64]float64
+	total   int64
 }
 
 // newTrainerLog starts the log of a stage (nil: nothing is logged). factory is nil for configurations of other forms.
@@ -38,7 +40,8 @@ func newTrainerLog(logs, output string, stage *schemas.Stage, factory *config.Fa
 	if err != nil {
 		return nil, diskError(logs, err)
 	}
-	return &trainerLog{file: f, output: output, stage: stage, factory: factory, start: time.Now(), steps: map[int64]map[string]float64{}, evals: map[int64]map[string]float64{}}, nil
+	return &trainerLog{file: f, output: output, stage: stage, factory: factory, start: time.Now(), steps: map[int64]map[string]float64{}, evals: map[int64]map[string]float64{},
+		seconds: map[int64]float64{}}, nil
 }
 
 // event takes an event of the run; those of other stages are ignored. A step that is done again after a loss appears again, as it happened.
@@ -51,7 +54,7 @@ func (l *trainerLog) event(e schemas.Event) error {
 	}
 	values := map[string]float64{}
 	for k, v := range e.Values {
-		if strings.HasPrefix(k, "eval_") {
+		if strings.HasPrefix(k, "eval_") && (l.factory == nil || !strings.HasSuffix(k, "_tokens")) {
 			values[k] = v
 		}
 	}
@@ -59,9 +62,16 @@ func (l *trainerLog) event(e schemas.Event) error {
 		return nil
 	}
 	l.evals[e.Step] = values
+	if t := int64(e.Values["total"]); t > 0 {
+		l.total = t
+	}
+	if l.factory != nil && e.Step > 0 && e.Step == l.total && !l.evalDue(e.Step) {
+		return nil // upstream's log has ended before the last evaluation
+	}
 	row := l.row(e.Step)
 	for k, v := range values {
-		if strings.HasSuffix(k, "_loss") || strings.HasSuffix(k, "_accuracy") || strings.Contains(k, "rewards/") {
+		loss := strings.HasSuffix(k, "_loss") && k != "eval_sft_loss" && k != "eval_odds_ratio_loss"
+		if loss || l.factory == nil && (strings.HasSuffix(k, "_accuracy") || strings.Contains(k, "rewards/")) {
 			row[k] = v
 		}
 	}
@@ -69,7 +79,7 @@ func (l *trainerLog) event(e schemas.Event) error {
 }
 
 func (l *trainerLog) step(e schemas.Event) error {
-	l.steps[e.Step] = e.Values
+	l.steps[e.Step], l.seconds[e.Step] = e.Values, time.Since(l.start).Seconds()
 	for _, m := range []map[int64]map[string]float64{l.steps, l.evals} {
 		maps.DeleteFunc(m, func(s int64, _ map[string]float64) bool { return s > e.Step })
 	}
@@ -78,15 +88,16 @@ func (l *trainerLog) step(e schemas.Event) error {
 	}
 	row := l.row(e.Step)
 	row["loss"], row["lr"] = round(e.Values["loss"], 4), e.Values["learning_rate"]
-	row["throughput"] = round(e.Values["tokens_per_second"], 2)
 	if l.factory == nil {
+		row["throughput"] = round(e.Values["tokens_per_second"], 2)
 		row["loss"], row["grad_norm"] = round(e.Values["loss"], 6), round(e.Values["grad_norm"], 6)
 	}
 	if v, ok := e.Values["rewards/accuracies"]; ok {
 		row["accuracy"] = v
 	}
 	if l.factory != nil && l.factory.CountTokens {
-		row["total_tokens"] = l.tokens(e.Step)
+		n := l.tokens(e.Step)
+		row["total_tokens"], row["throughput"] = n, round(float64(n)/max(1e-9, l.seconds[e.Step]), 2)
 	}
 	return l.write(row)
 }
@@ -138,6 +149,9 @@ func (l *trainerLog) tokens(step int64) int64 {
 
 // close ends the log and, when the run was followed to its end, writes the results beside what was made.
 func (l *trainerLog) close(whole bool) error {
+	if l.stage != nil && l.stage.Train.EvalOnly && whole {
+		return errors.Join(l.file.Close(), l.evaluated())
+	}
 	if len(l.steps) == 0 || !whole {
 		return l.file.Close()
 	}
@@ -161,18 +175,20 @@ func (l *trainerLog) close(whole bool) error {
 		eval[k] = v
 	}
 	if f := l.factory; f != nil {
+		train["total_flos"] = l.flos(last)
 		if f.CountTokens {
 			train["num_input_tokens_seen"] = l.tokens(last)
 		}
-		if v, ok := eval["eval_loss"].(float64); ok && f.Perplexity {
-			eval["eval_perplexity"] = math.Exp(v)
-		}
 	}
+	l.perplexity(eval)
 	all := maps.Clone(train)
 	maps.Copy(all, eval)
 	files := map[string]any{"trainer_state.json": l.state(order, train), "train_results.json": train, "all_results.json": all}
 	if len(eval) > 0 {
 		eval["epoch"] = l.epoch(last)
+		if l.factory != nil && l.factory.CountTokens {
+			eval["num_input_tokens_seen"] = l.tokens(last)
+		}
 		files["eval_results.json"] = eval
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -181,34 +197,90 @@ func (l *trainerLog) close(whole bool) error {
 	return err
 }
 
+// evaluated writes the results of a stage that only evaluates.
+func (l *trainerLog) evaluated() error {
+	eval := map[string]any{}
+	for k, v := range l.evals[0] {
+		eval[k] = v
+	}
+	l.perplexity(eval)
+	return errors.Join(writeJSON(filepath.Join(l.output, "eval_results.json"), eval), writeJSON(filepath.Join(l.output, "all_results.json"), eval))
+}
+
+// perplexity adds that of pretraining.
+func (l *trainerLog) perplexity(eval map[string]any) {
+	if v, ok := eval["eval_loss"].(float64); ok && l.factory != nil && l.factory.Perplexity {
+		eval["eval_perplexity"] = math.Exp(v)
+	}
+}
+
+// flos are the floating-point operations of all steps up to one, as transformers counts them.
+func (l *trainerLog) flos(step int64) float64 {
+	n := 0.0
+	for s, v := range l.steps {
+		if s <= step {
+			n += v["flos"]
+		}
+	}
+	return n
+}
+
 // state is trainer_state.json. Its history has a row every logging_steps, whose loss is the mean since the last, and one for each evaluation.
 func (l *trainerLog) state(order []int64, train map[string]any) map[string]any {
 	every, epochs, batch := int64(1), l.stage.Train.Epochs, l.stage.Train.MicroBatch
 	if f := l.factory; f != nil {
 		every, epochs, batch = max(1, steps(f.LoggingSteps, l.total)), math.Ceil(f.Epochs), f.BatchSize
 	}
-	var history []map[string]any
-	sum, n := 0.0, 0.0
 	last := order[len(order)-1]
+	state := map[string]any{"global_step": last, "max_steps": l.total, "epoch": l.epoch(last), "num_train_epochs": epochs, "train_batch_size": batch, "logging_steps": every,
+		"log_history": l.history(order, every, train), "is_world_process_zero": true, "is_local_process_zero": true, "is_hyper_param_search": false, "best_metric": nil,
+		"best_model_checkpoint": nil, "best_global_step": nil, "trial_name": nil, "trial_params": nil, "eval_steps": l.evalEvery(), "save_steps": l.stage.Train.CommitEvery,
+		"num_input_tokens_seen": l.tokens(last)}
+	if f := l.stage.Train.Features; f != nil && f.LoadBest {
+		for _, s := range slices.Sorted(maps.Keys(l.evals)) {
+			if best, ok := state["best_metric"].(float64); !ok || l.evals[s]["eval_loss"] < best {
+				state["best_metric"], state["best_global_step"] = l.evals[s]["eval_loss"], s
+			}
+		}
+	}
+	if f := l.factory; f != nil {
+		state["total_flos"] = l.flos(last)
+		if !f.CountTokens {
+			state["num_input_tokens_seen"] = 0
+		}
+		state["stateful_callbacks"] = map[string]any{"TrainerControl": map[string]any{"attributes": map[string]any{}, "args": map[string]any{"should_epoch_stop": false,
+			"should_evaluate": false, "should_log": false, "should_save": f.Saves, "should_training_stop": f.Saves}}}
+	}
+	return state
+}
+
+// history has a row every so many steps, whose losses and metrics are the means since the last, and one for each evaluation.
+func (l *trainerLog) history(order []int64, every int64, train map[string]any) (history []map[string]any) {
+	last := order[len(order)-1]
+	if l.evals[0] != nil && l.factory != nil {
+		history = append(history, l.evalRow(0))
+	}
+	sums, n, kl := map[string]float64{}, 0.0, 0.0
 	for _, s := range order {
 		v := l.steps[s]
-		sum, n = sum+v["loss"], n+1
+		n, kl = n+1, kl+v["kl"]*v["leaves"]
+		for k, m := range v {
+			if k == "loss" || k == "kl" || k == "sft_loss" || k == "odds_ratio_loss" || strings.Contains(k, "/") {
+				sums[k] += m
+			}
+		}
 		if s%every == 0 {
-			row := map[string]any{"step": s, "epoch": l.epoch(s), "loss": sum / n, "grad_norm": v["grad_norm"], "learning_rate": v["learning_rate"]}
-			for k, m := range v {
-				if strings.Contains(k, "/") || k == "kl" {
-					row[k] = m
-				}
+			row := map[string]any{"step": s, "epoch": l.epoch(s), "grad_norm": v["grad_norm"], "learning_rate": v["learning_rate"]}
+			for k, m := range sums {
+				row[k] = m / n
 			}
 			if l.factory != nil {
-				row["loss"] = round(sum/n, 4)
-				if l.factory.CountTokens {
-					row["num_input_tokens_seen"] = l.tokens(s)
-				}
+				l.asFactory(row, s, kl)
 			}
-			history, sum, n = append(history, row), 0, 0
+			history, n, kl = append(history, row), 0, 0
+			clear(sums)
 		}
-		if e := l.evals[s]; e != nil && l.factory != nil && s != last {
+		if e := l.evals[s]; e != nil && l.factory != nil && (s != last || l.evalDue(s)) {
 			history = append(history, l.evalRow(s))
 		}
 	}
@@ -216,13 +288,28 @@ func (l *trainerLog) state(order []int64, train map[string]any) map[string]any {
 		end := map[string]any{"step": last}
 		maps.Copy(end, train)
 		history = append(history, end)
-		if l.evals[last] != nil {
-			history = append(history, l.evalRow(last))
-		}
 	}
-	return map[string]any{"global_step": last, "max_steps": l.total, "epoch": l.epoch(last), "num_train_epochs": epochs, "train_batch_size": batch, "logging_steps": every,
-		"log_history": history, "is_world_process_zero": true, "is_local_process_zero": true, "is_hyper_param_search": false, "best_metric": nil, "best_model_checkpoint": nil,
-		"best_global_step": nil, "trial_name": nil, "trial_params": nil, "eval_steps": l.evalEvery(), "save_steps": l.stage.Train.CommitEvery, "num_input_tokens_seen": l.tokens(last)}
+	return history
+}
+
+// asFactory makes a row of the history what LLaMA-Factory's is.
+func (l *trainerLog) asFactory(row map[string]any, step int64, kl float64) {
+	if v, ok := row["loss"].(float64); ok {
+		row["loss"] = round(v, 4)
+	}
+	if _, ok := row["kl"]; ok {
+		row["kl"] = kl // upstream adds up what its micro-batches estimate
+	}
+	if l.factory.CountTokens {
+		n, seconds := l.tokens(step), l.seconds[step]
+		row["num_input_tokens_seen"], row["train_runtime"], row["train_tokens_per_second"] = n, round(seconds, 4), round(float64(n)/max(1e-9, seconds), 3)
+	}
+}
+
+// evalDue reports whether an evaluation belongs to a step, rather than to the end of the training.
+func (l *trainerLog) evalDue(step int64) bool {
+	t := l.stage.Train
+	return t.EvalEachEpoch || t.Features != nil && (t.Features.EvalEvery > 0 || t.Features.EvalShare > 0) && step%l.evalEvery() == 0
 }
 
 func (l *trainerLog) evalEvery() int64 {
@@ -250,6 +337,9 @@ func (l *trainerLog) evalRow(step int64) map[string]any {
 	row := map[string]any{"step": step, "epoch": l.epoch(step)}
 	for k, v := range l.evals[step] {
 		row[k] = v
+	}
+	if l.factory.CountTokens {
+		row["num_input_tokens_seen"] = l.tokens(step)
 	}
 	return row
 }
