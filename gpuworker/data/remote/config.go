@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +17,10 @@ import (
 type Config struct {
 	// Dir is the cache (default: tunefleet/remote in the user's cache folder).
 	Dir string
+	// CacheBytes bounds the cache: after a fetch, entries that were used longest ago make room (default 256 GiB; below 0: no bound).
+	CacheBytes int64
+	// cacheText is what could not be read as CacheBytes.
+	cacheText string
 	// HF and MS are the hubs' addresses.
 	HF, MS string
 	// HFToken and MSToken are sent to these hubs and to nobody else.
@@ -49,13 +54,23 @@ type S3Config struct {
 }
 
 // FromEnv reads HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, MODELSCOPE_DOMAIN, MODELSCOPE_API_TOKEN, USE_MODELSCOPE_HUB, AWS_* and
-// TUNEFLEET_HTTPS_HOSTS, TUNEFLEET_REMOTE_CACHE.
+// TUNEFLEET_HTTPS_HOSTS, TUNEFLEET_REMOTE_CACHE, TUNEFLEET_REMOTE_CACHE_BYTES ("none": no bound).
 func FromEnv(get func(string) string) Config {
 	c := Config{Dir: get("TUNEFLEET_REMOTE_CACHE"), HF: get("HF_ENDPOINT"), MS: get("MODELSCOPE_DOMAIN"), ModelScope: truth(get("USE_MODELSCOPE_HUB")),
 		HFToken: telemetry.Secret(first(get("HF_TOKEN"), get("HUGGING_FACE_HUB_TOKEN"))), MSToken: telemetry.Secret(first(get("MODELSCOPE_API_TOKEN"), get("MODELSCOPE_SDK_TOKEN"))),
 		Offline: truth(get("HF_HUB_OFFLINE")),
 		S3: S3Config{Endpoint: first(get("AWS_ENDPOINT_URL_S3"), get("AWS_ENDPOINT_URL")), Region: first(get("AWS_REGION"), get("AWS_DEFAULT_REGION")),
 			AccessKey: get("AWS_ACCESS_KEY_ID"), SecretKey: telemetry.Secret(get("AWS_SECRET_ACCESS_KEY")), Token: telemetry.Secret(get("AWS_SESSION_TOKEN"))}}
+	switch text := get("TUNEFLEET_REMOTE_CACHE_BYTES"); text {
+	case "":
+	case "none":
+		c.CacheBytes = -1
+	default:
+		n, err := strconv.ParseInt(text, 10, 64)
+		if c.CacheBytes = n; err != nil || n <= 0 {
+			c.cacheText = text
+		}
+	}
 	for _, h := range strings.FieldsFunc(get("TUNEFLEET_HTTPS_HOSTS"), func(r rune) bool { return r == ',' || r == ' ' }) {
 		c.HTTPSHosts = append(c.HTTPSHosts, strings.ToLower(h))
 	}
@@ -91,6 +106,9 @@ func (c Config) WithDefaults() Config {
 	if c.S3.Region == "" {
 		c.S3.Region = "us-east-1"
 	}
+	if c.CacheBytes == 0 {
+		c.CacheBytes = 256 << 30
+	}
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 1 << 40
 	}
@@ -120,6 +138,9 @@ func (c Config) Validate() error {
 	var errs []error
 	if c.Dir == "" {
 		errs = append(errs, errors.New("there is no cache folder: set TUNEFLEET_REMOTE_CACHE"))
+	}
+	if c.cacheText != "" {
+		errs = append(errs, fmt.Errorf("TUNEFLEET_REMOTE_CACHE_BYTES: %q is no number of bytes (or none)", c.cacheText))
 	}
 	for name, s := range map[string]string{"HF_ENDPOINT": c.HF, "MODELSCOPE_DOMAIN": c.MS, "AWS_ENDPOINT_URL": c.S3.Endpoint} {
 		if name == "AWS_ENDPOINT_URL" && s == "" {

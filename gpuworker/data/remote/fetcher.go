@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"encoding/json"
@@ -391,6 +392,19 @@ func (f *Fetcher) gather(ctx context.Context, origin string, entries []entry, fi
 	if len(entries) > f.cfg.MaxFiles {
 		return nil, schemas.Errorf(schemas.CodeInvalid, origin, "has %d files, the limit is %d", len(entries), f.cfg.MaxFiles)
 	}
+	unlock, err := f.cache.lock(syscall.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+	out, err := f.gatherLocked(ctx, origin, entries, file)
+	unlock()
+	if err == nil {
+		f.bound()
+	}
+	return out, err
+}
+
+func (f *Fetcher) gatherLocked(ctx context.Context, origin string, entries []entry, file func(entry) *wanted) (*Folder, error) {
 	out := &Folder{Origin: origin}
 	var total int64
 	for _, e := range entries {
@@ -412,7 +426,9 @@ func (f *Fetcher) gather(ctx context.Context, origin string, entries []entry, fi
 		id = append(id, e.path, k.SHA256)
 	}
 	var err error
-	out.Dir, err = f.cache.view(keyOf(id...), out.Files)
+	if out.Dir, err = f.cache.view(keyOf(id...), out.Files); err == nil {
+		err = f.cache.note(keyOf(id...), origin)
+	}
 	return out, err
 }
 
