@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "73a137a2899e40e83676ea4548784416930c266dee93b69d9c0008c2da20de10"
+#define TF_ABI_HASH "9bf08b7276aaa5ef95ff92c22304e35773631f5727a299333122e0e73a5a1ec1"

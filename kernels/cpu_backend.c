@@ -151,6 +151,7 @@ static tf_status event_wait(tf_event *e, tf_queue *q) {
 }
 
 static tf_status event_sync(tf_event *e) { return e->st; }
+static tf_status event_done(tf_event *e) { return e->st; }
 
 static tf_status upload(tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
   if (q->st != TF_OK) return q->st;
@@ -204,6 +205,7 @@ static const tf_backend table = {
     .event_record = event_record,
     .event_wait = event_wait,
     .event_sync = event_sync,
+    .event_done = event_done,
     .upload = upload,
     .download = download,
     .workspace = workspace,

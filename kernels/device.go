@@ -52,6 +52,10 @@ const (
 	StatusNoMemory    Status = 3
 	StatusWorkspace   Status = 4
 	StatusInternal    Status = 5
+	// StatusAgain is no failure: what was asked for takes time.
+	StatusAgain Status = 6
+	// StatusLost sticks to queues whose results depended on a communicator that was given up.
+	StatusLost Status = 7
 )
 
 func (s Status) String() string {
@@ -68,6 +72,10 @@ func (s Status) String() string {
 		return "workspace too small"
 	case StatusInternal:
 		return "device failure"
+	case StatusAgain:
+		return "not done yet"
+	case StatusLost:
+		return "the exchange between ranks was given up"
 	}
 	return fmt.Sprintf("status %d", int32(s))
 }
@@ -131,6 +139,8 @@ type Info struct {
 	Backend, Name, ISA      string
 	Threads                 int
 	MemoryTotal, MemoryFree int64 // bytes, 0 unknown
+	// Bus says which card of the machine it is; empty for the CPU.
+	Bus string
 }
 
 // MultipliesBF16 reports whether a CPU has products of bf16 by instructions of their own (AVX512_BF16), which round otherwise than those that
@@ -218,7 +228,7 @@ func (d *Device) Info() (Info, error) {
 		return Info{}, &Error{Op: "info", Status: Status(st)}
 	}
 	return Info{Backend: d.name, Name: C.GoString(&i.name[0]), ISA: C.GoString(&i.isa[0]), Threads: int(i.threads),
-		MemoryTotal: int64(i.memory_total), MemoryFree: int64(i.memory_free)}, nil
+		MemoryTotal: int64(i.memory_total), MemoryFree: int64(i.memory_free), Bus: C.GoString(&i.bus[0])}, nil
 }
 
 // Live is the bytes allocated on the device now, Peak the most there ever were, both with arenas at their size and with workspaces.

@@ -72,6 +72,7 @@ void tf_be_event_close(const tf_backend *be, tf_event *e) { be->event_close(e); 
 tf_status tf_be_event_record(const tf_backend *be, tf_event *e, tf_queue *q) { return be->event_record(e, q); }
 tf_status tf_be_event_wait(const tf_backend *be, tf_event *e, tf_queue *q) { return be->event_wait(e, q); }
 tf_status tf_be_event_sync(const tf_backend *be, tf_event *e) { return be->event_sync(e); }
+tf_status tf_be_event_done(const tf_backend *be, tf_event *e) { return be->event_done(e); }
 tf_status tf_be_upload(const tf_backend *be, tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
   return be->upload(q, dst, src, bytes);
 }
@@ -79,3 +80,25 @@ tf_status tf_be_download(const tf_backend *be, tf_queue *q, void *dst, tf_ptr sr
   return be->download(q, dst, src, bytes);
 }
 tf_status tf_be_set_workspace(const tf_backend *be, tf_queue *q, tf_ptr p, int64_t bytes) { return be->set_workspace(q, p, bytes); }
+
+static tf_status no_comm(const tf_backend *be, char *why, int64_t n) {
+  snprintf(why, (size_t)n, "backend %s has no communicators", be->name);
+  return TF_EUNSUPPORTED;
+}
+
+tf_status tf_be_comm_version(const tf_backend *be, tf_device *d, int32_t *version, char *why, int64_t n) {
+  return be->comm_version ? be->comm_version(d, version, why, n) : no_comm(be, why, n);
+}
+tf_status tf_be_comm_id(const tf_backend *be, tf_device *d, void *id, char *why, int64_t n) {
+  return be->comm_id ? be->comm_id(d, id, why, n) : no_comm(be, why, n);
+}
+tf_status tf_be_comm_open(const tf_backend *be, tf_device *d, const void *id, int32_t rank, int32_t world, tf_comm **c, char *why, int64_t n) {
+  return be->comm_open ? be->comm_open(d, id, rank, world, c, why, n) : no_comm(be, why, n);
+}
+tf_status tf_be_comm_poll(const tf_backend *be, tf_comm *c, char *why, int64_t n) { return be->comm_poll(c, why, n); }
+tf_status tf_be_comm_run(const tf_backend *be, tf_comm *c, tf_queue *q, const tf_transfer *t, int64_t count, char *why, int64_t n) {
+  return be->comm_run(c, q, t, count, why, n);
+}
+tf_status tf_be_comm_abort(const tf_backend *be, tf_comm *c, char *why, int64_t n) { return be->comm_abort(c, why, n); }
+tf_status tf_be_comm_leave(const tf_backend *be, tf_comm *c, char *why, int64_t n) { return be->comm_leave(c, why, n); }
+void tf_be_comm_close(const tf_backend *be, tf_comm *c) { be->comm_close(c); }

@@ -31,8 +31,18 @@ void tf_be_event_close(const tf_backend *be, tf_event *e);
 tf_status tf_be_event_record(const tf_backend *be, tf_event *e, tf_queue *q);
 tf_status tf_be_event_wait(const tf_backend *be, tf_event *e, tf_queue *q);
 tf_status tf_be_event_sync(const tf_backend *be, tf_event *e);
+tf_status tf_be_event_done(const tf_backend *be, tf_event *e);
 tf_status tf_be_upload(const tf_backend *be, tf_queue *q, tf_ptr dst, const void *src, int64_t bytes);
 tf_status tf_be_download(const tf_backend *be, tf_queue *q, void *dst, tf_ptr src, int64_t bytes);
 tf_status tf_be_set_workspace(const tf_backend *be, tf_queue *q, tf_ptr p, int64_t bytes);
+/* Communicators; the first two are TF_EUNSUPPORTED for a backend without. */
+tf_status tf_be_comm_version(const tf_backend *be, tf_device *d, int32_t *version, char *why, int64_t n);
+tf_status tf_be_comm_id(const tf_backend *be, tf_device *d, void *id, char *why, int64_t n);
+tf_status tf_be_comm_open(const tf_backend *be, tf_device *d, const void *id, int32_t rank, int32_t world, tf_comm **c, char *why, int64_t n);
+tf_status tf_be_comm_poll(const tf_backend *be, tf_comm *c, char *why, int64_t n);
+tf_status tf_be_comm_run(const tf_backend *be, tf_comm *c, tf_queue *q, const tf_transfer *t, int64_t count, char *why, int64_t n);
+tf_status tf_be_comm_abort(const tf_backend *be, tf_comm *c, char *why, int64_t n);
+tf_status tf_be_comm_leave(const tf_backend *be, tf_comm *c, char *why, int64_t n);
+void tf_be_comm_close(const tf_backend *be, tf_comm *c);
 
 #endif

@@ -254,3 +254,8 @@ func (e *Event) Sync() error {
 	}
 	return nil
 }
+
+// Done reports, from any goroutine, whether the event's last record has been reached, or will never be because its queue failed.
+func (e *Event) Done() bool {
+	return e.d.counting || C.tf_be_event_done(e.d.be, e.e) != C.TF_EAGAIN
+}

@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 4
+#define TF_ABI_VERSION 5
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -31,7 +31,9 @@ enum {
   TF_EUNSUPPORTED = 2, /* valid, but not in this backend */
   TF_ENOMEM = 3,       /* memory of the device */
   TF_EWORKSPACE = 4,   /* the queue's workspace is too small; not sticky */
-  TF_EINTERNAL = 5     /* the device failed */
+  TF_EINTERNAL = 5,    /* the device failed */
+  TF_EAGAIN = 6,       /* not done yet; not sticky */
+  TF_ELOST = 7         /* a communicator that results depended on was given up */
 };
 
 enum { TF_F32 = 1, TF_F64 = 2, TF_BF16 = 3, TF_F16 = 4, TF_I32 = 5, TF_I64 = 6, TF_U8 = 7, TF_I8 = 8 };
@@ -471,7 +473,23 @@ typedef struct {
   char isa[16];
   int32_t threads, reserved;
   int64_t memory_total, memory_free; /* bytes; 0 unknown */
+  char bus[32];                      /* which card of the machine it is; empty for the CPU */
 } tf_device_info;
+
+/* --- communicators: ranks in processes of their own, each with a device of its own, move device memory between them --------------------- */
+
+typedef struct tf_comm tf_comm;
+#define TF_COMM_ID_BYTES 128
+
+enum { TF_SEND = 1, TF_RECV = 2, TF_BROADCAST = 3 };
+
+/* SEND of src to the peer, RECV into dst from it; or a BROADCAST of the peer's src into everyone's dst, which all ranks list in the same
+ * order. Between two ranks, transfers meet in the order in which each lists them. */
+typedef struct {
+  int32_t kind, peer;
+  tf_ptr src, dst;
+  int64_t bytes;
+} tf_transfer;
 
 typedef struct tf_backend {
   uint32_t abi_version, struct_size;
@@ -493,6 +511,8 @@ typedef struct tf_backend {
   tf_status (*event_record)(tf_event *, tf_queue *);
   tf_status (*event_wait)(tf_event *, tf_queue *);
   tf_status (*event_sync)(tf_event *);
+  /* Whether the last record has been reached: TF_OK, or TF_EAGAIN. From any thread. */
+  tf_status (*event_done)(tf_event *);
   /* upload: src may be reused on return. download: waits for the queue; dst is filled on return. */
   tf_status (*upload)(tf_queue *, tf_ptr dst, const void *src, int64_t bytes);
   tf_status (*download)(tf_queue *, void *dst, tf_ptr src, int64_t bytes);
@@ -503,6 +523,24 @@ typedef struct tf_backend {
 #define TF_X(name) tf_status (*name)(tf_queue *, const tf_##name *);
   TF_OPS(TF_X)
 #undef TF_X
+  /* All NULL in a backend without communicators. None waits for another rank: what takes time returns TF_EAGAIN, and comm_poll tells when it
+   * is done. A communicator is used by one thread at a time. */
+  /* The version of the library that communicators are made with, say 22809 for 2.28.9; TF_EUNSUPPORTED and why when it is not there. */
+  tf_status (*comm_version)(tf_device *, int32_t *version, char *why, int64_t why_len);
+  /* One rank makes the id that all are given. */
+  tf_status (*comm_id)(tf_device *, void *id, char *why, int64_t why_len);
+  /* Begins to join; comm_poll says when all have. */
+  tf_status (*comm_open)(tf_device *, const void *id, int32_t rank, int32_t world, tf_comm **, char *why, int64_t why_len);
+  tf_status (*comm_poll)(tf_comm *, char *why, int64_t why_len);
+  /* Queues transfers, all at the same time. After TF_EAGAIN nothing more may be put on the queue until comm_poll gives TF_OK. */
+  tf_status (*comm_run)(tf_comm *, tf_queue *, const tf_transfer *, int64_t n, char *why, int64_t why_len);
+  /* Gives up what is under way. From then on TF_ELOST sticks to each queue that ran transfers, or waited for an event of one that had, when
+   * it is synchronized. It may take long, and hang. */
+  tf_status (*comm_abort)(tf_comm *, char *why, int64_t why_len);
+  /* Begins to leave once all that was queued has run; comm_poll says when it is done. */
+  tf_status (*comm_leave)(tf_comm *, char *why, int64_t why_len);
+  /* Frees what is left after comm_leave, comm_abort, or a failed comm_open. */
+  void (*comm_close)(tf_comm *);
 } tf_backend;
 
 /* What a shared object exports. */

@@ -23,6 +23,8 @@ func kindName(k byte) string {
 		return "all-gather"
 	case kindBarrier:
 		return "barrier"
+	case kindShare:
+		return "share"
 	}
 	return fmt.Sprintf("kind %d", k)
 }

@@ -27,6 +27,8 @@ func NewLocal(world int) []*Local {
 // hub is what the ranks share: one slot a rank and a barrier.
 type hub struct {
 	world int
+	// using is held for reading while a rank may use what others shared.
+	using sync.RWMutex
 
 	mu      sync.Mutex
 	slots   []slot
@@ -37,9 +39,10 @@ type hub struct {
 }
 
 type slot struct {
-	kind byte
-	seq  uint64
-	send [][]byte
+	kind  byte
+	seq   uint64
+	send  [][]byte
+	value any
 }
 
 func (h *hub) fail(err error) {
@@ -116,8 +119,38 @@ func (l *Local) Barrier(ctx context.Context) error {
 	return l.exchange(ctx, kindBarrier, none, none)
 }
 
+// kindShare never travels.
+const kindShare = kindBarrier + 1
+
+// Share gives every rank what each of them gave, by rank. Values are not copied: only ranks of one process can share them. use is called with
+// them on every rank before Share returns on any; its error breaks the gang.
+func (l *Local) Share(ctx context.Context, v any, use func(all []any) error) error {
+	h, none := l.hub, make([][]byte, l.hub.world)
+	h.using.RLock()
+	defer h.using.RUnlock()
+	return l.call(ctx, slot{kind: kindShare, send: none, value: v}, none, func() error {
+		all := make([]any, h.world)
+		for r := range all {
+			all[r] = h.slots[r].value
+		}
+		return use(all)
+	})
+}
+
+// Break ends the gang because of err: calls of all ranks fail with ErrPeerLost. When it returns, no rank uses anymore what this one shared.
+func (l *Local) Break(err error) {
+	l.hub.fail(&lost{rank: l.rank, cause: err})
+	l.hub.using.Lock()
+	defer l.hub.using.Unlock()
+}
+
 func (l *Local) exchange(ctx context.Context, kind byte, send, recv [][]byte) error {
-	h := l.hub
+	return l.call(ctx, slot{kind: kind, send: send}, recv, nil)
+}
+
+// call makes one call; take, when not nil, may read the slots while nobody writes them.
+func (l *Local) call(ctx context.Context, mine slot, recv [][]byte, take func() error) error {
+	h, kind, send := l.hub, mine.kind, mine.send
 	if err := h.failure(); err != nil {
 		return err
 	}
@@ -130,7 +163,8 @@ func (l *Local) exchange(ctx context.Context, kind byte, send, recv [][]byte) er
 	}
 	l.seq++
 	h.mu.Lock()
-	h.slots[l.rank] = slot{kind: kind, seq: l.seq, send: send}
+	mine.seq = l.seq
+	h.slots[l.rank] = mine
 	h.mu.Unlock()
 	if err := h.meet(ctx); err != nil {
 		return err
@@ -145,6 +179,12 @@ func (l *Local) exchange(ctx context.Context, kind byte, send, recv [][]byte) er
 			return err
 		}
 		copy(recv[r], s.send[l.rank])
+	}
+	if take != nil {
+		if err := take(); err != nil {
+			h.fail(&lost{rank: l.rank, cause: err})
+			return err
+		}
 	}
 	return h.meet(ctx)
 }

@@ -43,6 +43,8 @@ func TestMain(m *testing.M) {
 					return schemas.Errorf(schemas.CodeData, "rows.jsonl:7", "broken row")
 				case "ignores":
 					select {}
+				case "hangs":
+					t.Kill("the driver does not let go")
 				}
 				<-ctx.Done()
 				return ctx.Err()
@@ -148,6 +150,14 @@ func TestKilledRankIsTheHostsDoing(t *testing.T) {
 	await(t, "start", pids)
 	c.proc.kill()
 	if d := await(t, "report", c.done); d.Outcome != outcomeCrashed || causeOf(d) != schemas.CauseInfrastructure {
+		t.Fatalf("got %q, %v", d.Outcome, d.Error)
+	}
+}
+
+// TestRankThatEndsItself: what cannot be stopped otherwise ends with the process, and the agent learns why.
+func TestRankThatEndsItself(t *testing.T) {
+	c, _ := startTestRank(t, "hangs")
+	if d := await(t, "report", c.done); d.Outcome != outcomeCrashed || causeOf(d) != schemas.CauseInfrastructure || !strings.Contains(d.Error.Message, "the driver does not let go") {
 		t.Fatalf("got %q, %v", d.Outcome, d.Error)
 	}
 }

@@ -145,6 +145,7 @@ func (r *rank) work(ctx context.Context, o *startOrder) (done doneNotice, closeG
 	}
 	t := &Task{Message: o.Message, Spec: o.Spec, Stage: stage, Objects: objects, Worker: o.Worker, Dir: o.Dir, Keep: o.Keep, Threads: o.Threads, Backend: o.Backend,
 		Logger: r.logger.With("run", o.Message.Run, "stage", o.Message.Stage, "index", o.Message.Index())}
+	t.Kill = r.kill
 	var generation uint64
 	t.Report = func(e schemas.Event) {
 		if e.At.IsZero() {
@@ -171,6 +172,15 @@ func (r *rank) work(ctx context.Context, o *startOrder) (done doneNotice, closeG
 	}
 	err = r.trace(ctx, handler, t)
 	return classify(err, r.stopped.Load()), closeGang
+}
+
+// kill ends this process, and with it what hangs in its driver. The agent takes a SIGKILL as the machine's doing and keeps the seat.
+func (r *rank) kill(reason string) {
+	r.logger.Error("the rank ends itself", "reason", reason)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+		r.logger.Error("cannot kill the rank", "error", err)
+	}
+	select {}
 }
 
 // trace runs the handler in a span: one per part, or, on rank 0, one per segment (from the generation's start or a commit to the next
@@ -268,6 +278,7 @@ func (r *rank) join(ctx context.Context, o *startOrder, objects store.Objects) (
 	heads := checkpoint.NewHeads(objects, checkpoint.Config{Budget: commitPatience})
 	return &Gang{
 		Generation: head.Generation, Rank: f.Rank, World: len(addrs), Members: head.Members, Collective: mesh, Head: head, Listen: o.listen,
+		FormTimeout: time.Duration(f.FormTimeout), OpTimeout: time.Duration(f.OpTimeout),
 		Control: func() schemas.Control { return r.control.Load().(schemas.Control) },
 		Left: func() time.Duration {
 			if at := r.leaveBy.Load(); at != nil {

@@ -44,6 +44,9 @@ type Task struct {
 	Threads int
 	// Backend is the kernel backend that the rank computes with, as kernels.Options has it; empty is the CPU.
 	Backend string
+	// Kill ends the rank's process at once and says why, where something in it hangs that cannot be stopped otherwise. It does not return. nil
+	// where ranks are no processes of their own.
+	Kill func(reason string)
 }
 
 // Gang is one generation of a train stage as seen from one rank.
@@ -54,6 +57,8 @@ type Gang struct {
 	Members    []schemas.Member
 	// Collective connects the ranks; made by the rank harness before the handler runs, closed after it.
 	Collective Collective
+	// FormTimeout bounds connecting the ranks, and OpTimeout one exchange between them; 0 is the default of who connects them.
+	FormTimeout, OpTimeout time.Duration
 	// Head is HEAD as of this generation's forming.
 	Head *schemas.Head
 	// Control returns the newest control word known to this rank's agent. Every rank puts its own into the loss reduction and all obey the

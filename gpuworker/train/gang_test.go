@@ -1,6 +1,7 @@
 package train
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -73,12 +74,16 @@ type fleet struct {
 
 	mu     sync.Mutex
 	events []schemas.Event
+	// log is what all ranks say.
+	log    bytes.Buffer
+	logger *slog.Logger
 }
 
 func newFleet(t testing.TB, stages ...schemas.Stage) *fleet {
 	t.Helper()
 	f := &fleet{t: t, objects: memstore.New(), rows: newToyData(23, 5)}
 	f.heads = checkpoint.NewHeads(f.objects, checkpoint.Config{})
+	f.logger = slog.New(slog.NewTextHandler(&f.log, nil))
 	f.spec = &schemas.RunSpec{Version: 1, ID: "r1", Tenant: "acme", Pool: "cpu", Seed: 99, Stages: stages}
 	head := schemas.Head{Tenant: "acme", Run: "r1", State: schemas.RunRunning}
 	for _, s := range stages {
@@ -178,7 +183,7 @@ func (f *fleet) generation(stage string, p plan) []error {
 		var once sync.Once
 		var leaveBy time.Time
 		t := &consume.Task{Message: schemas.Message{Version: 1, Kind: schemas.KindTrain, Pool: "cpu", Tenant: "acme", Run: "r1", Stage: stage, Seat: r},
-			Spec: f.spec, Stage: st, Objects: f.objects, Logger: slog.New(slog.DiscardHandler), Worker: members[r].Worker, Dir: f.t.TempDir(), Threads: max(1, p.threads)}
+			Spec: f.spec, Stage: st, Objects: f.objects, Logger: f.logger, Worker: members[r].Worker, Dir: f.t.TempDir(), Threads: max(1, p.threads)}
 		if p.keep != nil {
 			t.Keep = p.keep[r]
 		}

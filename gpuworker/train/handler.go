@@ -13,6 +13,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/exchange"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
@@ -55,7 +56,10 @@ func NewHandler(o Options) consume.Handler {
 		if s.metrics, err = telemetry.NewTrainMetrics(telemetry.Meter()); err != nil {
 			return fmt.Errorf("cannot create the instruments of training: %w", err)
 		}
-		defer func() { err = errors.Join(err, s.close()) }()
+		defer func() {
+			err = exchange.Explain(s.exchange, err)
+			err = errors.Join(err, s.close(err))
+		}()
 		if err := s.open(ctx, o); err != nil {
 			return err
 		}
@@ -70,6 +74,7 @@ type session struct {
 
 	dev      *kernels.Device
 	queue    *kernels.Queue
+	exchange exchange.Collective // nil where ranks exchange through the host
 	memory   *autograd.Memory
 	tape     *autograd.Tape
 	model    zoo.Model
@@ -109,8 +114,12 @@ type session struct {
 	flosPerToken float64
 }
 
-func (s *session) close() error {
+// close frees what the session holds; cause is why it ends, nil when all is done.
+func (s *session) close(cause error) error {
 	var errs []error
+	if s.exchange != nil {
+		errs = append(errs, s.exchange.Close(cause)) // first: what waits for another rank would be waited for
+	}
 	if s.commits != nil {
 		s.commits.close()
 	}
@@ -162,6 +171,9 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if s.queue, err = s.dev.NewQueue(kernels.Compute); err != nil {
+		return err
+	}
+	if err := s.openExchange(ctx); err != nil {
 		return err
 	}
 	if err := s.resolvePrecision(ctx); err != nil {
@@ -217,7 +229,9 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	}
 	s.flosPerToken = flosPerToken(units, s.head != nil)
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
-	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, engineConfig(s.stage, sharding, optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), s.memory))
+	cfg := engineConfig(s.stage, sharding, optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), s.memory)
+	cfg.Devices = s.devices()
+	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, cfg)
 	if err != nil {
 		return err
 	}

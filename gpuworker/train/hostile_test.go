@@ -2,6 +2,7 @@ package train
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
@@ -76,6 +77,9 @@ func TestOnCUDAHost(t *testing.T) {
 		}
 		if m := f.manifest(); !m.Final || m.StateHash != undisturbed.manifest().StateHash {
 			t.Errorf("%s: weights differ from those of one rank", method)
+		}
+		if n := strings.Count(f.log.String(), "copies on one device"); n != 4 {
+			t.Errorf("%s: %d of 2 x 2 ranks exchanged between their devices", method, n)
 		}
 	}
 }

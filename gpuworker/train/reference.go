@@ -107,7 +107,7 @@ func (s *session) openReference(ctx context.Context, rec *Recipe, src *source) (
 	}
 	autograd.StoreFrozen(r.model.Units(), computeType(s.stage.DType))
 	sharding, _ := resolveSharding(s.stage.Sharding, r.model.Units(), s.t.Gang.World)
-	if r.engine, err = zero.New(s.queue, r.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding}); err != nil {
+	if r.engine, err = zero.New(s.queue, r.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding, Devices: s.devices()}); err != nil {
 		return err
 	}
 	s.reference = r

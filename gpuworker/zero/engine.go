@@ -43,6 +43,8 @@ type Config struct {
 	// Scratch, when not nil, is the memory of the tape that computes the leaves. Gradients that no other leaf is added to borrow from it
 	// what activations have freed, instead of having a place of their own: to the update with one rank, to the end of their bucket with ByBlock.
 	Scratch *autograd.Memory
+	// Devices, when not nil, moves values and gradients between the ranks' devices; otherwise they go through the host.
+	Devices Devices
 }
 
 // WithDefaults fills what is zero.

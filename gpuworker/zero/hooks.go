@@ -186,6 +186,14 @@ func (e *Engine) Reset() {
 
 // gather fills the unit's window: each rank sends its trainable and its frozen range.
 func (e *Engine) gather(ctx context.Context, u *unit) error {
+	if d := e.devices(); d != nil {
+		event, err := e.gatherDevices(ctx, d, u)
+		if err != nil {
+			return err
+		}
+		e.q.Wait(event)
+		return e.q.Err()
+	}
 	r, w := e.plan.rank, e.plan.world
 	ot, of := u.train.own(r), u.frozen.own(r)
 	ow := e.words(ot)
@@ -305,45 +313,71 @@ func (e *Engine) reduce(ctx context.Context, b *bucket) error {
 		e.q.SliceAdd(kernels.SliceAdd{X: full.Reshape(1, b.fullLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0)})
 		return e.q.Err()
 	}
-	senders, err := e.exchange(ctx, b, full)
+	slices, err := e.collectSlices(ctx, b, full)
 	if err != nil {
 		return fmt.Errorf("cannot reduce gradients from %s on: %w", b.units[0].u.Name, err)
 	}
-	if b.ownLen == 0 {
+	if slices == nil {
 		return nil
 	}
-	s, err := e.window.take(senders * b.ownLen)
-	if err != nil {
-		return err
-	}
-	defer e.window.give(s)
-	slices := s.view(senders * b.ownLen)
-	if !e.counts() {
-		if err := kernels.Upload(e.q, slices, e.host.recv[:senders*b.ownLen]); err != nil {
-			return err
-		}
-	}
+	defer e.window.give(slices)
+	senders := e.senders()
 	if err := e.borrow(b); err != nil {
 		return err
 	}
-	e.q.SliceAdd(kernels.SliceAdd{X: slices.Reshape(senders, b.ownLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0 && !e.cfg.Fast)})
+	e.q.SliceAdd(kernels.SliceAdd{X: slices.view(senders*b.ownLen).Reshape(senders, b.ownLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0 && !e.cfg.Fast)})
 	return e.q.Err()
 }
 
+// senders is the number of ranks that contribute to the exchange that ends this micro-step.
+func (e *Engine) senders() (n int64) {
+	for k := range e.plan.world {
+		if e.contributes(k) {
+			n++
+		}
+	}
+	return n
+}
+
+// collectSlices sends every owner its slices of this rank's leaf and returns what came for this rank, a row a leaf; nil when it owns nothing.
+func (e *Engine) collectSlices(ctx context.Context, b *bucket, full kernels.Tensor) (s *slot, err error) {
+	n := e.senders() * b.ownLen
+	if d := e.devices(); d != nil {
+		var slices kernels.Tensor
+		if n > 0 {
+			if s, err = e.window.take(n); err != nil {
+				return nil, err
+			}
+			slices = s.view(n)
+		}
+		if err := e.exchangeDevices(ctx, d, b, full, slices); err != nil {
+			e.window.give(s)
+			return nil, err
+		}
+		return s, nil
+	}
+	if err := e.exchange(ctx, b, full); err != nil || n == 0 {
+		return nil, err
+	}
+	if s, err = e.window.take(n); err != nil || e.counts() {
+		return s, err
+	}
+	if err := kernels.Upload(e.q, s.view(n), e.host.recv[:n]); err != nil {
+		e.window.give(s)
+		return nil, err
+	}
+	return s, nil
+}
+
 // exchange sends every owner its slices of this rank's leaf and leaves what came for this rank in host.recv, a row a leaf.
-func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) (senders int64, err error) {
-	me, w := e.plan.rank, e.plan.world
+func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) error {
+	me, w, senders := e.plan.rank, e.plan.world, e.senders()
 	send, recv := e.host.bufs[0], e.host.bufs[1]
 	clear(send)
 	clear(recv)
-	for k := range w {
-		if e.contributes(k) {
-			senders++
-		}
-	}
 	out, in := e.room(b.fullLen, senders*b.ownLen)
 	if e.counts() {
-		return senders, nil
+		return nil
 	}
 	if e.contributes(me) {
 		// The host buffer holds the slices by owner: first those of rank 0 for all units, and so on.
@@ -356,7 +390,7 @@ func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) (
 					continue
 				}
 				if err := kernels.Download(e.q, out[at:at+hi-lo], full.Slice(0, u.full+lo, u.full+hi)); err != nil {
-					return 0, err
+					return err
 				}
 				at += hi - lo
 			}
@@ -366,7 +400,7 @@ func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) (
 	for k := range senders {
 		recv[k] = bytesOf(in[k*b.ownLen : (k+1)*b.ownLen])
 	}
-	return senders, e.comm.AllToAll(ctx, send, recv)
+	return e.comm.AllToAll(ctx, send, recv)
 }
 
 // counts reports that the device only counts: nothing is exchanged.

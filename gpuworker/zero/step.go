@@ -112,6 +112,9 @@ func (e *Engine) spread(ctx context.Context, b *bucket) error {
 	if err := e.borrowSpread(b); err != nil {
 		return err
 	}
+	if d := e.devices(); d != nil {
+		return e.spreadDevices(ctx, d, b)
+	}
 	send, recv := e.room(b.ownLen, b.fullLen)
 	if e.counts() {
 		return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
+	"github.com/tunefleet/tunefleet/gpuworker/exchange"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
@@ -52,6 +53,8 @@ type setup struct {
 	// pattern is the number of leaves of each step, in place of leaves; lend gives the engine the tape's memory for gradients.
 	pattern []int
 	lend    bool
+	// devices has the ranks copy from each other's device memory.
+	devices bool
 }
 
 // outcome is what must not depend on the world.
@@ -105,13 +108,22 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	if s.lend {
 		scratch = mem
 	}
-	e, err := zero.New(q, m.Units(), c, zero.Config{Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
+	var devices zero.Devices
+	closeDevices := func(error) error { return nil }
+	if s.devices {
+		l, err := exchange.NewLocal(dev, c.(*collective.Local))
+		if err != nil {
+			return out, err
+		}
+		devices, closeDevices = l, l.Close
+	}
+	e, err := zero.New(q, m.Units(), c, zero.Config{Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
 		Optim: optim.Config{Name: s.optim, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, SkipDecay: true, HeadDim: int64(s.hidden / 4),
 			LowRank: optim.LowRankConfig{Rank: 3, Every: 2}, Blocks: optim.BlockConfig{Every: 2}}})
 	if err != nil {
-		return out, err
+		return out, errors.Join(err, closeDevices(err))
 	}
-	defer func() { err = errors.Join(err, e.Close()) }()
+	defer func() { err = errors.Join(err, closeDevices(err), e.Close()) }()
 	err = e.Load(ctx, func(_ context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
 		if p.Role == autograd.RoleLoRAB {
 			p.Init = autograd.Init{Kind: autograd.InitNormal, Std: 0.02} // so that gradients of A are not zero

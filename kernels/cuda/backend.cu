@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <algorithm>
 #include <new>
 
 #include "abi_hash.h"
@@ -18,6 +19,16 @@
 namespace tf {
 
 void close_lt(Lt *) __attribute__((weak));
+void comm_table(tf_backend *) __attribute__((weak));
+
+void follow(Losses &to, const Losses &from) {
+  for (const Lost &l : from)
+    if (std::find(to.begin(), to.end(), l) == to.end()) to.push_back(l);
+}
+
+static bool gone(const Losses &losses) {
+  return std::any_of(losses.begin(), losses.end(), [](const Lost &l) { return l->load(); });
+}
 
 tf_status fail(tf_queue *q, tf_status st, const char *fmt, ...) {
   if (q->st == TF_OK) {
@@ -128,6 +139,7 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
   d->cc = prop.major * 10 + prop.minor;
   d->sms = prop.multiProcessorCount;
   d->memory = (int64_t)prop.totalGlobalMem;
+  snprintf(d->bus, sizeof d->bus, "%04x:%02x:%02x", prop.pciDomainID, prop.pciBusID, prop.pciDeviceID);
   snprintf(d->name, sizeof d->name, "%.63s", prop.name);
   *out = d;
   return TF_OK;
@@ -145,6 +157,7 @@ static tf_status dev_info(tf_device *d, tf_device_info *i) {
   memset(i, 0, sizeof *i);
   snprintf(i->name, sizeof i->name, "%s", d->name);
   snprintf(i->isa, sizeof i->isa, "sm_%d", d->cc);
+  snprintf(i->bus, sizeof i->bus, "%s", d->bus);
   i->memory_total = d->memory;
   if (!d->used) return TF_OK; /* what is free is known with a context only */
   size_t left = 0, total = 0;
@@ -224,6 +237,7 @@ static tf_status queue_sync(tf_queue *q) {
   cudaError_t e = cudaStreamSynchronize(q->stream); /* also after an error: memory may be released next */
   if (q->st != TF_OK) return q->st;
   TF_TRY(check(q, e, "what was queued"));
+  if (tf::gone(q->losses)) return fail(q, TF_ELOST, "another rank did not take part in what was computed from");
   return tf::troubles(q);
 }
 
@@ -257,6 +271,7 @@ static void event_close(tf_event *e) {
 static tf_status event_record(tf_event *e, tf_queue *q) {
   e->st = q->st;
   if (q->st != TF_OK) return q->st;
+  e->losses = q->losses;
   cudaSetDevice(q->d->index);
   TF_TRY(check(q, cudaEventRecord(e->e, q->stream), "event_record"));
   e->recorded = true;
@@ -267,6 +282,7 @@ static tf_status event_wait(tf_event *e, tf_queue *q) {
   if (q->st != TF_OK) return q->st;
   if (e->st != TF_OK) return fail(q, e->st, "the queue of an event waited for had failed");
   if (!e->recorded) return TF_OK;
+  tf::follow(q->losses, e->losses);
   cudaSetDevice(q->d->index);
   return check(q, cudaStreamWaitEvent(q->stream, e->e, 0), "event_wait");
 }
@@ -274,7 +290,16 @@ static tf_status event_wait(tf_event *e, tf_queue *q) {
 static tf_status event_sync(tf_event *e) {
   if (e->st != TF_OK || !e->recorded) return e->st;
   cudaSetDevice(e->d->index);
-  return tf::status_of(cudaEventSynchronize(e->e));
+  cudaError_t err = cudaEventSynchronize(e->e);
+  if (err == cudaSuccess && tf::gone(e->losses)) return TF_ELOST;
+  return tf::status_of(err);
+}
+
+static tf_status event_done(tf_event *e) {
+  if (e->st != TF_OK || !e->recorded) return e->st;
+  cudaSetDevice(e->d->index);
+  cudaError_t err = cudaEventQuery(e->e);
+  return err == cudaErrorNotReady ? (tf_status)TF_EAGAIN : tf::status_of(err);
 }
 
 /* --- copies ----------------------------------------------------------------------------------------------------------------------------- */
@@ -388,6 +413,8 @@ static tf_backend make_table() {
   t.event_record = event_record;
   t.event_wait = event_wait;
   t.event_sync = event_sync;
+  t.event_done = event_done;
+  if (tf::comm_table) tf::comm_table(&t);
   t.upload = upload;
   t.download = download;
   t.workspace = workspace;

@@ -6,13 +6,21 @@
 
 #include <atomic>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <vector>
 
 #include "device.cuh"
 
 namespace tf {
 
 struct Lt; /* cuBLASLt, opened when it is first needed (lt.cu) */
+
+/* The communicators that results on a queue depend on: true once one was given up (nccl.cu). What is computed from what such a one left
+ * unfinished is worthless, though no stream says so. */
+typedef std::shared_ptr<std::atomic<bool>> Lost;
+typedef std::vector<Lost> Losses;
+void follow(Losses &to, const Losses &from);
 
 /* Staging: two pinned buffers that host memory goes through, so that upload may return before the copy has run. */
 constexpr int kStages = 2;
@@ -32,6 +40,7 @@ struct tf_device {
   int cc = 0;  /* compute capability, 90 for 9.0 */
   int sms = 0; /* multiprocessors */
   int64_t memory = 0;
+  char bus[32] = "";
   std::atomic<bool> used{false}; /* it has a context, which takes memory */
   std::mutex lock;
   std::map<tf_ptr, void *> bases; /* of allocations: what cudaMalloc gave */
@@ -49,6 +58,7 @@ struct tf_queue {
   tf::Stage stage[tf::kStages];
   int next_stage = 0;
   int32_t *trouble = nullptr; /* pinned, written by kernels (tf::report) */
+  tf::Losses losses;
 };
 
 struct tf_event {
@@ -56,6 +66,7 @@ struct tf_event {
   cudaEvent_t e = nullptr;
   tf_status st = TF_OK;
   bool recorded = false;
+  tf::Losses losses;
 };
 
 namespace tf {

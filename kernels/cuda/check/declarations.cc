@@ -1,8 +1,10 @@
 /* Holds our declarations of NVIDIA's interfaces against their headers. Compiled, and never run, by deploy/setup/cuda-build.sh where
  * `deploy/setup/cuda.sh --headers` has put them. */
 #include <cublasLt.h>
+#include <nccl.h>
 
 #include "../cublaslt.h"
+#include "../ncclapi.h"
 
 #define SAME(ours, theirs) static_assert((long)(ours) == (long)(theirs), #theirs)
 
@@ -54,4 +56,25 @@ struct Same<RA (*)(A...), RB (*)(B...)> {
   static_assert(Same<decltype(Functions::name), decltype(&cublasLt##name)>::count, "cublasLt" #name); \
   static_assert(Same<decltype(Functions::name), decltype(&cublasLt##name)>::value, "cublasLt" #name);
 TF_LT_FUNCTIONS(TF_X)
+#undef TF_X
+
+namespace nc = tf::nccl;
+SAME(nc::kSuccess, ncclSuccess);
+SAME(nc::kUnhandledCudaError, ncclUnhandledCudaError);
+SAME(nc::kSystemError, ncclSystemError);
+SAME(nc::kInvalidUsage, ncclInvalidUsage);
+SAME(nc::kRemoteError, ncclRemoteError);
+SAME(nc::kInProgress, ncclInProgress);
+SAME(nc::kInt8, ncclInt8);
+SAME(nc::kUndefined, NCCL_CONFIG_UNDEF_INT);
+SAME(nc::kOldest, NCCL_VERSION(2, 14, 0));
+SAME(sizeof(nc::Id), sizeof(ncclUniqueId));
+SAME(offsetof(nc::Config, magic), offsetof(ncclConfig_t, magic));
+SAME(offsetof(nc::Config, version), offsetof(ncclConfig_t, version));
+SAME(offsetof(nc::Config, blocking), offsetof(ncclConfig_t, blocking));
+SAME(offsetof(nc::Config, cga_cluster_size), offsetof(ncclConfig_t, cgaClusterSize));
+#define TF_X(name)                                                                                            \
+  static_assert(Same<decltype(nc::Functions::name), decltype(&nccl##name)>::count, "nccl" #name);             \
+  static_assert(Same<decltype(nc::Functions::name), decltype(&nccl##name)>::value, "nccl" #name);
+TF_NCCL_FUNCTIONS(TF_X)
 #undef TF_X

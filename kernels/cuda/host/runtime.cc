@@ -90,6 +90,11 @@ cudaError_t enqueue(cudaStream_t s, std::function<void()> job) {
   return s->broken;
 }
 
+void progress(cudaStream_t s) {
+  Hold h(lock);
+  if (streams.count(s)) advance(s, s->queued);
+}
+
 }  // namespace tfh
 
 const char *tfh_libcuda() {
@@ -106,8 +111,9 @@ cudaError_t cudaGetDeviceCount(int *n) {
   return *n > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaSetDevice(int i) { return i >= 0 && i < environment("TUNEFLEET_FAKE_DEVICES", 2) ? cudaSuccess : cudaErrorInvalidDevice; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int i) {
   memset(p, 0, sizeof *p);
+  p->pciBusID = environment("TUNEFLEET_FAKE_BUS", 0x10) + i;
   snprintf(p->name, sizeof p->name, "emulated");
   p->major = environment("TUNEFLEET_FAKE_CC", 90) / 10;
   p->minor = environment("TUNEFLEET_FAKE_CC", 90) % 10;
@@ -205,6 +211,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   advance(e->on, e->at);
   return e->on->broken;
 }
+/* While a stream is at work, nothing that is asked about has been reached; nothing runs because somebody asks. */
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+  std::unique_lock<std::recursive_mutex> h(lock, std::try_to_lock);
+  if (!h.owns_lock()) return cudaErrorNotReady;
+  if (!e->on || !streams.count(e->on)) return cudaSuccess;
+  if (e->on->ran < e->at) return cudaErrorNotReady;
+  return e->on->broken;
+}
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind, cudaStream_t s) {
   Hold h(lock);
@@ -234,6 +248,8 @@ const char *cudaGetErrorString(cudaError_t e) {
       return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorNotReady:
+      return "device not ready";
     case cudaErrorLaunchFailure:
       return why.c_str();
   }

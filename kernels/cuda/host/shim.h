@@ -46,6 +46,7 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNotReady = 600,
   cudaErrorLaunchFailure = 719
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost = 0, cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
@@ -59,6 +60,7 @@ struct cudaDeviceProp {
   char name[256];
   int major, minor, multiProcessorCount;
   size_t totalGlobalMem;
+  int pciBusID, pciDeviceID, pciDomainID;
 };
 
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;
@@ -81,6 +83,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t);
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t);
 cudaError_t cudaEventSynchronize(cudaEvent_t);
+cudaError_t cudaEventQuery(cudaEvent_t);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t, cudaStream_t);
 cudaError_t cudaGetLastError();
@@ -92,6 +95,8 @@ const char *tfh_libcuda();
 #define TF_LIBCUDA tfh_libcuda()
 /* What stands for cuBLASLt's library (cublaslt.cc). */
 const char *tfh_cublaslt();
+/* What stands for NCCL's library (nccl.cc). */
+const char *tfh_nccl();
 #define TF_BACKEND_NAME "cuda-host"
 
 /* --- kernels (emulate.cc) ----------------------------------------------------------------------------------------------------------------- */

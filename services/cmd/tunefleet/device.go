@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/exchange"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -111,4 +112,39 @@ func cudaFinding(libraries []string, driver string) finding {
 		names = append(names, fmt.Sprintf("%d: %s %s, %.0f GiB", i, info.Name, info.ISA, float64(info.MemoryTotal)/(1<<30)))
 	}
 	return finding{Check: "cuda", Status: "ok", Detail: strings.Join(names, "; ")}
+}
+
+// ncclFindings says what connects several GPUs, on a machine that has one.
+func ncclFindings() []finding {
+	devices, version := 0, 0
+	var why error
+	for ; ; devices++ {
+		d, err := kernels.Open(kernels.Options{Backend: kernels.CUDA, Index: devices})
+		if err != nil {
+			break
+		}
+		if devices == 0 {
+			version, why = d.CommVersion()
+		}
+		_ = d.Close()
+	}
+	if devices == 0 {
+		return nil
+	}
+	if e := (*kernels.Error)(nil); errors.As(why, &e) {
+		why = errors.New(e.Why)
+	}
+	return []finding{ncclFinding(devices, version, why)}
+}
+
+// ncclFinding is about NCCL's version (22809 is 2.28.9), or why there is none.
+func ncclFinding(devices, version int, why error) finding {
+	host := "a gang of GPUs needs it, or " + exchange.HostVariable + "=host, with which they exchange through the host's memory"
+	switch {
+	case why == nil:
+		return finding{Check: "nccl", Status: "ok", Detail: fmt.Sprintf("%d.%d.%d", version/10000, version/100%100, version%100)}
+	case devices == 1:
+		return finding{Check: "nccl", Status: "ok", Detail: fmt.Sprintf("none, one GPU does without (%v); %s", why, host)}
+	}
+	return finding{Check: "nccl", Status: "warn", Detail: fmt.Sprintf("%d GPUs and no NCCL: %v", devices, why), Fix: "install NCCL 2 for CUDA 13 on every machine of the pool: " + host}
 }

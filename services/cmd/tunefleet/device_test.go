@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,10 @@ func TestDevices(t *testing.T) {
 			if f := cudaFinding(kernels.CUDALibraries(), c.driver); f.Status != c.status || !strings.Contains(f.Detail, c.detail) || (f.Status == "warn") != (f.Fix != "") {
 				t.Errorf("doctor: %+v", f)
 			}
+			nccl := ncclFindings()
+			if (len(nccl) == 1) != (c.backend == kernels.CUDA) || len(nccl) == 1 && (nccl[0].Status != "ok" || nccl[0].Detail != "2.28.9") {
+				t.Errorf("doctor: %+v", nccl)
+			}
 			if d, err := resolveDevice("cpu"); err != nil || d.backend != kernels.CPU || d.why != "" {
 				t.Errorf("cpu is %+v, %v", d, err)
 			}
@@ -51,5 +56,15 @@ func TestDevices(t *testing.T) {
 	}
 	if _, err := resolveDevice("tpu"); err == nil {
 		t.Error("tpu was taken")
+	}
+}
+
+func TestNCCLIsMissedBySeveralGPUsOnly(t *testing.T) {
+	why := errors.New("libnccl.so.2: cannot open shared object file")
+	for devices, status := range map[int]string{1: "ok", 2: "warn"} {
+		f := ncclFinding(devices, 0, why)
+		if f.Status != status || !strings.Contains(f.Detail, why.Error()) || !strings.Contains(f.Detail+f.Fix, "TUNEFLEET_CUDA_EXCHANGE=host") {
+			t.Errorf("%d GPUs: %+v", devices, f)
+		}
 	}
 }

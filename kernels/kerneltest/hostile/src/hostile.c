@@ -359,6 +359,14 @@ static tf_status event_sync(tf_event *te) {
   return st;
 }
 
+static tf_status event_done(tf_event *te) {
+  event *e = E(te);
+  pthread_mutex_lock(&e->lock);
+  tf_status st = e->done < e->recorded ? TF_EAGAIN : e->st;
+  pthread_mutex_unlock(&e->lock);
+  return st;
+}
+
 /* --- device ---------------------------------------------------------------------------------------------------------------------- */
 
 static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64_t n) {
@@ -482,6 +490,7 @@ static const tf_backend table = {
     .event_record = event_record,
     .event_wait = event_wait,
     .event_sync = event_sync,
+    .event_done = event_done,
     .upload = upload,
     .download = download,
     .workspace = workspace,
