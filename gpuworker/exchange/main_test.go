@@ -29,6 +29,9 @@ const (
 	envForm, envOp, envAbort     = "EXCHANGE_TEST_FORM", "EXCHANGE_TEST_OP", "EXCHANGE_TEST_ABORT"
 )
 
+// card is the path of the emulated backend, looked for once.
+var card = sync.OnceValues(func() (string, error) { return cudahost.Build(context.Background()) })
+
 func TestMain(m *testing.M) {
 	if os.Getenv(envDoes) == "" {
 		os.Exit(m.Run())
@@ -143,7 +146,7 @@ func millis(name string) time.Duration {
 // run starts a world of ranks that do something; env is for all of them, and of each for one.
 func run(t *testing.T, world int, does string, env []string, of map[int][]string) []outcome {
 	t.Helper()
-	path, err := cudahost.Build(t.Context())
+	path, err := card()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
 	"github.com/tunefleet/tunefleet/gpuworker/exchange"
 	"github.com/tunefleet/tunefleet/kernels"
-	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
 	"github.com/tunefleet/tunefleet/kernels/kerneltest/hostile"
 )
 
@@ -253,11 +252,11 @@ func TestLocalMovesBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	card, err := cudahost.Build(t.Context())
+	emulated, err := card()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, path := range map[string]string{"cpu": kernels.CPU, "hostile": hostilePath, "card": card} {
+	for name, path := range map[string]string{"cpu": kernels.CPU, "hostile": hostilePath, "card": emulated} {
 		for _, world := range []int{2, 3} {
 			errs := make(chan error, world)
 			for _, c := range collective.NewLocal(world) {
