@@ -37,6 +37,7 @@ type Agent struct {
 
 	events   *publisher
 	busy     atomic.Value // string
+	changed  chan struct{}
 	draining chan struct{}
 	// leaveBy is when the machine goes, in nanoseconds of Unix time; 0 while nobody said so.
 	leaveBy atomic.Int64
@@ -67,7 +68,7 @@ func newAgent(cfg Config, s Services, l launcher) (*Agent, error) {
 		return nil, fmt.Errorf("cannot create the worker's instruments: %w", err)
 	}
 	a := &Agent{cfg: cfg, metrics: metrics, work: s.Work, leases: s.Leases, objects: s.Objects, heads: checkpoint.NewHeads(s.Objects, checkpoint.Config{}),
-		logger: s.Logger.With("worker", cfg.Name), launch: l, draining: make(chan struct{}), started: time.Now().UTC()}
+		logger: s.Logger.With("worker", cfg.Name), launch: l, draining: make(chan struct{}), changed: make(chan struct{}, 1), started: time.Now().UTC()}
 	a.busy.Store("")
 	return a, nil
 }
@@ -169,21 +170,31 @@ func (a *Agent) isDraining() bool {
 	}
 }
 
-// pullLoop takes one message at a time, train first; it returns when ctx has ended and the last message is done or given back.
-func (a *Agent) pullLoop(ctx, wctx context.Context) {
+// pull takes the next message: of what is there, when look is set, train first; else whatever comes first.
+func (a *Agent) pull(ctx context.Context, look bool) (queue.Delivery, error) {
 	kinds := []schemas.StageKind{schemas.KindTrain, schemas.KindPrep, schemas.KindEval, schemas.KindExport}
+	for i := 0; look && i < len(kinds); i++ {
+		if d, err := a.work.Pull(ctx, kinds[i], a.cfg.Pool, 0); !errors.Is(err, queue.ErrEmpty) {
+			return d, err
+		}
+	}
+	return a.work.PullAny(ctx, kinds, a.cfg.Pool, a.cfg.PullWait)
+}
+
+// pullLoop takes one message at a time; it returns when ctx has ended and the last message is done or given back.
+func (a *Agent) pullLoop(ctx, wctx context.Context) {
 	failing := false
-	for next := 0; ctx.Err() == nil; next++ {
+	for look := true; ctx.Err() == nil; {
 		if a.cordoned.Load() {
 			pause(ctx, a.cfg.LeaseTTL/10)
 			continue
 		}
-		d, err := a.work.Pull(ctx, kinds[next%len(kinds)], a.cfg.Pool, a.cfg.PullWait)
+		d, err := a.pull(ctx, look)
+		look = err == nil // a worker that waits gets what comes
 		switch {
 		case err == nil:
 			failing = false
 			a.take(wctx, d)
-			next = -1 // train first again
 		case errors.Is(err, queue.ErrEmpty):
 			failing = false
 		case ctx.Err() != nil:
@@ -246,8 +257,8 @@ func (a *Agent) take(ctx context.Context, d queue.Delivery) {
 	}
 	var err error
 	unfit := false
-	a.busy.Store(name)
-	defer a.busy.Store("")
+	a.setBusy(name)
+	defer a.setBusy("")
 	ctx, span := telemetry.StartProcess(ctx, m, spec.TraceParent, d.Header())
 	began := time.Now()
 	defer func() {
@@ -353,6 +364,12 @@ func (a *Agent) event(m schemas.Message, e schemas.Event) {
 	a.events.send(e)
 }
 
+// setBusy notes what the worker holds, "" nothing, and has the inventory say so at once: control counts idle workers by it.
+func (a *Agent) setBusy(name string) {
+	a.busy.Store(name)
+	offer(a.changed, struct{}{})
+}
+
 // register keeps the inventory record fresh.
 func (a *Agent) register(ctx context.Context) {
 	host, _ := os.Hostname()
@@ -382,6 +399,7 @@ func (a *Agent) register(ctx context.Context) {
 				a.logger.Debug("cannot deregister, the record will lapse", "error", err)
 			}
 			return
+		case <-a.changed:
 		case <-tick.C:
 		}
 	}

@@ -93,7 +93,7 @@ func (c Config) WithDefaults() Config {
 	}
 	def(&c.LeaseTTL, lease.TTL)
 	def(&c.ExtendEvery, 22*time.Second)
-	def(&c.PullWait, 200*time.Millisecond)
+	def(&c.PullWait, time.Second)
 	def(&c.FormPoll, 300*time.Millisecond)
 	def(&c.WatchPoll, 2*time.Second)
 	def(&c.FormTimeout, 60*time.Second)

@@ -32,8 +32,11 @@ const AckWait = 90 * time.Second
 type Work interface {
 	// Publish stores a message durably. ErrDuplicate when its subject is queued or in flight, ErrNoStream when the stream is missing.
 	Publish(ctx context.Context, m schemas.Message, header map[string]string) error
-	// Pull waits up to wait for one message of (kind, pool). ErrEmpty, ErrNoStream.
+	// Pull waits up to wait for one message of (kind, pool); with a wait of 0 it only looks. ErrEmpty, ErrNoStream.
 	Pull(ctx context.Context, kind schemas.StageKind, pool string, wait time.Duration) (Delivery, error)
+	// PullAny waits up to wait for one message of any of the kinds, for all of them at a time. What comes besides goes back at once: nobody has
+	// begun to work on it. ErrEmpty, ErrNoStream.
+	PullAny(ctx context.Context, kinds []schemas.StageKind, pool string, wait time.Duration) (Delivery, error)
 	// Delete removes the message of that subject by stream sequence, delivered or not. No error when there is none.
 	Delete(ctx context.Context, subject string) error
 	// Queued reports whether a message with that subject is in the stream (delivered or not).

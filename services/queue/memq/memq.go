@@ -166,14 +166,30 @@ func (q *Queue) Publish(ctx context.Context, m schemas.Message, header map[strin
 
 // Pull implements queue.Work.
 func (q *Queue) Pull(ctx context.Context, kind schemas.StageKind, pool string, wait time.Duration) (queue.Delivery, error) {
-	durable, deadline := schemas.WorkDurable(kind, pool), time.Now().Add(wait)
+	return q.PullAny(ctx, []schemas.StageKind{kind}, pool, wait)
+}
+
+// PullAny implements queue.Work.
+func (q *Queue) PullAny(ctx context.Context, kinds []schemas.StageKind, pool string, wait time.Duration) (queue.Delivery, error) {
+	deadline := time.Now().Add(wait)
 	for {
-		d, next, changed, err := q.pull(ctx, durable)
-		if err != nil {
-			return nil, fmt.Errorf("cannot pull from %s: %w", durable, err)
-		}
-		if d != nil {
-			return d, nil
+		var next time.Time
+		var changed chan struct{}
+		for _, kind := range kinds {
+			durable := schemas.WorkDurable(kind, pool)
+			d, again, ch, err := q.pull(ctx, durable)
+			if err != nil {
+				return nil, fmt.Errorf("cannot pull from %s: %w", durable, err)
+			}
+			if d != nil {
+				return d, nil
+			}
+			if changed == nil { // the first look's: nothing that came since is missed
+				changed = ch
+			}
+			if next.IsZero() || !again.IsZero() && again.Before(next) {
+				next = again
+			}
 		}
 		left := time.Until(deadline)
 		if left <= 0 {

@@ -199,7 +199,13 @@ func (q *Queue) Pull(ctx context.Context, kind schemas.StageKind, pool string, w
 	if err != nil {
 		return nil, fmt.Errorf("cannot pull from %s: %w", durable, q.mapError(err))
 	}
-	batch, cancel, err := q.fetch(ctx, c, 1, wait)
+	var batch jetstream.MessageBatch
+	cancel := context.CancelFunc(func() {})
+	if wait > 0 {
+		batch, cancel, err = q.fetch(ctx, c, 1, wait)
+	} else {
+		batch, err = c.FetchNoWait(1)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot pull from %s: %w", durable, q.mapError(err))
 	}
@@ -218,6 +224,48 @@ func (q *Queue) Pull(ctx context.Context, kind schemas.StageKind, pool string, w
 	}
 	if !q.nc.IsConnected() {
 		return nil, fmt.Errorf("cannot pull from %s: %w", durable, queue.ErrUnavailable)
+	}
+	return nil, queue.ErrEmpty
+}
+
+// PullAny implements queue.Work.
+func (q *Queue) PullAny(ctx context.Context, kinds []schemas.StageKind, pool string, wait time.Duration) (queue.Delivery, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	type pulled struct {
+		d   queue.Delivery
+		err error
+	}
+	got := make(chan pulled, len(kinds))
+	for _, k := range kinds {
+		go func() {
+			d, err := q.Pull(ctx, k, pool, wait)
+			got <- pulled{d, err}
+		}()
+	}
+	var first queue.Delivery
+	var failure error
+	for range kinds {
+		p := <-got
+		switch {
+		case p.err != nil:
+			if failure == nil && first == nil && !errors.Is(p.err, queue.ErrEmpty) {
+				failure = p.err
+			}
+		case first == nil:
+			first = p.d
+			stop() // the other pulls end at once
+		default:
+			if err := p.d.(*delivery).msg.Nak(); err != nil {
+				q.cfg.Logger.Debug("cannot give back a message", "error", err)
+			}
+		}
+	}
+	switch {
+	case first != nil:
+		return first, nil
+	case failure != nil:
+		return nil, failure
 	}
 	return nil, queue.ErrEmpty
 }
@@ -242,8 +290,8 @@ func fetchError(b jetstream.MessageBatch) error {
 	return err
 }
 
-// giveBack returns messages that are on their way to a puller who has left, so that they need not wait for AckWait. It takes half a second
-// in the background; Close waits for it.
+// giveBack returns messages that are on their way to a puller who has left, so that they need not wait for AckWait. It takes up to a second
+// in the background, as long as a pull that a worker left may stand at the server; Close waits for it.
 func (q *Queue) giveBack(batch jetstream.MessageBatch, cancel context.CancelFunc) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -252,7 +300,7 @@ func (q *Queue) giveBack(batch jetstream.MessageBatch, cancel context.CancelFunc
 		return
 	}
 	q.leaving.Go(func() {
-		t := time.AfterFunc(500*time.Millisecond, cancel)
+		t := time.AfterFunc(time.Second, cancel)
 		defer func() { t.Stop(); cancel() }()
 		for msg := range batch.Messages() {
 			if err := msg.Nak(); err != nil {

@@ -40,7 +40,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Fixture) {
 		"redelivery": redelivery, "extend": extend, "a stale ack removes the message": staleAck, "a stale holder can extend": staleExtend,
 		"delete": deletion, "an ack from before a wipe hits nothing": wiped, "one puller each": racing, "limits": limits, "pokes": pokes,
 		"intake": intake, "an intake reply is the acknowledgement": intakeLater, "a cancelled pull loses nothing": cancelled, "idempotent ensure": ensured,
-		"a quota bounds messages in flight": quota,
+		"a quota bounds messages in flight": quota, "a pull for any kind": anyKind,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -195,6 +195,68 @@ func kindsAndPools(t *testing.T, q Fixture) {
 }
 
 // redelivery: what is not acknowledged within AckWait goes to the next puller.
+// anyKind: one pull waits for several kinds; it gets one message, and what came besides is there for the next, at once and once.
+func anyKind(t *testing.T, q Fixture) {
+	ensure(t, q)
+	kinds := []schemas.StageKind{schemas.KindTrain, schemas.KindPrep, schemas.KindEval, schemas.KindExport}
+	if d, err := q.PullAny(t.Context(), kinds, "cpu", 20*time.Millisecond); !errors.Is(err, queue.ErrEmpty) {
+		t.Fatalf("got %v, %v; want ErrEmpty", d, err)
+	}
+	if d, err := q.Pull(t.Context(), schemas.KindEval, "cpu", 0); !errors.Is(err, queue.ErrEmpty) {
+		t.Fatalf("got %v, %v; want ErrEmpty", d, err)
+	}
+	type result struct {
+		m   schemas.Message
+		err error
+	}
+	for round := range 10 {
+		got := make(chan result, 1)
+		go func() {
+			d, err := q.PullAny(t.Context(), kinds, "cpu", 10*time.Second)
+			if err != nil {
+				got <- result{err: err}
+				return
+			}
+			got <- result{d.Message(), d.Ack(t.Context())}
+		}()
+		want := map[string]bool{}
+		for i, k := range kinds { // all of them while it waits
+			m := Message(fmt.Sprint("r", round), 0, 1)
+			m.Kind, m.Stage, m.Part, m.Parts = k, string(k), 0, 1+i
+			publish(t, q, m)
+			want[schemas.WorkSubject(m)] = true
+		}
+		r := <-got
+		for range kinds {
+			if r.err != nil || !want[schemas.WorkSubject(r.m)] {
+				t.Fatalf("round %d: %v, %+v; want one of %v", round, r.err, r.m, want)
+			}
+			if delete(want, schemas.WorkSubject(r.m)); len(want) == 0 {
+				break
+			}
+			began := time.Now()
+			d, err := q.PullAny(t.Context(), kinds, "cpu", 10*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > AckWait/2 {
+				t.Errorf("a message that came besides was back after %s", took)
+			}
+			r = result{d.Message(), d.Ack(t.Context())}
+		}
+	}
+	if d, err := q.PullAny(t.Context(), kinds, "cpu", 2*AckWait); !errors.Is(err, queue.ErrEmpty) {
+		t.Fatalf("got %v, %v; want ErrEmpty", d, err)
+	}
+	m := Message("look", 0, 1)
+	publish(t, q, m)
+	d, err := q.Pull(t.Context(), schemas.KindTrain, "cpu", 0)
+	if err != nil || d.Message() != m {
+		t.Fatalf("a look at a message: %v, %v", d, err)
+	}
+	ack(t, d)
+}
+
 func redelivery(t *testing.T, q Fixture) {
 	ensure(t, q)
 	m := Message("r1", 0, 1)
