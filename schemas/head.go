@@ -38,6 +38,8 @@ type Head struct {
 	Numerics string `json:"numerics,omitempty"`
 	// Ended has one record per ended generation.
 	Ended []GenerationEnd `json:"ended,omitempty"`
+	// Judged is the newest generation whose failure control has answered; see Unjudged.
+	Judged uint64 `json:"judged,omitempty"`
 	// Time is what the run's time went to, kept by every swap.
 	Time    TimeUse   `json:"time,omitzero"`
 	Created time.Time `json:"created"`
@@ -126,6 +128,16 @@ type GenerationEnd struct {
 	Step       int64      `json:"step"`
 	Error      *ErrorInfo `json:"error,omitempty"`
 	At         time.Time  `json:"at"`
+}
+
+// Unjudged reports whether the newest generation failed by its own doing and control has still to say whether, and when, it is tried again:
+// seat holders form no other one by themselves.
+func (h *Head) Unjudged() bool {
+	if len(h.Ended) == 0 {
+		return false
+	}
+	e := h.Ended[len(h.Ended)-1]
+	return e.Generation == h.Generation && (e.Cause == CauseApplication || e.Cause == CausePoison) && h.Judged < h.Generation
 }
 
 // WantsSeat reports whether HEAD still wants the seat at this issue: the negation is "obsolete" (DESIGN 2, rule 4).

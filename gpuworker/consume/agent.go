@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -178,12 +179,24 @@ func (a *Agent) pull(ctx context.Context, look bool) (queue.Delivery, error) {
 			return d, err
 		}
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if ready, ok := a.launch.(preparer); ok {
+		wg.Go(func() { // nothing is to be done: be quick when something is
+			if err := ready.prepare(a.logger); err != nil {
+				a.logger.Debug("cannot start a rank process in advance", "error", err)
+			}
+		})
+	}
 	return a.work.PullAny(ctx, kinds, a.cfg.Pool, a.cfg.PullWait)
 }
 
 // pullLoop takes one message at a time; it returns when ctx has ended and the last message is done or given back.
 func (a *Agent) pullLoop(ctx, wctx context.Context) {
 	failing := false
+	if ready, ok := a.launch.(preparer); ok {
+		defer ready.dismiss()
+	}
 	for look := true; ctx.Err() == nil; {
 		if a.cordoned.Load() {
 			pause(ctx, a.cfg.LeaseTTL/10)

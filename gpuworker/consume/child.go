@@ -2,14 +2,9 @@ package consume
 
 import (
 	"bufio"
-	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,102 +20,18 @@ type launcher interface {
 	launch(logger *slog.Logger, trace string, ended func(doneNotice)) (*process, error)
 }
 
+// preparer is a launcher that can have a rank process ready before there is work for it.
+type preparer interface {
+	prepare(logger *slog.Logger) error
+	dismiss()
+}
+
 // process is a started rank as the agent sees it.
 type process struct {
 	orders  io.WriteCloser
 	notices io.ReadCloser
 	// kill ends it at once; safe to call at any time.
 	kill func()
-}
-
-// processes starts rank processes.
-type processes struct {
-	command []string
-	env     []string
-	dir     string
-}
-
-func newProcesses(cfg Config) (*processes, error) {
-	command := cfg.RankCommand
-	if len(command) == 0 {
-		exe, err := os.Executable()
-		if err != nil {
-			return nil, fmt.Errorf("cannot find this executable for rank processes: %w", err)
-		}
-		command = []string{exe, "rank"}
-	}
-	return &processes{command: command, env: rankEnv(os.Environ(), cfg.RankEnv), dir: cfg.Dir}, nil
-}
-
-// rankEnv builds the environment of a rank from scratch, so that no credential of the agent but the listed ones gets there.
-func rankEnv(environ, extra []string) []string {
-	var env []string
-	for _, kv := range environ {
-		name, _, _ := strings.Cut(kv, "=")
-		switch name {
-		case "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LD_LIBRARY_PATH":
-			env = append(env, kv)
-		default:
-			if strings.HasPrefix(name, "OTEL_") {
-				env = append(env, kv)
-			}
-		}
-	}
-	return append(env, extra...)
-}
-
-func (p *processes) launch(logger *slog.Logger, trace string, ended func(doneNotice)) (*process, error) {
-	orderR, orderW, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a pipe: %w", err)
-	}
-	noticeR, noticeW, err := os.Pipe()
-	if err != nil {
-		orderR.Close()
-		orderW.Close()
-		return nil, fmt.Errorf("cannot make a pipe: %w", err)
-	}
-	cmd := exec.CommandContext(context.Background(), p.command[0], p.command[1:]...) // ended by kill, which outlives the caller
-	cmd.Env = p.env
-	if trace != "" {
-		cmd.Env = append(cmd.Env[:len(cmd.Env):len(cmd.Env)], "TRACEPARENT="+trace)
-	}
-	cmd.Dir = p.dir
-	cmd.ExtraFiles = []*os.File{orderR, noticeW} // orderFD, noticeFD
-	tail := &stderrTail{logger: logger}
-	cmd.Stdout, cmd.Stderr = tail, tail
-	cmd.WaitDelay = 2 * time.Second
-	// A rank dies with its agent, however the agent dies, and does not get the terminal's signals.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	started := make(chan error, 1)
-	go func() {
-		// Pdeathsig fires when the starting thread ends: this goroutine keeps its thread as long as the rank lives.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		orderR.Close()
-		noticeW.Close()
-		started <- err
-		if err != nil {
-			return
-		}
-		err = cmd.Wait()
-		tail.flush()
-		ended(crash(cmd.ProcessState, err, tail.last()))
-	}()
-	if err := <-started; err != nil {
-		orderW.Close()
-		noticeR.Close()
-		return nil, fmt.Errorf("cannot start rank process %s: %w", p.command[0], err)
-	}
-	var once sync.Once
-	return &process{orders: orderW, notices: noticeR, kill: func() {
-		once.Do(func() {
-			if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-				logger.Error("cannot kill rank process", "pid", cmd.Process.Pid, "error", err)
-			}
-		})
-	}}, nil
 }
 
 // crash describes how a process ended that did not report. A SIGKILL is the host's doing (memory, operator); anything else is taken as
@@ -151,6 +62,13 @@ const (
 	maxLogLine = 4 << 10
 	tailLines  = 6
 )
+
+// to logs to another logger from now on.
+func (s *stderrTail) to(logger *slog.Logger) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.logger = logger
+}
 
 func (s *stderrTail) Write(p []byte) (int, error) {
 	s.mu.Lock()

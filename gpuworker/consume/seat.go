@@ -35,6 +35,8 @@ type seat struct {
 	// failed counts attempts in a row that ended badly without a commit; refused is the generation of a permanent error: control decides.
 	failed  int
 	refused uint64
+	// unjudged is since when the newest failure waits for control's answer.
+	unjudged time.Time
 }
 
 // maxFailed is the number of stalled or stillborn attempts in a row after which the host is taken as the culprit and gives the seat back.
@@ -102,7 +104,17 @@ func (s *seat) held(head *schemas.Head) bool {
 		return true
 	}
 	s.refused = 0
-	return head.Control != schemas.ControlNone
+	if !head.Unjudged() {
+		s.unjudged = time.Time{}
+	} else if s.unjudged.IsZero() {
+		s.unjudged = time.Now()
+	}
+	return head.Control != schemas.ControlNone || head.Unjudged() && !s.impatient()
+}
+
+// impatient reports whether control has not answered a failure for so long that the gang goes on without it.
+func (s *seat) impatient() bool {
+	return !s.unjudged.IsZero() && time.Since(s.unjudged) > 3*s.a.cfg.LeaseTTL
 }
 
 // wait returns after d, at a poke, at a hint, when the seat is lost or the agent drains.
@@ -320,7 +332,7 @@ func (s *seat) form(ctx context.Context, head *schemas.Head) *schemas.Head {
 	sctx, span := telemetry.Tracer().Start(fctx, telemetry.SpanForm, trace.WithAttributes(attribute.String(telemetry.AttrRun, s.m.Run),
 		attribute.Int64(telemetry.AttrGeneration, int64(head.Generation)+1)))
 	formed, err := s.a.heads.FormGeneration(sctx, s.m.Tenant, s.m.Run, s.m.Stage, checkpoint.Forming{Expect: head.Generation, Members: members,
-		Numerics: numerics})
+		Numerics: numerics, Unjudged: s.impatient()})
 	telemetry.End(span, err)
 	if err != nil {
 		s.log.Info("HEAD has moved while forming", "error", err)

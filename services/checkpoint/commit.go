@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -79,6 +80,13 @@ func (h *Heads) Commit(ctx context.Context, m *schemas.Manifest) (*schemas.Head,
 			return err
 		}
 		head.Previous, head.Manifest, head.Step = head.Manifest, &ref, m.Step
+		for i := range head.Ended {
+			// A commit may pass after the end was recorded, until the next generation is minted: the generation got that far.
+			if head.Ended[i].Generation == m.Generation {
+				head.Ended = slices.Clone(head.Ended)
+				head.Ended[i].Step = m.Step
+			}
+		}
 		return nil
 	})
 }

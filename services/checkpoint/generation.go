@@ -19,6 +19,8 @@ type Forming struct {
 	Members []schemas.Member
 	// Numerics is the fingerprint of the members' arithmetic, recorded in HEAD ("" = not recorded).
 	Numerics string
+	// Unjudged allows to form after a failure that control has not answered: when it does not for long.
+	Unjudged bool
 }
 
 // FormGeneration mints generation Expect+1 with the members and returns the HEAD that it starts from (its Manifest is what every rank
@@ -33,6 +35,9 @@ func (h *Heads) FormGeneration(ctx context.Context, tenant, run, stage string, f
 		}
 		if head.Stage != stage || len(head.Members) > 0 && !endedGeneration(head, f.Expect) {
 			return schemas.Errorf(schemas.CodeConflict, "", "cannot form a generation of stage %q: HEAD has stage %q, generation %d with %d members", stage, head.Stage, head.Generation, len(head.Members))
+		}
+		if head.Unjudged() && !f.Unjudged {
+			return schemas.Errorf(schemas.CodeConflict, "", "cannot form a generation: generation %d failed and control has not answered", head.Generation)
 		}
 		if err := checkMembers(head, f.Members); err != nil {
 			return err

@@ -2,7 +2,6 @@ package control
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -323,11 +322,14 @@ func (d *decider) parts(r *Run, spec *schemas.Stage, st *schemas.StageState) boo
 	}
 	reissue := Action{Stage: spec.Name}
 	publish := Action{Stage: spec.Name}
+	waiting := 0
 	for _, part := range todo {
 		issue := st.PartIssue(part)
 		c := r.Claims[ClaimKey{spec.Name, part, issue}]
-		failed := slices.ContainsFunc(view.Failures, func(f schemas.Failure) bool { return f.Part == part && f.Issue == issue })
+		failed, waits := d.failed(view, part, issue)
 		switch {
+		case waits > 0: // no message, no worker
+			waiting++
 		case failed || d.lapsed(c, auxPool(r.Spec)):
 			reissue.Parts = append(reissue.Parts, schemas.Seat{Seat: part, Issue: issue + 1})
 			reissue.Delete = append(reissue.Delete, partMessage(r, spec, part, issue))
@@ -336,7 +338,9 @@ func (d *decider) parts(r *Run, spec *schemas.Stage, st *schemas.StageState) boo
 			publish.Publish = append(publish.Publish, partMessage(r, spec, part, issue))
 		}
 	}
-	d.why(r, "running %s: %d of %d parts to go", spec.Name, len(todo), parts(spec)+reduces(spec))
+	if d.why(r, "running %s: %d of %d parts to go", spec.Name, len(todo), parts(spec)+reduces(spec)); waiting > 0 {
+		d.why(r, "running %s: %d of %d parts to go, %d failed and are tried again soon", spec.Name, len(todo), parts(spec)+reduces(spec), waiting)
+	}
 	if len(publish.Publish) > 0 {
 		d.act(r, ActPublish, publish)
 	}
@@ -348,16 +352,43 @@ func (d *decider) parts(r *Run, spec *schemas.Stage, st *schemas.StageState) boo
 	return false
 }
 
+// failed reports whether a part has failed at its issue, and how long it still waits for the next try: only errors of its own are waited for.
+func (d *decider) failed(v StageView, part int, issue uint64) (failed bool, waits time.Duration) {
+	n := 0
+	for _, f := range v.Failures {
+		if f.Part == part && f.Cause == schemas.CauseApplication {
+			n++
+		}
+	}
+	for i, f := range v.Failures {
+		if f.Part != part || f.Issue != issue {
+			continue
+		}
+		failed = true
+		if f.Cause == schemas.CauseApplication && i < len(v.Failed) {
+			waits = max(0, d.v.Limits.retryAfter(n)-v.Failed[i])
+		}
+	}
+	return failed, waits
+}
+
 // due reports whether the message of an unleased claim is to be published (again).
 func (d *decider) due(c Claim) bool {
 	return !c.WasPublished || d.now-c.Published >= d.v.Limits.Republish
 }
 
 // lapsed reports whether the holder of a claim must be taken for dead: its lease was seen and is gone, or nobody took the message though
-// workers have been idle for a TTL: it was delivered to one that died with it. Absence counts only after two TTLs of unbroken contact with the same lease server.
+// workers have been idle for a TTL: it was delivered to one that died with it. Of a lease that was not seen, absence counts only after two TTLs
+// of unbroken contact with the same lease server; one that was seen within that contact has lapsed or was released (deploy/adr/0005).
 func (d *decider) lapsed(c Claim, pool string) bool {
 	ttl := d.v.Limits.LeaseTTL
-	if c.Holder != nil || d.v.Contact < 2*ttl {
+	if c.Holder != nil || d.v.Contact == 0 {
+		return false
+	}
+	if c.Ever && c.Seen > d.now-d.v.Contact {
+		return d.now-c.Seen >= d.v.Limits.LapseGrace
+	}
+	if d.v.Contact < 2*ttl {
 		return false
 	}
 	if c.Ever {

@@ -146,6 +146,20 @@ func TestDecide(t *testing.T) {
 			v.Contact = 2*limits.LeaseTTL - 1
 			return v
 		}, nil, nil, "training"},
+		{"a lease that was seen within a short contact has lapsed", func() *View {
+			r := gangRun(spec, true, 4, 5)
+			lose(&r, 1, now-limits.LapseGrace)
+			v := viewOf(2, r)
+			v.Contact = limits.LapseGrace + time.Second
+			return v
+		}, []Kind{ActSeatReissue}, nil, ""},
+		{"a lease that was seen before the contact broke is waited for", func() *View {
+			r := gangRun(spec, true, 4, 5)
+			lose(&r, 1, now-limits.LapseGrace)
+			v := viewOf(2, r)
+			v.Contact = limits.LapseGrace / 2
+			return v
+		}, []Kind{ActPublish}, nil, "training"},
 		{"a message that nobody takes is published again", func() *View {
 			r := gangRun(spec, true, 4, 5)
 			lose(&r, 1, now-limits.Republish)

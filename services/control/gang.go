@@ -42,6 +42,12 @@ func (d *decider) gang(r *Run) bool {
 	if len(h.Seats) == 0 {
 		return false
 	}
+	if h.Unjudged() && len(h.Members) == 0 {
+		n := d.failures(h)
+		d.act(r, ActGiveBack, Action{Stage: h.Stage, Delete: d.seatMessages(r), Reason: fmt.Sprintf("%s: failed %d of %d times in a row, tried again in %s", h.Stage, n,
+			d.v.Limits.Attempts, d.v.Limits.retryAfter(n))})
+		return true
+	}
 	if swaps, handled := d.growth(r); handled {
 		return swaps
 	}
@@ -122,6 +128,38 @@ func (d *decider) exhausted(h *schemas.Head) (*schemas.ErrorInfo, bool) {
 		}
 	}
 	return nil, false
+}
+
+// failures counts the application errors in a row without a step of progress.
+func (d *decider) failures(h *schemas.Head) int {
+	n := 0
+	for i := len(h.Ended) - 1; i >= 0 && h.Ended[i].Step == h.Step && h.Ended[i].Cause != schemas.CauseDone; i-- {
+		if h.Ended[i].Cause == schemas.CauseApplication {
+			n++
+		}
+	}
+	return n
+}
+
+// retryAfter is how long the n-th failure in a row is waited for.
+func (l Limits) retryAfter(n int) time.Duration {
+	d := l.Retry
+	for ; n > 1 && d < l.RetryMost; n-- {
+		d *= 2
+	}
+	return min(d, l.RetryMost)
+}
+
+// recovering says how long a gang that failed still waits for its next try, 0 when it may form.
+func (d *decider) recovering(r *Run) time.Duration {
+	h := r.Head
+	if h == nil || len(h.Ended) == 0 {
+		return 0
+	}
+	if e := h.Ended[len(h.Ended)-1]; e.Cause != schemas.CauseApplication || e.Generation != h.Generation || e.Step != h.Step {
+		return 0
+	}
+	return max(0, d.v.Limits.retryAfter(d.failures(h))-r.Failed)
 }
 
 func sameRun(t *schemas.Turn, r *Run) bool { return t.Run == r.Spec.ID && t.Tenant == r.Spec.Tenant }
@@ -225,6 +263,10 @@ func (d *decider) reform(r *Run, stage *schemas.Stage, w *turns) {
 func (d *decider) fresh(r *Run, stage *schemas.Stage, w *turns) {
 	if why := d.refused(r); why != "" {
 		d.why(r, "%s", why)
+		return
+	}
+	if left := d.recovering(r); left > 0 {
+		d.why(r, "waiting: %s failed and is tried again in %s", stage.Name, left.Round(time.Second))
 		return
 	}
 	world := stage.Train.World
@@ -419,6 +461,10 @@ func (d *decider) forming(t *schemas.Turn, order []*Run) int {
 		most, why := d.allowance(r.Spec.Tenant, w.Max)
 		if refused := d.refused(r); refused != "" || most < w.Min {
 			end(cmp.Or(refused, why))
+			return 0
+		}
+		if d.recovering(r) > 0 {
+			end("the gang failed and waits for its next try")
 			return 0
 		}
 		idle := d.available(r.Spec.Priority)

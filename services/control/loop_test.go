@@ -64,7 +64,7 @@ func (w *world) controlOn(name string, objects store.Objects) (stop func()) {
 }
 
 func limits() control.Limits {
-	return control.Limits{LeaseTTL: ttl, Forming: 5 * time.Second, Republish: 50 * time.Millisecond, PauseGrace: 200 * time.Millisecond}
+	return control.Limits{LeaseTTL: ttl, Retry: 20 * time.Millisecond, Forming: 5 * time.Second, Republish: 50 * time.Millisecond, PauseGrace: 200 * time.Millisecond}
 }
 
 func (w *world) controlWith(name string, objects store.Objects, l control.Limits) (stop func()) {

@@ -30,13 +30,16 @@ type openRun struct {
 	// readAt is when HEAD was last read (own clock); 0 = never.
 	readAt   time.Duration
 	claims   map[ClaimKey]*Claim
-	failures map[string]schemas.Failure
+	failures map[string]seenFailure
 	forming  time.Duration
 	asked    time.Duration
 	growing  time.Duration
 	// steady is since when generation has had its members.
 	steady     time.Duration
 	generation uint64
+	// ended is since when the newest end of a generation is known, ends how many there were.
+	ended time.Duration
+	ends  int
 	// pruned is the manifest that the checkpoints were last pruned at, prunedAt when.
 	pruned   string
 	prunedAt time.Duration
@@ -199,7 +202,7 @@ func (p *pool) know(key string, submitted time.Time) {
 	if !ok || p.runs[key] != nil {
 		return // nothing of ours, or nothing new
 	}
-	r := &openRun{key: key, tenant: tenant, run: run, submitted: submitted, claims: map[ClaimKey]*Claim{}, failures: map[string]schemas.Failure{}}
+	r := &openRun{key: key, tenant: tenant, run: run, submitted: submitted, claims: map[ClaimKey]*Claim{}, failures: map[string]seenFailure{}}
 	p.runs[key], p.byName[tenant+"/"+run] = r, r
 }
 
@@ -259,6 +262,10 @@ func (p *pool) ages(r *openRun, run *Run, v *View, now time.Duration) {
 	if h != nil && h.Generation != r.generation {
 		r.generation, r.steady = h.Generation, 0
 	}
+	if h != nil && len(h.Ended) != r.ends {
+		r.ends, r.ended = len(h.Ended), now
+	}
+	run.Failed = now - r.ended
 	r.forming = since(r.forming, seats > 0 && members == 0 && v.Contact > 0, now)
 	r.asked = since(r.asked, h != nil && h.Control != schemas.ControlNone, now)
 	r.steady = since(r.steady, members > 0, now)
@@ -405,7 +412,8 @@ func (p *pool) observe(ctx context.Context, r *openRun, run *Run) error {
 				if err != nil {
 					return fmt.Errorf("cannot read failure record %s: %w", info.Key, err)
 				}
-				view.Failures = append(view.Failures, f)
+				view.Failures = append(view.Failures, f.Failure)
+				view.Failed = append(view.Failed, p.c.clock()-f.seen)
 			}
 		}
 		run.Stages[st.Name] = view
@@ -413,17 +421,23 @@ func (p *pool) observe(ctx context.Context, r *openRun, run *Run) error {
 	return nil
 }
 
-func (p *pool) failure(ctx context.Context, r *openRun, key string) (schemas.Failure, error) {
+// seenFailure is a failure record and when it was first seen.
+type seenFailure struct {
+	schemas.Failure
+	seen time.Duration
+}
+
+func (p *pool) failure(ctx context.Context, r *openRun, key string) (seenFailure, error) {
 	if f, ok := r.failures[key]; ok {
 		return f, nil
 	}
 	data, _, err := p.c.objects.Get(ctx, key, maxResultBytes)
 	if err != nil {
-		return schemas.Failure{}, err
+		return seenFailure{}, err
 	}
-	var f schemas.Failure
-	if err := json.Unmarshal(data, &f); err != nil {
-		return schemas.Failure{}, fmt.Errorf("cannot decode %s: %w", key, err)
+	f := seenFailure{seen: p.c.clock()}
+	if err := json.Unmarshal(data, &f.Failure); err != nil {
+		return seenFailure{}, fmt.Errorf("cannot decode %s: %w", key, err)
 	}
 	r.failures[key] = f
 	return f, nil

@@ -44,6 +44,8 @@ type simRun struct {
 	steps           int64
 	// final is the terminal state once it was reached.
 	final schemas.RunState
+	ends  int
+	ended time.Duration
 }
 
 const simTick = 500 * time.Millisecond
@@ -134,6 +136,10 @@ func (s *sim) view() *View {
 		members, seats := 0, 0
 		if r.head != nil {
 			members, seats = len(r.head.Members), len(r.head.Seats)
+			if len(r.head.Ended) != r.ends {
+				r.ends, r.ended = len(r.head.Ended), s.now
+			}
+			run.Failed = s.now - r.ended
 			if r.head.Generation != r.generation {
 				r.generation, r.steady = r.head.Generation, 0
 			}

@@ -80,6 +80,7 @@ func Transition(h *schemas.Head, a Action, now time.Time) error {
 		endGeneration(h, schemas.CauseInfrastructure, now)
 	case ActGiveBack:
 		h.Seats = nil
+		h.Judged = h.Generation
 		endGeneration(h, schemas.CausePreempted, now)
 		yielded(h)
 	case ActPreempt:
@@ -123,7 +124,7 @@ func seat(h *schemas.Head, st *schemas.StageState, a Action, now time.Time) {
 		st.Started = now
 	}
 	st.State = schemas.StageRunning
-	h.Stage, h.Seats, h.Members = a.Stage, slices.Clone(a.Seats), nil
+	h.Stage, h.Seats, h.Members, h.Judged = a.Stage, slices.Clone(a.Seats), nil, h.Generation
 	h.LastIssue = highest(h.LastIssue, a.Seats)
 }
 

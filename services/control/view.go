@@ -23,6 +23,9 @@ type Limits struct {
 	PauseGrace time.Duration
 	// Attempts is the number of application failures of a part, or of a gang without a step of progress, that fails the run (default 3).
 	Attempts int
+	// Retry is how long a gang that failed, or a failed part, waits until it is tried again, holding no worker (default 2 s); it doubles with
+	// each failure in a row, up to RetryMost (default 2 minutes).
+	Retry, RetryMost time.Duration
 	// Reserve is how long smaller gangs may start on the workers that a waiting larger one will need; past it they are left idle for it,
 	// and gangs of its priority that started while it waited are asked to yield (default 60 s).
 	Reserve time.Duration
@@ -50,6 +53,8 @@ func (l Limits) WithDefaults() Limits {
 	def(&l.Republish, 2*time.Second)
 	def(&l.PauseGrace, 20*time.Second)
 	def(&l.Reserve, time.Minute)
+	def(&l.Retry, 2*time.Second)
+	def(&l.RetryMost, 2*time.Minute)
 	def(&l.Grow, 30*time.Second)
 	def(&l.Quantum, 10*time.Minute)
 	if l.Attempts <= 0 {
@@ -108,6 +113,8 @@ type Run struct {
 	Age time.Duration
 	// Steady is how long the current generation has had its members, Growing how long seats beyond them have been wanted.
 	Steady, Growing time.Duration
+	// Failed is how long ago the end of the newest generation was first seen.
+	Failed time.Duration
 	// Parents holds the state of the runs of Spec.After that are known; one that is not known has not ended.
 	Parents map[string]schemas.RunState
 	// Held is the number of wanted seats that have a live holder; see CountHeld.
@@ -157,8 +164,9 @@ func (r *Run) CountHeld() {
 type StageView struct {
 	// Results holds the parts whose result object exists.
 	Results map[int]bool
-	// Failures are the failed attempts.
+	// Failures are the failed attempts, Failed how long ago each was first seen.
 	Failures []schemas.Failure
+	Failed   []time.Duration
 }
 
 // Kind says what an action does.
