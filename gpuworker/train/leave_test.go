@@ -12,7 +12,7 @@ import (
 // what it could not store is done again with the same bits.
 func TestLeavingFitsTheTimeLeft(t *testing.T) {
 	stage := elasticStage("full")
-	stage.Train.Steps, stage.Train.CommitEvery, stage.Train.StepDelayMS = 30, 10, 30
+	stage.Train.Steps, stage.Train.CommitEvery = 30, 10
 	undisturbed := newFleet(t, stage)
 	want := undisturbed.complete("train", 1).StateHash
 	for _, c := range []struct {
@@ -24,13 +24,18 @@ func TestLeavingFitsTheTimeLeft(t *testing.T) {
 		step int64
 	}{
 		{leaveCommit, 17, 30 * time.Second, 0},
-		{leaveInFlight, 23, 220 * time.Millisecond, 20},
-		{leaveAtOnce, 18, 30 * time.Millisecond, 10},
+		{leaveInFlight, 23, 880 * time.Millisecond, 20},
+		{leaveAtOnce, 18, 120 * time.Millisecond, 10},
 	} {
 		t.Run(c.how, func(t *testing.T) {
 			t.Parallel()
+			// Slow enough that a busy machine does not change the order of things.
+			slow := *stage.Train
+			slow.StepDelayMS = 120
 			f := newFleet(t, stage)
-			f.objects = &pacedStore{Objects: f.objects, delay: 90 * time.Millisecond, rate: 1e12}
+			f.spec.Stages[0].Train = &slow
+			objects := f.objects
+			f.objects = &pacedStore{Objects: objects, delay: 360 * time.Millisecond, rate: 1e12}
 			stopped := int64(0)
 			for rank, err := range f.generation("train", plan{world: 2, control: schemas.ControlPreempt, controlAt: c.at, left: c.left}) {
 				if !schemas.IsCode(err, schemas.CodeInterrupted) {
@@ -52,6 +57,7 @@ func TestLeavingFitsTheTimeLeft(t *testing.T) {
 			if got := f.head().Step; got != c.step || stopped < c.at {
 				t.Errorf("step %d is committed, stopped at %d, want %d", got, stopped, c.step)
 			}
+			f.objects, slow.StepDelayMS = objects, 0
 			if m := f.complete("train", 3); m.StateHash != want {
 				t.Error("weights differ from those of the undisturbed run")
 			}
