@@ -124,6 +124,9 @@ func (s *session) close(cause error) error {
 		s.commits.close()
 	}
 	if s.engine != nil {
+		if on, why := s.engine.Overlap(); s.t.Gang.World > 1 {
+			s.t.Logger.Info("exchanges", "overlap", on, "why", why)
+		}
 		s.engine.Reset()
 		errs = append(errs, s.engine.Close())
 	}

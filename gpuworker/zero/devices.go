@@ -37,8 +37,8 @@ func addPiece(to []kernels.Tensor, t kernels.Tensor, lo, hi int64) []kernels.Ten
 	return append(to, t.Slice(0, lo, hi))
 }
 
-// gatherDevices begins to fill the unit's window; what is queued after a wait for the event may read it.
-func (e *Engine) gatherDevices(ctx context.Context, d Devices, u *unit) (*kernels.Event, error) {
+// gatherDevices begins to fill a window with a unit; what is queued after a wait for the event may read it.
+func (e *Engine) gatherDevices(ctx context.Context, d Devices, u *unit, s *slot) (*kernels.Event, error) {
 	me, w := e.plan.rank, e.plan.world
 	var send []kernels.Tensor
 	if own := u.train.own(me); own > 0 {
@@ -50,8 +50,8 @@ func (e *Engine) gatherDevices(ctx context.Context, d Devices, u *unit) (*kernel
 	recv, base := make([][]kernels.Tensor, w), e.words(u.train.layout.Len)
 	for k := range w {
 		t, f := u.train.bounds[k:], u.frozen.bounds[k:]
-		recv[k] = addPiece(recv[k], u.data.flat, e.words(t[0]), e.words(t[1]))
-		recv[k] = addPiece(recv[k], u.data.flat, base+f[0], base+f[1])
+		recv[k] = addPiece(recv[k], s.flat, e.words(t[0]), e.words(t[1]))
+		recv[k] = addPiece(recv[k], s.flat, base+f[0], base+f[1])
 	}
 	event, err := d.AllGather(ctx, e.q, send, recv)
 	if err != nil {

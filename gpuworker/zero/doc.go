@@ -10,5 +10,9 @@
 // each rank sends every owner its slice of that leaf's gradient, and the owner adds the slices in leaf order: acc = g0, acc += g1, ...
 // A rank without a leaf sends nothing. So the sums are the same for any number of ranks, one included.
 //
+// Exchanges overlap with computing where that is faster: the unit that the leaf before gathered next is gathered while the current one
+// computes, and a bucket's leaves travel to their owners while the backward pass goes on. The calls stay in one order on all ranks, so bits do
+// not depend on it. The first steps of a generation measure both ways (BenchmarkOverlap does for links of several speeds).
+//
 // Fast reduction adds the leaves of a rank on that rank and exchanges their sums once a step. BenchmarkReduction measures both.
 package zero

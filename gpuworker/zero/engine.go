@@ -43,6 +43,9 @@ type Config struct {
 	// Scratch, when not nil, is the memory of the tape that computes the leaves. Gradients that no other leaf is added to borrow from it
 	// what activations have freed, instead of having a place of their own: to the update with one rank, to the end of their bucket with ByBlock.
 	Scratch *autograd.Memory
+	// Overlap is whether the next unit is gathered, and the bucket before reduced, while the device computes: OverlapOn, OverlapOff, or
+	// OverlapAuto (default), which tries both in the first steps and keeps what is faster. Bits do not depend on it.
+	Overlap string
 	// Devices, when not nil, moves values and gradients between the ranks' devices; otherwise they go through the host.
 	Devices Devices
 }
@@ -55,6 +58,9 @@ func (c Config) WithDefaults() Config {
 	if c.Store == 0 {
 		c.Store = kernels.F32
 	}
+	if c.Overlap == "" {
+		c.Overlap = OverlapAuto
+	}
 	return c
 }
 
@@ -63,6 +69,9 @@ func (c Config) Validate() error {
 	var errs []error
 	if c.Sharding != None && c.Sharding != Zero3 {
 		errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, "sharding", "%q is not supported (none and zero3 are)", c.Sharding))
+	}
+	if o := c.Overlap; o != "" && o != OverlapAuto && o != OverlapOn && o != OverlapOff {
+		errs = append(errs, schemas.Errorf(schemas.CodeInvalid, "overlap", "%q is none of auto, on, off", o))
 	}
 	if c.BucketElements < 0 {
 		errs = append(errs, fmt.Errorf("bucket of %d elements", c.BucketElements))
@@ -88,7 +97,7 @@ type Engine struct {
 	cfg  Config
 	opt  optim.Optimizer
 	q    *kernels.Queue
-	comm Collective
+	comm *lane
 	plan *plan
 	byID map[*autograd.Unit]*unit
 
@@ -101,6 +110,7 @@ type Engine struct {
 	stream  Stream
 	window  pool
 	host    staging
+	over    overlap
 
 	micro, leaves int
 	inLeaf        bool
@@ -145,7 +155,8 @@ func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) 
 	if err != nil {
 		return nil, err
 	}
-	e = &Engine{cfg: cfg, opt: opt, q: q, comm: comm, plan: p, byID: map[*autograd.Unit]*unit{}, frozen: map[*unit]kernels.Tensor{}, window: pool{dev: q.Device()}}
+	e = &Engine{cfg: cfg, opt: opt, q: q, comm: &lane{comm: comm}, plan: p, byID: map[*autograd.Unit]*unit{}, frozen: map[*unit]kernels.Tensor{}, window: pool{dev: q.Device()}}
+	e.over.on = cfg.Overlap != OverlapOff && p.world > 1
 	e.host.bufs = [2][][]byte{make([][]byte, p.world), make([][]byte, p.world)}
 	defer func() {
 		if err != nil {
@@ -318,6 +329,9 @@ func (e *Engine) Resident() Resident {
 	r := e.state
 	r.Window = e.window.bytes()
 	r.Staging = 4 * (e.host.sent + e.host.received)
+	for _, n := range e.over.words {
+		r.Staging += 4 * n
+	}
 	if own := int64(len(e.plan.chunkOf[e.plan.rank])); e.plan.world > 1 {
 		r.Staging += 8 * (2*own + 2*e.plan.chunks) // the sums of chunks, this rank's and all, as numbers and as they travel
 	}

@@ -30,6 +30,7 @@ func (e *Engine) BeginLeaf(micro, leaves int) error {
 		}
 	}
 	e.micro, e.leaves, e.inLeaf = micro, leaves, true
+	e.beginOverlap()
 	for _, b := range e.plan.buckets {
 		b.begun, b.ended = 0, 0
 		for _, u := range b.units {
@@ -62,6 +63,9 @@ func (e *Engine) EndLeaf(ctx context.Context) error {
 		}
 	}
 	e.inLeaf = false
+	if err := e.endOverlap(); err != nil {
+		return fmt.Errorf("cannot end the leaf: %w", err)
+	}
 	for _, b := range e.plan.buckets {
 		if b.ended != len(b.units) {
 			return fmt.Errorf("cannot end the leaf: %d of %d units from %s on had a backward pass", b.ended, len(b.units), b.units[0].u.Name)
@@ -128,23 +132,31 @@ func (e *Engine) acquire(ctx context.Context, au *autograd.Unit) error {
 		return nil
 	}
 	tw := e.words(nt)
-	s, err := e.window.take(tw + nf)
+	s, err := e.gathered(u)
 	if err != nil {
 		return err
 	}
-	u.data = s
-	if err := e.gather(ctx, u); err != nil {
-		return err
+	if s == nil {
+		if s, err = e.window.take(tw + nf); err != nil {
+			return err
+		}
+		u.data = s
+		if err := e.gather(ctx, u); err != nil {
+			return err
+		}
 	}
+	u.data = s
 	if nf > 0 {
 		if err := u.frozen.layout.Bind(s.flat.Slice(0, tw, tw+nf), false); err != nil {
 			return err
 		}
 	}
 	if nt > 0 {
-		return u.train.layout.Bind(kernels.NewTensor(s.flat.Data, e.cfg.Store, nt), false)
+		if err := u.train.layout.Bind(kernels.NewTensor(s.flat.Data, e.cfg.Store, nt), false); err != nil {
+			return err
+		}
 	}
-	return nil
+	return e.gatherAhead(ctx, u)
 }
 
 // drop ends one use of a unit; after the last its window is free.
@@ -166,6 +178,7 @@ func (e *Engine) drop(au *autograd.Unit) error {
 // Reset frees what a failed or abandoned pass left open.
 func (e *Engine) Reset() {
 	e.inLeaf, e.stream = false, Stream{}
+	e.dropOverlap()
 	e.returnLoans()
 	for _, u := range e.plan.units {
 		u.uses = 0
@@ -187,49 +200,66 @@ func (e *Engine) Reset() {
 // gather fills the unit's window: each rank sends its trainable and its frozen range.
 func (e *Engine) gather(ctx context.Context, u *unit) error {
 	if d := e.devices(); d != nil {
-		event, err := e.gatherDevices(ctx, d, u)
+		event, err := e.gatherDevices(ctx, d, u, u.data)
 		if err != nil {
 			return err
 		}
 		e.q.Wait(event)
 		return e.q.Err()
 	}
-	r, w := e.plan.rank, e.plan.world
-	ot, of := u.train.own(r), u.frozen.own(r)
-	ow := e.words(ot)
-	send, recv := e.room(ow+of, e.words(u.train.layout.Len)+u.frozen.layout.Len)
+	own, all := e.words(u.train.own(e.plan.rank))+u.frozen.own(e.plan.rank), e.words(u.train.layout.Len)+u.frozen.layout.Len
+	send, recv := e.room(own, all)
 	if e.counts() {
 		return nil
 	}
+	if err := e.ownValues(u, send); err != nil {
+		return err
+	}
+	bufs := e.host.bufs[1]
+	e.gatherInto(u, recv, bufs)
+	if err := e.comm.AllGather(ctx, bytesOf(send), bufs); err != nil {
+		return fmt.Errorf("cannot gather %s: %w", u.u.Name, err)
+	}
+	return e.putValues(u, u.data, recv)
+}
+
+// ownValues brings this rank's ranges of a unit to the host: the trained one, then the frozen one.
+func (e *Engine) ownValues(u *unit, send []float32) error {
+	ot, of := u.train.own(e.plan.rank), u.frozen.own(e.plan.rank)
+	ow := e.words(ot)
 	if ot > 0 {
 		if err := kernels.Download(e.q, send[:ow], u.bucket.mem.p.Slice(0, u.own, u.own+ot)); err != nil {
 			return err
 		}
 	}
 	if of > 0 {
-		if err := kernels.Download(e.q, send[ow:], e.frozen[u]); err != nil {
-			return err
-		}
+		return kernels.Download(e.q, send[ow:ow+of], e.frozen[u])
 	}
-	bufs, at := e.host.bufs[1], int64(0)
-	for k := range w {
+	return nil
+}
+
+// gatherInto lays the ranks' ranges of a unit end to end in recv.
+func (e *Engine) gatherInto(u *unit, recv []float32, bufs [][]byte) {
+	at := int64(0)
+	for k := range e.plan.world {
 		n := e.words(u.train.own(k)) + u.frozen.own(k)
 		bufs[k] = bytesOf(recv[at : at+n])
 		at += n
 	}
-	if err := e.comm.AllGather(ctx, bytesOf(send), bufs); err != nil {
-		return fmt.Errorf("cannot gather %s: %w", u.u.Name, err)
-	}
-	at = 0
+}
+
+// putValues brings the ranks' ranges from the host to their places in a window.
+func (e *Engine) putValues(u *unit, s *slot, recv []float32) error {
+	at := int64(0)
 	put := func(base, lo, hi int64) error {
 		if lo == hi {
 			return nil
 		}
 		src := recv[at : at+hi-lo]
 		at += hi - lo
-		return kernels.Upload(e.q, u.data.flat.Slice(0, base+lo, base+hi), src)
+		return kernels.Upload(e.q, s.flat.Slice(0, base+lo, base+hi), src)
 	}
-	for k := range w {
+	for k := range e.plan.world {
 		t, f := u.train.bounds[k:], u.frozen.bounds[k:]
 		if err := errors.Join(put(0, e.words(t[0]), e.words(t[1])), put(e.words(u.train.layout.Len), f[0], f[1])); err != nil {
 			return err
@@ -313,6 +343,9 @@ func (e *Engine) reduce(ctx context.Context, b *bucket) error {
 		e.q.SliceAdd(kernels.SliceAdd{X: full.Reshape(1, b.fullLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0)})
 		return e.q.Err()
 	}
+	if e.over.on && !e.stream.streams() && e.devices() == nil {
+		return e.reduceLater(ctx, b, full)
+	}
 	slices, err := e.collectSlices(ctx, b, full)
 	if err != nil {
 		return fmt.Errorf("cannot reduce gradients from %s on: %w", b.units[0].u.Name, err)
@@ -321,11 +354,15 @@ func (e *Engine) reduce(ctx context.Context, b *bucket) error {
 		return nil
 	}
 	defer e.window.give(slices)
-	senders := e.senders()
+	return e.addSlices(b, slices, e.senders(), e.micro > 0 && !e.cfg.Fast)
+}
+
+// addSlices adds leaves, a row a sender, to what this rank keeps of a bucket.
+func (e *Engine) addSlices(b *bucket, s *slot, senders int64, accumulate bool) error {
 	if err := e.borrow(b); err != nil {
 		return err
 	}
-	e.q.SliceAdd(kernels.SliceAdd{X: slices.view(senders*b.ownLen).Reshape(senders, b.ownLen), Y: b.mem.acc, Accumulate: kernels.Flag(e.micro > 0 && !e.cfg.Fast)})
+	e.q.SliceAdd(kernels.SliceAdd{X: s.view(senders*b.ownLen).Reshape(senders, b.ownLen), Y: b.mem.acc, Accumulate: kernels.Flag(accumulate)})
 	return e.q.Err()
 }
 
@@ -371,18 +408,26 @@ func (e *Engine) collectSlices(ctx context.Context, b *bucket, full kernels.Tens
 
 // exchange sends every owner its slices of this rank's leaf and leaves what came for this rank in host.recv, a row a leaf.
 func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) error {
-	me, w, senders := e.plan.rank, e.plan.world, e.senders()
+	senders := e.senders()
 	send, recv := e.host.bufs[0], e.host.bufs[1]
-	clear(send)
-	clear(recv)
 	out, in := e.room(b.fullLen, senders*b.ownLen)
 	if e.counts() {
 		return nil
 	}
-	if e.contributes(me) {
+	if err := e.slicesInto(b, full, out, in, senders, send, recv); err != nil {
+		return err
+	}
+	return e.comm.AllToAll(ctx, send, recv)
+}
+
+// slicesInto brings this rank's leaf of a bucket to out, the slices by owner, and says what of out goes to whom and what of in comes from whom.
+func (e *Engine) slicesInto(b *bucket, full kernels.Tensor, out, in []float32, senders int64, send, recv [][]byte) error {
+	clear(send)
+	clear(recv)
+	if e.contributes(e.plan.rank) {
 		// The host buffer holds the slices by owner: first those of rank 0 for all units, and so on.
 		at := int64(0)
-		for k := range w {
+		for k := range e.plan.world {
 			from := at
 			for _, u := range b.units {
 				lo, hi := u.train.bounds[k], u.train.bounds[k+1]
@@ -400,7 +445,7 @@ func (e *Engine) exchange(ctx context.Context, b *bucket, full kernels.Tensor) e
 	for k := range senders {
 		recv[k] = bytesOf(in[k*b.ownLen : (k+1)*b.ownLen])
 	}
-	return e.comm.AllToAll(ctx, send, recv)
+	return nil
 }
 
 // counts reports that the device only counts: nothing is exchanged.

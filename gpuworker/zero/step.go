@@ -45,6 +45,9 @@ func (e *Engine) Finish(ctx context.Context, meta []byte) (sumsq float64, metas 
 	for _, g := range e.host.global {
 		sumsq += g
 	}
+	if err := e.measureOverlap(ctx); err != nil {
+		return 0, nil, err
+	}
 	return sumsq, metas, nil
 }
 

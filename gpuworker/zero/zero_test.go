@@ -55,6 +55,8 @@ type setup struct {
 	lend    bool
 	// devices has the ranks copy from each other's device memory.
 	devices bool
+	// overlap is as zero.Config has it.
+	overlap string
 }
 
 // outcome is what must not depend on the world.
@@ -64,6 +66,9 @@ type outcome struct {
 	norms    []float64
 	resident zero.Resident
 	state    map[string][]float32
+	// overlap is whether exchanges overlapped at the end, and why.
+	overlap bool
+	why     string
 }
 
 // leafOf is the content of a leaf: it depends on (step, leaf) only.
@@ -117,7 +122,7 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 		}
 		devices, closeDevices = l, l.Close
 	}
-	e, err := zero.New(q, m.Units(), c, zero.Config{Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
+	e, err := zero.New(q, m.Units(), c, zero.Config{Overlap: s.overlap, Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
 		Optim: optim.Config{Name: s.optim, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, SkipDecay: true, HeadDim: int64(s.hidden / 4),
 			LowRank: optim.LowRankConfig{Rank: 3, Every: 2}, Blocks: optim.BlockConfig{Every: 2}}})
 	if err != nil {
@@ -194,6 +199,7 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 		}
 	}
 	out.resident = e.Resident()
+	out.overlap, out.why = e.Overlap()
 	snap, err := e.Snapshot(nil)
 	if err != nil {
 		return out, err
