@@ -147,8 +147,10 @@ type OptimOptions struct {
 	ClipThreshold  float64 `json:"clip_threshold,omitempty"`
 	DecayRate      float64 `json:"decay_rate,omitempty"`
 	// Iterations and AdjustLR ("original", "match_rms_adamw") of muon.
-	Iterations int    `json:"iterations,omitempty"`
-	AdjustLR   string `json:"adjust_lr,omitempty"`
+	Iterations int `json:"iterations,omitempty"`
+	// Moonlight computes muon as LLaMA-Factory's copy of Moonlight's example does: in bfloat16, with sums of gradients, for adapters, too.
+	Moonlight bool   `json:"moonlight,omitempty"`
+	AdjustLR  string `json:"adjust_lr,omitempty"`
 }
 
 // ScheduleArgs are transformers' lr_scheduler_kwargs; nil and "" are its defaults.

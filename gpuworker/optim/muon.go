@@ -9,8 +9,9 @@ import (
 )
 
 // muon is https://kellerjordan.github.io/posts/muon/ with the learning rates of https://arxiv.org/abs/2502.16982: the momentum of every
-// matrix is replaced by an orthogonal one. Embedding, head, norms, biases and adapters are AdamW's. Unlike the reference, which iterates
-// in bfloat16, products are float32.
+// matrix is replaced by an orthogonal one. Embedding, head, norms, biases and adapters are AdamW's, and unlike the reference, which iterates
+// in bfloat16, products are float32; with Moonlight all of it is as in https://github.com/MoonshotAI/Moonlight's example, which LLaMA-Factory
+// has: sums instead of means of gradients, bfloat16, adapters' matrices like others, epsilon beside the uncorrected second moment.
 type muon struct {
 	adamw
 	scratch
@@ -22,7 +23,8 @@ func (o *muon) Whole(p *autograd.Param) bool { return o.orthogonal(p) }
 func (o *muon) Close() { o.scratch.Close() }
 
 func (o *muon) orthogonal(p *autograd.Param) bool {
-	return len(p.Shape) == 2 && p.Role == autograd.RoleMatrix && !headName(p.Name) && !strings.Contains(p.Name, "embed")
+	matrix := p.Role == autograd.RoleMatrix || o.Muon.Moonlight && (p.Role == autograd.RoleLoRAA || p.Role == autograd.RoleLoRAB)
+	return len(p.Shape) == 2 && matrix && !headName(p.Name) && !strings.Contains(p.Name, "embed")
 }
 
 func (o *muon) State(p *autograd.Param) []StateTensor {
@@ -38,6 +40,9 @@ func (o *muon) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
 		if o.orthogonal(t.Param) {
 			n := min(t.Param.Shape[0], t.Param.Shape[1])
 			most = max(most, 4*(t.Len+2*n*n)+8*((t.Len+4095)/4096)+4*256)
+			if o.Muon.Moonlight {
+				most = max(most, 10*t.Len+6*n*n+8*((t.Len+4095)/4096)+9*256)
+			}
 		}
 	}
 	if err := o.reserve(q, most); err != nil {
@@ -47,19 +52,32 @@ func (o *muon) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
 		if o.orthogonal(t.Param) {
 			o.matrix(q, s, t)
 		} else {
-			o.one(q, s, t)
+			o.rest(q, s, t)
 		}
 	}
 	return done(q)
 }
 
+// rest is AdamW.
+func (o *muon) rest(q *kernels.Queue, s Step, t Stretch) {
+	a := o.adamw
+	if o.Muon.Moonlight {
+		a.Eps /= math.Sqrt(1 - math.Pow(a.Beta2, float64(s.N)))
+	}
+	a.one(q, s, t)
+}
+
 func (o *muon) matrix(q *kernels.Queue, s Step, t Stretch) {
 	o.arena.Reset()
 	m, mu := t.State[0], float32(o.Momentum)
-	q.Add(kernels.Add{A: m, B: t.G, Y: m, Alpha: mu, Beta: float32(1-o.Momentum) * s.Clip})
+	share := float32(1-o.Momentum) * s.Clip
+	if o.Muon.Moonlight {
+		share = s.Clip
+	}
+	q.Add(kernels.Add{A: m, B: t.G, Y: m, Alpha: mu, Beta: share})
 	x := t.G
 	if o.Nesterov {
-		q.Add(kernels.Add{A: t.G, B: m, Y: x, Alpha: float32(1-o.Momentum) * s.Clip, Beta: mu})
+		q.Add(kernels.Add{A: t.G, B: m, Y: x, Alpha: share, Beta: mu})
 	} else {
 		q.Copy(kernels.Copy{X: m, Y: x})
 	}
@@ -68,7 +86,11 @@ func (o *muon) matrix(q *kernels.Queue, s Step, t Stretch) {
 	if rows > cols {
 		u = u.T()
 	}
-	u = o.newtonSchulz(q, u)
+	if o.Muon.Moonlight {
+		u = o.newtonSchulz16(q, u)
+	} else {
+		u = o.newtonSchulz(q, u)
+	}
 	if rows > cols {
 		u = u.T()
 	}
@@ -87,22 +109,23 @@ func (o *muon) matrix(q *kernels.Queue, s Step, t Stretch) {
 	q.Add(kernels.Add{A: p, B: u, Y: p, Alpha: float32(1 - lr*t.Decay), Beta: float32(-lr * ratio)})
 }
 
-// newtonSchulz brings all singular values of x (rows <= columns) near 1 by the quintic iteration of the reference. The result is in
-// scratch.
-func (o *muon) newtonSchulz(q *kernels.Queue, x kernels.Tensor) kernels.Tensor {
-	const a, b, c, eps = 3.4445, -4.7750, 2.0315, 1e-7
-	n, m := x.Dim[0], x.Dim[1]
-	take := func(dt kernels.DType, dims ...int64) kernels.Tensor {
-		y, err := o.arena.New(dt, dims...)
-		if err != nil {
-			q.Fail(err)
-		}
-		return y
+// quintic is the iteration's polynomial and what keeps its start from being divided by 0.
+const quinticA, quinticB, quinticC, quinticEps = 3.4445, -4.7750, 2.0315, 1e-7
+
+// take takes scratch memory.
+func (o *muon) take(q *kernels.Queue, dt kernels.DType, dims ...int64) kernels.Tensor {
+	y, err := o.arena.New(dt, dims...)
+	if err != nil {
+		q.Fail(err)
 	}
-	y, gram, poly := take(kernels.F32, n, m), take(kernels.F32, n, n), take(kernels.F32, n, n)
-	q.Copy(kernels.Copy{X: x, Y: y})
-	sums := take(kernels.F64, (n*m+4095)/4096)
-	q.SqNorm(kernels.SqNorm{X: y.Reshape(n * m), Partials: sums})
+	return y
+}
+
+// norm is the square root of the sum of squares of a contiguous matrix.
+func (o *muon) norm(q *kernels.Queue, y kernels.Tensor) float64 {
+	n := y.Numel()
+	sums := o.take(q, kernels.F64, (n+4095)/4096)
+	q.SqNorm(kernels.SqNorm{X: y.Reshape(n), Partials: sums})
 	part := make([]float64, sums.Numel())
 	if err := kernels.Download(q, part, sums); err != nil {
 		q.Fail(err)
@@ -111,7 +134,48 @@ func (o *muon) newtonSchulz(q *kernels.Queue, x kernels.Tensor) kernels.Tensor {
 	for _, v := range part {
 		sq += v
 	}
-	q.Add(kernels.Add{A: y, Y: y, Alpha: float32(1 / max(math.Sqrt(sq), eps))})
+	return math.Sqrt(sq)
+}
+
+// newtonSchulz16 is newtonSchulz in bfloat16: each product and sum is rounded, as torch's operators do. The result is in
+// scratch.
+func (o *muon) newtonSchulz16(q *kernels.Queue, x kernels.Tensor) kernels.Tensor {
+	n, m := x.Dim[0], x.Dim[1]
+	y, other, prod := o.take(q, kernels.BF16, n, m), o.take(q, kernels.BF16, n, m), o.take(q, kernels.BF16, n, m)
+	gram, scaled, poly := o.take(q, kernels.BF16, n, n), o.take(q, kernels.BF16, n, n), o.take(q, kernels.BF16, n, n)
+	q.Copy(kernels.Copy{X: x, Y: y})
+	flat := o.take(q, kernels.F32, n, m)
+	q.Copy(kernels.Copy{X: y, Y: flat})
+	q.Add(kernels.Add{A: y, Y: y, Alpha: float32(1 / max(roundBF16(o.norm(q, flat)), quinticEps))})
+	for range o.Muon.Iterations {
+		q.Gemm(kernels.Gemm{A: y, B: y.T(), C: gram, Alpha: 1})
+		q.Add(kernels.Add{A: gram, Y: scaled, Alpha: quinticC})
+		q.Gemm(kernels.Gemm{A: scaled, B: gram, C: poly, Alpha: 1})
+		q.Add(kernels.Add{A: gram, Y: scaled, Alpha: quinticB})
+		q.Add(kernels.Add{A: scaled, B: poly, Y: poly, Alpha: 1, Beta: 1})
+		q.Gemm(kernels.Gemm{A: poly, B: y, C: prod, Alpha: 1})
+		q.Add(kernels.Add{A: y, Y: other, Alpha: quinticA})
+		q.Add(kernels.Add{A: other, B: prod, Y: other, Alpha: 1, Beta: 1})
+		y, other = other, y
+	}
+	q.Copy(kernels.Copy{X: y, Y: flat})
+	return flat
+}
+
+// roundBF16 rounds to the nearest number of bfloat16, ties to even.
+func roundBF16(v float64) float64 {
+	b := math.Float32bits(float32(v))
+	return float64(math.Float32frombits((b + 0x7fff + b>>16&1) &^ 0xffff))
+}
+
+// newtonSchulz brings all singular values of x (rows <= columns) near 1 by the quintic iteration of the reference. The result is in
+// scratch.
+func (o *muon) newtonSchulz(q *kernels.Queue, x kernels.Tensor) kernels.Tensor {
+	const a, b, c, eps = quinticA, quinticB, quinticC, quinticEps
+	n, m := x.Dim[0], x.Dim[1]
+	y, gram, poly := o.take(q, kernels.F32, n, m), o.take(q, kernels.F32, n, n), o.take(q, kernels.F32, n, n)
+	q.Copy(kernels.Copy{X: x, Y: y})
+	q.Add(kernels.Add{A: y, Y: y, Alpha: float32(1 / max(o.norm(q, y), eps))})
 	// y and other take turns; the gradient's memory (x) has been read and is free.
 	other := kernels.NewTensor(x.Data, kernels.F32, n, m)
 	for range o.Muon.Iterations {

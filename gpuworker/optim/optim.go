@@ -162,6 +162,8 @@ type MuonConfig struct {
 	Iterations int
 	// AdjustLR is "original" (sqrt(max(1, rows/columns))) or "match_rms_adamw" (0.2 sqrt(max(rows, columns))).
 	AdjustLR string
+	// Moonlight computes as LLaMA-Factory's copy of Moonlight's example does; see muon.
+	Moonlight bool
 }
 
 // WithDefaults fills what is zero with the defaults of the reference implementations (as LLaMA-Factory passes them).

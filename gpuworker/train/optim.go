@@ -20,7 +20,7 @@ func optimizerOf(t *schemas.TrainStage, info zoo.Info, seed uint64) optim.Config
 		c.Blocks = optim.BlockConfig{Every: o.Interval, Mode: o.SwitchMode, Start: o.StartBlock}
 		c.Adafactor = optim.AdafactorConfig{ScaleParameter: o.ScaleParameter, RelativeStep: o.RelativeStep, WarmupInit: o.WarmupInit, FirstMoment: o.FirstMoment,
 			ClipThreshold: o.ClipThreshold, DecayRate: o.DecayRate}
-		c.Muon = optim.MuonConfig{Iterations: o.Iterations, AdjustLR: o.AdjustLR}
+		c.Muon = optim.MuonConfig{Iterations: o.Iterations, AdjustLR: o.AdjustLR, Moonlight: o.Moonlight}
 	}
 	return c
 }

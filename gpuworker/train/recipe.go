@@ -30,6 +30,8 @@ type Recipe struct {
 	// Vocab, when positive, is the number of tokens that the base's vocabulary is grown to.
 	Vocab int
 	Seed  uint64
+	// Init says how values are drawn; nil: by Philox from Seed.
+	Init *schemas.InitialDraw
 	// Layers are the finished train stages in order.
 	Layers []Layer
 	// Next is the stage that starts from there, nil when a finished model is loaded.
@@ -163,9 +165,9 @@ func (r *resolver) start(ctx context.Context, spec *schemas.RunSpec, stage *sche
 			return nil, schemas.Errorf(schemas.CodeUnsupported, stage.Name+".model.base", "a base model is given by its files")
 		}
 		return &Recipe{Tenant: spec.Tenant, Base: m.Base, Stretch: m.RopeScaling, ShortAttention: m.ShortAttention, RouterAux: m.RouterAux,
-			Vocab: m.Vocab, Seed: spec.Seed}, nil
+			Vocab: m.Vocab, Seed: spec.Seed, Init: stage.Train.Init}, nil
 	case len(m.Config) > 0:
-		return &Recipe{Tenant: spec.Tenant, Config: m.Config, Seed: spec.Seed}, nil
+		return &Recipe{Tenant: spec.Tenant, Config: m.Config, Seed: spec.Seed, Init: stage.Train.Init}, nil
 	}
 	return nil, schemas.Errorf(schemas.CodeInvalid, stage.Name+".model", "says neither from, base nor config")
 }

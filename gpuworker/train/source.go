@@ -28,6 +28,8 @@ type source struct {
 	file   *nn.Reader
 	// vocab, when not nil, gives the base rows for more tokens.
 	vocab *vocabulary
+	// drawn, when not nil, are the values of a model from scratch as torch draws them.
+	drawn *torchValues
 	links []*link
 	// readers[i] reads what is below the training of link i; the last one is the top.
 	readers []adapter.Reader
@@ -85,6 +87,11 @@ func openSource(ctx context.Context, objects store.Objects, q *kernels.Queue, r 
 	}()
 	if r.Base != nil {
 		if err := s.openBase(ctx, objects, dir, progress); err != nil {
+			return s, err
+		}
+	}
+	if r.Base == nil && r.Init != nil {
+		if s.drawn, err = drawModel(r.Config, r.Init.Seed); err != nil {
 			return s, err
 		}
 	}
@@ -162,6 +169,9 @@ func (s *source) openBase(ctx context.Context, objects store.Objects, dir string
 			return fmt.Errorf("cannot resize the base model's vocabulary: %w", err)
 		}
 		r.Config = m.Info().Config
+		if r.Init != nil {
+			s.vocab.torchDraws = s.vocab.noise(r.Init.Seed)
+		}
 	}
 	return nil
 }
@@ -224,6 +234,9 @@ func (s *source) openLink(ctx context.Context, objects store.Objects, stage *sch
 	}
 	if first := len(s.links) == 0; first && s.vocab != nil && k.adapter != nil && k.resumed == nil && len(k.adapter.Save) == 0 {
 		k.adapter.Save = s.vocab.modules()
+	}
+	if len(s.links) == 0 && s.vocab != nil && k.adapter != nil && k.adapter.Torch != nil {
+		k.adapter.Torch.Skip += s.vocab.torchDraws
 	}
 	return k, nil
 }
@@ -410,6 +423,9 @@ func (s *source) base(ctx context.Context, p *nn.Param, start int64, dst []float
 	if s.set != nil {
 		return s.file.Read(p, start, dst)
 	}
+	if s.drawn.read(p, start, dst) {
+		return nil
+	}
 	return s.draw(ctx, p, start, dst)
 }
 
@@ -467,6 +483,9 @@ func (f *filler) fill(ctx context.Context, p *nn.Param, start int64, dst kernels
 	drawn := s.set == nil && s.plain
 	if f.params[p] {
 		drawn = f.own == nil
+	}
+	if !f.params[p] && s.drawn != nil {
+		drawn = false
 	}
 	if drawn && !f.a.Derived(p) && dst.DType == kernels.F32 {
 		nn.InitRange(s.q, p, dst, start, s.recipe.Seed)

@@ -14,13 +14,20 @@ import (
 )
 
 // vocabulary gives the base model rows for more tokens: each new row is the mean of the old ones plus normal noise of standard deviation
-// 1/sqrt(width), drawn from the run's seed; an entry of a bias is the mean. So LLaMA-Factory's resize_vocab does it.
+// 1/sqrt(width), drawn from the run's seed or as torch draws it; an entry of a bias is the mean. So LLaMA-Factory's resize_vocab does it.
 type vocabulary struct {
 	// old are the parameters of the files that have a row for each token, by name; grown their new shapes.
 	old   map[string]*nn.Param
 	grown map[string]*nn.Param
 	means map[string][]float32
+	// order is what has grown in the model's order; drawn, when not nil, is the noise that torch draws, in torchDraws numbers.
+	order      []*nn.Param
+	drawn      *torchValues
+	torchDraws int64
 }
+
+// rowsSuffix names the new rows of a parameter.
+const rowsSuffix = ".rows"
 
 // growVocabulary changes the base's configuration to rows tokens and finds what grows with it.
 func growVocabulary(base zoo.Model, rows int) (*vocabulary, zoo.Model, error) {
@@ -50,6 +57,7 @@ func growVocabulary(base zoo.Model, rows int) (*vocabulary, zoo.Model, error) {
 			return nil, nil, schemas.Errorf(schemas.CodeUnsupported, "model.vocab", "%s of %s does not grow by rows", p.Name, m.Info().Architecture)
 		}
 		v.old[p.Name], v.grown[p.Name] = q, p
+		v.order = append(v.order, p)
 	}
 	return v, m, nil
 }
@@ -92,9 +100,14 @@ func (v *vocabulary) read(ctx context.Context, s *source, p *nn.Param, start int
 		}
 		return nil
 	}
-	fresh := &nn.Param{Name: p.Name + ".rows", Shape: []int64{p.Shape[0] - old.Shape[0], width}, Init: autograd.Init{Kind: autograd.InitNormal, Std: 1 / math.Sqrt(float64(width))}}
-	if err := s.draw(ctx, fresh, start-n, dst); err != nil {
-		return err
+	fresh := &nn.Param{Name: p.Name + rowsSuffix, Shape: []int64{p.Shape[0] - old.Shape[0], width}, Init: autograd.Init{Kind: autograd.InitNormal, Std: 1 / math.Sqrt(float64(width))}}
+	if v.drawn != nil {
+		v.drawn.std[fresh.Name] = fresh.Init.Std
+	}
+	if !v.drawn.read(fresh, start-n, dst) {
+		if err := s.draw(ctx, fresh, start-n, dst); err != nil {
+			return err
+		}
 	}
 	for i := range dst {
 		dst[i] += mean[(start+int64(i))%width]

@@ -82,6 +82,7 @@ def variants():
     add("scratch", LLAMA, "llama3", "identity", **FULL, train_from_scratch=True, max_samples=40)
     add("scratch_qwen", QWEN, "qwen", "identity", **FULL, train_from_scratch=True, max_samples=40)
     add("muon", LLAMA, "llama3", "identity", **FULL, use_muon=True, weight_decay=0.1, max_samples=40)
+    add("muon_lora", LLAMA, "llama3", "identity", use_muon=True, lora_target="q_proj,down_proj", weight_decay=0.05, max_samples=40)
     add("adam_mini", LLAMA, "llama3", "identity", **FULL, use_adam_mini=True, max_samples=40)
     add("llama_pro", LLAMA, "llama3", "identity", finetuning_type="freeze", use_llama_pro=True, freeze_trainable_layers=1, max_samples=40)
     add("dora_loraplus", QWEN, "qwen", "identity", use_dora=True, loraplus_lr_ratio=8.0, max_samples=40, preprocessing_num_workers=3, packing=True)

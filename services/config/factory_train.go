@@ -191,7 +191,7 @@ func (b *factoryBuilder) optim(t *schemas.TrainStage) {
 	case v.truth("use_adam_mini"):
 		o.Name = "adam_mini"
 	case v.truth("use_muon"):
-		o.Name = "muon"
+		o.Name, o.Options, o.DecayNoNorms = "muon", &schemas.OptimOptions{Nesterov: true, Moonlight: true}, false
 	}
 	if n := v.node("lr_scheduler_kwargs"); v.given("lr_scheduler_kwargs") {
 		o.ScheduleArgs = b.scheduleArgs(n)

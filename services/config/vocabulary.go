@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/chat"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -40,6 +41,13 @@ func (b *factoryBuilder) vocabulary(ctx context.Context, folder string) error {
 	}
 	added := t.add(plain, false)
 	added = append(added, t.add(special, true)...)
+	if v.truth("resize_vocab") && v.text("template") != "" {
+		c, err := chat.ByName(v.text("template"))
+		if err != nil {
+			return err
+		}
+		added = append(added, t.add(c.StopWords, true)...) // upstream adds those that the tokenizer lacks
+	}
 	if len(added) > 0 {
 		if err := b.rewriteTokenizer(ctx, folder, t, added); err != nil {
 			return err

@@ -67,12 +67,19 @@ func TestVocabularyGrows(t *testing.T) {
 func TestVocabularyIsLeftAlone(t *testing.T) {
 	dir := factoryProject(t)
 	write(t, dir, "short/config.json", `{"model_type":"llama","vocab_size":5}`)
-	r, err := resolve(t, dir, "model_name_or_path=./short", "resize_vocab=true", "add_tokens=b")
+	r, err := resolve(t, dir, "model_name_or_path=./short", "resize_vocab=true", "add_tokens=b", "template=empty")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if v := r.Spec.Stages[1].Train.Model.Vocab; v != 0 {
 		t.Errorf("a vocabulary of 5 is grown to %d for 5 tokens", v)
+	}
+	// A template's stop words are added as upstream adds them.
+	if r, err = resolve(t, dir, "model_name_or_path=./short", "resize_vocab=true", "template=llama3"); err != nil {
+		t.Fatal(err)
+	}
+	if v := r.Spec.Stages[1].Train.Model.Vocab; v != 64 {
+		t.Errorf("a vocabulary of 5 is grown to %d for 5 tokens and two stop words", v)
 	}
 	for _, more := range [][]string{{"quantization_bit=4"}, {"do_train=false", "do_predict=true", "predict_with_generate=true", "val_size=0.1"}} {
 		args := append([]string{"model_name_or_path=./short", "add_tokens=<x>"}, more...)
