@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "9bf08b7276aaa5ef95ff92c22304e35773631f5727a299333122e0e73a5a1ec1"
+#define TF_ABI_HASH "9ee2e47f9f68af8ed10041da86ef36ae08a0a939ff505add41f3f046186b089e"

@@ -71,7 +71,7 @@ static tf_status prepare(tf_queue *q, const tf_attn_fwd *p, const tf_attn_bwd *g
   TF_TRY(head_view(q, &p->v, "v", j->b, j->tk, j->hk, j->dv, p->q.dtype));
   TF_TRY(head_view(q, &p->o, "o", j->b, j->tq, j->hq, j->dv, p->q.dtype));
   j->group = j->hq / j->hk;
-  const void *lse = NULL, *start = NULL, *first = NULL, *last = NULL, *mask = NULL, *cu = NULL, *alibi = NULL, *sinks = NULL;
+  const void *lse = NULL, *start = NULL, *first = NULL, *last = NULL, *mask = NULL, *cu = NULL, *alibi = NULL, *sinks = NULL, *ids = NULL;
   TF_TRY(optional(q, &p->lse, "lse", TF_F32, j->b * j->hq * j->tq, &lse));
   TF_TRY(optional(q, &p->q_start, "q_start", TF_I32, j->b, &start));
   TF_TRY(optional(q, &p->kv_first, "kv_first", TF_I32, j->b, &first));
@@ -80,6 +80,17 @@ static tf_status prepare(tf_queue *q, const tf_attn_fwd *p, const tf_attn_bwd *g
   TF_TRY(optional(q, &p->cu_seqlens, "cu_seqlens", TF_I32, -1, &cu));
   TF_TRY(optional(q, &p->alibi, "alibi", TF_F32, j->hq, &alibi));
   TF_TRY(optional(q, &p->sinks, "sinks", TF_F32, j->hq, &sinks));
+  TF_TRY(optional(q, &p->row_ids, "row_ids", TF_I64, j->b * j->tq, &ids));
+  if (!(p->dropout >= 0 && p->dropout < 1)) return tf_fail(q, TF_EINVALID, "dropout is %g", (double)p->dropout);
+  if (p->dropout > 0) {
+    uint64_t key = tf_philox_key(p->seed, p->stream);
+    j->drop = 1;
+    j->k0 = (uint32_t)key;
+    j->k1 = (uint32_t)(key >> 32);
+    j->threshold = tf_drop_threshold(p->dropout);
+    j->keep = 1.0f / (1.0f - p->dropout);
+    j->row_ids = ids;
+  }
   if (g && !lse) return tf_fail(q, TF_EINVALID, "lse is needed for the backward");
   j->lse = (float *)(uintptr_t)lse;
   j->q_start = start;

@@ -148,16 +148,9 @@ tf_status cpu_fill(tf_queue *q, const tf_fill *p) {
 
 /* --- random numbers --- */
 
-static uint64_t splitmix(uint64_t z) {
-  z += 0x9E3779B97F4A7C15u;
-  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-  return z ^ z >> 31;
-}
-
 tf_status cpu_random(tf_queue *q, const tf_random *p) {
   if (q->st != TF_OK) return q->st;
-  uint64_t key = splitmix(p->seed ^ splitmix(p->stream));
+  uint64_t key = tf_philox_key(p->seed, p->stream);
   tf_random_job j = {.offset = p->offset, .k0 = (uint32_t)key, .k1 = (uint32_t)(key >> 32), .a = p->a, .b = p->b, .kind = p->kind, .block = BLOCK};
   void *y;
   TF_TRY(tf_flat(q, &p->y, "y", TF_F32, -1, &y));
@@ -171,7 +164,7 @@ tf_status cpu_random(tf_queue *q, const tf_random *p) {
 
 tf_status cpu_dropout(tf_queue *q, const tf_dropout *p) {
   if (q->st != TF_OK) return q->st;
-  uint64_t key = splitmix(p->seed ^ splitmix(p->stream));
+  uint64_t key = tf_philox_key(p->seed, p->stream);
   tf_dropout_job j = {.k0 = (uint32_t)key, .k1 = (uint32_t)(key >> 32), .acc = p->accumulate};
   TF_TRY(tf_as_elems(q, &p->x, "x", &j.x));
   TF_TRY(tf_as_elems_of(q, &p->y, "y", &j.y, j.x.rows, j.x.d, j.x.dt));
@@ -182,7 +175,7 @@ tf_status cpu_dropout(tf_queue *q, const tf_dropout *p) {
     j.row_ids = v;
   }
   j.scale = 1.0f / (1.0f - p->p);
-  j.threshold = (uint32_t)((double)p->p * 4294967296.0);
+  j.threshold = tf_drop_threshold(p->p);
   j.block = tf_max(1, BLOCK / 4 / tf_max(1, j.x.d));
   tf_run(q, tf_ceil_div(j.x.rows, j.block), tf_kern_of(q->d, j.x.dt)->dropout, &j);
   return TF_OK;

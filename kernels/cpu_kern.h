@@ -133,6 +133,10 @@ typedef struct {
   const int32_t *q_start;
   const uint8_t *key_mask;
   const float *alibi, *sinks;
+  const int64_t *row_ids;
+  int drop; /* whether probabilities are dropped: with this key, where a number is below the threshold; the others times keep */
+  uint32_t k0, k1, threshold;
+  float keep;
   int32_t *lo, *hi; /* per (b, query): the visible keys are lo <= j < hi */
   float *lse, *delta, *sink_part;
   float *ka, *va, *kt, *vt, *qa, *oa, *qt, *ot;
@@ -180,6 +184,16 @@ static inline void tf_gemm_c(tf_gemm_job *j, void *c, int64_t ldc, int32_t dt, f
   j->c_dt = dt;
   j->ldc = j->ldc16 = ldc;
 }
+/* The key of random numbers (SplitMix64 of both). */
+static inline uint64_t tf_splitmix(uint64_t z) {
+  z += 0x9E3779B97F4A7C15u;
+  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+  return z ^ z >> 31;
+}
+static inline uint64_t tf_philox_key(uint64_t seed, uint64_t stream) { return tf_splitmix(seed ^ tf_splitmix(stream)); }
+/* Numbers below it drop an element. */
+static inline uint32_t tf_drop_threshold(float p) { return (uint32_t)((double)p * 4294967296.0); }
 /* Element i of a tensor. */
 static inline void *tf_elem(const tf_tensor *t, int64_t i) { return (char *)tf_addr(t) + i * tf_dtype_size(t->dtype); }
 

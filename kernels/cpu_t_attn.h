@@ -83,6 +83,31 @@ V1 v16 masked(v16 s, const lanes_q *w, int g, int64_t key, int hidden) {
   m16 see = v_and(v_lt(v_ld(w->lo + 16 * g), k), v_lt(k, v_ld(w->hi + 16 * g)));
   return v_sel(see, s, v_set1(LOW));
 }
+
+/* The factors of dropout, 0 or keep, of four keys from k on (a multiple of 4) for query i: m[0], m[step], ... */
+static inline void drop_four(const tf_attn_job *j, int64_t b, int64_t h, int64_t i, int64_t k, float *m, int64_t step) {
+  uint64_t id = (uint64_t)(j->row_ids ? j->row_ids[b * j->tq + i] : b * j->tq + i);
+  uint32_t u[4];
+  philox((uint32_t)(k / 4), (uint32_t)h, (uint32_t)id, (uint32_t)(id >> 32), j->k0, j->k1, u);
+  for (int c = 0; c < 4; c++) m[c * step] = u[c] >= j->threshold ? j->keep : 0.0f;
+}
+
+/* Lanes are the queries from q0 on, rows the n keys from j0 on. */
+static void drop_lanes_q(const tf_attn_job *j, int64_t b, int64_t h, int64_t q0, int64_t lanes, int64_t j0, int64_t n, float *m) {
+  for (int64_t i = 0; i < n; i += 4)
+    for (int64_t q = 0; q < NR; q++) {
+      if (q < lanes)
+        drop_four(j, b, h, q0 + q, j0 + i, m + i * NR + q, NR);
+      else
+        for (int64_t c = 0; c < 4; c++) m[(i + c) * NR + q] = 0;
+    }
+}
+
+/* Lanes are the keys from k0 on, rows the n queries from q0 on. */
+static void drop_lanes_k(const tf_attn_job *j, int64_t b, int64_t h, int64_t k0, int64_t q0, int64_t n, float *m) {
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t k = 0; k < NR; k += 4) drop_four(j, b, h, q0 + i, k0 + k, m + i * NR + k, 1);
+}
 #endif
 
 /* One packing task: TF_ATTN_BLOCK rows of one head of x [rows][d]: as panels of TF_MR rows (rowp) and of TF_MR columns (colp). */
@@ -136,6 +161,7 @@ static void K(attn_fwd)(void *arg, int64_t task, int thread) {
   int64_t len = j->tk + TF_ATTN_PAD, dk = j->dk, dv = j->dv;
   const float *ka = j->ka + kv * len * dk, *vt = j->vt + kv * len * (dv + TF_ATTN_PAD);
   float *qp = tf_scratch(j->dev, thread), *s = qp + dk * NR, *o = s + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
+  float *keep = o + (dv + TF_ATTN_PAD) * NR;
   const scoring sc = scoring_of(j, h);
   int64_t end = tf_min(j->tq, (task % qt + 1) * TF_ATTN_LANES);
   for (int64_t q0 = task % qt * TF_ATTN_LANES; q0 < end; q0 += NR) {
@@ -153,6 +179,7 @@ static void K(attn_fwd)(void *arg, int64_t task, int thread) {
       int64_t kn = tf_min(TF_ATTN_BLOCK, w.last - j0);
       int partial = w.all_first > j0 || w.all_last < j0 + kn || j->key_mask;
       panel_product(ka + j0 * dk, kn, dk, qp, s);
+      if (j->drop) drop_lanes_q(j, b, h, q0, n, j0, kn, keep);
       for (int g = 0; g < NG; g++) {
         v16 pos = v_ld(w.pos + 16 * g), mx = m[g];
         for (int64_t i = 0; i < kn; i++) {
@@ -167,7 +194,7 @@ static void K(attn_fwd)(void *arg, int64_t task, int thread) {
           float *si = s + i * NR + 16 * g;
           v16 x = v_ld(si), p = v_exp(v_sub(x, mx));
           if (partial) p = v_sel(v_lt(x, v_set1(0.5f * LOW)), v_zero(), p);
-          v_st(si, p);
+          v_st(si, j->drop ? v_mul(p, v_ld(keep + i * NR + 16 * g)) : p);
           sum = v_add(sum, p);
         }
         if (load)
@@ -223,7 +250,7 @@ static void K(attn_bwd_kv)(void *arg, int64_t task, int thread) {
   int64_t kt = tf_ceil_div(j->tk, TF_ATTN_LANES), bk = task / kt, b = bk / j->hk, hk = bk % j->hk;
   int64_t dk = j->dk, dv = j->dv, len = j->tq + TF_ATTN_PAD;
   float *kp = tf_scratch(j->dev, thread), *vp = kp + dk * NR, *s = vp + dv * NR, *e = s + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
-  float *gk = e + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR, *gv = gk + (dk + TF_ATTN_PAD) * NR;
+  float *gk = e + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR, *gv = gk + (dk + TF_ATTN_PAD) * NR, *keep = gv + (dv + TF_ATTN_PAD) * NR;
   int64_t end = tf_min(j->tk, (task % kt + 1) * TF_ATTN_LANES);
   for (int64_t k0 = task % kt * TF_ATTN_LANES; k0 < end; k0 += NR) {
     int64_t n = tf_min(NR, end - k0), ks = j->p->k.stride[1], vs = j->p->v.stride[1];
@@ -255,6 +282,7 @@ static void K(attn_bwd_kv)(void *arg, int64_t task, int thread) {
         int64_t rows = last - first;
         panel_product(qa + first * dk, rows, dk, kp, s);
         panel_product(oa + first * dv, rows, dv, vp, e);
+        if (j->drop) drop_lanes_k(j, b, h, k0, first, rows, keep);
         for (int64_t i = 0; i < rows; i++) {
           int64_t q = first + i;
           int whole = lo[q] <= k0 && hi[q] >= k0 + n;
@@ -267,8 +295,14 @@ static void K(attn_bwd_kv)(void *arg, int64_t task, int thread) {
               m16 vis = v_and(v_lt(v_set1((float)lo[q] - 0.5f), kv), v_lt(kv, v_set1((float)hi[q] - 0.5f)));
               p = v_sel(v_and(vis, v_lt(v_zero(), v_ld(see + 16 * g))), p, v_zero());
             }
+            v16 dp = v_ld(ei);
             v_st(si, p);
-            v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(v_ld(ei), de), x, rel)), sc.scale));
+            if (j->drop) {
+              v16 f = v_ld(keep + i * NR + 16 * g);
+              dp = v_mul(dp, f);
+              v_st(si, v_mul(p, f));
+            }
+            v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(dp, de), x, rel)), sc.scale));
           }
         }
         panel_accumulate(ot, len, first, rows, dv, s, gv, load);
@@ -293,7 +327,7 @@ static void K(attn_bwd_q)(void *arg, int64_t task, int thread) {
   int64_t len = j->tk + TF_ATTN_PAD, dk = j->dk, dv = j->dv;
   const float *ka = j->ka + kv * len * dk, *va = j->va + kv * len * dv, *kt = j->kt + kv * len * (dk + TF_ATTN_PAD);
   float *qp = tf_scratch(j->dev, thread), *op = qp + dk * NR, *s = op + dv * NR, *e = s + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
-  float *gq = e + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
+  float *gq = e + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR, *keep = gq + (dk + TF_ATTN_PAD) * NR;
   const scoring sc = scoring_of(j, h);
   int64_t end = tf_min(j->tq, (task % qt + 1) * TF_ATTN_LANES);
   for (int64_t q0 = task % qt * TF_ATTN_LANES; q0 < end; q0 += NR) {
@@ -308,6 +342,7 @@ static void K(attn_bwd_q)(void *arg, int64_t task, int thread) {
       int partial = w.all_first > j0 || w.all_last < j0 + kn || j->key_mask;
       panel_product(ka + j0 * dk, kn, dk, qp, s);
       panel_product(va + j0 * dv, kn, dv, op, e);
+      if (j->drop) drop_lanes_q(j, b, h, q0, n, j0, kn, keep);
       for (int g = 0; g < NG; g++) {
         v16 pos = v_ld(w.pos + 16 * g), ls = v_ldn(j->lse + bh * j->tq + q0 + 16 * g, tf_max(0, n - 16 * g));
         v16 de = v_ldn(j->delta + bh * j->tq + q0 + 16 * g, tf_max(0, n - 16 * g));
@@ -319,7 +354,9 @@ static void K(attn_bwd_q)(void *arg, int64_t task, int thread) {
             v16 y = masked(x, &w, g, j0 + i, j->key_mask && !j->key_mask[b * j->tk + j0 + i]);
             p = v_sel(v_lt(y, v_set1(0.5f * LOW)), v_zero(), p);
           }
-          v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(v_ld(ei), de), x, rel)), sc.scale));
+          v16 dp = v_ld(ei);
+          if (j->drop) dp = v_mul(dp, v_ld(keep + i * NR + 16 * g));
+          v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(dp, de), x, rel)), sc.scale));
         }
       }
       panel_accumulate(kt, len, j0, kn, dk, e, gq, load);

@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 5
+#define TF_ABI_VERSION 6
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -234,12 +234,16 @@ typedef struct {
  * j >= p - window_left; window_right >= 0: j <= p + window_right; kv_first[b] <= j < kv_last[b] (i32 [b], optional: padding, cache);
  * key_mask u8 [b,tk] optional, 0 hides a key; cu_seqlens i32 [documents+1] optional: b is 1, tq == tk, and a query sees its own document.
  * A query that sees nothing gives 0. score = scale * q.k, then softcap*tanh(score/softcap) when softcap > 0, plus
- * alibi[h] * (j - p) (f32 [hq], optional). sinks f32 [hq] optional: one more logit of each head, in the denominator only. */
+ * alibi[h] * (j - p) (f32 [hq], optional). sinks f32 [hq] optional: one more logit of each head, in the denominator only.
+ * dropout > 0: each probability, the sum over them taken, is 0 or divided by 1 - dropout, as in tf_dropout with the key of (seed, stream)
+ * and the counter (j / 4, h, row id); row_ids i64 [b,tq] optional (default: the number of the query, b * tq + i). */
 typedef struct {
-  tf_tensor q, k, v, o, lse, q_start, kv_first, kv_last, key_mask, cu_seqlens, alibi, sinks;
+  tf_tensor q, k, v, o, lse, q_start, kv_first, kv_last, key_mask, cu_seqlens, alibi, sinks, row_ids;
   int64_t q_start0;
+  uint64_t seed, stream;
   float scale, softcap;
-  int32_t causal, window_left, window_right, reserved;
+  int32_t causal, window_left, window_right;
+  float dropout;
 } tf_attn_fwd;
 
 /* dk and dv have one writer per (sequence, kv head, key block); the gradient of sinks is f32 [hq], optional. */

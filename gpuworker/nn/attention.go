@@ -38,6 +38,7 @@ func (h *Heads) Attend(t *Tape, q, k, v Value, p *Positions, cache *ops.LayerCac
 		r := p.Tables[h.Rope]
 		c.Cos, c.Sin, c.RotDim, c.Interleaved = r.Cos, r.Sin, r.Dim, r.Interleaved
 	}
+	c.Drop, _ = p.Drop.config(t)
 	o := ops.Attention(t, q, k, v, c)
 	t.Release(q, k, v)
 	return o
@@ -186,6 +187,8 @@ type Positions struct {
 	ALiBi autograd.Tensor
 	// Start is the position of the first query: the length of the cache.
 	Start int
+	// Drop, when not nil, acts on the probabilities of the block that is being computed.
+	Drop *Dropout
 	// Short, when not nil, makes attention shifted short attention.
 	Short *ShortAttention
 }

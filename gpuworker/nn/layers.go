@@ -11,6 +11,8 @@ type Linear struct {
 	Bias   *Param `hf:"bias"`
 	// Adapter, when not nil, computes the layer in place of the plain product.
 	Adapter LinearAdapter
+	// Drop, when not nil, acts on the output while training, before the residual is added.
+	Drop *Dropout
 }
 
 // NewConv1D describes a layer that checkpoints store transposed, [in, out], as GPT-2's Conv1D. In memory it is like any other.
@@ -40,6 +42,13 @@ func (l *Linear) Forward(t *Tape, x Value) Value { return l.Add(t, x, Value{}) }
 
 // Add computes residual + Linear(x) in one operation; an absent residual counts as zero.
 func (l *Linear) Add(t *Tape, x, residual Value) Value {
+	if l.Drop.Acts(t) {
+		return l.Drop.Add(t, l.add(t, x, Value{}), residual)
+	}
+	return l.add(t, x, residual)
+}
+
+func (l *Linear) add(t *Tape, x, residual Value) Value {
 	if l.Adapter != nil {
 		return l.Adapter.Forward(t, l, x, residual)
 	}

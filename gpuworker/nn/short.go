@@ -64,6 +64,10 @@ func (h *Heads) attendShort(t *Tape, q, k, v Value, p *Positions) Value {
 		if lo > 0 {
 			c.KeyMask = s.shifted
 		}
+		if drop, ok := p.Drop.config(t); ok {
+			drop.Stream ^= uint64(lo) // the halves count their heads, and name their tokens, alike
+			c.Drop = drop
+		}
 		take := func(x Value, width int) Value {
 			y := ops.Columns(t, x, lo*width/2, hi*width/2)
 			if lo > 0 {

@@ -14,24 +14,32 @@ type DropoutConfig struct {
 }
 
 type dropout struct {
-	x, y autograd.Value
-	c    DropoutConfig
+	residual, x, y autograd.Value
+	c              DropoutConfig
 }
 
 // Dropout zeroes elements of x [n, d] with probability P and scales the others by 1/(1-P).
 func Dropout(t *autograd.Tape, x autograd.Value, c DropoutConfig) autograd.Value {
+	return AddDropout(t, autograd.Value{}, x, c)
+}
+
+// AddDropout computes residual + Dropout(x), both [n, d]; an absent residual counts as zero.
+func AddDropout(t *autograd.Tape, residual, x autograd.Value, c DropoutConfig) autograd.Value {
 	if !t.OK() {
 		return autograd.Value{}
 	}
-	op := &dropout{x: x, c: c}
+	op := &dropout{residual: residual, x: x, c: c}
 	xd := t.Data(x)
 	yd, h := t.OutLike(xd, xd.Dim[0], xd.Dim[1])
 	if !t.OK() {
 		return autograd.Value{}
 	}
-	op.run(t, xd, yd, false)
+	if residual.Valid() {
+		t.Queue().Copy(kernels.Copy{X: t.Data(residual), Y: yd})
+	}
+	op.run(t, xd, yd, residual.Valid())
 	t.Check("dropout", xd, c.Rows)
-	op.y = t.Record(op, yd, h, t.Needs(x))
+	op.y = t.Record(op, yd, h, t.Needs(residual, x))
 	return op.y
 }
 
@@ -48,6 +56,7 @@ func (op *dropout) Backward(t *autograd.Tape) error {
 	if g, acc, ok := t.GradFor(op.x); ok {
 		op.run(t, dy, g, acc)
 	}
+	passResidual(t, op.y, op.residual)
 	return t.Queue().Err()
 }
 

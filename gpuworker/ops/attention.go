@@ -54,6 +54,8 @@ type AttentionConfig struct {
 	ALiBi autograd.Tensor
 	// Sinks ([heads]) are one more logit of each head, in the denominator only; may be absent.
 	Sinks autograd.Value
+	// Drop, with a P above 0, drops probabilities after the softmax; its Rows are the tokens'.
+	Drop DropoutConfig
 	// Start is the number of positions already in Cache.
 	Start int
 	Cache *LayerCache
@@ -101,6 +103,9 @@ func Attention(t *autograd.Tape, q, k, v autograd.Value, c AttentionConfig) auto
 	op.rotate(queue, kd, false)
 	f := kernels.AttnFwd{Q: qd, K: kd, V: vd, O: od.Reshape(b, s, int64(c.Heads), int64(c.ValueDim)), LSE: lse, KVFirst: c.KVFirst, KVLast: c.KVLast,
 		CuSeqlens: c.Docs, KeyMask: c.KeyMask, ALiBi: c.ALiBi, Scale: float32(c.Scale), Softcap: float32(c.Softcap), Causal: 1, WindowLeft: -1, WindowRight: -1}
+	if c.Drop.P > 0 {
+		f.Dropout, f.Seed, f.Stream, f.RowIDs = c.Drop.P, c.Drop.Seed, c.Drop.Stream, c.Drop.Rows
+	}
 	if c.Window > 0 {
 		f.WindowLeft = int32(c.Window - 1)
 	}

@@ -132,6 +132,11 @@ func countStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.M
 	rows := max(1, c.Stage.MicroBatch)
 	ids := make([]int32, rows*c.Seq)
 	batch := &nn.Batch{Rows: rows, Seq: c.Seq, IDs: ids, Labels: ids}
+	switch c.Stage.Objective {
+	case "dpo", "kto", "ppo", "grpo": // train without dropout
+	default:
+		tape.SetNoise(&autograd.Noise{IDs: make([]int64, len(ids))})
+	}
 	leaves := max(world, c.Stage.Leaves)
 	if c.Stage.Reduction == "fast" {
 		leaves = min(leaves, 2*world) // the last leaf brings the exchange

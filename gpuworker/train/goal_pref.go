@@ -94,6 +94,7 @@ func (g *pairGoal) leaf(ctx context.Context, _ int, samples []int32) (leafResult
 	if err != nil {
 		return leafResult{}, err
 	}
+	g.s.tape.SetNoise(nil) // no dropout, as upstream (disable_dropout of TRL)
 	w := share(len(samples), g.leaves)
 	r, err := g.loss.Backward(ctx, g.s.tape, g.s.model, b, ref, w)
 	if err != nil {
@@ -276,6 +277,7 @@ func (g *ktoGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResu
 	if err != nil {
 		return leafResult{}, err
 	}
+	g.s.tape.SetNoise(nil) // no dropout, as upstream (disable_dropout of TRL)
 	kl := 0.0
 	if len(samples) > 0 {
 		kl = g.kl[leaf]

@@ -103,6 +103,13 @@ func methodStages() map[string]schemas.Stage {
 	for _, of := range []string{"everything in bf16", "dora in bf16", "modules to save, tied in bf16", "oft in bf16", "freeze last in bf16"} {
 		pure(of, func(*schemas.TrainStage) {})
 	}
+	other("own dropout", "full", func(t *schemas.TrainStage) {
+		t.Model.Config = []byte(`{"model_type":"gpt2","vocab_size":97,"n_embd":32,"n_layer":3,"n_head":4,"n_positions":64,"attn_pdrop":0.05,"embd_pdrop":0.05,"resid_pdrop":0.05}`)
+	})
+	other("own dropout and that of lora", "lora", func(t *schemas.TrainStage) {
+		t.Model.Config = []byte(toyConfig[:len(toyConfig)-1] + `,"attention_dropout":0.1}`)
+		t.LoRA.Dropout, t.DType = 0.1, "bf16"
+	})
 	other("full, pure", "full", func(t *schemas.TrainStage) { t.DType, t.PureBF16, t.Optim.Name = "bf16", true, "adamw_8bit" })
 	other("full, pure, none", "full", func(t *schemas.TrainStage) { t.DType, t.PureBF16, t.Sharding = "bf16", true, "none" })
 	return out

@@ -102,10 +102,11 @@ func describeBloom(c BloomConfig) description {
 		alibi: alibiSlopes(c.Heads)}
 	h := c.geometry()
 	h.Layout = ops.FusedHeads
-	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(int) bloomBlock {
+	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(i int) bloomBlock {
 		b := bloomBlock{AttnNorm: norm(), MLPNorm: norm(), postNormResidual: c.PostNormResidual}
 		b.Attn.QKV, b.Attn.O, b.Attn.Heads = c.fusedQKV(true), nn.NewLinear(c.Hidden, c.Hidden, true, c.InitRange), h
 		b.MLP.Up, b.MLP.Down = newFeedForward(c.Sizes, true)
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.HiddenDropout, c.HiddenDropout)
 		return b
 	})
 	return d

@@ -65,6 +65,12 @@ type description struct {
 	// ropes are the rotary tables that blocks refer to by index; alibi the slopes, one a head.
 	ropes []nn.Rope
 	alibi []float32
+	// attnDrop is the dropout of attention's probabilities, default the configuration's attention_dropout; embedDrop what the embedding's
+	// is, or nil.
+	attnDrop  maybe[float64]
+	embedDrop *nn.Dropout
+	// probDrops are the former, one a block; nil without.
+	probDrops []*nn.Dropout
 }
 
 // configuration is what every architecture's config struct does.
@@ -73,7 +79,7 @@ type configuration[C any] interface {
 	WithDefaults() C
 	// Validate reports every problem at once.
 	Validate() error
-	// dropouts are the probabilities by which training drops activations, by their keys in config.json.
+	// dropouts are the probabilities of dropout by their keys in config.json.
 	dropouts() map[string]float64
 }
 
@@ -96,6 +102,9 @@ func define[C configuration[C]](name, modelType string, defaults C, names map[st
 		d := describe(c)
 		d.info.Architecture, d.info.ModelType, d.info.Config = name, modelType, raw
 		d.info.Dropout = maps.Clone(c.dropouts())
+		for i := range d.blocks {
+			d.probDrops = append(d.probDrops, nn.NewDropout(d.attnDrop.or(d.info.Dropout["attention_dropout"]), i, nn.DropProbs))
+		}
 		maps.DeleteFunc(d.info.Dropout, func(_ string, p float64) bool { return p == 0 })
 		return newCausal(d), nil
 	}}
@@ -276,6 +285,9 @@ func (m *causal) embedding(t *autograd.Tape, b *nn.Batch, start int) autograd.Va
 	if m.embedNorm != nil {
 		step(m.embedNorm.Forward(t, x))
 	}
+	if m.embedDrop.Acts(t) {
+		x = m.embedDrop.Add(t, x, autograd.Value{})
+	}
 	return x
 }
 
@@ -310,7 +322,10 @@ func (m *causal) hidden(t *autograd.Tape, b *nn.Batch, cache *Cache, last bool) 
 		t.Leave(m.embedUnit)
 	}
 	for i, u := range m.blockUnits {
-		x = t.Block(u, x, func(x autograd.Value) autograd.Value { return m.blocks[i].forward(t, x, p, i) })
+		x = t.Block(u, x, func(x autograd.Value) autograd.Value {
+			p.Drop = m.probDrops[i] // also when the block is computed again
+			return m.blocks[i].forward(t, x, p, i)
+		})
 	}
 	if last && b.Seq > 1 {
 		x = ops.LastRows(t, x, b.Rows, b.Seq)

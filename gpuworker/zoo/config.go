@@ -173,7 +173,7 @@ func (p *problems) positive(key string, v float64) {
 	}
 }
 
-// dropouts checks probabilities of dropout. Training refuses those that are not 0 (see Info.Dropout); nothing else uses them.
+// dropouts checks probabilities of dropout, which act in training only (see Info.Dropout).
 func (p *problems) dropouts(keys map[string]float64) {
 	for _, k := range slices.Sorted(maps.Keys(keys)) {
 		if v := keys[k]; !(v >= 0 && v < 1) {

@@ -105,6 +105,8 @@ type falconBlock struct {
 		Down nn.Linear `hf:"dense_4h_to_h"`
 	} `hf:"mlp"`
 	feedForward
+	// drop acts on the sum of branches that are side by side.
+	drop *nn.Dropout
 }
 
 func (b *falconBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Value {
@@ -116,17 +118,24 @@ func (b *falconBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Val
 		return nn.FeedForward(t, h, residual, &b.MLP.Up, &b.MLP.Down, b.act)
 	}
 	var h, y nn.Value
+	to := x
+	if b.drop.Acts(t) {
+		to = nn.Value{}
+	}
 	switch {
 	case b.AttnNorm != nil:
-		h = attn(b.AttnNorm.Forward(t, x), x)
+		h = attn(b.AttnNorm.Forward(t, x), to)
 		y = mlp(b.MLPNorm.Forward(t, x), h)
 	case b.PostNorm != nil:
 		h = attn(b.Norm.Forward(t, x), x)
 		y = mlp(b.PostNorm.Forward(t, h), h)
 	default:
-		return parallel(t, x, b.Norm.Forward(t, x), attn, mlp)
+		y = parallel(t, to, b.Norm.Forward(t, x), attn, mlp)
 	}
 	t.Release(h)
+	if !to.Valid() {
+		y = b.drop.Add(t, y, x)
+	}
 	return y
 }
 
@@ -170,8 +179,9 @@ func describeFalcon(c FalconConfig) description {
 		d.alibi = c.slopes()
 	} else {
 		d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
+		d.attnDrop = some(0.0) // transformers drops probabilities only with ALiBi
 	}
-	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(int) falconBlock {
+	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(i int) falconBlock {
 		b := falconBlock{feedForward: feedForward{c.activation()}}
 		if c.twoNorms() {
 			b.AttnNorm, b.MLPNorm = norm(), norm()
@@ -183,6 +193,11 @@ func describeFalcon(c FalconConfig) description {
 		}
 		b.Attn.QKV, b.Attn.O, b.Attn.Heads = c.fusedQKV(c.Bias), nn.NewLinear(c.Hidden, c.Hidden, c.Bias, c.InitRange), c.heads()
 		b.MLP.Up, b.MLP.Down = newFeedForward(c.Sizes, c.Bias)
+		if c.Parallel {
+			_, b.drop = drops(i, 0, c.HiddenDropout)
+		} else {
+			b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.Dropout, c.HiddenDropout) // attention_dropout there, as transformers
+		}
 		return b
 	})
 	return d

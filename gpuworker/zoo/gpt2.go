@@ -115,12 +115,14 @@ func (c GPT2Config) describe(layout ops.Layout, linear func(in, out int) nn.Line
 	m := &gpt2{Head: c.output(false)}
 	m.Model.Embed, m.Model.Positions, m.Model.Norm = nn.NewEmbedding(c.Vocab, c.Hidden, c.InitRange), nn.NewEmbedding(c.MaxPositions, c.Hidden, c.InitRange), norm()
 	d := description{root: m, info: c.info("transformer"), embed: &m.Model.Embed, positions: &m.Model.Positions, norm: &m.Model.Norm, head: &m.Head}
+	d.attnDrop, d.embedDrop = some(c.AttnDropout), embedDrop(c.EmbdDropout)
 	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(i int) gpt2Block {
 		b := gpt2Block{AttnNorm: norm(), MLPNorm: norm(), feedForward: feedForward{c.activation()}}
 		b.Attn.Heads = c.geometry()
 		b.Attn.Layout, b.Attn.Scale = layout, c.scale(i)
 		b.Attn.QKV, b.Attn.O = linear(c.Hidden, (c.Heads+2*c.kv())*c.headDim()), linear(c.Hidden, c.Hidden)
 		b.MLP.Up, b.MLP.Down = linear(c.Hidden, c.Intermediate), linear(c.Intermediate, c.Hidden)
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.ResidDropout, c.ResidDropout)
 		return b
 	})
 	return d

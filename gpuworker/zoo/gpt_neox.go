@@ -100,10 +100,12 @@ func describeNeoX(c GPTNeoXConfig) description {
 	d := description{root: m, info: c.info("gpt_neox"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head, ropes: []nn.Rope{c.table()}}
 	h := c.geometry()
 	h.Layout = ops.FusedHeads
-	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(int) neoxBlock {
+	d.embedDrop = embedDrop(c.HiddenDropout)
+	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(i int) neoxBlock {
 		b := neoxBlock{AttnNorm: norm(), MLPNorm: norm(), feedForward: feedForward{c.activation()}, parallel: c.Parallel}
 		b.Attn.QKV, b.Attn.O, b.Attn.Heads = c.fusedQKV(c.AttentionBias), nn.NewLinear(c.Hidden, c.Hidden, c.AttentionBias, c.InitRange), h
 		b.MLP.Up, b.MLP.Down = newFeedForward(c.Sizes, true)
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.HiddenDropout, c.HiddenDropout)
 		return b
 	})
 	return d

@@ -89,11 +89,13 @@ func describeGPTJ(c GPTJConfig) description {
 	m := &gptj{Head: c.output(true)}
 	m.Model.Embed, m.Model.Norm = nn.NewEmbedding(c.Vocab, c.Hidden, c.InitRange), nn.NewLayerNorm(c.Hidden, c.Eps, true)
 	d := description{root: m, info: c.info("transformer"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head, ropes: []nn.Rope{c.table()}}
-	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(int) gptjBlock {
+	d.attnDrop, d.embedDrop = some(c.AttnDropout), embedDrop(c.EmbdDropout)
+	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(i int) gptjBlock {
 		b := gptjBlock{Norm: nn.NewLayerNorm(c.Hidden, c.Eps, true), feedForward: feedForward{c.activation()}}
 		a := nn.NewAttention(c.Hidden, c.geometry(), false, false, c.InitRange)
 		b.Attn.Q, b.Attn.K, b.Attn.V, b.Attn.O, b.Attn.Heads = a.Q, a.K, a.V, a.O, a.Heads
 		b.MLP.Up, b.MLP.Down = newFeedForward(c.Sizes, true)
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.ResidDropout, c.ResidDropout)
 		return b
 	})
 	return d

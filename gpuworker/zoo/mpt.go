@@ -105,10 +105,12 @@ func describeMpt(c MptConfig) description {
 	d := description{root: m, info: c.info("transformer"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head, alibi: mptSlopes(c.Heads)}
 	h := c.geometry()
 	h.Layout, h.Scale = ops.FusedParts, c.Attention.Scale.or(0)
-	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(int) mptBlock {
+	d.attnDrop = some(c.Attention.Dropout)
+	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(i int) mptBlock {
 		b := mptBlock{AttnNorm: norm(), MLPNorm: norm(), clip: float32(c.Attention.Clip.or(0))}
 		b.Attn.QKV, b.Attn.O, b.Attn.Heads = c.fusedQKV(false), nn.NewLinear(c.Hidden, c.Hidden, false, c.InitRange), h
 		b.MLP.Up, b.MLP.Down = newFeedForward(c.Sizes, false)
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.Attention.Dropout, c.Attention.Dropout)
 		return b
 	})
 	return d

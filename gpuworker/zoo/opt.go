@@ -125,11 +125,12 @@ func describeOPT(c OPTConfig) description {
 	d := description{root: m, info: c.info("model"), embed: &dec.Embed, positions: &dec.Positions, positionOffset: optOffset, maskedPositions: true, projectIn: dec.ProjectIn,
 		norm: dec.Norm, projectOut: dec.ProjectOut, head: &m.Head}
 	d.info.Hidden = c.EmbedDim.v
-	dec.Layers, d.blocks = makeBlocks(c.Layers, func(int) optBlock {
+	dec.Layers, d.blocks = makeBlocks(c.Layers, func(i int) optBlock {
 		b := optBlock{AttnNorm: norm(), MLPNorm: norm(), feedForward: feedForward{c.activation()}, normBefore: c.NormBefore}
 		a := nn.NewAttention(c.Hidden, c.geometry(), c.Bias, c.Bias, c.InitRange)
 		b.Attn.Q, b.Attn.K, b.Attn.V, b.Attn.O, b.Attn.Heads = a.Q, a.K, a.V, a.O, a.Heads
 		b.Up, b.Down = newFeedForward(c.Sizes, c.Bias)
+		b.Attn.O.Drop, b.Down.Drop = drops(i, c.Dropout, c.Dropout)
 		return b
 	})
 	return d

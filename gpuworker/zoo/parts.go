@@ -55,3 +55,11 @@ type feedForward struct{ act kernels.Activation }
 func newFeedForward(s Sizes, bias bool) (up, down nn.Linear) {
 	return nn.NewLinear(s.Hidden, s.Intermediate, bias, s.InitRange), nn.NewLinear(s.Intermediate, s.Hidden, bias, s.InitRange)
 }
+
+// drops are the dropouts of what the two branches of a block add.
+func drops(layer int, attn, mlp float64) (a, m *nn.Dropout) {
+	return nn.NewDropout(attn, layer, nn.DropAttention), nn.NewDropout(mlp, layer, nn.DropMLP)
+}
+
+// embedDrop is the dropout of what the first block reads.
+func embedDrop(p float64) *nn.Dropout { return nn.NewDropout(p, 0, nn.DropEmbedding) }

@@ -87,7 +87,8 @@ func describePhi(c PhiConfig) description {
 	m.Model.Norm = nn.NewLayerNorm(c.Hidden, c.Eps, true)
 	d := description{root: m, info: c.info("model"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head,
 		ropes: []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}}
-	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(int) phiBlock {
+	d.embedDrop = embedDrop(c.EmbdDropout)
+	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(i int) phiBlock {
 		b := phiBlock{Norm: nn.NewLayerNorm(c.Hidden, c.Eps, true), feedForward: feedForward{c.activation()}}
 		a := nn.NewAttention(c.Hidden, c.geometry(), true, true, c.InitRange)
 		b.Attn.Q, b.Attn.K, b.Attn.V, b.Attn.O, b.Attn.Heads = a.Q, a.K, a.V, a.O, a.Heads
@@ -95,6 +96,7 @@ func describePhi(c PhiConfig) description {
 			b.Attn.QNorm, b.Attn.KNorm = nn.NewLayerNorm(c.headDim(), c.Eps, true).PerHead(c.headDim(), 0), nn.NewLayerNorm(c.headDim(), c.Eps, true).PerHead(c.headDim(), 0)
 		}
 		b.MLP.Up, b.MLP.Down = newFeedForward(c.Sizes, true)
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.ResidDropout, c.ResidDropout)
 		return b
 	})
 	return d

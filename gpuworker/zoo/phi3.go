@@ -79,9 +79,10 @@ func describePhi3(c Phi3Config) description {
 	norm := func() nn.Norm { return nn.NewRMSNorm(c.Hidden, c.Eps) }
 	h := c.geometry()
 	h.Layout, h.Window = ops.FusedParts, c.Window.or(0)
-	d := newDecoder(c.Sizes, norm(), func(int) phi3Block {
+	d := newDecoder(c.Sizes, norm(), func(i int) phi3Block {
 		b := phi3Block{AttnNorm: norm(), MLPNorm: norm(), MLP: newFusedGated(c.Sizes), feedForward: feedForward{c.activation()}}
 		b.Attn.QKV, b.Attn.O, b.Attn.Heads = c.fusedQKV(false), nn.NewLinear(c.Heads*c.headDim(), c.Hidden, false, c.InitRange), h
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.ResidDropout, c.ResidDropout)
 		return b
 	})
 	d.ropes = []nn.Rope{c.table()}

@@ -43,8 +43,10 @@ func (c SeedOssConfig) dropouts() map[string]float64 {
 
 // describeSeedOss is llama with a bias of its own on the output projection (modeling_seed_oss.py).
 func describeSeedOss(c SeedOssConfig) description {
-	d := newDecoder(c.Sizes, nn.NewRMSNorm(c.Hidden, c.Eps), func(int) llamaBlock {
-		return newLlamaBlock(c.Sizes, c.Eps, nn.NewAttention(c.Hidden, c.geometry(), c.AttentionBias, c.OutBias, c.InitRange), c.MLPBias)
+	d := newDecoder(c.Sizes, nn.NewRMSNorm(c.Hidden, c.Eps), func(i int) llamaBlock {
+		b := newLlamaBlock(c.Sizes, c.Eps, nn.NewAttention(c.Hidden, c.geometry(), c.AttentionBias, c.OutBias, c.InitRange), c.MLPBias)
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.ResidualDropout, c.ResidualDropout)
+		return b
 	})
 	d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
 	return d

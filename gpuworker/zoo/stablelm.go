@@ -88,9 +88,10 @@ func describeStableLm(c StableLmConfig) description {
 		}
 		return h
 	}
-	d := newDecoder(c.Sizes, norm(), func(int) stablelmBlock {
+	d := newDecoder(c.Sizes, norm(), func(i int) stablelmBlock {
 		a := nn.NewAttention(c.Hidden, c.geometry(), c.QKVBias, false, c.InitRange)
 		b := stablelmBlock{AttnNorm: norm(), MLP: newGated(c.Sizes, false), Attn: stablelmAttn{Q: a.Q, K: a.K, V: a.V, O: a.O, Heads: a.Heads}}
+		_, b.MLP.Down.Drop = drops(i, 0, c.HiddenDropout)
 		if c.QKNorm {
 			b.Attn.QNorm, b.Attn.KNorm = heads(c.Heads), heads(c.kv())
 		}

@@ -65,11 +65,13 @@ func describeStarcoder2(c Starcoder2Config) description {
 	norm := func() nn.Norm { return nn.NewLayerNorm(c.Hidden, c.Eps, true) }
 	h := c.geometry()
 	h.Window = c.Window.or(0)
-	d := newDecoder(c.Sizes, norm(), func(int) starcoder2Block {
+	d := newDecoder(c.Sizes, norm(), func(i int) starcoder2Block {
 		b := starcoder2Block{AttnNorm: norm(), MLPNorm: norm(), Attn: nn.NewAttention(c.Hidden, h, c.Bias, c.Bias, c.InitRange), feedForward: feedForward{c.activation()}}
 		b.MLP.Up, b.MLP.Down = newFeedForward(c.Sizes, c.Bias)
+		b.Attn.O.Drop, b.MLP.Down.Drop = drops(i, c.ResidualDropout, c.ResidualDropout)
 		return b
 	})
+	d.embedDrop = embedDrop(c.EmbeddingDropout)
 	d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
 	return d
 }

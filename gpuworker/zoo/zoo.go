@@ -5,8 +5,6 @@ package zoo
 
 import (
 	"encoding/json"
-	"maps"
-	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
@@ -50,14 +48,15 @@ type Decoder interface {
 	Continue(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
 }
 
-// Trainable is nil for a model that trains as transformers trains it; CodeUnsupported, naming the keys, for one that would drop activations.
+// Trainable is nil for a model that trains as transformers trains it; CodeUnsupported, naming the key, for one that would leave out whole
+// layers at random.
 func (i Info) Trainable() error {
-	var p problems
-	for _, k := range slices.Sorted(maps.Keys(i.Dropout)) {
-		p.errs = append(p.errs, schemas.Errorf(schemas.CodeUnsupported, "config.json:"+k, "the model's own dropout (%g) is not applied in training", i.Dropout[k]).
-			WithHint("set it to 0 in the model's config.json to train without; verifying, evaluating, generating and exporting do not depend on it"))
+	const key = "layerdrop"
+	if i.Dropout[key] == 0 {
+		return nil
 	}
-	return p.err()
+	return schemas.Errorf(schemas.CodeUnsupported, "config.json:"+key, "layers are not left out at random (%g) in training", i.Dropout[key]).
+		WithHint("set it to 0 in the model's config.json to train with all layers; verifying, evaluating, generating and exporting do not depend on it")
 }
 
 // Model is a causal language model.
@@ -89,8 +88,8 @@ type Info struct {
 	// RouterAuxCoef is the weight of that loss in the configuration, and RouterAux whether training adds it.
 	RouterAuxCoef float64
 	RouterAux     bool
-	// Dropout holds the probabilities other than 0 by which transformers drops activations of this model in training, by their keys in
-	// config.json. The model here has no dropout of its own: see Trainable.
+	// Dropout holds the probabilities of dropout other than 0, by their keys in config.json. They act in training passes with noise, where
+	// transformers applies them; it never reads some (embd_pdrop of phi3, emb_pdrop and resid_pdrop of mpt).
 	Dropout map[string]float64
 	// Config is the config.json it was made from.
 	Config json.RawMessage

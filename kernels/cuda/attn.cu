@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_
       for (int c = 0; c < C; c++) {
         const float p = s[r][c] > 0.5f * kHidden ? expf(s[r][c] - most) : 0.0f;
         l[r] += p;
-        ps[E::row(r) * E::kLd + E::score_col(c)] = down<Cell>(p);
+        ps[E::row(r) * E::kLd + E::score_col(c)] = down<Cell>(a.drop ? p * kept(a, b, h, q0 + E::row(r), j0 + E::score_col(c)) : p);
       }
       TF_UNROLL
       for (int j = 0; j < NJ; j++)
@@ -208,6 +208,7 @@ tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
   TF_TRY(attn_heads(q, p->v, "v", a->batch, a->tk, a->hk, a->d_v, dt, &a->v));
   TF_TRY(attn_heads(q, p->o, "o", a->batch, a->tq, a->hq, a->d_v, dt, &a->o));
   int32_t *start, *first, *last, *documents;
+  int64_t *ids;
   uint8_t *mask;
   float *alibi, *sinks;
   TF_TRY(maybe_flat(q, p->lse, "lse", TF_F32, a->batch * a->hq * a->tq, &a->lse));
@@ -218,6 +219,13 @@ tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
   TF_TRY(maybe_flat(q, p->cu_seqlens, "cu_seqlens", TF_I32, -1, &documents));
   TF_TRY(maybe_flat(q, p->alibi, "alibi", TF_F32, a->hq, &alibi));
   TF_TRY(maybe_flat(q, p->sinks, "sinks", TF_F32, a->hq, &sinks));
+  TF_TRY(maybe_flat(q, p->row_ids, "row_ids", TF_I64, a->batch * a->tq, &ids));
+  if (!(p->dropout >= 0 && p->dropout < 1)) return fail(q, TF_EINVALID, "dropout is %g", (double)p->dropout);
+  a->drop = p->dropout > 0;
+  a->key = philox_key(p->seed, p->stream);
+  a->threshold = (uint32_t)((double)p->dropout * 4294967296.0);
+  a->keep = 1.0f / (1.0f - p->dropout);
+  a->row_ids = ids;
   a->n_documents = documents ? numel(p->cu_seqlens) - 1 : 0;
   if (documents && (a->batch != 1 || a->tq != a->tk || a->n_documents < 1))
     return fail(q, TF_EINVALID, "cu_seqlens needs one sequence with as many queries as keys, and two numbers or more");

@@ -6,6 +6,7 @@
 #ifndef TUNEFLEET_CUDA_ATTN_CUH
 #define TUNEFLEET_CUDA_ATTN_CUH
 
+#include "philox.cuh"
 #include "queue.h"
 
 #ifdef TF_HOST
@@ -44,16 +45,31 @@ struct Attn {
   const int32_t *q_start, *kv_first, *kv_last, *documents;
   const uint8_t *key_mask;
   const float *alibi, *sinks;
+  const int64_t *row_ids;
   float *lse, *delta, *sink_parts;
   int64_t q_start0, batch, tq, tk, hq, hk, d_qk, d_v, n_documents;
   float scale, softcap;
   int32_t causal, window_left, window_right, dq_accumulate, dk_accumulate, dv_accumulate;
+  Key key;            /* of dropout */
+  uint32_t threshold; /* numbers below it drop a probability; 0 with dropout 0 */
+  float keep;         /* what the others are multiplied with */
+  bool drop;
   bool wide;     /* rows may be loaded 16 bytes at a time */
   bool resident; /* the block's own operands stay in shared memory; otherwise they are loaded again for each tile */
 
   __host__ __device__ int64_t group() const { return hq / hk; }
   __device__ float position(int64_t b, int64_t i) const { return (float)((q_start ? q_start[b] : q_start0) + i); }
 };
+
+/* The factor of dropout of a probability. */
+__device__ inline float kept(const Attn &a, int64_t b, int64_t h, int64_t i, int64_t key) {
+  const int64_t at = b * a.tq + i;
+  uint32_t u[4];
+  philox((uint64_t)(key / 4) | (uint64_t)h << 32, (uint64_t)(a.row_ids && i < a.tq ? a.row_ids[at] : at), a.key, u);
+  const int k = (int)(key % 4);
+  const uint32_t x = k == 0 ? u[0] : k == 1 ? u[1] : k == 2 ? u[2] : u[3];
+  return x >= a.threshold ? a.keep : 0.0f;
+}
 
 /* How a product of query and key becomes a score, for one head. */
 struct Scoring {

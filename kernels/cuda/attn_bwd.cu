@@ -58,8 +58,9 @@ __device__ inline void probabilities(const Attn &a, const Scoring &score, float 
       const int64_t key = j0 + k;
       const bool seen = key >= lo && key < hi && (!mask || mask[k]);
       const float rel = (float)key - pos, x = score(s[r][c], rel), p = seen ? expf(x - lse) : 0.0f;
-      s[r][c] = p;
-      e[r][c] = seen ? p * (e[r][c] - delta) * score.slope_at(x, rel) : 0.0f;
+      const float f = a.drop ? kept(a, b, bh % a.hq, q0 + i, key) : 1.0f;
+      s[r][c] = p * f;
+      e[r][c] = seen ? p * (e[r][c] * f - delta) * score.slope_at(x, rel) : 0.0f;
     }
   }
 }

@@ -277,6 +277,12 @@ func randomCases() []Case {
 					kept++
 				}
 			}
+			drop := oracle.Drop{P: p, Seed: 7, Stream: 3}
+			for i, v := range got {
+				if want := drop.Factor(int64(i/200), 0, i%200); (v == 0) != (want == 0) {
+					return fmt.Errorf("element %d is %g, the oracle has %g", i, v, want)
+				}
+			}
 			if share := float64(kept) / n; math.Abs(share-(1-p)) > 5*math.Sqrt(p*(1-p)/n) {
 				return fmt.Errorf("%.4f were kept, want %.4f", share, 1-p)
 			}

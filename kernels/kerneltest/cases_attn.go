@@ -45,6 +45,18 @@ func attnCases() []attn {
 				c.a.Mask = append(c.a.Mask, uint8(min(i%5, 1)))
 			}
 		}),
+		with("dropout", func(c *attn) { c.a.Causal, c.a.Drop = true, &oracle.Drop{P: 0.25, Seed: 7, Stream: 1 << 40} }),
+		with("dropout by row ids, sinks, key range", func(c *attn) {
+			c.a.KVFirst, c.a.KVLen, c.a.Sinks, c.acc = []int32{0, 2}, []int32{9, 7}, []float64{0.5, -1, 2, 0}, true
+			c.a.Drop = &oracle.Drop{P: 0.5, Seed: 1 << 50, Stream: 3}
+			for i := range 18 {
+				c.a.RowIDs = append(c.a.RowIDs, int64(i)<<36+int64(17*i))
+			}
+		}),
+		with("dropout of several blocks", func(c *attn) {
+			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV = 1, true, 150, 150, 2, 1, 24, 40
+			c.a.Drop = &oracle.Drop{P: 0.1, Seed: 5, Stream: 6}
+		}),
 		with("wide heads", func(c *attn) {
 			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV, c.a.Scale = 1, true, 70, 70, 1, 1, 264, 200, 0.0625
 		}),
@@ -86,6 +98,12 @@ func (c attn) operands(e *Env) (p kernels.AttnFwd, q, k, v []float64, sinks []fl
 	if a.Sinks != nil {
 		s := e.Vals32(a.Sinks, hq)
 		p.Sinks, sinks = s.T, s.V
+	}
+	if d := a.Drop; d != nil {
+		p.Dropout, p.Seed, p.Stream = float32(d.P), d.Seed, d.Stream
+		if a.RowIDs != nil {
+			p.RowIDs = e.I64(a.RowIDs, b*tq)
+		}
 	}
 	if c.qstart {
 		p.QStart, p.QStart0 = e.I32(slices.Repeat([]int32{int32(a.QOffset)}, a.Batch), b), 0

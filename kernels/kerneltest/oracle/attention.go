@@ -27,6 +27,21 @@ type Attn struct {
 	ALiBi []float64
 	// Sinks, when set, is one more logit of each head in the denominator.
 	Sinks []float64
+	// Drop, when set, drops probabilities; RowIDs [batch, tq] are the ids of the queries, default their numbers.
+	Drop   *Drop
+	RowIDs []int64
+}
+
+// factor is dropout's for the probability that query i of (b, h) gives key j.
+func (a Attn) factor(b, h, i, j int) float64 {
+	if a.Drop == nil {
+		return 1
+	}
+	id := int64(b*a.TQ + i)
+	if a.RowIDs != nil {
+		id = a.RowIDs[id]
+	}
+	return a.Drop.Factor(id, h, j)
 }
 
 // visible reports whether query i may attend to key j in batch row b.
@@ -99,6 +114,7 @@ func Attention(a Attn, q, k, v []float64) (o, lse []float64) {
 				p, l, _ := a.probs(q, k, b, h, i)
 				lse[(b*a.Heads+h)*a.TQ+i] = l
 				for j := range a.TK {
+					p[j] *= a.factor(b, h, i, j)
 					for d := range a.DV {
 						o[((b*a.TQ+i)*a.Heads+h)*a.DV+d] += p[j] * v[((b*a.TK+j)*a.KVHeads+kh)*a.DV+d]
 					}
@@ -120,10 +136,11 @@ func AttentionBackward(a Attn, q, k, v, do []float64) (dq, dk, dv []float64) {
 				g := do[((b*a.TQ+i)*a.Heads+h)*a.DV:][:a.DV]
 				dp, dot := make([]float64, a.TK), 0.0
 				for j := range a.TK {
+					f := a.factor(b, h, i, j)
 					for d := range a.DV {
 						at := ((b*a.TK+j)*a.KVHeads+kh)*a.DV + d
-						dp[j] += g[d] * v[at]
-						dv[at] += p[j] * g[d]
+						dp[j] += f * g[d] * v[at]
+						dv[at] += f * p[j] * g[d]
 					}
 					dot += p[j] * dp[j]
 				}

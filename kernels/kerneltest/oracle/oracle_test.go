@@ -100,6 +100,7 @@ func TestAttentionGradients(t *testing.T) {
 		"band":          with(func(a *Attn) { a.Band, a.Mask = &[2]int{2, 1}, []uint8{1, 1, 0, 1, 1, 0, 1, 1, 1, 1} }),
 		"softcap":       with(func(a *Attn) { a.Softcap, a.ALiBi = 1.5, []float64{-0.1, -0.2, -0.4, 0.3} }),
 		"sinks":         with(func(a *Attn) { a.Causal, a.Sinks, a.KVFirst = true, []float64{0.5, -1, 2, 0}, []int32{0, 1} }),
+		"dropout":       with(func(a *Attn) { a.Causal, a.Drop = true, &Drop{P: 0.3, Seed: 1, Stream: 2} }),
 		"decode":        with(func(a *Attn) { a.Causal, a.TQ, a.QOffset = true, 2, 3 }),
 	} {
 		r := rand.New(rand.NewPCG(3, 4))
@@ -120,5 +121,24 @@ func TestRelativeL2(t *testing.T) {
 	}
 	if e := RelativeL2([]float64{1}, []float64{1, 2}); e < 1e300 {
 		t.Errorf("different lengths give %g, want +Inf", e)
+	}
+}
+
+// The known answers are those of the authors' Random123 (kat_vectors).
+func TestPhilox(t *testing.T) {
+	t.Parallel()
+	all := ^uint32(0)
+	for _, c := range []struct {
+		counter [4]uint32
+		key     [2]uint32
+		want    [4]uint32
+	}{
+		{want: [4]uint32{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+		{[4]uint32{all, all, all, all}, [2]uint32{all, all}, [4]uint32{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+		{[4]uint32{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, [2]uint32{0xa4093822, 0x299f31d0}, [4]uint32{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+	} {
+		if got := Philox(c.counter, c.key); got != c.want {
+			t.Errorf("philox(%x, %x) = %x, want %x", c.counter, c.key, got, c.want)
+		}
 	}
 }
