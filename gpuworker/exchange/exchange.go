@@ -156,6 +156,7 @@ type slot struct {
 	ready, moved, done *kernels.Event
 	what               string
 	until              time.Time // zero: nothing is under way
+	recorded           bool      // all of it is queued: done tells when it has run
 	limit              time.Duration
 }
 

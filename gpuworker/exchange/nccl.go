@@ -258,7 +258,8 @@ func (n *NCCL) run(ctx context.Context, q *kernels.Queue, what string, copies []
 	}
 	n.mu.Lock()
 	s := n.ring.take()
-	s.until = time.Time{}
+	// The limit counts from here: a driver whose queue is full blocks whoever adds to it.
+	s.what, s.until, s.limit, s.recorded = what, until, time.Until(until), false
 	n.mu.Unlock()
 	q.Record(s.ready)
 	n.q.Wait(s.ready)
@@ -281,7 +282,7 @@ func (n *NCCL) run(ctx context.Context, q *kernels.Queue, what string, copies []
 	}
 	n.q.Record(s.done)
 	n.mu.Lock()
-	s.what, s.until, s.limit = what, until, time.Until(until)
+	s.recorded = true
 	n.mu.Unlock()
 	return s.done, Explain(n, n.q.Err())
 }
@@ -339,7 +340,7 @@ func (n *NCCL) look() error {
 		s := &n.ring.slots[i]
 		switch {
 		case s.until.IsZero():
-		case s.done.Done():
+		case s.recorded && s.done.Done():
 			s.until = time.Time{}
 		case time.Now().After(s.until):
 			return fmt.Errorf("%w: an %s was not done within %s: a rank hangs, or computes for longer than that", collective.ErrPeerLost, s.what, s.limit.Round(time.Millisecond))

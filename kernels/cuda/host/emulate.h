@@ -15,6 +15,9 @@ bool run(const char *name, dim3 grid, dim3 block, size_t shared, const std::func
 /* Puts work on a stream, as a library's kernels are. */
 cudaError_t enqueue(cudaStream_t, std::function<void()>);
 
+/* Within a job: other streams, and callers, go on while f waits for other processes. f calls nothing of the runtime. */
+void apart(const std::function<void()> &f);
+
 /* Runs what is on a stream, though nobody waits for it: work that other processes wait for. */
 void progress(cudaStream_t);
 

@@ -297,7 +297,7 @@ int ncclCommGetAsyncError(nccl::Comm comm, int *result) {
     c->running++;
     Ref held = c;
     cudaStream_t s = c->stream;
-    tfh::enqueue(s, [held, ops]() { run(held, ops); });
+    tfh::enqueue(s, [held, ops]() { tfh::apart([&]() { run(held, ops); }); });
     std::thread([s]() { tfh::progress(s); }).detach();
   }
   if (c->state == nccl::kInProgress && c->finalizing && c->running == 0) c->state = nccl::kSuccess;

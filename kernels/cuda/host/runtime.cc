@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include <condition_variable>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -16,6 +17,7 @@
 struct tfh_stream {
   std::deque<std::function<void()>> jobs;
   uint64_t queued = 0, ran = 0;
+  bool busy = false; /* a job of it runs: another thread may only come by while the job has let go of the lock (apart) */
   cudaError_t broken = cudaSuccess; /* a device's whole context breaks; here only the stream, so that a test's mistake is its own */
 };
 
@@ -30,6 +32,7 @@ constexpr size_t kPage = 4096, kPoisoned = 1 << 20, kTotal = (size_t)64 << 30;
 constexpr unsigned char kPoison = 0xff;
 
 std::recursive_mutex lock;
+std::condition_variable_any turned; /* a job has ended */
 std::map<void *, size_t> memory;
 std::set<tfh_stream *> streams;
 size_t used = 0;
@@ -39,11 +42,19 @@ using Hold = std::lock_guard<std::recursive_mutex>;
 
 /* Runs a stream's jobs until so many have run. */
 void advance(tfh_stream *s, uint64_t until) {
-  while (s->ran < until && !s->jobs.empty()) {
+  while (streams.count(s) && s->ran < until) {
+    if (s->busy) {
+      turned.wait(lock);
+      continue;
+    }
+    if (s->jobs.empty()) return;
     std::function<void()> job = std::move(s->jobs.front());
     s->jobs.pop_front();
+    s->busy = true;
     job();
+    s->busy = false;
     s->ran++;
+    turned.notify_all();
   }
 }
 
@@ -88,6 +99,12 @@ cudaError_t enqueue(cudaStream_t s, std::function<void()> job) {
     if (s->broken == cudaSuccess) job();
   });
   return s->broken;
+}
+
+void apart(const std::function<void()> &f) {
+  lock.unlock();
+  f();
+  lock.lock();
 }
 
 void progress(cudaStream_t s) {
