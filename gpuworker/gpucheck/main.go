@@ -6,6 +6,7 @@
 //	gpucheck models [--dtype fp32] DIR...                    logits, loss and gradients of reference model folders
 //	gpucheck train DIR...                                    training runs of reference folders
 //	gpucheck bits DIR...                                     the same runs twice: every emitted file has the same bytes
+//	gpucheck ranks [--backend cuda]                          ZeRO-3 by several ranks, on one device and on all by NCCL, against one rank
 //
 // Results are JSON lines on standard output; it exits 1 when something failed, 2 when it was called wrongly.
 package main
@@ -40,14 +41,15 @@ type checker struct {
 	backend, dtype, op string
 	seed               uint64
 	out                *json.Encoder
+	text               func(string) // says a line that is no JSON
 	failed, count      int
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := &checker{out: json.NewEncoder(stdout)}
-	commands := map[string]func(context.Context, []string) error{"ops": c.ops, "perf": c.perf, "models": c.models, "train": c.train, "bits": c.bits}
+	c := &checker{out: json.NewEncoder(stdout), text: func(s string) { _, _ = io.WriteString(stdout, s) }}
+	commands := map[string]func(context.Context, []string) error{"ops": c.ops, "perf": c.perf, "models": c.models, "train": c.train, "bits": c.bits, "ranks": c.ranks, "rank": c.rank}
 	if len(args) == 0 || commands[args[0]] == nil {
-		fmt.Fprintln(stderr, "usage: gpucheck ops|perf|models|train|bits [--backend cuda] [--dtype f32] [--seed N] [DIR...]")
+		fmt.Fprintln(stderr, "usage: gpucheck ops|perf|models|train|bits|ranks [--backend cuda] [--dtype f32] [--seed N] [DIR...]")
 		return 2
 	}
 	f := flag.NewFlagSet(args[0], flag.ContinueOnError)

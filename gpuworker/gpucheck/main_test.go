@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
 )
 
 func check(t *testing.T, want int, args ...string) (lines []map[string]any) {
@@ -23,6 +25,37 @@ func check(t *testing.T, want int, args ...string) (lines []map[string]any) {
 		lines = append(lines, v)
 	}
 	return lines
+}
+
+// TestMain lets this binary be the ranks that it starts.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "rank" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// TestRanks: goroutines on one card, and processes by NCCL, have the weights of one rank; on the CPU there is no card to share out.
+func TestRanks(t *testing.T) {
+	emulated, err := cudahost.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := check(t, 0, "ranks", "--backend", emulated)
+	if len(got) != 3 || got[0]["same"] != true || got[0]["way"] != "copies on one device" || got[2]["same"] != true || got[2]["way"] != "NCCL 2.28.9, 2 ranks, generation 1" {
+		t.Errorf("cards: %v", got)
+	}
+	t.Setenv("TUNEFLEET_FAKE_DEVICES", "1")
+	if got := check(t, 0, "ranks", "--backend", "cpu"); len(got) != 3 || got[0]["same"] != true || got[1]["ranks"] != 3.0 || got[2]["skipped"] == nil {
+		t.Errorf("the CPU: %v", got)
+	}
+	// A machine that lacks what the processes need fails the check.
+	t.Setenv("TUNEFLEET_FAKE_DEVICES", "2")
+	t.Setenv("TUNEFLEET_FAKE_NCCL", "libnccl.so.nowhere")
+	got = check(t, 1, "ranks", "--backend", emulated)
+	if text, _ := got[2]["error"].(string); !strings.Contains(text, "libnccl.so.nowhere") {
+		t.Errorf("no NCCL: %v", got)
+	}
 }
 
 const own = "../verify/testdata"
