@@ -118,12 +118,20 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_
       for (int c = 0; c < C; c++) {
         const float p = s[r][c] > 0.5f * kHidden ? expf(s[r][c] - most) : 0.0f;
         l[r] += p;
-        ps[E::row(r) * E::kLd + E::score_col(c)] = down<Cell>(a.drop ? p * kept(a, b, h, q0 + E::row(r), j0 + E::score_col(c)) : p);
+        ps[E::row(r) * E::kLd + E::score_col(c)] = down<Cell>(p);
       }
       TF_UNROLL
       for (int j = 0; j < NJ; j++)
         TF_UNROLL
         for (int c = 0; c < C; c++) o[j][r][c] *= alpha;
+    }
+    if (a.drop) {
+      TF_UNROLL_1 /* in memory, and one by one: there are no registers to spare */
+      for (int i = 0; i < R * C; i++) {
+        const int row = E::row(i / C), col = E::score_col(i % C);
+        Cell *p = ps + row * E::kLd + col;
+        *p = down<Cell>(up(*p) * kept(a, b, h, q0 + row, j0 + col));
+      }
     }
     TF_UNROLL
     for (int j = 0; j < NJ; j++) {
