@@ -3,6 +3,7 @@ package kernels
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 )
 
@@ -17,6 +18,7 @@ type attnCase struct {
 	first, last, cu           []int32
 	mask                      []uint8
 	alibi, sinks              []float32
+	drop                      float32
 	fused                     bool // q, k, v are views of one tensor
 }
 
@@ -169,7 +171,7 @@ func runAttention(e *env, c attnCase, q, k, v, do, base []float32) outputs {
 	dim := func(n, h, d int) []int64 { return []int64{int64(c.b), int64(n), int64(h), int64(d)} }
 	f := AttnFwd{Q: e.f32(q, dim(c.tq, c.hq, c.dk)...), K: e.f32(k, dim(c.tk, c.hk, c.dk)...), V: e.f32(v, dim(c.tk, c.hk, c.dv)...),
 		O: e.empty(dim(c.tq, c.hq, c.dv)...), LSE: e.empty(int64(c.b), int64(c.hq), int64(c.tq)), Scale: float32(c.scale), Softcap: float32(c.softcap),
-		Causal: Flag(c.causal), WindowLeft: int32(c.left), WindowRight: int32(c.right)}
+		Causal: Flag(c.causal), WindowLeft: int32(c.left), WindowRight: int32(c.right), Dropout: c.drop, Seed: 3, Stream: 9}
 	if c.fused {
 		all := e.empty(int64(c.b), int64(c.tq), int64(3*c.hq), int64(c.dk))
 		for i, x := range []*Tensor{&f.Q, &f.K, &f.V} {
@@ -208,7 +210,7 @@ func runAttention(e *env, c attnCase, q, k, v, do, base []float32) outputs {
 	return out
 }
 
-// Longer than a block of keys and than a task of queries: forward against float64, all bits equal over setups.
+// Longer than a block of keys and than a task of queries: forward against float64, all bits equal over setups, with dropout too.
 func TestAttentionLong(t *testing.T) {
 	for _, n := range []int{100, 181} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -216,8 +218,21 @@ func TestAttentionLong(t *testing.T) {
 			q, k, v := noise(1, int64(c.tq*c.hq*c.dk)), noise(2, int64(c.tk*c.hk*c.dk)), noise(3, int64(c.tk*c.hk*c.dv))
 			do := noise(4, int64(c.tq*c.hq*c.dv))
 			o, lse := c.forward(f64(q), f64(k), f64(v), nil)
-			compare(t, 1e-5, func(e *env) outputs { return runAttention(e, c, q, k, v, do, make([]float32, len(q))) },
-				map[string][]float64{"o": o, "lse": lse})
+			var plain []float32
+			compare(t, 1e-5, func(e *env) outputs {
+				out := runAttention(e, c, q, k, v, do, make([]float32, len(q)))
+				plain = out["o"]
+				return out
+			}, map[string][]float64{"o": o, "lse": lse})
+			// What is dropped is checked by package kerneltest; here, that it has the same bits everywhere and leaves lse alone.
+			c.drop = 0.2
+			compare(t, 1e-5, func(e *env) outputs {
+				out := runAttention(e, c, q, k, v, do, make([]float32, len(q)))
+				if slices.Equal(out["o"], plain) {
+					t.Error("nothing is dropped")
+				}
+				return out
+			}, map[string][]float64{"lse": lse})
 		})
 	}
 }

@@ -16,6 +16,8 @@ type Listing struct {
 	ModelTypes   []string `json:"model_types"`
 	// Parameters are the checkpoint keys that are mapped, with N for the index of a layer, a head or an expert.
 	Parameters []string `json:"parameters"`
+	// Dropout are the keys of config.json by which training drops at random, as transformers does it.
+	Dropout []string `json:"dropout"`
 	// Modules are the last names of linear layers within blocks, which adapters can target.
 	Modules []string `json:"modules"`
 }
@@ -38,7 +40,7 @@ func Catalog() ([]Listing, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot list %s: %w", e.name, err)
 		}
-		l := Listing{Architecture: e.name, ModelTypes: e.modelTypes}
+		l := Listing{Architecture: e.name, ModelTypes: e.modelTypes, Dropout: append([]string{}, m.Info().DropoutKeys...)}
 		for _, p := range nn.Params(m.Root()) {
 			l.Parameters = append(l.Parameters, index.ReplaceAllString(p.Name, ".N."))
 		}

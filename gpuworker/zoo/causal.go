@@ -105,6 +105,11 @@ func define[C configuration[C]](name, modelType string, defaults C, names map[st
 		for i := range d.blocks {
 			d.probDrops = append(d.probDrops, nn.NewDropout(d.attnDrop.or(d.info.Dropout["attention_dropout"]), i, nn.DropProbs))
 		}
+		for _, k := range slices.Sorted(maps.Keys(c.dropouts())) {
+			if k != LayerDrop && k != RouterJitter {
+				d.info.DropoutKeys = append(d.info.DropoutKeys, k)
+			}
+		}
 		maps.DeleteFunc(d.info.Dropout, func(_ string, p float64) bool { return p == 0 })
 		return newCausal(d), nil
 	}}

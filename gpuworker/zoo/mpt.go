@@ -10,10 +10,8 @@ import (
 // times as wide as the model, there are no biases, and logit_scale and alibi_bias_max have no effect.
 type MptConfig struct {
 	Sizes
-	Eps          float64 `json:"layer_norm_epsilon"`
-	ResidDropout float64 `json:"resid_pdrop"`
-	EmbDropout   float64 `json:"emb_pdrop"`
-	Attention    struct {
+	Eps       float64 `json:"layer_norm_epsilon"`
+	Attention struct {
 		Type     string         `json:"attn_type"`
 		Dropout  float64        `json:"attn_pdrop"`
 		Clip     maybe[float64] `json:"clip_qkv"`
@@ -60,9 +58,9 @@ func (c MptConfig) Validate() error {
 	return p.err()
 }
 
-// dropouts implements configuration.
+// dropouts implements configuration: transformers takes that of attention everywhere, and does not read emb_pdrop and resid_pdrop.
 func (c MptConfig) dropouts() map[string]float64 {
-	return map[string]float64{"resid_pdrop": c.ResidDropout, "emb_pdrop": c.EmbDropout, "attn_config.attn_pdrop": c.Attention.Dropout}
+	return map[string]float64{"attn_config.attn_pdrop": c.Attention.Dropout}
 }
 
 // mpt is MptForCausalLM of transformers (modeling_mpt.py).

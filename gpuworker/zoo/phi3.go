@@ -12,7 +12,6 @@ type Phi3Config struct {
 	Eps          float64    `json:"rms_norm_eps"`
 	Dropout      float64    `json:"attention_dropout"`
 	ResidDropout float64    `json:"resid_pdrop"`
-	EmbdDropout  float64    `json:"embd_pdrop"`
 	Window       maybe[int] `json:"sliding_window"`
 }
 
@@ -49,9 +48,9 @@ func (c Phi3Config) Validate() error {
 	return p.err()
 }
 
-// dropouts implements configuration.
+// dropouts implements configuration: transformers does not read embd_pdrop.
 func (c Phi3Config) dropouts() map[string]float64 {
-	return map[string]float64{"attention_dropout": c.Dropout, "resid_pdrop": c.ResidDropout, "embd_pdrop": c.EmbdDropout}
+	return map[string]float64{"attention_dropout": c.Dropout, "resid_pdrop": c.ResidDropout}
 }
 
 // phi3Block is Phi3DecoderLayer of transformers (modeling_phi3.py): llama's with fused projections.

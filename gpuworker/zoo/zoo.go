@@ -48,16 +48,24 @@ type Decoder interface {
 	Continue(t *autograd.Tape, b *nn.Batch, c *Cache) autograd.Value
 }
 
-// Trainable is nil for a model that trains as transformers trains it; CodeUnsupported, naming the key, for one that would leave out whole
-// layers at random.
+// Trainable is nil for a model that trains as transformers trains it; CodeUnsupported, naming the keys, for one whose training would make
+// random choices that are not made here.
 func (i Info) Trainable() error {
-	const key = "layerdrop"
-	if i.Dropout[key] == 0 {
-		return nil
+	var p problems
+	for _, k := range [...]struct{ key, what string }{{LayerDrop, "layers are not left out at random"}, {RouterJitter, "routers' inputs are not shaken"}} {
+		if v := i.Dropout[k.key]; v != 0 {
+			p.errs = append(p.errs, schemas.Errorf(schemas.CodeUnsupported, "config.json:"+k.key, "%s (%g) in training", k.what, v).
+				WithHint("set it to 0 in the model's config.json to train without; verifying, evaluating, generating and exporting do not depend on it"))
+		}
 	}
-	return schemas.Errorf(schemas.CodeUnsupported, "config.json:"+key, "layers are not left out at random (%g) in training", i.Dropout[key]).
-		WithHint("set it to 0 in the model's config.json to train with all layers; verifying, evaluating, generating and exporting do not depend on it")
+	return p.err()
 }
+
+// The keys of config.json that training refuses when they are not 0.
+const (
+	LayerDrop    = "layerdrop"           // OPT
+	RouterJitter = "router_jitter_noise" // Mixtral
+)
 
 // Model is a causal language model.
 type Model interface {
@@ -88,8 +96,10 @@ type Info struct {
 	// RouterAuxCoef is the weight of that loss in the configuration, and RouterAux whether training adds it.
 	RouterAuxCoef float64
 	RouterAux     bool
+	// DropoutKeys are the keys of Dropout that act in training.
+	DropoutKeys []string
 	// Dropout holds the probabilities of dropout other than 0, by their keys in config.json. They act in training passes with noise, where
-	// transformers applies them; it never reads some (embd_pdrop of phi3, emb_pdrop and resid_pdrop of mpt).
+	// transformers applies them; keys that it never reads (embd_pdrop of phi3, emb_pdrop and resid_pdrop of mpt) are not there.
 	Dropout map[string]float64
 	// Config is the config.json it was made from.
 	Config json.RawMessage

@@ -58,11 +58,11 @@ func (a *app) modelsCommand() *cobra.Command {
 				return err
 			}
 			list := make([]architecture, len(known))
-			t := newTable("ARCHITECTURE", "MODEL TYPE", "NAMES MAPPED", "METHODS", "PRECISIONS", "MODULES FOR ADAPTERS")
+			t := newTable("ARCHITECTURE", "MODEL TYPE", "NAMES MAPPED", "METHODS", "PRECISIONS", "OWN DROPOUT", "MODULES FOR ADAPTERS")
 			for i, l := range known {
 				list[i] = architecture{Listing: l, Methods: schemas.Methods(), Precisions: []string{"fp32", "bf16"}}
 				t.row(l.Architecture, strings.Join(l.ModelTypes, " "), strconv.Itoa(len(l.Parameters)), strings.Join(list[i].Methods, " "),
-					strings.Join(list[i].Precisions, " "), strings.Join(l.Modules, " "))
+					strings.Join(list[i].Precisions, " "), strings.Join(l.Dropout, " "), strings.Join(l.Modules, " "))
 			}
 			if a.json {
 				return a.print(map[string]any{"architectures": list, "methods": adapter.Methods(), "names": config.Models()})
