@@ -61,9 +61,9 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 			fresh = append(fresh, r)
 		}
 	}
-	again := maxRechecks
+	again, from := maxRechecks, p.cursor
 	for i := range p.keys {
-		n := (i + p.cursor) % len(p.keys)
+		n := (i + from) % len(p.keys) // each once: the cursor moves meanwhile
 		r := p.runs[p.keys[n]]
 		switch {
 		case r == nil: // closed since the listing

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -144,5 +145,57 @@ func TestClosedRunsAreForgotten(t *testing.T) {
 	}
 	if len(p.runs) != 0 {
 		t.Errorf("%d runs are remembered", len(p.runs))
+	}
+}
+
+// keyedStore counts GETs by key.
+type keyedStore struct {
+	store.Objects
+	mu   sync.Mutex
+	gets map[string]int
+}
+
+func (k *keyedStore) Get(ctx context.Context, key string, limit int64) ([]byte, store.Info, error) {
+	k.mu.Lock()
+	k.gets[key]++
+	k.mu.Unlock()
+	return k.Objects.Get(ctx, key, limit)
+}
+
+// TestARunIsReadOnceInALook: also while the cursor moves over a backlog that is looked at again in turns, and a gang is forming.
+func TestARunIsReadOnceInALook(t *testing.T) {
+	objects := &keyedStore{Objects: memstore.New(), gets: map[string]int{}}
+	backlog(t, objects, 100)
+	p := newTestPool(t, objects, 2)
+	for known, started := 0, false; known < 100 || !started; {
+		if _, err := p.tick(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		known = 0
+		for _, r := range p.runs {
+			if r.spec != nil {
+				known++
+			}
+			started = started || r.head != nil && len(r.head.Seats) > 0
+		}
+	}
+	for look := range 3 {
+		for newest := time.Duration(0); p.c.clock()-newest <= rereadAfter; time.Sleep(time.Millisecond) {
+			for _, r := range p.runs {
+				newest = max(newest, r.readAt)
+			}
+		}
+		clear(objects.gets)
+		if err := p.refresh(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		if look == 0 && len(objects.gets) <= maxRechecks { // the pacer may hold the later ones back
+			t.Errorf("look %d: %d objects were read: the gang was not looked at", look, len(objects.gets))
+		}
+		for key, n := range objects.gets {
+			if n > 1 {
+				t.Errorf("look %d: %s was read %d times", look, key, n)
+			}
+		}
 	}
 }
