@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 )
 
@@ -100,26 +101,31 @@ func (p StagePhase) Terminal() bool {
 	return p == StageSucceeded || p == StageFailed || p == StageSkipped
 }
 
-// Ready returns the names of pending stages whose needs have all succeeded.
-func Ready(spec *RunSpec, states []StageState) []string {
-	phase := map[string]StagePhase{}
-	for _, s := range states {
-		phase[s.Name] = s.State
+// Ready goes through the pending stages whose needs have all succeeded, in the order of the spec.
+func Ready(spec *RunSpec, states []StageState) iter.Seq[*Stage] {
+	phase := func(name string) StagePhase { // runs have a handful of stages: no map
+		for i := range states {
+			if states[i].Name == name {
+				return states[i].State
+			}
+		}
+		return ""
 	}
-	var out []string
-	for _, st := range spec.Stages {
-		if p := phase[st.Name]; p != StagePending && p != "" {
-			continue
-		}
-		ok := true
-		for _, n := range st.Needs {
-			ok = ok && phase[n] == StageSucceeded
-		}
-		if ok {
-			out = append(out, st.Name)
+	return func(yield func(*Stage) bool) {
+		for i := range spec.Stages {
+			st := &spec.Stages[i]
+			if p := phase(st.Name); p != StagePending && p != "" {
+				continue
+			}
+			ok := true
+			for _, n := range st.Needs {
+				ok = ok && phase(n) == StageSucceeded
+			}
+			if ok && !yield(st) {
+				return
+			}
 		}
 	}
-	return out
 }
 
 // StageOf returns the stage of the spec with that name.

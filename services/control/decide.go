@@ -24,21 +24,26 @@ type decider struct {
 	held int
 	// tenants counts what each tenant has.
 	tenants map[string]*account
-	// marks has what is remembered of each run, in the order of the view; lines the wording of what gangs of a size wait for.
-	marks []mark
+	// lines is the wording of what gangs of a size wait for.
 	lines map[string]string
 }
 
-// mark is what one decision remembers of a run.
+// mark is what one decision remembers of a run: what the walks over all runs ask is found once, while HEAD and spec are at hand.
 type mark struct {
-	// busy: nothing more is to be decided about it.
-	busy bool
+	// account is its tenant's.
+	account *account
 	// wish is what it wants a turn for, once it was looked for.
 	wish   wish
 	looked bool
+	// busy: nothing more is to be decided about it.
+	busy bool
+	// calm: its gang trains, with every member, and nothing is asked of it.
+	calm bool
+	// seated: HEAD wants seats. placed: its place in its class is by submission, not by its tenant's use.
+	seated, placed bool
+	// trains: it has train stages only.
+	trains bool
 }
-
-func (d *decider) mark(r *Run) *mark { return &d.marks[r.at] }
 
 // wish is the train stage that a run wants a turn for, nil when it wants none.
 type wish struct {
@@ -47,7 +52,7 @@ type wish struct {
 }
 
 func (d *decider) wants(r *Run) (stage *schemas.Stage, reform bool) {
-	m := d.mark(r)
+	m := &r.mark
 	if !m.looked {
 		m.wish.stage, m.wish.reform = wants(r)
 		m.looked = true
@@ -60,6 +65,9 @@ type account struct {
 	quota schemas.Quota
 	// running counts its running runs, devices the seats that they want.
 	running, devices int
+	// charged is what the starts before in this order charge it in advance, in device-seconds; lane its line of the priority being ordered.
+	charged float64
+	lane    *lane
 }
 
 // Decide says what to do next about the runs of one pool. It is pure: the same view and time give the same decision. No run gets two
@@ -70,12 +78,12 @@ func Decide(v *View, now time.Duration) Decision {
 	order := d.order()
 	for _, r := range order {
 		if d.settled(r) || d.early(r) {
-			d.mark(r).busy = true
+			r.mark.busy = true
 		}
 	}
 	d.turn(order)
 	for _, r := range order {
-		if !d.mark(r).busy {
+		if !r.mark.busy && !r.mark.trains {
 			d.aux(r)
 		}
 	}
@@ -83,10 +91,7 @@ func Decide(v *View, now time.Duration) Decision {
 }
 
 func newDecider(v *View, now time.Duration) *decider {
-	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4, tenants: map[string]*account{}, marks: make([]mark, len(v.Runs)), lines: map[string]string{}}
-	for i := range v.Runs {
-		v.Runs[i].at = i
-	}
+	d := &decider{v: v, now: now, outstanding: map[string]int{}, held: 4, tenants: map[string]*account{}, lines: map[string]string{}}
 	reasons := len(v.Runs)
 	if v.Terse {
 		reasons = 0
@@ -102,10 +107,19 @@ func (d *decider) count() {
 	for i := range d.v.Runs {
 		r := &d.v.Runs[i]
 		h := r.Head
+		r.mark = mark{trains: onlyTrains(r.Spec)}
+		if h != nil {
+			r.mark.seated = len(h.Seats) > 0
+			r.mark.placed = r.mark.seated || h.State != schemas.RunRunning
+			r.mark.calm = d.calm(r)
+		}
+		if !r.mark.placed {
+			d.wants(r)
+		}
+		a := d.account(r)
 		if h == nil || h.State != schemas.RunRunning {
 			continue
 		}
-		a := d.account(r.Spec.Tenant)
 		a.running++
 		a.devices += len(h.Seats)
 		d.seats += len(h.Seats)
@@ -174,7 +188,7 @@ func (d *decider) why(r *Run, format string, args ...any) {
 func (d *decider) settled(r *Run) bool {
 	h := r.Head
 	switch {
-	case h == nil:
+	case h == nil || r.mark.calm && d.v.Terse:
 		return false
 	case h.State.Terminal():
 		d.act(r, ActClose, Action{Delete: d.messages(r)})
@@ -225,9 +239,6 @@ func (d *decider) seatMessages(r *Run) []schemas.Message {
 
 // aux handles the prep, eval and export stages of a run, and the first transition of a queued one whose first stage is such.
 func (d *decider) aux(r *Run) {
-	if d.onlyTrains(r) {
-		return
-	}
 	pool := auxPool(r.Spec)
 	running := false
 	if r.Head != nil {
@@ -247,8 +258,8 @@ func (d *decider) aux(r *Run) {
 	if r.Head != nil {
 		states = r.Head.Stages
 	}
-	for _, n := range schemas.Ready(r.Spec, states) {
-		if spec, err := r.Spec.StageOf(n); err == nil && spec.Kind != schemas.KindTrain {
+	for spec := range schemas.Ready(r.Spec, states) {
+		if spec.Kind != schemas.KindTrain {
 			next = spec
 			break
 		}
@@ -270,7 +281,7 @@ func (d *decider) aux(r *Run) {
 	}
 	d.outstanding[pool] += parts(next)
 	if r.Head == nil {
-		d.account(r.Spec.Tenant).running++
+		d.account(r).running++
 		d.act(r, ActStart, Action{Stage: next.Name, Reason: "starting " + next.Name})
 		return
 	}
@@ -282,9 +293,9 @@ func (d *decider) aux(r *Run) {
 }
 
 // onlyTrains reports whether the run has no other stages.
-func (d *decider) onlyTrains(r *Run) bool {
-	for i := range r.Spec.Stages {
-		if r.Spec.Stages[i].Kind != schemas.KindTrain {
+func onlyTrains(s *schemas.RunSpec) bool {
+	for i := range s.Stages {
+		if s.Stages[i].Kind != schemas.KindTrain {
 			return false
 		}
 	}

@@ -10,19 +10,23 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// account returns what a tenant has.
-func (d *decider) account(tenant string) *account {
-	a := d.tenants[tenant]
-	if a == nil {
-		a = &account{quota: d.v.Policy.Of(tenant)}
-		d.tenants[tenant] = a
+// account returns what the run's tenant has.
+func (d *decider) account(r *Run) *account {
+	m := &r.mark
+	if m.account == nil {
+		tenant := r.Spec.Tenant
+		if m.account = d.tenants[tenant]; m.account == nil {
+			m.account = &account{quota: d.v.Policy.Of(tenant)}
+			d.tenants[tenant] = m.account
+		}
 	}
-	return a
+	return m.account
 }
 
 // lane is the line of one tenant's runs of one priority that want to start something.
 type lane struct {
-	tenant string
+	tenant  string
+	account *account
 	// virtual is the tenant's virtual time: device-seconds used, and those that its seats and the starts before in this order are charged
 	// in advance, divided by its share. The lane with the least is served next (start-time fair queueing, Goyal et al. 1996, with
 	// charges in device-seconds).
@@ -54,10 +58,9 @@ func (d *decider) order() []*Run {
 		p := min(max(r.Spec.Priority, 0), 3)
 		classes[p] = append(classes[p], r)
 	}
-	charged := map[string]float64{}
 	out := make([]*Run, 0, len(d.v.Runs))
 	for _, runs := range classes {
-		out = d.fair(runs, charged, out)
+		out = d.fair(runs, out)
 	}
 	return out
 }
@@ -76,22 +79,21 @@ func sortRuns(runs []*Run) {
 }
 
 // fair appends runs of one priority in the order in which they are to be served.
-func (d *decider) fair(runs []*Run, charged map[string]float64, out []*Run) []*Run {
-	byTenant := map[string]*lane{}
+func (d *decider) fair(runs []*Run, out []*Run) []*Run {
 	var h lanes
 	first := len(out)
 	quantum := d.v.Limits.Quantum.Seconds()
 	for _, r := range runs {
-		if r.Head != nil && (len(r.Head.Seats) > 0 || r.Head.State != schemas.RunRunning) {
+		if r.mark.placed {
 			out = append(out, r)
 			continue
 		}
-		l := byTenant[r.Spec.Tenant]
+		a := d.account(r)
+		l := a.lane
 		if l == nil {
-			a := d.account(r.Spec.Tenant)
-			used := d.v.Ledger.Usage[r.Spec.Tenant] + quantum*float64(a.devices) + charged[r.Spec.Tenant]
-			l = &lane{tenant: r.Spec.Tenant, share: a.quota.Share, virtual: used / a.quota.Share}
-			byTenant[r.Spec.Tenant] = l
+			used := d.v.Ledger.Usage[r.Spec.Tenant] + quantum*float64(a.devices) + a.charged
+			l = &lane{tenant: r.Spec.Tenant, account: a, share: a.quota.Share, virtual: used / a.quota.Share}
+			a.lane = l
 			h = append(h, l)
 		}
 		l.runs = append(l.runs, r)
@@ -99,6 +101,7 @@ func (d *decider) fair(runs []*Run, charged map[string]float64, out []*Run) []*R
 	sortRuns(out[first:])
 	for _, l := range h {
 		sortRuns(l.runs)
+		l.account.lane = nil
 	}
 	heap.Init(&h)
 	for len(h) > 0 {
@@ -106,7 +109,7 @@ func (d *decider) fair(runs []*Run, charged map[string]float64, out []*Run) []*R
 		r := l.runs[0]
 		out = append(out, r)
 		charge := quantum * float64(d.wanted(r))
-		charged[l.tenant] += charge
+		l.account.charged += charge
 		l.virtual += charge / l.share
 		if l.runs = l.runs[1:]; len(l.runs) == 0 {
 			heap.Pop(&h)
@@ -153,7 +156,7 @@ func (d *decider) refused(r *Run) string {
 	if p := d.v.Policy; p != nil && (p.Cordon || p.Drain) {
 		return "waiting: pool " + d.v.Pool + " is cordoned"
 	}
-	a := d.account(r.Spec.Tenant)
+	a := d.account(r)
 	if r.Head == nil && a.quota.Running > 0 && a.running >= a.quota.Running {
 		return fmt.Sprintf("waiting: tenant %s runs %d of at most %d runs", r.Spec.Tenant, a.running, a.quota.Running)
 	}
@@ -161,8 +164,8 @@ func (d *decider) refused(r *Run) string {
 }
 
 // allowance is how many seats a gang of the tenant may have beyond those that it has, and why not more.
-func (d *decider) allowance(tenant string, most int) (int, string) {
-	a := d.account(tenant)
+func (d *decider) allowance(r *Run, most int) (int, string) {
+	a, tenant := d.account(r), r.Spec.Tenant
 	why := ""
 	if q := a.quota.Devices; q > 0 && a.devices+most > q {
 		most = max(0, q-a.devices)

@@ -100,6 +100,26 @@ func (d *decider) gang(r *Run) bool {
 	return false
 }
 
+// calm reports whether gang would find nothing to do or to say but that the run trains.
+func (d *decider) calm(r *Run) bool {
+	h := r.Head
+	n := len(h.Members)
+	if n == 0 || n != len(h.Seats) || n != r.Held || h.State != schemas.RunRunning || h.Stage == "" || h.Control != schemas.ControlNone || r.Spec.MaxRuntimeS > 0 {
+		return false
+	}
+	if m := h.Manifest; m != nil && m.Final && m.Stage == h.Stage {
+		return false
+	}
+	if e := len(h.Ended) - 1; e >= 0 && h.Ended[e].Step == h.Step && h.Ended[e].Cause != schemas.CauseDone {
+		return false
+	}
+	if p := d.v.Policy; p != nil && p.Drain {
+		return false
+	}
+	spec, err := r.Spec.StageOf(h.Stage)
+	return err == nil && spec.Train != nil
+}
+
 // exhausted reports whether the gang may not be formed again, and the error to fail with: a permanent error or poison at once, otherwise
 // Limits.Attempts application errors, or Limits.Losses ends of any kind but preemption, in a row without a step of progress.
 func (d *decider) exhausted(h *schemas.Head) (*schemas.ErrorInfo, bool) {
@@ -162,7 +182,15 @@ func (d *decider) recovering(r *Run) time.Duration {
 	return max(0, d.v.Limits.retryAfter(d.failures(h))-r.Failed)
 }
 
-func sameRun(t *schemas.Turn, r *Run) bool { return t.Run == r.Spec.ID && t.Tenant == r.Spec.Tenant }
+// holder is the run that has the turn, nil when it is not open any more.
+func (d *decider) holder(t *schemas.Turn) *Run {
+	for i := range d.v.Runs {
+		if s := d.v.Runs[i].Spec; s.ID == t.Run && s.Tenant == t.Tenant {
+			return &d.v.Runs[i]
+		}
+	}
+	return nil
+}
 
 // wants returns the train stage that the run wants a turn for: one that lost its generation or seats, else the first ready one.
 func wants(r *Run) (stage *schemas.Stage, reform bool) {
@@ -183,8 +211,8 @@ func wants(r *Run) (stage *schemas.Stage, reform bool) {
 		}
 		states = r.Head.Stages
 	}
-	for _, n := range schemas.Ready(r.Spec, states) {
-		if s, err := r.Spec.StageOf(n); err == nil && s.Kind == schemas.KindTrain && s.Train != nil {
+	for s := range schemas.Ready(r.Spec, states) {
+		if s.Kind == schemas.KindTrain && s.Train != nil {
 			return s, false
 		}
 	}
@@ -210,25 +238,27 @@ type turns struct {
 // enough workers are idle start beside it: no seat of theirs competes with one of another gang.
 func (d *decider) turn(order []*Run) {
 	t := d.v.Ledger.Turn
+	var holder *Run // has the turn
 	if t != nil {
-		d.d.Demand += d.forming(t, order)
+		holder = d.holder(t)
+		d.d.Demand += d.forming(t, holder)
 	}
 	w := &turns{taken: t != nil}
 	for _, r := range order {
-		if d.mark(r).busy || r.Head == nil || len(r.Head.Seats) == 0 || t != nil && sameRun(t, r) {
+		if r.mark.busy || r.mark.calm || !r.mark.seated || r == holder {
 			continue
 		}
 		if stage, reform := d.wants(r); stage != nil && reform {
-			d.mark(r).busy = true
+			r.mark.busy = true
 			d.reform(r, stage, w)
 		}
 	}
 	for _, r := range d.reservedFirst(order) {
-		if d.mark(r).busy || r.Head != nil && len(r.Head.Seats) > 0 || t != nil && sameRun(t, r) {
+		if r.mark.busy || r.mark.seated || r == holder {
 			continue
 		}
 		if stage, reform := d.wants(r); stage != nil && !reform {
-			d.mark(r).busy = true
+			r.mark.busy = true
 			d.fresh(r, stage, w)
 		}
 	}
@@ -270,7 +300,7 @@ func (d *decider) fresh(r *Run, stage *schemas.Stage, w *turns) {
 		return
 	}
 	world := stage.Train.World
-	most, why := d.allowance(r.Spec.Tenant, world.Max)
+	most, why := d.allowance(r, world.Max)
 	if most < world.Min {
 		d.why(r, "waiting: %s", why)
 		return
@@ -320,7 +350,7 @@ func (d *decider) line(stage string, need, idle, live int) string {
 func (d *decider) start(r *Run, stage *schemas.Stage, n int, w *turns) {
 	w.admitted++
 	d.seats += n
-	a := d.account(r.Spec.Tenant)
+	a := d.account(r)
 	a.devices += n
 	if r.Head == nil {
 		a.running++
@@ -369,7 +399,7 @@ func (d *decider) preempt(first *Run, need int, order []*Run) {
 			continue
 		}
 		need -= len(h.Seats) // those that yield already are counted, not asked again
-		if (h.Control == schemas.ControlNone || h.Control == schemas.ControlRegroup) && !d.mark(r).busy {
+		if (h.Control == schemas.ControlNone || h.Control == schemas.ControlRegroup) && !r.mark.busy {
 			victims = append(victims, r)
 		}
 	}
@@ -377,14 +407,15 @@ func (d *decider) preempt(first *Run, need int, order []*Run) {
 		return
 	}
 	for _, r := range victims {
-		d.mark(r).busy = true
+		r.mark.busy = true
 		d.act(r, ActPreempt, Action{Stage: r.Head.Stage, Reason: fmt.Sprintf("%s: asked to yield to %s", r.Head.Stage, name(first))})
 	}
 }
 
 // waited is how long a run has been the one that waits first.
 func (d *decider) waited(first *Run) time.Duration {
-	if name(first) == d.v.Reserved {
+	tenant, id := first.Spec.Tenant, first.Spec.ID
+	if n, s := len(tenant), d.v.Reserved; len(s) == n+1+len(id) && s[:n] == tenant && s[n] == '/' && s[n+1:] == id {
 		return d.v.ReservedFor
 	}
 	return 0
@@ -429,15 +460,9 @@ func (d *decider) giveTurn(r *Run, stage *schemas.Stage, seats int, reform bool,
 }
 
 // forming moves the gang that has the turn and returns how many workers it wants beyond the seats it has.
-func (d *decider) forming(t *schemas.Turn, order []*Run) int {
+func (d *decider) forming(t *schemas.Turn, r *Run) int {
 	end := func(reason string) {
 		d.d.Actions = append(d.d.Actions, Action{Kind: ActTurnEnd, Tenant: t.Tenant, Run: t.Run, Stage: t.Stage, Reason: reason})
-	}
-	var r *Run
-	for _, o := range order {
-		if sameRun(t, o) {
-			r = o
-		}
 	}
 	if r == nil {
 		end("the run has ended")
@@ -447,7 +472,7 @@ func (d *decider) forming(t *schemas.Turn, order []*Run) int {
 		end("the gang has formed or the run does not run")
 		return 0
 	}
-	if d.mark(r).busy {
+	if r.mark.busy {
 		return 0 // its seats change in this decision
 	}
 	stage, _ := d.wants(r)
@@ -455,10 +480,10 @@ func (d *decider) forming(t *schemas.Turn, order []*Run) int {
 		end("the stage does not want the turn any more")
 		return 0
 	}
-	d.mark(r).busy = true
+	r.mark.busy = true
 	w := stage.Train.World
 	if r.Head == nil || len(r.Head.Seats) == 0 {
-		most, why := d.allowance(r.Spec.Tenant, w.Max)
+		most, why := d.allowance(r, w.Max)
 		if refused := d.refused(r); refused != "" || most < w.Min {
 			end(cmp.Or(refused, why))
 			return 0
@@ -473,7 +498,7 @@ func (d *decider) forming(t *schemas.Turn, order []*Run) int {
 			end(fmt.Sprintf("%d workers are idle, %d are needed", max(0, idle), w.Min))
 			return most
 		}
-		a := d.account(r.Spec.Tenant)
+		a := d.account(r)
 		a.devices += n
 		d.seats += n
 		if r.Head == nil {

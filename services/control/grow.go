@@ -20,7 +20,7 @@ func (d *decider) grow(order []*Run) {
 	}
 	for _, r := range order {
 		h := r.Head
-		if d.mark(r).busy || h == nil || h.State != schemas.RunRunning || len(h.Members) == 0 || len(h.Members) != len(h.Seats) ||
+		if r.mark.busy || h == nil || h.State != schemas.RunRunning || len(h.Members) == 0 || len(h.Members) != len(h.Seats) ||
 			h.Control != schemas.ControlNone || r.Steady < d.v.Limits.Grow {
 			continue
 		}
@@ -30,7 +30,7 @@ func (d *decider) grow(order []*Run) {
 		}
 		// As for a gang of the last priority: growth takes nobody's workers.
 		idle := d.available(3)
-		n, _ := d.allowance(r.Spec.Tenant, min(spec.Train.World.Max-len(h.Seats), idle))
+		n, _ := d.allowance(r, min(spec.Train.World.Max-len(h.Seats), idle))
 		if n < 1 {
 			continue
 		}
@@ -43,7 +43,7 @@ func (d *decider) grow(order []*Run) {
 			a.Seats = append(a.Seats, s)
 			a.Publish = append(a.Publish, seatMessage(r, h.Stage, s))
 		}
-		d.account(r.Spec.Tenant).devices += n
+		d.account(r).devices += n
 		d.seats += n
 		d.act(r, ActGrow, a)
 		return // one at a time: the next decision sees how many workers are left

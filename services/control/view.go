@@ -124,7 +124,7 @@ type Run struct {
 	// Stages holds what running prep, eval and export stages have stored.
 	Stages map[string]StageView
 
-	at int // place in the view that is being decided on
+	mark mark // of the decision that is being made
 }
 
 // ClaimKey names a seat or part at an issue.

@@ -104,6 +104,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		if *only != "" && !slices.Contains(want, part.name) {
 			continue
 		}
+		runtime.GC() // no part pays for what another one left
 		if perr := part.do(ctx); perr != nil {
 			err = errors.Join(err, fmt.Errorf("cannot measure %s: %w", part.name, perr))
 		}

@@ -60,7 +60,7 @@ func (w *world) view() *control.View {
 	live := len(w.workers) - len(w.dead)
 	v := &control.View{Pool: pool, Limits: w.limits, Ledger: w.ledger, Policy: w.cfg.Policy, Wall: w.start.Add(w.now), Contact: time.Hour, Terse: true, Workers: map[string]control.Workers{
 		pool: {Live: live, Busy: live - len(w.idle), Idle: since(&w.idleFor, len(w.idle) > 0, w.now)}}}
-	v.Runs = make([]control.Run, 0, len(w.active)+min(w.queued, maxQueued))
+	v.Runs = w.runs[:0]
 	for _, r := range w.active {
 		w.age(r)
 		r.view.Held = len(r.workers)
@@ -79,6 +79,7 @@ func (w *world) view() *control.View {
 			}
 		}
 	}
+	w.runs = v.Runs
 	return v
 }
 

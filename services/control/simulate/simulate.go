@@ -142,6 +142,8 @@ type world struct {
 	reserved   string
 	reservedAt time.Duration
 	stats      stats
+	// runs is the memory of the views' runs.
+	runs []control.Run
 }
 
 // Run simulates and reports. The same configuration gives the same report.
