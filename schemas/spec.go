@@ -215,8 +215,10 @@ type TrainStage struct {
 	Sharding string `json:"sharding"`
 	// Reduction is "canonical" (same bits for any number of ranks) or "fast".
 	Reduction string `json:"reduction"`
-	// CommitEvery is the number of steps of a segment. With CommitAuto it holds until the first checkpoint's cost is known; then segments
-	// are as long as costs least for that cost and the losses that the run has seen (Young and Daly).
+	// CommitEvery is the most steps that a worker lost without notice costs: a segment is shorter by the steps that are made while its
+	// checkpoint is stored and committed. Where the store is away or too slow for that, training goes on all the same. With CommitAuto it
+	// holds until the first checkpoint's cost is known; then segments are as long as costs least for that cost and the losses that the run
+	// has seen (Young and Daly).
 	CommitEvery int64 `json:"commit_every"`
 	CommitAuto  bool  `json:"commit_auto,omitempty"`
 	World       World `json:"world"`

@@ -13,27 +13,48 @@ const (
 	priorLife = 8 * time.Hour
 	// slowdown is how fast measurements follow what changes.
 	slowdown = 0.3
+	// leadMargin is by how much longer than the commits before it one is taken to need.
+	leadMargin = 1.25
+	// holdShare bounds holding: it stops where training has waited for checkpoints for this share of its time, which is less than the 3.5 %
+	// that it may. holdMost bounds one hold: a cancelled run stops within that time.
+	holdShare = 0.025
+	holdMost  = 5 * time.Second
 )
 
 // cadence says after which steps to commit. Every rank asks it at the same steps and gets the same answer: what depends on measurements
 // is rank 0's and comes with the step's report.
+//
+// commit_every is a promise: a worker that is lost without notice costs at most so many steps. Steps go on while a checkpoint is stored and
+// committed, so the snapshot is taken earlier than that by as many steps as the commit needs, which is measured: that costs nothing but some
+// more checkpoints, where waiting for each commit would cost training the time of every upload. Where a commit takes longer than it did,
+// training is held at the last step that may be lost, for a bounded time: a store that is away, or too slow for the interval, stops no
+// training, and the promise is not kept then.
 type cadence struct {
-	// every is the interval in steps while auto is false (as it is for a stage that may roll back: where to must not depend on time), and
-	// until the first checkpoint's cost is known.
+	// every is the most steps between commits while auto is false, and until the first checkpoint's cost is known.
 	every int64
 	auto  bool
-	// next is the step that rank 0 last named, 0 while it named none.
+	// exact is so for a stage that may roll back: where to must not depend on time.
+	exact bool
+	// next is the step that rank 0 last named.
 	next int64
 
 	// What rank 0 measured: seconds of a step, seconds that training waits for a checkpoint, seconds until one is stored and committed.
 	step, stall, flight float64
 	// life is the mean time between losses of this gang, in seconds.
 	life float64
+	// trained and waited are the run's seconds of steps and of waiting for checkpoints up to the newest snapshot, held those of holding
+	// since. barren: training was held, and no commit has come to stand since.
+	trained, waited, held float64
+	barren                bool
 }
 
 func newCadence(t *schemas.TrainStage, head *schemas.Head, world int) *cadence {
-	auto := t.CommitAuto && (t.Features == nil || t.Features.OnAnomaly != onRollback)
-	return &cadence{every: t.CommitEvery, auto: auto, life: meanLife(head, world)}
+	exact := t.Features != nil && t.Features.OnAnomaly == onRollback
+	c := &cadence{every: t.CommitEvery, auto: t.CommitAuto && !exact, exact: exact, life: meanLife(head, world)}
+	if head != nil {
+		c.spent(head.Time.Seconds)
+	}
+	return c
 }
 
 // meanLife estimates the mean time between losses of a gang of this size: that of a prior loss beside those that the run has seen.
@@ -60,28 +81,62 @@ func follow(old, now float64) float64 {
 	return old + slowdown*(now-old)
 }
 
+// spent adds what time went to up to a snapshot.
+func (c *cadence) spent(seconds map[string]float64) {
+	c.trained += seconds[schemas.TimeStep]
+	c.waited += seconds[schemas.TimeCheckpoint]
+	c.held = 0
+}
+
+// observe notes how long a commit took, from its snapshot until it stood; 0 is none. What is known rises at once and falls slowly.
+func (c *cadence) observe(flight float64) {
+	if flight > 0 {
+		c.flight, c.barren = max(flight, follow(c.flight, flight)), false
+	}
+}
+
+// waitedFor notes that training was held.
+func (c *cadence) waitedFor(seconds float64) { c.held, c.barren = c.held+seconds, true }
+
+// allowance is how long training may be held now.
+func (c *cadence) allowance() time.Duration {
+	if c.auto || c.barren {
+		return 0
+	}
+	seconds := holdShare*c.trained - c.waited - c.held
+	return time.Duration(max(0, min(holdMost.Seconds(), seconds)) * float64(time.Second))
+}
+
 // interval is the number of steps between commits that costs least: Young's first-order optimum sqrt(2 * cost * time between losses)
 // (https://doi.org/10.1145/361147.361115; Daly's higher orders, https://doi.org/10.1016/j.future.2004.11.016, differ where the cost is
 // not small against the time between losses), and no shorter than a checkpoint is on its way, since one is on its way at a time.
 func (c *cadence) interval() int64 {
-	if !c.auto || c.step <= 0 || c.flight <= 0 {
-		return c.every
+	if !c.measured() {
+		return max(1, c.every-c.lead())
 	}
 	seconds := max(math.Sqrt(2*c.stall*c.life), c.flight)
 	return max(1, int64(math.Ceil(seconds/c.step)))
 }
 
-// due reports whether a commit is due after a step, done steps being finished.
-func (c *cadence) due(done int64) bool {
-	if c.auto && c.next > 0 {
-		return done >= c.next
+func (c *cadence) measured() bool { return c.auto && c.step > 0 && c.flight > 0 }
+
+// lead is by how many steps a snapshot is taken before the last step that may be lost: those that are made while it is stored and
+// committed. A quarter of the interval is assumed while nothing is known.
+func (c *cadence) lead() int64 {
+	if c.exact || c.step <= 0 || c.flight <= 0 {
+		return (c.every + 3) / 4
 	}
-	return done%c.every == 0
+	return int64(math.Ceil(leadMargin * c.flight / c.step))
 }
 
-// committed names the next step to commit after (rank 0), when a snapshot was taken after step done.
-func (c *cadence) committed(done int64) {
-	if c.auto {
-		c.next = done + c.interval()
+// plan names the step to commit after, where the newest snapshot is of step snapped (rank 0).
+func (c *cadence) plan(snapped int64) int64 { return snapped + c.interval() }
+
+// due reports whether a commit is due after a step, done steps of total being finished and the newest snapshot being of step snapped. Where
+// the last step is committed in time, nothing is before it: it would wait for that.
+func (c *cadence) due(done, snapped, total int64) bool {
+	if c.exact {
+		return done%c.interval() == 0
 	}
+	return c.next > 0 && done >= c.next && (c.auto || total-snapped > c.every)
 }

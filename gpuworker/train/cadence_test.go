@@ -2,11 +2,13 @@ package train
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,10 +36,87 @@ func TestIntervalCostsLeast(t *testing.T) {
 			t.Fatalf("%+v: an interval of %v s, a checkpoint takes %v s", c, got, c.flight)
 		}
 	}
-	for _, c := range []*cadence{{every: 7}, {every: 7, auto: true, step: 1}, {every: 7, stall: 1, step: 1, flight: 1, life: 1e6}} {
-		if c.interval() != 7 || !c.due(14) || c.due(15) {
-			t.Errorf("%+v: interval %d", c, c.interval())
+}
+
+// TestSnapshotsLeadTheInterval: a snapshot is taken so early that its commit stands before a loss costs more than the interval.
+func TestSnapshotsLeadTheInterval(t *testing.T) {
+	for _, c := range []struct {
+		cadence
+		spacing int64
+	}{
+		{cadence{every: 20}, 15}, // nothing is known: a quarter
+		{cadence{every: 20, auto: true, step: 1}, 15},
+		{cadence{every: 1}, 1},
+		{cadence{every: 2}, 1},
+		{cadence{every: 500, step: 1, flight: 0.1}, 499}, // a commit within a step
+		{cadence{every: 20, step: 0.25, flight: 0.45}, 17},
+		{cadence{every: 500, step: 0.5, flight: 60}, 350},
+		{cadence{every: 20, step: 0.1, flight: 60}, 1}, // the store is too slow: one after the other
+		{cadence{every: 20, exact: true, step: 0.1, flight: 60}, 15},
+	} {
+		if got := c.plan(100) - 100; got != c.spacing {
+			t.Errorf("%+v: the next snapshot comes after %d steps", c.cadence, got)
 		}
+	}
+	c := cadence{every: 20, next: 37}
+	if c.due(36, 20, 99) || !c.due(37, 20, 99) || !c.due(40, 20, 99) {
+		t.Error("a snapshot is due from the step on that rank 0 named")
+	}
+	if c.due(38, 20, 40) || !c.due(38, 20, 41) {
+		t.Error("no snapshot is due where the last step is no more than the interval away, else one is")
+	}
+	exact := cadence{every: 20, exact: true, next: 37}
+	if exact.due(37, 30, 99) || !exact.due(45, 30, 99) {
+		t.Error("where a rollback goes to depends on what was measured")
+	}
+	// What is known of a commit rises at once and falls slowly.
+	c.observe(1)
+	c.observe(3)
+	c.observe(0)
+	if c.flight != 3 {
+		t.Errorf("a commit is taken to need %v s", c.flight)
+	}
+	if c.observe(1); c.flight <= 2 || c.flight >= 3 {
+		t.Errorf("after a faster one: %v s", c.flight)
+	}
+}
+
+// TestHoldingIsBounded: training is held for less than its share of the run's time, for a bounded time at once, and not again before a commit
+// stands.
+func TestHoldingIsBounded(t *testing.T) {
+	head := &schemas.Head{Time: schemas.TimeUse{Seconds: map[string]float64{schemas.TimeStep: 100, schemas.TimeCheckpoint: 1}}}
+	stage := &schemas.TrainStage{CommitEvery: 20}
+	c := newCadence(stage, head, 2)
+	near := func(got time.Duration, want float64) bool { return math.Abs(got.Seconds()-want) < 1e-6 }
+	if got := c.allowance(); !near(got, 1.5) {
+		t.Errorf("after 100 s with 1 s of waiting: %s", got)
+	}
+	if c.waitedFor(0.5); c.allowance() != 0 {
+		t.Error("training is held again while the store is away")
+	}
+	if c.observe(0.1); !near(c.allowance(), 1) {
+		t.Errorf("when a commit stands again: %s", c.allowance())
+	}
+	// The segment's time, with the hold, counts once.
+	c.spent(map[string]float64{schemas.TimeStep: 40, schemas.TimeCheckpoint: 0.5})
+	if got := c.allowance(); !near(got, 2) {
+		t.Errorf("after 40 s more: %s", got)
+	}
+	c.spent(map[string]float64{schemas.TimeStep: 1e6})
+	if got := c.allowance(); got != holdMost {
+		t.Errorf("after many days: %s", got)
+	}
+	c.spent(map[string]float64{schemas.TimeCheckpoint: 1e6})
+	if got := c.allowance(); got != 0 {
+		t.Errorf("when more was waited than may be: %s", got)
+	}
+	if got := newCadence(stage, nil, 1).allowance(); got != 0 {
+		t.Errorf("before anything was trained: %s", got)
+	}
+	auto := *stage
+	auto.CommitAuto = true
+	if got := newCadence(&auto, head, 1).allowance(); got != 0 {
+		t.Errorf("with a measured interval, which promises nothing: %s", got)
 	}
 }
 
@@ -144,6 +223,152 @@ func TestTrainingWaitsForNoStore(t *testing.T) {
 	if commits > (60-28)/2 {
 		t.Errorf("%d commits of 60 steps: none was left out", commits)
 	}
+}
+
+// countedStore needs lag steps to store a part, fewer at the end: time of the machine does not enter.
+type countedStore struct {
+	store.Objects
+	steps      atomic.Int64
+	lag, total int64
+}
+
+func (s *countedStore) Upload(ctx context.Context, key string, r io.Reader, size int64) error {
+	until := min(s.steps.Load()+s.lag, s.total)
+	for strings.Contains(key, "/ckpt/") && s.steps.Load() < until {
+		select {
+		case <-time.After(100 * time.Microsecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.Objects.Upload(ctx, key, r, size)
+}
+
+// TestALossCostsAtMostTheInterval: whenever a rank is killed, no more than commit_every steps were made since the newest commit, though a
+// commit needs some steps to come to stand.
+func TestALossCostsAtMostTheInterval(t *testing.T) {
+	stage := elasticStage("full")
+	stage.Train.Steps, stage.Train.CommitEvery, stage.Train.StepDelayMS = 90, 20, 2
+	undisturbed := newFleet(t, stage)
+	want := undisturbed.complete("train", 1).StateHash
+	for _, world := range []int{1, 3} {
+		f := newFleet(t, stage)
+		s := &countedStore{Objects: f.objects, total: 90, lag: 2}
+		f.objects = s
+		// What a kill right after this step would cost, and the step after which it would cost most.
+		worst, at := int64(0), int64(0)
+		f.seen = func(e schemas.Event) {
+			if e.Type != schemas.EventStep {
+				return
+			}
+			s.steps.Store(e.Step)
+			head, _, err := f.heads.Read(context.WithoutCancel(t.Context()), "acme", "r1")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if lost := e.Step - head.Step; lost > worst {
+				worst, at = lost, e.Step
+			}
+		}
+		if m := f.complete("train", world); m.StateHash != want {
+			t.Error("weights differ from those of the undisturbed run")
+		}
+		if worst > 20 || worst < 10 {
+			t.Errorf("%d ranks: a kill after step %d costs %d steps, the interval is 20", world, at, worst)
+		}
+	}
+	// The kill where a boundary at every 20th step would not be committed yet, and one after it.
+	for _, kill := range []int64{21, 42} {
+		f := newFleet(t, stage)
+		s := &countedStore{Objects: f.objects, total: 90, lag: 2}
+		f.objects = s
+		made := map[int64]int{}
+		f.seen = func(e schemas.Event) {
+			if e.Type == schemas.EventStep {
+				s.steps.Store(e.Step)
+				made[e.Step]++
+			}
+		}
+		if err := errors.Join(f.generation("train", plan{world: 2, killAt: kill, kill: 1})...); err == nil {
+			t.Fatal("nothing was killed")
+		}
+		s.steps.Store(0)
+		if m := f.complete("train", 2); m.StateHash != want {
+			t.Error("weights differ from those of the undisturbed run")
+		}
+		f.sameCurve(undisturbed.losses())
+		again := 0
+		for step := int64(1); step <= 90; step++ {
+			if made[step] == 0 {
+				t.Errorf("step %d was not made", step)
+			}
+			again += made[step] - 1
+		}
+		if again > 20 {
+			t.Errorf("killed after step %d: %d steps were made again, the interval is 20", kill, again)
+		}
+	}
+}
+
+// TestTrainingIsHeldForALateCommit: where one commit takes much longer than those before it, training waits at the last step that may be
+// lost; one that comes not at all stops it once, for a bounded time.
+func TestTrainingIsHeldForALateCommit(t *testing.T) {
+	stage := elasticStage("full")
+	stage.Train.Steps, stage.Train.CommitEvery, stage.Train.StepDelayMS = 90, 20, 1
+	f := newFleet(t, stage)
+	// A run that has trained for a while: it may be held for some seconds.
+	head := f.head()
+	head.Time.Seconds = map[string]float64{schemas.TimeStep: 1000}
+	raw, err := json.Marshal(head)
+	if err == nil {
+		_, err = f.objects.Put(t.Context(), schemas.HeadKey("acme", "r1"), raw, store.Condition{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := &lateStore{Objects: f.objects, late: 300 * time.Millisecond}
+	f.objects = late
+	worst := int64(0)
+	f.seen = func(e schemas.Event) {
+		if e.Type != schemas.EventStep {
+			return
+		}
+		head, _, err := f.heads.Read(context.WithoutCancel(t.Context()), "acme", "r1")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		worst = max(worst, e.Step-head.Step)
+	}
+	f.complete("train", 2)
+	if worst != 20 {
+		t.Errorf("a kill would have cost %d steps; training had to be held at the 20th", worst)
+	}
+	if waited := f.head().Time.Seconds[schemas.TimeCheckpoint]; waited < 0.1 {
+		t.Errorf("training waited for %v s only, and a commit was 0.3 s late", waited)
+	}
+}
+
+// lateStore takes its time with the parts of the second checkpoint.
+type lateStore struct {
+	store.Objects
+	late    time.Duration
+	uploads atomic.Int64
+}
+
+func (s *lateStore) Upload(ctx context.Context, key string, r io.Reader, size int64) error {
+	if !strings.Contains(key, "/ckpt/") {
+		return s.Objects.Upload(ctx, key, r, size)
+	}
+	if n := s.uploads.Add(1); n > 2 && n <= 4 { // of two ranks
+		select {
+		case <-time.After(s.late):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.Objects.Upload(ctx, key, r, size)
 }
 
 // BenchmarkCheckpointStall trains 8.4 M parameters on one rank (100 MB a checkpoint: values and both moments) with a checkpoint every 10

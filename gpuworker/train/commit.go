@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,8 +64,24 @@ func (c *committer) stored() bool {
 	}
 }
 
-// took is the seconds that the newest commit needed from its snapshot on, 0 while none stands (rank 0).
-func (c *committer) took() float64 { return time.Duration(c.lasted.Load()).Seconds() }
+// took is the seconds that the newest commit needed from its snapshot on, told once; 0 when no other has come to stand (rank 0).
+func (c *committer) took() float64 { return time.Duration(c.lasted.Swap(0)).Seconds() }
+
+// await waits until finish does not wait, or until ctx ends; it reports which.
+func (c *committer) await(ctx context.Context) bool {
+	select {
+	case <-c.flight.done:
+	case <-ctx.Done():
+		return c.stored()
+	}
+	if c.commit != nil {
+		select {
+		case <-c.commit:
+		case <-ctx.Done():
+		}
+	}
+	return c.stored()
+}
 
 // estimate is how long this rank's part of a checkpoint takes to be stored, in seconds. While the first is on its way, it is taken to be
 // halfway; before that nothing is known: 0.
@@ -104,7 +121,8 @@ type committer struct {
 	// The commit that rank 0 makes in the background; nil when none was made yet. Its error is read after it is closed.
 	commit    chan struct{}
 	commitErr error
-	lasted    atomic.Int64
+	// lasted is how long the newest took and was not told yet, stands the step of the newest that stands.
+	lasted, stands atomic.Int64
 	// rate is the bytes a second of this rank's newest uploads, from snapshot to store; overhead what a commit takes beyond them (rank 0).
 	// committing is the newest commit's, read after it has ended.
 	rate, overhead, committing float64
@@ -210,6 +228,7 @@ func (c *committer) finish(ctx context.Context) error {
 		defer func() { c.committing = time.Since(began).Seconds() }()
 		if c.commitErr = c.t.Gang.Commit(c.ctx, man); c.commitErr == nil {
 			c.lasted.Store(int64(time.Since(f.taken)))
+			c.stands.Store(f.step)
 			recordPhase(c.ctx, c.metrics, phaseCommit, time.Since(f.taken).Seconds())
 			if c.metrics != nil {
 				c.metrics.CommitBytes.Add(c.ctx, size(man))
@@ -279,6 +298,21 @@ func gatherJSON(ctx context.Context, coll consume.Collective, v any) ([][]byte, 
 		all[r] = make([]byte, n)
 	}
 	return all, coll.AllGather(ctx, mine, all)
+}
+
+// everyRank reports whether every rank says yes.
+func everyRank(ctx context.Context, coll consume.Collective, yes bool) (bool, error) {
+	mine, all := []byte{0}, make([][]byte, coll.World())
+	if yes {
+		mine[0] = 1
+	}
+	for r := range all {
+		all[r] = make([]byte, 1)
+	}
+	if err := coll.AllGather(ctx, mine, all); err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(all, func(b []byte) bool { return b[0] != 1 }), nil
 }
 
 // segmentLog collects the events of a segment as JSON lines.

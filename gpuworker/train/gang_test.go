@@ -74,6 +74,8 @@ type fleet struct {
 
 	mu     sync.Mutex
 	events []schemas.Event
+	// seen is called with each event, when not nil.
+	seen func(schemas.Event)
 	// log is what all ranks say.
 	log    bytes.Buffer
 	logger *slog.Logger
@@ -191,6 +193,9 @@ func (f *fleet) generation(stage string, p plan) []error {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.events = append(f.events, e)
+			if f.seen != nil {
+				f.seen(e)
+			}
 		}
 		t.Phase = func(name string, done, _ int64) {
 			if name != consume.PhaseStep {

@@ -99,6 +99,8 @@ type session struct {
 	done int64 // finished steps
 	// snapped is the step of the newest snapshot, or where the generation began.
 	snapped int64
+	// exceeded: it was said that a loss costs more than it may.
+	exceeded bool
 	// snapBytes is the size of this rank's part of a checkpoint.
 	snapBytes int64
 	step      int64 // the step being computed, from 0
@@ -354,6 +356,7 @@ func (s *session) identity() map[string]string {
 func (s *session) run(ctx context.Context) error {
 	last := time.Now()
 	s.snapBytes = s.engine.SnapshotBytes()
+	s.commits.stands.Store(s.done)
 	if s.stage.EvalOnly {
 		return s.boundary(ctx, stepResult{stored: true})
 	}
@@ -413,16 +416,18 @@ func (s *session) boundary(ctx context.Context, r stepResult) error {
 			return err
 		}
 	}
-	if !final && r.control == schemas.ControlNone && (!s.cadence.due(s.done) || s.commits.flight != nil && s.onAnomaly() != onRollback) {
-		// Where the checkpoint before is still on its way, this one is left out: training waits for no store. A stage that may roll back
-		// does wait: where it goes back to must not depend on the store's speed.
-		return nil
+	if !final && r.control == schemas.ControlNone {
+		// Where the checkpoint before is still on its way, this one waits until it is stored: training waits for no store. A stage that
+		// may roll back does wait: where it goes back to must not depend on the store's speed.
+		if s.cadence.due(s.done, s.snapped, s.total()) && (s.commits.flight == nil || s.onAnomaly() == onRollback) {
+			if err := s.snapshot(ctx, false, false); err != nil {
+				return err
+			}
+		}
+		return s.hold(ctx, r)
 	}
 	if err := s.snapshot(ctx, final, r.control != schemas.ControlNone); err != nil {
 		return err
-	}
-	if !final && r.control == schemas.ControlNone {
-		return nil
 	}
 	// The gang ends or yields here: wait until the commit stands, and leave together.
 	bytes := s.commits.flight.snap.Bytes()
@@ -476,8 +481,43 @@ func (s *session) snapshot(ctx context.Context, final, closing bool) error {
 	s.commits.spare = nil
 	f.spent, f.taken = s.time.Take()
 	s.measure(ctx, f)
-	s.cadence.committed(s.done)
 	s.commits.begin(f, s.log.take())
+	return nil
+}
+
+// hold lets training wait for the checkpoint on its way where a loss now would cost as many steps as it may at most, so that the next step
+// is not one more: see cadence. All ranks come here alike.
+func (s *session) hold(ctx context.Context, r stepResult) error {
+	open := s.done - r.stands
+	if s.cadence.auto || open < s.cadence.every {
+		return nil
+	}
+	if open > s.cadence.every && !s.exceeded {
+		s.exceeded = true
+		s.t.Logger.Warn("a loss would cost more steps than commit_every now: the store takes too long", "open", open, "commit_every", s.cadence.every)
+	}
+	if r.hold <= 0 {
+		return nil
+	}
+	began := time.Now()
+	hctx, cancel := context.WithTimeout(ctx, r.hold)
+	defer cancel()
+	all := true
+	if s.commits.flight != nil {
+		var err error
+		if all, err = everyRank(ctx, s.t.Gang.Collective, s.commits.await(hctx)); err == nil && all {
+			err = s.commits.finish(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if all { // the other ranks go on: they wait for rank 0 in the next step
+		if err := s.commits.settle(hctx); err != nil && (hctx.Err() == nil || ctx.Err() != nil) {
+			return err
+		}
+	}
+	s.cadence.waitedFor(time.Since(began).Seconds())
 	return nil
 }
 
@@ -489,7 +529,7 @@ func (s *session) measure(ctx context.Context, f *flight) {
 	}
 	s.snapped, s.snapBytes = f.step, f.snap.Bytes()
 	c.stall = follow(c.stall, f.spent[schemas.TimeCheckpoint])
-	c.flight = s.commits.took()
+	c.spent(f.spent)
 	if s.t.Gang.Rank == 0 {
 		recordPhase(ctx, s.metrics, phaseStall, f.spent[schemas.TimeCheckpoint])
 	}

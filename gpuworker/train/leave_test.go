@@ -12,7 +12,8 @@ import (
 // what it could not store is done again with the same bits.
 func TestLeavingFitsTheTimeLeft(t *testing.T) {
 	stage := elasticStage("full")
-	stage.Train.Steps, stage.Train.CommitEvery = 30, 10
+	// Snapshots after steps 10, 20 and 30, whatever is measured.
+	stage.Train.Steps, stage.Train.CommitEvery, stage.Train.Features = 30, 14, &schemas.TrainFeatures{OnAnomaly: onRollback}
 	undisturbed := newFleet(t, stage)
 	want := undisturbed.complete("train", 1).StateHash
 	for _, c := range []struct {

@@ -28,6 +28,9 @@ type stepResult struct {
 	skipped bool
 	// stored: every rank's parts of the checkpoint on its way are stored, and the commit before it stands.
 	stored bool
+	// stands is the step of the newest commit that stands, hold how long training may now be held for the next one: rank 0 says both.
+	stands int64
+	hold   time.Duration
 	// leaving is what the gang knows of a machine that goes.
 	leaving leaving
 }
@@ -42,12 +45,13 @@ type report struct {
 	tokens  int64
 	control schemas.Control
 	stored  bool
-	// next is the step that rank 0 wants to commit after, 0 for none: see cadence.
-	next    int64
-	leaving leaving
+	// next is the step that rank 0 wants to commit after: see cadence. stands and hold are as in stepResult; other ranks' do not count.
+	next, stands int64
+	hold         time.Duration
+	leaving      leaving
 }
 
-const reportBytes = 24 + leavingBytes
+const reportBytes = 40 + leavingBytes
 
 func (r report) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.tokens))
@@ -58,7 +62,9 @@ func (r report) append(b []byte) []byte {
 	}
 	b = binary.LittleEndian.AppendUint32(b, uint32(word))
 	b = binary.LittleEndian.AppendUint32(b, stored)
-	b = binary.LittleEndian.AppendUint64(b, uint64(r.next))
+	for _, v := range []int64{r.next, r.stands, int64(r.hold)} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(v))
+	}
 	return r.leaving.append(b)
 }
 
@@ -71,7 +77,19 @@ func parseReport(b []byte) (report, error) {
 		return report{}, fmt.Errorf("unknown control word %d", word)
 	}
 	return report{tokens: int64(binary.LittleEndian.Uint64(b)), control: controls()[word], stored: binary.LittleEndian.Uint32(b[12:]) == 1,
-		next: int64(binary.LittleEndian.Uint64(b[16:])), leaving: parseLeaving(b[24:])}, nil
+		next: int64(binary.LittleEndian.Uint64(b[16:])), stands: int64(binary.LittleEndian.Uint64(b[24:])), hold: time.Duration(binary.LittleEndian.Uint64(b[32:])),
+		leaving: parseLeaving(b[40:])}, nil
+}
+
+// report is what this rank has to say once it has computed its leaves: as late as can be, so that a checkpoint that is stored meanwhile is
+// committed after this step and not after the next.
+func (s *session) report(tokens int64) report {
+	r := report{tokens: tokens, control: s.t.Gang.Control(), stored: s.commits.stored(), leaving: s.leaving()}
+	if s.t.Gang.Rank == 0 {
+		s.cadence.observe(s.commits.took()) // before stands is read: what stands by then has told, or will tell, how long it took
+		r.next, r.stands, r.hold = s.cadence.plan(s.snapped), s.commits.stands.Load(), s.cadence.allowance()
+	}
+	return r
 }
 
 // runStep computes one step, counted from 0, and updates the parameters: once, or as often as the goal makes updates of what it has drawn.
@@ -155,19 +173,19 @@ func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream)
 	width := 8 * (1 + len(names)) // bytes of a leaf's numbers
 	micros := (leaves + world - 1) / world
 	meta := s.meta[:0]
-	mine := report{control: s.t.Gang.Control(), stored: s.commits.stored(), next: s.cadence.next, leaving: s.leaving()}
+	tokens := int64(0)
 	for micro := range micros {
 		r, err := s.runLeaf(ctx, step, micro, leaves)
 		if err != nil {
 			return stepResult{}, err
 		}
-		mine.tokens += r.tokens
+		tokens += r.tokens
 		meta = binary.LittleEndian.AppendUint64(meta, math.Float64bits(r.loss))
 		for k := range names {
 			meta = binary.LittleEndian.AppendUint64(meta, math.Float64bits(r.metrics[k]))
 		}
 	}
-	meta = mine.append(meta)
+	meta = s.report(tokens).append(meta)
 	s.meta = meta
 	sumsq, metas, err := s.engine.Finish(ctx, meta)
 	if err != nil {
@@ -189,7 +207,7 @@ func (s *session) computeTo(ctx context.Context, step int64, stream zero.Stream)
 			return stepResult{}, fmt.Errorf("cannot read a rank's report: %w", err)
 		}
 		if rank == 0 {
-			s.cadence.next = r.next
+			s.cadence.next, res.stands, res.hold = r.next, r.stands, r.hold
 		}
 		res.tokens += r.tokens
 		res.stored = res.stored && r.stored

@@ -64,7 +64,7 @@ func TestEarlyStoppingCounts(t *testing.T) {
 // noisyData has one row in the middle of training that follows no rule and is long: a spike.
 func noisyStage(policy string) schemas.Stage {
 	s := toyStage("train", "full")
-	s.Train.Epochs, s.Train.Steps, s.Train.CommitEvery = 0, 40, 4
+	s.Train.Epochs, s.Train.Steps, s.Train.CommitEvery = 0, 40, 6 // a stage that may roll back takes a snapshot every 4 steps then
 	s.Train.MicroBatch, s.Train.Leaves, s.Train.World.Max = 2, 2, 2
 	s.Train.Optim.LR, s.Train.Optim.Schedule = 0.003, "constant"
 	s.Train.Order = &schemas.SampleOrder{Kind: "sequential"}
