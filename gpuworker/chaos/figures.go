@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
-	"github.com/tunefleet/tunefleet/schemas"
-	"github.com/tunefleet/tunefleet/services/checkpoint"
 )
 
 // Machine is what the figures were measured on.
@@ -51,6 +49,9 @@ type Figure struct {
 	Pass string `json:"pass"`
 }
 
+// missed is the verdict on a figure that is not what it has to be.
+const missed = "FAIL"
+
 // Result is what a whole run of the suite came to.
 type Result struct {
 	Seed     uint64     `json:"seed"`
@@ -65,67 +66,8 @@ type Result struct {
 	Kills    int       `json:"kills"`
 	// Older: a worker of an earlier build took part.
 	Older bool `json:"older,omitempty"`
-	OK    bool `json:"ok"`
-}
-
-// Losses are the steps that were made and do not count, per ended generation.
-type Losses struct {
-	// Killed counts generations that ended without notice and whose steps were seen; Steps is the most that one of them lost, Over how many
-	// lost more than one checkpoint interval.
-	Killed int   `json:"killed"`
-	Steps  int64 `json:"steps"`
-	Over   int   `json:"over"`
-	// Preempted counts generations that ended after a notice, with the steps that they lost together.
-	Preempted      int   `json:"preempted"`
-	PreemptedSteps int64 `json:"preempted_steps"`
-}
-
-// lostSteps compares the steps seen in the live stream with what each generation had committed when it ended. The stream may have been lost
-// with the lease server: what was not seen is not counted.
-func lostSteps(events []check.Event, objects map[string][]byte) Losses {
-	type generation struct {
-		run string
-		g   uint64
-	}
-	seen := map[generation]int64{}
-	expect := map[string]*check.Expect{}
-	for _, e := range events {
-		name := e.Tenant + "/" + e.Run
-		switch e.Kind {
-		case check.KindExpect:
-			expect[name] = e.Expect
-		case check.KindStep:
-			k := generation{name, e.Generation}
-			seen[k] = max(seen[k], e.Step)
-		}
-	}
-	var l Losses
-	for name, x := range expect {
-		tenant, run, _ := strings.Cut(name, "/")
-		head, err := checkpoint.DecodeHead(objects[schemas.HeadKey(tenant, run)])
-		if err != nil || x.Poison || head.State != schemas.RunSucceeded {
-			continue
-		}
-		for _, e := range head.Ended {
-			last, ok := seen[generation{name, e.Generation}]
-			if !ok {
-				continue
-			}
-			lost := max(0, last-e.Step)
-			switch e.Cause {
-			case schemas.CauseInfrastructure:
-				l.Killed++
-				l.Steps = max(l.Steps, lost)
-				if lost > x.Every {
-					l.Over++
-				}
-			case schemas.CausePreempted:
-				l.Preempted++
-				l.PreemptedSteps += lost
-			}
-		}
-	}
-	return l
+	// OK: every invariant held, every row did what it demands, and no figure was missed.
+	OK bool `json:"ok"`
 }
 
 // reports are the checker's, of the episodes and of the training.
@@ -158,13 +100,14 @@ func (r *Result) finish() {
 		manifests, doubled, hashes, unequal, corrupted = manifests+p.Manifests, doubled+p.Doubled, hashes+p.Hashes, unequal+p.Unequal, corrupted+p.Corrupted
 	}
 	add := func(ok, measured bool, name, must, format string, args ...any) {
-		f := Figure{Name: name, Value: fmt.Sprintf(format, args...), Must: must, How: "real", Pass: "FAIL"}
+		f := Figure{Name: name, Value: fmt.Sprintf(format, args...), Must: must, How: "real", Pass: missed}
 		if ok {
 			f.Pass = "pass"
 		}
 		if !measured {
 			f.Pass, f.Value = "not measured", "-"
 		}
+		r.OK = r.OK && f.Pass != missed
 		r.Figures = append(r.Figures, f)
 	}
 	add(lost == 0, runs > 0, "acknowledged runs lost", "0", "%d of %d, %d kill -9", lost, runs, r.Kills)
@@ -196,7 +139,7 @@ func (r *Result) training(add func(ok, measured bool, name, must, format string,
 		case f.Recovery > 0:
 			worst[1] = max(worst[1], f.Recovery)
 		case f.Down > 0:
-			add(!f.Ended, true, f.What, "0 steps lost, training goes on", "%.0f s: %d steps meanwhile, generation lost: %v", f.Down, f.Steps, f.Ended)
+			add(!f.Ended && f.Steps > 0, true, f.What, "0 steps lost, training goes on", "%.0f s: %d steps meanwhile, generation lost: %v", f.Down, f.Steps, f.Ended)
 		}
 	}
 	limit := (trainTTL + 10*time.Second).Seconds()

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"io"
@@ -12,9 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
 	"github.com/tunefleet/tunefleet/gpuworker/spot"
-	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/config"
 )
 
@@ -97,24 +94,5 @@ func TestMetadataTellsOneWorker(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusNotFound {
 		t.Errorf("status %d", resp.StatusCode)
-	}
-}
-
-func TestLostSteps(t *testing.T) {
-	head := schemas.Head{Version: 1, Tenant: "a", Run: "r", State: schemas.RunSucceeded, Ended: []schemas.GenerationEnd{
-		{Generation: 1, Cause: schemas.CauseInfrastructure, Step: 10}, {Generation: 2, Cause: schemas.CausePreempted, Step: 24},
-		{Generation: 3, Cause: schemas.CauseInfrastructure, Step: 30}, {Generation: 4, Cause: schemas.CauseDone, Step: 50}}}
-	raw, err := json.Marshal(&head)
-	if err != nil {
-		t.Fatal(err)
-	}
-	step := func(n int64, g uint64) check.Event {
-		return check.Event{Kind: check.KindStep, Tenant: "a", Run: "r", Step: n, Generation: g}
-	}
-	events := []check.Event{{Kind: check.KindExpect, Tenant: "a", Run: "r", Expect: &check.Expect{Every: 5}},
-		step(14, 1), step(13, 1), step(24, 2), step(37, 3), step(50, 4)}
-	got := lostSteps(events, map[string][]byte{schemas.HeadKey("a", "r"): raw})
-	if want := (Losses{Killed: 2, Steps: 7, Over: 1, Preempted: 1}); got != want {
-		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -48,6 +48,11 @@ func (r *Result) Text() string {
 	case n == 0:
 		b.WriteString("every invariant held\n")
 	}
+	for _, f := range r.Figures {
+		if f.Pass == missed {
+			fmt.Fprintf(&b, "MISSED %s: %s, must be %s\n", f.Name, f.Value, f.Must)
+		}
+	}
 	return b.String()
 }
 

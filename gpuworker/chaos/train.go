@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/faultproxy"
@@ -213,8 +214,8 @@ func (t *trainer) undisturbed(ctx context.Context) (*schemas.Head, error) {
 	return head, nil
 }
 
-// disturbed trains the same with a fault every o.Every: kill -9, SIGTERM, and once each the lease server away, the stream of work deleted
-// and the store away.
+// disturbed trains the same with a fault every o.Every: kill -9, SIGTERM, and once each the lease server away and flushed, the stream of work
+// deleted and the store away.
 func (t *trainer) disturbed(ctx context.Context) (*schemas.Head, error) {
 	began := time.Now()
 	r, err := t.submit(ctx, "disturbed", trainDelay, t.out.Calm)
@@ -226,8 +227,8 @@ func (t *trainer) disturbed(ctx context.Context) (*schemas.Head, error) {
 		return nil, err
 	}
 	faults := map[string][]func(context.Context) error{
-		FaultsAll:  {t.kill, t.term, t.redisAway, t.storeAway, t.streamGone, t.kill, t.term},
-		FaultsKill: {t.kill}, FaultsNotice: {t.term}, FaultsServers: {t.storeAway, t.redisAway, t.streamGone},
+		FaultsAll:  {t.kill, t.term, t.redisAway, t.storeAway, t.streamGone, t.redisFlushed, t.kill, t.term},
+		FaultsKill: {t.kill}, FaultsNotice: {t.term}, FaultsServers: {t.storeAway, t.redisAway, t.redisFlushed, t.streamGone},
 	}[t.o.TrainFaults]
 	over := false
 	for i := 0; !over; i++ {
@@ -383,6 +384,17 @@ func (t *trainer) away(ctx context.Context, row int, what string, d time.Duratio
 func (t *trainer) redisAway(ctx context.Context) error {
 	d := min(time.Minute, t.o.Train/4)
 	return t.away(ctx, 16, "lease server killed", d, func() error { return t.f.cell.Signal("redis", syscall.SIGKILL) }, func() error { return t.f.start("redis") })
+}
+
+func (t *trainer) redisFlushed(ctx context.Context) error {
+	return t.away(ctx, 16, "lease server flushed", 3*trainTTL, func() error {
+		rdb := redis.NewClient(&redis.Options{Addr: loopback(t.f.rec.Redis), Password: t.f.rec.Password})
+		defer rdb.Close()
+		if err := rdb.FlushAll(ctx).Err(); err != nil {
+			return fmt.Errorf("cannot flush the lease server: %w", err)
+		}
+		return nil
+	}, func() error { return nil })
 }
 
 func (t *trainer) storeAway(ctx context.Context) error {
