@@ -45,9 +45,9 @@ func (e *embedding) attach(on bool) {
 func (e *embedding) Params() []*nn.Param { return e.params() }
 
 // Forward implements nn.EmbeddingAdapter.
-func (e *embedding) Forward(t *nn.Tape, layer *nn.Embedding, ids autograd.Tensor) nn.Value {
-	y := ops.Embedding(t, ids, t.Param(layer.Weight), 1)
-	h := ops.Embedding(t, ids, t.Param(e.a), e.scale)
+func (e *embedding) Forward(t *nn.Tape, layer *nn.Embedding, ids, learn autograd.Tensor) nn.Value {
+	y := ops.Embedding(t, ids, learn, t.Param(layer.Weight), 1)
+	h := ops.Embedding(t, ids, learn, t.Param(e.a), e.scale)
 	out := ops.Linear(t, h, t.Param(e.b), nn.Value{}, y)
 	t.Release(y, h)
 	return out

@@ -24,8 +24,8 @@ type HeadAdapter interface {
 
 // EmbeddingAdapter changes what an Embedding looks up.
 type EmbeddingAdapter interface {
-	// Forward computes [n, dim] for ids (i32 [n]).
-	Forward(t *Tape, e *Embedding, ids autograd.Tensor) Value
+	// Forward computes [n, dim] for ids (i32 [n]); learn is ids with -1 where a lookup gives no gradient.
+	Forward(t *Tape, e *Embedding, ids, learn autograd.Tensor) Value
 	// Params are the adapter's own parameters.
 	Params() []*Param
 }

@@ -1,6 +1,8 @@
 package nn
 
 import (
+	"slices"
+
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/ops"
 )
@@ -115,6 +117,9 @@ type Embedding struct {
 	Scale float32
 	// Tied, when not nil, is what an output head that is tied to the embedding uses in place of Weight; see HeadWeight.
 	Tied *Param
+	// Padding, when not nil, is the row that learns nothing from being looked up: torch's padding_idx. A tied head's gradient still
+	// reaches it.
+	Padding *int32
 }
 
 // NewEmbedding describes a table with rows drawn from N(0, std).
@@ -122,16 +127,27 @@ func NewEmbedding(vocab, dim int, std float64) Embedding {
 	return Embedding{Weight: &Param{Shape: []int64{int64(vocab), int64(dim)}, Role: autograd.RoleEmbedding, Init: autograd.Init{Kind: autograd.InitNormal, Std: std}}}
 }
 
-// Forward looks up ids (i32 [n]) as [n, dim], times the scale.
-func (e *Embedding) Forward(t *Tape, ids autograd.Tensor) Value {
+// Forward looks up ids as [n, dim], times the scale.
+func (e *Embedding) Forward(t *Tape, ids []int32) Value {
 	scale := e.Scale
 	if scale == 0 {
 		scale = 1
 	}
-	if e.Adapter == nil {
-		return ops.Embedding(t, ids, t.Param(e.Weight), scale)
+	rows := t.Ints(ids, int64(len(ids)))
+	learn := rows
+	if e.Padding != nil && slices.Contains(ids, *e.Padding) {
+		masked := slices.Clone(ids)
+		for i, id := range masked {
+			if id == *e.Padding {
+				masked[i] = -1
+			}
+		}
+		learn = t.Ints(masked, int64(len(masked)))
 	}
-	y := e.Adapter.Forward(t, e, ids)
+	if e.Adapter == nil {
+		return ops.Embedding(t, rows, learn, t.Param(e.Weight), scale)
+	}
+	y := e.Adapter.Forward(t, e, rows, learn)
 	if scale == 1 {
 		return y
 	}

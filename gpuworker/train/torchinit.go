@@ -2,7 +2,6 @@ package train
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
@@ -15,8 +14,8 @@ import (
 type torchValues struct {
 	before map[string]*pyrand.Torch
 	std    map[string]float64
-	// zero is the row of the embedding that belongs to padding, -1 for none.
-	zero int64
+	// zero are the rows of padding by the table's name: transformers makes them zero.
+	zero map[string]int64
 	// last is the tensor that was drawn last: ranges of one come one after the other.
 	last   string
 	values []float32
@@ -31,16 +30,12 @@ func drawModel(config json.RawMessage, seed uint64) (*torchValues, error) {
 		return nil, err
 	}
 	g := pyrand.NewTorch(seed)
-	v := &torchValues{before: map[string]*pyrand.Torch{}, std: map[string]float64{}, zero: -1}
-	var c struct {
-		Pad *int64 `json:"pad_token_id"`
-	}
-	if err := json.Unmarshal(config, &c); err != nil {
-		return nil, fmt.Errorf("cannot read the configuration: %w", err)
-	}
-	if c.Pad != nil {
-		v.zero = *c.Pad
-	}
+	v := &torchValues{before: map[string]*pyrand.Torch{}, std: map[string]float64{}, zero: map[string]int64{}}
+	nn.WalkEmbeddings(m.Root(), func(_ string, e *nn.Embedding) {
+		if e.Padding != nil {
+			v.zero[e.Weight.Name] = int64(*e.Padding)
+		}
+	})
 	var body, head []*nn.Param
 	for _, p := range nn.Params(m.Root()) {
 		if strings.HasPrefix(p.Name, "lm_head.") {
@@ -82,8 +77,8 @@ func (v *torchValues) read(p *nn.Param, start int64, dst []float32) bool {
 	if v.last != p.Name || int64(len(v.values)) != p.Len() {
 		v.last, v.values = p.Name, make([]float32, p.Len())
 		v.before[p.Name].Clone().Normal(v.values, 0, v.std[p.Name])
-		if p.Role == autograd.RoleEmbedding && v.zero >= 0 && v.zero < p.Shape[0] {
-			clear(v.values[v.zero*p.Shape[1] : (v.zero+1)*p.Shape[1]])
+		if row, ok := v.zero[p.Name]; ok {
+			clear(v.values[row*p.Shape[1] : (row+1)*p.Shape[1]])
 		}
 	}
 	copy(dst, v.values[start:])
@@ -95,7 +90,7 @@ func (v *torchValues) read(p *nn.Param, start int64, dst []float32) bool {
 // numbers of 32 bits all of it takes.
 func (v *vocabulary) noise(seed uint64) (draws int64) {
 	g := pyrand.NewTorch(seed)
-	v.drawn = &torchValues{before: map[string]*pyrand.Torch{}, std: map[string]float64{}, zero: -1}
+	v.drawn = &torchValues{before: map[string]*pyrand.Torch{}, std: map[string]float64{}}
 	var matrices []*nn.Param
 	for _, p := range v.order {
 		if len(p.Shape) == 2 {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -13,10 +15,10 @@ import (
 
 const maxJSON = 16 << 20
 
-// batch is input ids, attention mask and labels of shape [rows, seq].
+// batch is input ids, attention mask and labels of shape [rows, seq]; positions, of the same shape, may be nil.
 type batch struct {
-	rows, seq         int
-	ids, mask, labels []int64
+	rows, seq                    int
+	ids, mask, labels, positions []int64
 }
 
 // readIDs reads an integer tensor and checks its rank.
@@ -31,7 +33,8 @@ func readIDs(f *safetensors.File, name string, rank int) ([]int64, []int64, erro
 	return v, shape, nil
 }
 
-// readBatches reads input_ids, attention_mask and labels of shape [seq rows], or [steps, rows, seq], as a list of batches.
+// readBatches reads input_ids, attention_mask and labels of shape [rows, seq], or [steps, rows, seq], as a list of batches. position_ids of
+// that shape may be there too.
 func readBatches(f *safetensors.File, rank int, vocab int) ([]batch, error) {
 	ids, shape, err := readIDs(f, "input_ids", rank)
 	if err != nil {
@@ -47,6 +50,16 @@ func readBatches(f *safetensors.File, rank int, vocab int) ([]batch, error) {
 	}
 	if !equal(shape, ms) || !equal(shape, ls) {
 		return nil, schemas.Errorf(schemas.CodeData, "input_ids", "shapes of input_ids %v, attention_mask %v and labels %v differ", shape, ms, ls)
+	}
+	var positions []int64
+	if _, ok := f.Info("position_ids"); ok {
+		var ps []int64
+		if positions, ps, err = readIDs(f, "position_ids", rank); err != nil {
+			return nil, err
+		}
+		if !equal(shape, ps) || slices.Min(positions) < 0 || slices.Max(positions) > math.MaxInt32 {
+			return nil, schemas.Errorf(schemas.CodeData, "position_ids", "must be of shape %v and not negative", shape)
+		}
 	}
 	for i, id := range ids {
 		if id < 0 || id >= int64(vocab) {
@@ -68,6 +81,9 @@ func readBatches(f *safetensors.File, rank int, vocab int) ([]batch, error) {
 	out := make([]batch, steps)
 	for k := range out {
 		out[k] = batch{rows: rows, seq: seq, ids: ids[k*n : (k+1)*n], mask: mask[k*n : (k+1)*n], labels: labels[k*n : (k+1)*n]}
+		if positions != nil {
+			out[k].positions = positions[k*n : (k+1)*n]
+		}
 	}
 	return out, nil
 }

@@ -18,7 +18,7 @@ func TestRandomOptions(t *testing.T) {
 	dir, seed := t.TempDir(), os.Getenv("TUNEFLEET_SEED")
 	var names []string
 	if seed == "" {
-		seed, names = "17", strings.Fields("olmoe nemotron smollm3 opt gpt_neox gemma3_text phi3 qwen3_moe deepseek_v3 glm4_moe gpt_oss cohere2")
+		seed, names = "23", strings.Fields("olmoe nemotron smollm3 opt gpt_neox gemma3_text phi3 qwen3_moe deepseek_v3 glm4_moe gpt_oss cohere2")
 	}
 	cmd := exec.CommandContext(t.Context(), python(t), append([]string{"testdata/random/make.py", dir, seed}, names...)...)
 	cmd.Env = append(os.Environ(), "CUDA_VISIBLE_DEVICES=", "HF_HUB_OFFLINE=1")

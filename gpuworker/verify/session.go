@@ -194,6 +194,9 @@ func (b batch) leaf() *nn.Batch {
 		l.Labels = append(l.Labels, int32(b.labels[i]))
 		l.Mask = append(l.Mask, uint8(min(1, max(0, b.mask[i]))))
 	}
+	for _, p := range b.positions {
+		l.Positions = append(l.Positions, int32(p))
+	}
 	return l
 }
 

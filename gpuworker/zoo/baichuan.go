@@ -7,7 +7,7 @@ import (
 
 func baichuanEntries() []entry {
 	c := llamaDefaults()
-	c.Vocab, c.MaxPositions = 64000, 4096
+	c.Vocab, c.MaxPositions, c.Pad = 64000, 4096, some[int64](0)
 	return []entry{define("BaiChuanForCausalLM", "baichuan", c, nil, describeBaichuan)}
 }
 

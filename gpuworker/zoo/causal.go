@@ -260,8 +260,7 @@ func (m *causal) begin(t *autograd.Tape, b *nn.Batch, cache *Cache) *pass {
 
 // embedding computes what the first block reads.
 func (m *causal) embedding(t *autograd.Tape, b *nn.Batch, start int) autograd.Value {
-	ids := t.Ints(b.IDs, int64(len(b.IDs)))
-	x := m.embed.Forward(t, ids)
+	x := m.embed.Forward(t, b.IDs)
 	step := func(y autograd.Value) {
 		t.Release(x)
 		x = y
@@ -283,7 +282,7 @@ func (m *causal) embedding(t *autograd.Tape, b *nn.Batch, start int) autograd.Va
 				return m.fail(t, schemas.Errorf(schemas.CodeData, "positions", "position %d is beyond the %d that the model has learned", int(pos[i])-m.positionOffset, int(most)-m.positionOffset))
 			}
 		}
-		pe := m.positions.Forward(t, t.Ints(pos, int64(len(pos))))
+		pe := m.positions.Forward(t, pos)
 		step(ops.Add(t, x, pe, 1))
 		t.Release(pe)
 	}

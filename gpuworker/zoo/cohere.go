@@ -20,7 +20,7 @@ type CohereConfig struct {
 
 func cohereDefaults() CohereConfig {
 	return CohereConfig{Eps: 1e-5, LogitScale: 0.0625, Pattern: 4, Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 256000, Hidden: 8192, Intermediate: 22528,
-		Layers: 40, Heads: 64, MaxPositions: 8192, InitRange: 0.02, Act: "silu", Tied: true}}
+		Layers: 40, Heads: 64, MaxPositions: 8192, Pad: some[int64](0), InitRange: 0.02, Act: "silu", Tied: true}}
 }
 
 func cohereEntries() []entry {

@@ -54,6 +54,8 @@ type Sizes struct {
 	MaxPositions int        `json:"max_position_embeddings"`
 	InitRange    float64    `json:"initializer_range"`
 	Tied         bool       `json:"tie_word_embeddings"`
+	// Pad is the token whose row of the table learns nothing from being looked up, where transformers has it so; see tokens.
+	Pad maybe[int64] `json:"pad_token_id"`
 	// Act is the activation of the feed-forward layer.
 	Act          string          `json:"hidden_act"`
 	Quantization json.RawMessage `json:"quantization_config"`
@@ -108,6 +110,18 @@ func (s Sizes) headDim() int {
 // geometry is the attention of that many heads.
 func (s Sizes) geometry() nn.Heads {
 	return nn.Heads{Heads: s.Heads, KVHeads: s.kv(), HeadDim: s.headDim()}
+}
+
+// tokens is the table of tokens with the padding token's row as padding_idx. As in torch a negative one counts from the end; one outside
+// of the table, which torch refuses, is none.
+func (s Sizes) tokens(dim int) nn.Embedding {
+	e := nn.NewEmbedding(s.Vocab, dim, s.InitRange)
+	vocab := int64(s.Vocab)
+	if pad := s.Pad.v; s.Pad.ok && pad >= -vocab && pad < vocab {
+		row := int32((pad + vocab) % vocab)
+		e.Padding = &row
+	}
+	return e
 }
 
 // info holds the sizes for callers.
@@ -319,7 +333,7 @@ func newDecoder[B any, P interface {
 	block
 }](s Sizes, norm nn.Norm, layer func(i int) B) description {
 	m := &decoder[B]{Head: s.output(false)}
-	m.Model.Embed = nn.NewEmbedding(s.Vocab, s.Hidden, s.InitRange)
+	m.Model.Embed = s.tokens(s.Hidden)
 	m.Model.Norm = norm
 	d := description{root: m, info: s.info("model"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head}
 	m.Model.Layers, d.blocks = makeBlocks[B, P](s.Layers, layer)

@@ -12,7 +12,7 @@ type Ernie45Config struct {
 
 func ernie45Entries() []entry {
 	return []entry{define("Ernie4_5ForCausalLM", "ernie4_5", Ernie45Config{Eps: 1e-5, Rotary: Rotary{RopeTheta: 500000}, Sizes: Sizes{Vocab: 103424, Hidden: 1024,
-		Intermediate: 3072, Layers: 18, Heads: 16, KVHeads: some(2), HeadDim: some(128), MaxPositions: 131072, InitRange: 0.02, Act: "silu", Tied: true}},
+		Intermediate: 3072, Layers: 18, Heads: 16, KVHeads: some(2), HeadDim: some(128), MaxPositions: 131072, Pad: some[int64](0), InitRange: 0.02, Act: "silu", Tied: true}},
 		nil, describeErnie45)}
 }
 

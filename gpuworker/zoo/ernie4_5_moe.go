@@ -28,7 +28,7 @@ type Ernie45MoEConfig struct {
 func ernie45MoEEntries() []entry {
 	return []entry{define("Ernie4_5_MoeForCausalLM", "ernie4_5_moe", Ernie45MoEConfig{Eps: 1e-5, Inner: 1536, TopK: 6, Experts: 64, Shared: 2, First: 1, Last: -1,
 		Interval: 1, NormMin: 1e-12, RouterAux: RouterAux{AuxCoef: 0.001}, Rotary: Rotary{RopeTheta: 500000}, Sizes: Sizes{Vocab: 103424, Hidden: 2560,
-			Intermediate: 12288, Layers: 28, Heads: 20, KVHeads: some(4), MaxPositions: 131072, InitRange: 0.02, Act: "silu", Tied: true}},
+			Intermediate: 12288, Layers: 28, Heads: 20, KVHeads: some(4), MaxPositions: 131072, Pad: some[int64](0), InitRange: 0.02, Act: "silu", Tied: true}},
 		nil, describeErnie45MoE)}
 }
 

@@ -9,7 +9,7 @@ import (
 func flexOlmoEntries() []entry {
 	return []entry{define("FlexOlmoForCausalLM", "flex_olmo", FlexOlmoConfig{OlmoeConfig{Eps: 1e-6, Experts: 7, TopK: 5, RouterAux: RouterAux{AuxCoef: 0.01},
 		Rotary: Rotary{RopeTheta: 500000}, Sizes: Sizes{Vocab: 100352, Hidden: 4096, Intermediate: 11008, Layers: 32, Heads: 32, MaxPositions: 4096,
-			InitRange: 0.02, Act: "silu"}}}, nil, describeFlexOlmo)}
+			Pad: some[int64](100277), InitRange: 0.02, Act: "silu"}}}, nil, describeFlexOlmo)}
 }
 
 // FlexOlmoConfig holds the keys of a FlexOlmoForCausalLM config.json that change arithmetic: those of OLMoE, but heads may be of any length.

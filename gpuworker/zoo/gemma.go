@@ -17,7 +17,7 @@ type GemmaConfig struct {
 
 func gemmaEntries() []entry {
 	return []entry{define("GemmaForCausalLM", "gemma", GemmaConfig{Eps: 1e-6, Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 256000, Hidden: 3072,
-		Intermediate: 24576, Layers: 28, Heads: 16, KVHeads: some(16), HeadDim: some(256), MaxPositions: 8192, InitRange: 0.02, Tied: true,
+		Intermediate: 24576, Layers: 28, Heads: 16, KVHeads: some(16), HeadDim: some(256), MaxPositions: 8192, Pad: some[int64](0), InitRange: 0.02, Tied: true,
 		Act: "gelu_pytorch_tanh"}}, nil, describeGemma)}
 }
 

@@ -29,7 +29,7 @@ type Gemma2Config struct {
 func gemma2Defaults() Gemma2Config {
 	return Gemma2Config{Eps: 1e-6, Window: some(4096), QueryScalar: 256, Pattern: 2, LocalTheta: 10000, Activation: "gelu_pytorch_tanh", FinalSoftcap: some(30.0),
 		AttnSoftcap: some(50.0), Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 256000, Hidden: 2304, Intermediate: 9216, Layers: 26, Heads: 8,
-			KVHeads: some(4), HeadDim: some(256), MaxPositions: 8192, InitRange: 0.02, Tied: true}}
+			KVHeads: some(4), HeadDim: some(256), MaxPositions: 8192, Pad: some[int64](0), InitRange: 0.02, Tied: true}}
 }
 
 func gemma2Entries() []entry {

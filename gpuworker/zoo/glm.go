@@ -13,7 +13,7 @@ type GlmConfig struct {
 
 func glmDefaults() GlmConfig {
 	return GlmConfig{Eps: 1.5625e-07, AttentionBias: true, Rotary: Rotary{RopeTheta: 10000, Partial: some(0.5)}, Sizes: Sizes{Vocab: 151552, Hidden: 4096,
-		Intermediate: 13696, Layers: 40, Heads: 32, KVHeads: some(2), HeadDim: some(128), MaxPositions: 131072, InitRange: 0.02, Act: "silu"}}
+		Intermediate: 13696, Layers: 40, Heads: 32, KVHeads: some(2), HeadDim: some(128), MaxPositions: 131072, Pad: some[int64](151329), InitRange: 0.02, Act: "silu"}}
 }
 
 func glmEntries() []entry {

@@ -17,7 +17,7 @@ type HunYuanConfig struct {
 
 func hunyuanEntries() []entry {
 	return []entry{define("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", HunYuanConfig{Eps: 1e-5, Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 290943,
-		Hidden: 4096, Intermediate: 11008, Layers: 32, Heads: 32, MaxPositions: 2048, InitRange: 0.02, Act: "silu"}}, nil, describeHunYuan)}
+		Hidden: 4096, Intermediate: 11008, Layers: 32, Heads: 32, MaxPositions: 2048, Pad: some[int64](0), InitRange: 0.02, Act: "silu"}}, nil, describeHunYuan)}
 }
 
 // WithDefaults implements configuration. A dynamic scaling with alpha is a greater base, whatever the length.

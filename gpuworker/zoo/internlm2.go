@@ -16,7 +16,7 @@ type InternLM2Config struct {
 
 func internlm2Entries() []entry {
 	return []entry{define("InternLM2ForCausalLM", "internlm2", InternLM2Config{Eps: 1e-6, Bias: true, Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 103168,
-		Hidden: 4096, Intermediate: 11008, Layers: 32, Heads: 32, MaxPositions: 2048, InitRange: 0.02, Act: "silu"}}, nil, describeInternLM2)}
+		Hidden: 4096, Intermediate: 11008, Layers: 32, Heads: 32, MaxPositions: 2048, Pad: some[int64](0), InitRange: 0.02, Act: "silu"}}, nil, describeInternLM2)}
 }
 
 // WithDefaults implements configuration.
@@ -78,7 +78,7 @@ func (b *internlm2Block) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.
 func describeInternLM2(c InternLM2Config) description {
 	norm := func() nn.Norm { return nn.NewRMSNorm(c.Hidden, c.Eps) }
 	m := &internlm2{Head: c.output(false)}
-	m.Model.Embed, m.Model.Norm = nn.NewEmbedding(c.Vocab, c.Hidden, c.InitRange), norm()
+	m.Model.Embed, m.Model.Norm = c.tokens(c.Hidden), norm()
 	d := description{root: m, info: c.info("model"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head, ropes: []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}}
 	h := c.geometry()
 	h.Layout = ops.FusedGroups

@@ -16,7 +16,7 @@ type OlmoConfig struct {
 
 func olmoEntries() []entry {
 	return []entry{define("OlmoForCausalLM", "olmo", OlmoConfig{Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 50304, Hidden: 4096, Intermediate: 11008,
-		Layers: 32, Heads: 32, MaxPositions: 2048, InitRange: 0.02, Act: "silu"}}, nil, describeOlmo)}
+		Layers: 32, Heads: 32, MaxPositions: 2048, Pad: some[int64](1), InitRange: 0.02, Act: "silu"}}, nil, describeOlmo)}
 }
 
 // WithDefaults implements configuration.

@@ -13,7 +13,7 @@ type Olmo2Config struct {
 
 func olmo2Entries() []entry {
 	return []entry{define("Olmo2ForCausalLM", "olmo2", Olmo2Config{Eps: 1e-5, Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 50304, Hidden: 4096,
-		Intermediate: 11008, Layers: 32, Heads: 32, MaxPositions: 2048, InitRange: 0.02, Act: "silu"}}, nil, describeOlmo2)}
+		Intermediate: 11008, Layers: 32, Heads: 32, MaxPositions: 2048, Pad: some[int64](1), InitRange: 0.02, Act: "silu"}}, nil, describeOlmo2)}
 }
 
 // WithDefaults implements configuration.

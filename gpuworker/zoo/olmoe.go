@@ -23,7 +23,7 @@ type OlmoeConfig struct {
 func olmoeEntries() []entry {
 	return []entry{define("OlmoeForCausalLM", "olmoe", OlmoeConfig{Eps: 1e-5, Experts: 64, TopK: 8, RouterAux: RouterAux{AuxCoef: 0.01},
 		Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 50304, Hidden: 2048, Intermediate: 2048, Layers: 16, Heads: 16, MaxPositions: 4096,
-			InitRange: 0.02, Act: "silu"}}, nil, describeOlmoe)}
+			Pad: some[int64](1), InitRange: 0.02, Act: "silu"}}, nil, describeOlmoe)}
 }
 
 // WithDefaults implements configuration. Heads are always hidden/heads long.

@@ -23,7 +23,7 @@ func optNames() map[string]string {
 
 func optEntries() []entry {
 	return []entry{define("OPTForCausalLM", "opt", OPTConfig{Dropout: 0.1, NormBefore: true, Bias: true, NormAffine: true, Sizes: Sizes{Vocab: 50272, Hidden: 768,
-		Intermediate: 3072, Layers: 12, Heads: 12, MaxPositions: 2048, InitRange: 0.02, Act: "relu", Tied: true}}, optNames(), describeOPT)}
+		Intermediate: 3072, Layers: 12, Heads: 12, MaxPositions: 2048, Pad: some[int64](1), InitRange: 0.02, Act: "relu", Tied: true}}, optNames(), describeOPT)}
 }
 
 // WithDefaults implements configuration.
@@ -113,7 +113,7 @@ func describeOPT(c OPTConfig) description {
 		m.Head.Weight = nil
 	}
 	dec := &m.Model.Decoder
-	dec.Embed, dec.Positions = nn.NewEmbedding(c.Vocab, c.EmbedDim.v, c.InitRange), nn.NewEmbedding(c.MaxPositions+optOffset, c.Hidden, c.InitRange)
+	dec.Embed, dec.Positions = c.tokens(c.EmbedDim.v), nn.NewEmbedding(c.MaxPositions+optOffset, c.Hidden, c.InitRange)
 	if c.EmbedDim.v != c.Hidden {
 		in, out := nn.NewLinear(c.EmbedDim.v, c.Hidden, false, c.InitRange), nn.NewLinear(c.Hidden, c.EmbedDim.v, false, c.InitRange)
 		dec.ProjectIn, dec.ProjectOut = &in, &out

@@ -83,7 +83,7 @@ func (b *phiBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Value 
 
 func describePhi(c PhiConfig) description {
 	m := &phi{Head: c.output(true)}
-	m.Model.Embed = nn.NewEmbedding(c.Vocab, c.Hidden, c.InitRange)
+	m.Model.Embed = c.tokens(c.Hidden)
 	m.Model.Norm = nn.NewLayerNorm(c.Hidden, c.Eps, true)
 	d := description{root: m, info: c.info("model"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head,
 		ropes: []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}}

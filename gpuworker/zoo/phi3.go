@@ -17,7 +17,7 @@ type Phi3Config struct {
 
 func phi3Entries() []entry {
 	return []entry{define("Phi3ForCausalLM", "phi3", Phi3Config{Eps: 1e-5, Rotary: Rotary{RopeTheta: 10000, Original: some(4096)}, Sizes: Sizes{Vocab: 32064, Hidden: 3072,
-		Intermediate: 8192, Layers: 32, Heads: 32, MaxPositions: 4096, InitRange: 0.02, Act: "silu"}}, nil, describePhi3)}
+		Intermediate: 8192, Layers: 32, Heads: 32, MaxPositions: 4096, Pad: some[int64](32000), InitRange: 0.02, Act: "silu"}}, nil, describePhi3)}
 }
 
 // WithDefaults implements configuration. The types "su" and "yarn" of early files mean longrope.

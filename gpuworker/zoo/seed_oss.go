@@ -17,7 +17,7 @@ type SeedOssConfig struct {
 func seedOssEntries() []entry {
 	return []entry{define("SeedOssForCausalLM", "seed_oss", SeedOssConfig{Eps: 1e-6, Dropout: 0.1, ResidualDropout: 0.1, AttentionBias: true,
 		Rotary: Rotary{RopeTheta: 10000}, Sizes: Sizes{Vocab: 155136, Hidden: 4096, Intermediate: 27648, Layers: 64, Heads: 80, KVHeads: some(8), HeadDim: some(128),
-			MaxPositions: 524288, InitRange: 0.02, Act: "silu"}}, nil, describeSeedOss)}
+			MaxPositions: 524288, Pad: some[int64](1), InitRange: 0.02, Act: "silu"}}, nil, describeSeedOss)}
 }
 
 // WithDefaults implements configuration.

@@ -20,7 +20,7 @@ type SmolLM3Config struct {
 
 func smollm3Entries() []entry {
 	return []entry{define("SmolLM3ForCausalLM", "smollm3", SmolLM3Config{Eps: 1e-6, RopeInterval: 4, Rotary: Rotary{RopeTheta: 2e6}, Sizes: Sizes{Vocab: 128256,
-		Hidden: 2048, Intermediate: 11008, Layers: 36, Heads: 16, KVHeads: some(4), MaxPositions: 32768, InitRange: 0.02, Act: "silu", Tied: true}},
+		Hidden: 2048, Intermediate: 11008, Layers: 36, Heads: 16, KVHeads: some(4), MaxPositions: 32768, Pad: some[int64](128004), InitRange: 0.02, Act: "silu", Tied: true}},
 		nil, describeSmolLM3)}
 }
 

@@ -1,10 +1,12 @@
 """Writes a model of every architecture with options drawn at random from those of its configuration, computed by transformers, in the
-layout of the reference fixtures: types on disk, sharded files, padding on either side, every rotary scaling, windows, odd sizes.
+layout of the reference fixtures: types on disk, sharded files, padding on either side and in the middle, positions of one's own, tokens of
+padding among those attended to, every rotary scaling, windows, odd sizes.
 
 usage: make.py OUT SEED [NAME...]. Each becomes OUT/NAME_SEED. What transformers itself cannot run is said and left out. gen.ids are those
 of full passes: transformers' cache keeps other keys than a full pass sees where windows and frequencies change with the length.
 """
 
+import builtins
 import json
 import random
 import sys
@@ -53,10 +55,10 @@ def rope(r, dim, kinds=("linear", "dynamic", "yarn", "llama3", "longrope")):
     return more
 
 def sizes(r, dims=(4, 6, 8, 10), own_dim=False, **more):
-    heads = C(r, 1, 2, 3, 4, 5, 6, 8)
+    heads = C(r, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12)
     kv = r.choice([k for k in range(1, heads + 1) if heads % k == 0])
     dim = r.choice(dims)
-    d = dict(vocab_size=C(r, 61, 97, 131, 193, 256, 307), hidden_size=heads * dim, intermediate_size=C(r, 17, 26, 33, 64, 74), num_hidden_layers=C(r, 1, 2, 3, 4),
+    d = dict(vocab_size=C(r, 61, 97, 131, 193, 256, 307, 411), hidden_size=heads * dim, intermediate_size=C(r, 17, 26, 33, 64, 74), num_hidden_layers=C(r, 1, 2, 3, 4),
              num_attention_heads=heads, num_key_value_heads=kv, tie_word_embeddings=B(r), rope_theta=C(r, 100.0, 10000.0, 500000.0),
              max_position_embeddings=96, rms_norm_eps=C(r, 1e-5, 1e-6, 1e-3))
     if own_dim:
@@ -249,7 +251,7 @@ def gptj(r):
     return d
 
 def gpt_neox(r):
-    d = sizes(r, dims=(8, 12, 16), rotary_pct=C(r, .25, .5, 1.0), attention_bias=B(r), use_parallel_residual=B(r), hidden_act=act(r), rotary_emb_base=C(r, 100, 10000), layer_norm_eps=C(r, 1e-5, 1e-3))
+    d = sizes(r, dims=(8, 12, 16), rotary_pct=C(r, .2, .25, .375, .5, .75, 1.0), attention_bias=B(r), use_parallel_residual=B(r), hidden_act=act(r), rotary_emb_base=C(r, 100, 10000), layer_norm_eps=C(r, 1e-5, 1e-3))
     d.pop("num_key_value_heads"); d.pop("rope_theta"); d.pop("rms_norm_eps")
     return dict(d, **rope(r, int(dim(d) * d["rotary_pct"])))
 
@@ -265,7 +267,7 @@ def opt(r):
                 word_embed_proj_dim=C(r, h, 20, 11), do_layer_norm_before=B(r, .6), enable_bias=B(r, .7), layer_norm_elementwise_affine=B(r, .8), tie_word_embeddings=B(r, .7), activation_function=act(r), _remove_final_layer_norm=B(r, .3))
 
 def falcon(r):
-    heads = C(r, 2, 3, 4, 6)  # more have slopes that transformers rounds to bf16 position by position
+    heads = C(r, 2, 3, 4, 6, 12, 16)
     hd = C(r, 4, 6, 8)
     alibi = B(r, .4)
     d = dict(vocab_size=C(r, 61, 131, 307), hidden_size=heads * hd, num_attention_heads=heads, num_hidden_layers=C(r, 1, 2, 3), bias=B(r), alibi=alibi, multi_query=B(r), parallel_attn=B(r), hidden_dropout=0.0, attention_dropout=0.0,
@@ -368,6 +370,12 @@ NAMES = [llama, mistral, qwen2, qwen3, smollm3, mixtral, qwen2_moe, qwen3_moe, o
 KINDS = {f.__name__: f for f in NAMES}
 KINDS["glm4"] = glm
 
+edge = [1.0]  # how near the values that clip_qkv clips came to its bounds
+
+def clamp_(x, min, max, clamp=torch.Tensor.clamp_):
+    edge[0] = builtins.min(edge[0], (x.detach().abs() - max).abs().min().item())
+    return clamp(x, min=min, max=max)
+
 def fill(model, g):
     emb = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     with torch.no_grad():
@@ -392,8 +400,11 @@ def fill(model, g):
 def make(out, kind, seed):
     r = random.Random(f"{seed} {kind}")
     keys = KINDS[kind](r)
-    config = AutoConfig.for_model(kind, **dict(dict(pad_token_id=0, bos_token_id=1, eos_token_id=2), **keys))
+    usual = AutoConfig.for_model(kind).pad_token_id
+    padding = C(r, None, 0, 5, 29, -1, usual if usual is None or usual < keys["vocab_size"] else 0)
+    config = AutoConfig.for_model(kind, **dict(dict(pad_token_id=padding, bos_token_id=1, eos_token_id=2), **keys))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    model.generation_config.pad_token_id = None
     g = torch.Generator().manual_seed(r.randrange(1 << 30))
     fill(model, g)
     disk = C(r, "float32", "float32", "bfloat16", "float16")
@@ -403,22 +414,31 @@ def make(out, kind, seed):
         for n, p in model.named_buffers():
             if "correction_bias" in n: p.data = p.data.to(getattr(torch, disk)).float()
     V = config.vocab_size
-    rows, S = 2, C(r, 9, 17, 24, 37, 53)
+    rows, S = C(r, 1, 2, 2, 3), C(r, 9, 17, 24, 37, 53)
     ids = torch.randint(3, V, (rows, S), generator=g)
+    torch.Tensor.clamp_, edge[0] = clamp_, 1.0
+    if padding is not None: ids[:, S // 4::3] = padding % V
     mask = torch.ones_like(ids)
-    left = B(r, .25)
-    if left: mask[1, :S // 3] = 0
-    else: mask[1, S - S // 3:] = 0
+    kind_of_mask = C(r, "right", "right", "left", "both", "holes", "none")
+    last = rows - 1
+    if kind_of_mask in ("left", "both"): mask[last, :S // 3] = 0
+    if kind_of_mask in ("right", "both"): mask[last, S - S // 4:] = 0
+    if kind_of_mask == "holes": mask[last, S // 3:S - 2:4] = 0
     labels = ids.clone()
     labels[mask == 0] = -100
-    if left: labels[1, :S // 3 + 1] = -100
-    labels[0, :5] = labels[1, :3] = -100
+    labels[:, 1:][mask[:, :-1] == 0] = -100
+    labels[0, :5] = labels[last, :3] = -100
     labels[0, S // 2] = -100
-    o = model(input_ids=ids, attention_mask=mask, use_cache=False)
+    more = {}
+    if B(r, .2) and kind not in ("bloom", "mpt") and not getattr(config, "alibi", False):
+        positions = torch.cat([torch.arange(S // 2), torch.arange(S - S // 2) + C(r, 0, 7)])
+        more["position_ids"] = positions.expand(rows, S).contiguous()
+    o = model(input_ids=ids, attention_mask=mask, use_cache=False, **more)
     ce = torch.nn.functional.cross_entropy(o.logits[:, :-1].reshape(-1, V).float(), labels[:, 1:].reshape(-1), ignore_index=-100, reduction="none").view(rows, -1)
+    if edge[0] < 1e-5: raise ValueError("a value lies on the bound of clip_qkv, where its gradient is as fp32 rounds it")
     loss = ce.sum() / (labels[:, 1:] != -100).sum()
     loss.backward()
-    G = dict(input_ids=ids, attention_mask=mask, labels=labels, logits=o.logits, loss=loss, row_loss_sum=ce.sum(1))
+    G = dict(input_ids=ids, attention_mask=mask, labels=labels, **more, logits=o.logits, loss=loss, row_loss_sum=ce.sum(1))
     sq = 0.
     for n, p in model.named_parameters():
         if not p.requires_grad or "correction_bias" in n: continue
@@ -429,7 +449,7 @@ def make(out, kind, seed):
     aux = None
     if hasattr(config, "router_aux_loss_coef") and kind not in ("ernie4_5_moe",):
         try:
-            b = model(input_ids=ids, attention_mask=mask, use_cache=False, output_router_logits=True)
+            b = model(input_ids=ids, attention_mask=mask, use_cache=False, output_router_logits=True, **more)
             if torch.is_tensor(b.aux_loss):
                 G["aux_loss"] = b.aux_loss
                 G["loss_with_aux"] = loss.detach() + config.router_aux_loss_coef * b.aux_loss
@@ -438,7 +458,7 @@ def make(out, kind, seed):
     best = -1
     for attempt in range(40):
         prompt = torch.randint(3, V, (1, 8), generator=g)
-        gen = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, min_new_tokens=24, do_sample=False, return_dict_in_generate=True, output_logits=True, eos_token_id=None, pad_token_id=0)
+        gen = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, min_new_tokens=24, do_sample=False, return_dict_in_generate=True, output_logits=True, eos_token_id=None, pad_token_id=3)
         top = torch.stack(gen.logits).squeeze(1).topk(2).values
         margin = (top[:, 0] - top[:, 1]).min().item()
         if margin > best:
@@ -453,8 +473,12 @@ def make(out, kind, seed):
     G = {k: v.detach().clone().contiguous() for k, v in G.items()}
     if disk != "float32": model.to(getattr(torch, disk))
     model.save_pretrained(out, max_shard_size=C(r, "5GB", "5GB", "20KB"))
+    if padding == usual:  # what the class says where the file does not
+        config = json.load(open(f"{out}/config.json"))
+        config.pop("pad_token_id", None)
+        json.dump(config, open(f"{out}/config.json", "w"))
     save_file({k: v.detach().clone().contiguous() for k, v in G.items()}, f"{out}/golden.safetensors")
-    json.dump(dict(name=kind, seed=seed, disk=disk, left=left, S=S, gen_min_margin=best, loss=loss.item(), keys=keys), open(f"{out}/meta.json", "w"))
+    json.dump(dict(name=kind, seed=seed, disk=disk, mask=kind_of_mask, padding=padding, S=S, gen_min_margin=best, loss=loss.item(), keys=keys), open(f"{out}/meta.json", "w"))
 
 if __name__ == "__main__":
     for k in sys.argv[3:] or KINDS:
