@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "9ee2e47f9f68af8ed10041da86ef36ae08a0a939ff505add41f3f046186b089e"
+#define TF_ABI_HASH "a6a55e1037918656f612a3ecd531db6a400352dc640f5067800d6ce776568472"

@@ -152,6 +152,12 @@ func (q *Queue) Unpack(p Unpack) { q.run(C.TF_OP_unpack, unsafe.Pointer(&p)) }
 // PackedGemm queues the operation; see type PackedGemm.
 func (q *Queue) PackedGemm(p PackedGemm) { q.run(C.TF_OP_packed_gemm, unsafe.Pointer(&p)) }
 
+// AdamW8 queues the operation; see type AdamW8.
+func (q *Queue) AdamW8(p AdamW8) { q.run(C.TF_OP_adamw8, unsafe.Pointer(&p)) }
+
+// Lion queues the operation; see type Lion.
+func (q *Queue) Lion(p Lion) { q.run(C.TF_OP_lion, unsafe.Pointer(&p)) }
+
 // opSizes are the sizes that Go gives the params, in ABI order.
 var opSizes = [...]uintptr{
 	unsafe.Sizeof(GatherRows{}),
@@ -201,6 +207,8 @@ var opSizes = [...]uintptr{
 	unsafe.Sizeof(MoEAuxBwd{}),
 	unsafe.Sizeof(Unpack{}),
 	unsafe.Sizeof(PackedGemm{}),
+	unsafe.Sizeof(AdamW8{}),
+	unsafe.Sizeof(Lion{}),
 }
 
 // OpNames lists the operations in ABI order, by their names in tunefleet.h.

@@ -51,6 +51,23 @@ typedef struct {
   float decay, beta1c, beta2, beta2c, eps, step_size, bc2_sqrt, gscale;
 } tf_adamw_job;
 
+enum { TF_ADAM8_BLOCK = 256 }; /* elements that share a scale */
+
+typedef struct {
+  float *p, *ms, *vs;
+  uint8_t *mc, *vc;
+  const float *g;
+  int64_t n, blocks; /* blocks of a task */
+  float decay, beta1, beta1c, beta2, beta2c, eps, step_size, bc2_sqrt, gscale;
+} tf_adamw8_job;
+
+typedef struct {
+  float *p, *m;
+  const float *g;
+  int64_t n, block;
+  float decay, step, beta1, beta1c, beta2, beta2c, gscale;
+} tf_lion_job;
+
 typedef struct {
   const float *x;
   float *y;
@@ -154,7 +171,7 @@ struct tf_kern {
   tf_task_fn gemm_pack_b, gemm_run, gemm_run_few;
   tf_task_fn add, mul, act_fwd, act_bwd, glu_fwd, glu_bwd, dropout, clamp_fwd, clamp_bwd;
   tf_task_fn rmsnorm_fwd, rmsnorm_bwd, layernorm_fwd, layernorm_bwd, colsum, colsum_join;
-  tf_task_fn rope, random, adamw, sqnorm, nonfinite, slice_add, loss;
+  tf_task_fn rope, random, adamw, adamw8, lion, sqnorm, nonfinite, slice_add, loss;
   tf_task_fn glu_clamped_fwd, glu_clamped_bwd, moe_route_fwd, moe_route_bwd, moe_combine_fwd, moe_combine_bwd, moe_aux_fwd, moe_aux_bwd;
   tf_task_fn attn_pack, attn_fwd, attn_bwd_prep, attn_bwd_kv, attn_bwd_q;
 };

@@ -2,6 +2,7 @@
 #include "cpu_t_math.h"
 #include "cpu_t_gemm.h"
 #include "cpu_t_flat.h"
+#include "cpu_t_optim8.h"
 
 #define E float
 #define K(name) k_##name
@@ -67,6 +68,8 @@ const tf_kern TF_TABLE = {
     .rope = k_rope,
     .random = k_random,
     .adamw = k_adamw,
+    .adamw8 = k_adamw8,
+    .lion = k_lion,
     .sqnorm = k_sqnorm,
     .nonfinite = k_nonfinite,
     .slice_add = k_slice_add,

@@ -237,6 +237,29 @@ type AdamW struct {
 	_                                  int32
 }
 
+// Adam8Block is the number of elements that share a scale in AdamW8.
+const Adam8Block = 256
+
+// AdamW8 is AdamW with moments in 8 bits (https://arxiv.org/abs/2110.02861, as bitsandbytes computes it) on a flat shard: P, G f32 [n], MCodes,
+// VCodes u8 [n], MScales, VScales f32 [ceil(n/256)], which are zeros before the first step. Scalars as in AdamW.
+type AdamW8 struct {
+	P, G, MCodes, VCodes, MScales, VScales Tensor
+	LR, Beta1, Beta2, Eps, WeightDecay     float64
+	Step                                   int64
+	LRDev, ClipDev, StepDev, SkipDev       Addr
+	GradScale                              float32
+	_                                      int32
+}
+
+// Lion is https://arxiv.org/abs/2302.06675 as lion-pytorch computes it: P, M and G f32 [n], contiguous. Scalars as in AdamW.
+type Lion struct {
+	P, M, G                       Tensor
+	LR, Beta1, Beta2, WeightDecay float64
+	LRDev, ClipDev, SkipDev       Addr
+	GradScale                     float32
+	_                             int32
+}
+
 // SqNormChunk is the number of elements of a chunk of SqNorm.
 const SqNormChunk = 4096
 

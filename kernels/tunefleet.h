@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 6
+#define TF_ABI_VERSION 7
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -294,6 +294,30 @@ typedef struct {
   int32_t reserved;
 } tf_adamw;
 
+/* AdamW with moments in 8 bits (arXiv:2110.02861, as bitsandbytes computes it) on a flat shard, p and g f32 [n]. Blocks of 256 elements share
+ * a scale, their largest magnitude: m = m_scales[i/256] * table[m_codes[i]], codes u8 [n], scales f32 [ceil(n/256)]; v likewise. The tables are
+ * bitsandbytes' dynamic maps (dynamic8.h), signed for m and unsigned for v; a value takes the nearest entry, the lower of equals. Scales of 0
+ * are moments of 0. m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2; p as in adamw from these, before they are coded; every product and
+ * sum is rounded (no fma). Scalars as in adamw. */
+typedef struct {
+  tf_tensor p, g, m_codes, v_codes, m_scales, v_scales;
+  double lr, beta1, beta2, eps, weight_decay;
+  int64_t step;
+  tf_ptr lr_dev, clip_dev, step_dev, skip_dev;
+  float grad_scale;
+  int32_t reserved;
+} tf_adamw8;
+
+/* Lion (arXiv:2302.06675, as lion-pytorch computes it), all f32 [n] contiguous: p *= 1 - lr*wd; p -= lr * sign(beta1 m + (1-beta1) g);
+ * m = beta2 m + (1-beta2) g; every product and sum is rounded. Scalars as in adamw. */
+typedef struct {
+  tf_tensor p, m, g;
+  double lr, beta1, beta2, weight_decay;
+  tf_ptr lr_dev, clip_dev, skip_dev;
+  float grad_scale;
+  int32_t reserved;
+} tf_lion;
+
 /* partials f64 [ceil(n/4096)]: the sum of squares of each chunk of 4,096 elements of x f32 [n] contiguous. 16 lanes, lane order fixed. */
 typedef struct {
   tf_tensor x, partials;
@@ -447,7 +471,7 @@ typedef struct {
   X(linear_logprob_fwd) X(linear_logprob_bwd) X(linear_xent) X(adamw) X(sqnorm) X(sum_f64) X(clip_factor) X(nonfinite) X(slice_add) \
   X(clamp_fwd) X(clamp_bwd) X(glu_clamped_fwd) X(glu_clamped_bwd) X(moe_route_fwd) X(moe_route_bwd) X(moe_sort) X(moe_combine_fwd)      \
   X(moe_combine_bwd) X(grouped_gemm) X(grouped_gemm_dw) X(grouped_colsum) X(moe_aux_fwd) X(moe_aux_bwd)                                  \
-  X(unpack) X(packed_gemm)
+  X(unpack) X(packed_gemm) X(adamw8) X(lion)
 
 enum {
 #define TF_X(name) TF_OP_##name,

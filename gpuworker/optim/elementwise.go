@@ -71,10 +71,7 @@ func (o *sgd) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
 }
 
 // lion is https://arxiv.org/abs/2302.06675 as lion-pytorch computes it.
-type lion struct {
-	Config
-	host
-}
+type lion struct{ Config }
 
 func (o *lion) Whole(*autograd.Param) bool { return false }
 func (o *lion) Close()                     {}
@@ -84,29 +81,9 @@ func (o *lion) State(*autograd.Param) []StateTensor {
 }
 
 func (o *lion) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
-	b1, c1, b2, c2 := float32(o.Beta1), float32(1-o.Beta1), float32(o.Beta2), float32(1-o.Beta2)
-	if idle(q) {
-		return done(q)
-	}
 	for _, t := range stretches {
-		p, g, m := o.load(q, 0, t.P), o.load(q, 1, t.G), o.load(q, 2, t.State[0])
-		lr := s.LR * t.LRScale
-		decay, step := float32(1-lr*t.Decay), float32(lr)
-		for i := range p {
-			gi := g[i] * s.Clip
-			u := float32(m[i]*b1) + float32(gi*c1)
-			v := p[i] * decay // an assignment rounds
-			switch {
-			case u > 0:
-				v -= step
-			case u < 0:
-				v += step
-			}
-			p[i] = v
-			m[i] = float32(m[i]*b2) + float32(gi*c2)
-		}
-		o.store(q, t.P, p)
-		o.store(q, t.State[0], m)
+		clip := unclipped(q, &s, t)
+		q.Lion(kernels.Lion{P: t.P, M: t.State[0], G: t.G, LR: s.LR * t.LRScale, Beta1: o.Beta1, Beta2: o.Beta2, WeightDecay: t.Decay, GradScale: clip})
 	}
 	return done(q)
 }

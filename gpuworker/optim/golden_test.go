@@ -10,6 +10,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/oracle"
 )
 
 // The parameters, values and gradients of testdata/golden.py.
@@ -267,7 +268,7 @@ func recordedProjections(t *testing.T, f *safetensors.File, tag string, ps []*au
 
 func TestDynamicMapEqualsBitsandbytes(t *testing.T) {
 	f := golden(t)
-	for name, got := range map[string][256]float32{"map_signed": dynamicMap(true), "map_unsigned": dynamicMap(false)} {
+	for name, got := range map[string][256]float32{"map_signed": oracle.DynamicMap(true), "map_unsigned": oracle.DynamicMap(false)} {
 		want, _, err := f.Float32(name)
 		if err != nil {
 			t.Fatal(err)

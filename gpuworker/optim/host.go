@@ -9,8 +9,7 @@ import (
 // host is staging memory for the optimizers whose arithmetic runs on the host: it is exact on every backend, and their cost is small
 // beside the matrix products of a step. Go never fuses a product that is converted to its own type, so bits are equal on every machine.
 type host struct {
-	bufs  [6][]float32
-	codes [2][]uint8
+	bufs [6][]float32
 }
 
 // idle reports that the device only counts: there is nothing to calculate with on the host.
@@ -34,24 +33,6 @@ func (h *host) room(i int, n int64) []float32 {
 }
 
 func (h *host) store(q *kernels.Queue, t kernels.Tensor, v []float32) {
-	if err := kernels.Upload(q, t, v); err != nil {
-		q.Fail(err)
-	}
-}
-
-func (h *host) loadCodes(q *kernels.Queue, i int, t kernels.Tensor) []uint8 {
-	n := t.Numel()
-	if int64(cap(h.codes[i])) < n {
-		h.codes[i] = make([]uint8, n)
-	}
-	v := h.codes[i][:n]
-	if err := kernels.Download(q, v, t); err != nil {
-		q.Fail(err)
-	}
-	return v
-}
-
-func (h *host) storeCodes(q *kernels.Queue, t kernels.Tensor, v []uint8) {
 	if err := kernels.Upload(q, t, v); err != nil {
 		q.Fail(err)
 	}

@@ -278,7 +278,7 @@ func New(c Config, units []*autograd.Unit) (Optimizer, error) {
 	c = c.WithDefaults()
 	switch c.Name {
 	case AdamW8bit:
-		return newAdam8(c), nil
+		return &adam8{adamw{c}}, nil
 	case Adafactor:
 		return &adafactor{Config: c}, nil
 	case Lion:

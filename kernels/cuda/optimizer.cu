@@ -1,15 +1,16 @@
 /* The optimizer, norms of gradients, and ordered sums over shards. */
+#include "dynamic8.h"
 #include "rows.cuh"
 
 namespace tf {
 namespace {
 
-/* b^n by squaring, as the CPU backend does. */
-__host__ __device__ inline double power(double b, int64_t n) {
+/* b^n by squaring, as the CPU backend does: no product may become part of an fma. */
+__device__ inline double power(double b, int64_t n) {
   double r = 1;
   for (; n > 0; n /= 2) {
-    if (n & 1) r *= b;
-    b *= b;
+    if (n & 1) r = __dmul_rn(r, b);
+    b = __dmul_rn(b, b);
   }
   return r;
 }
@@ -52,6 +53,123 @@ __global__ void __launch_bounds__(kAdamThreads) adamw_kernel(Adam a, int32_t *tr
     a.m[i] = m;
     a.v[i] = v;
     a.p[i] = fmaf(-size, m / (sqrtf(v) / bc2 + eps), __fmul_rn(a.p[i], decay));
+  }
+}
+
+/* What the optimizers that round every product and sum share of a step. */
+struct Factors {
+  double lr, weight_decay;
+  float grad_scale;
+  const float *lr_dev, *clip_dev;
+  __device__ double rate() const { return lr_dev ? lr * (double)*lr_dev : lr; }
+  __device__ float scale() const { return clip_dev ? grad_scale * *clip_dev : grad_scale; }
+};
+
+struct Adam8 {
+  float *p, *ms, *vs;
+  uint8_t *mc, *vc;
+  const float *g;
+  int64_t n, blocks, step;
+  double beta1, beta2, eps;
+  Factors f;
+  const int64_t *step_dev;
+  const int32_t *skip_dev;
+};
+
+constexpr int kAdam8Block = 256, kAdam8Each = kAdam8Block / kWarp, kAdam8Warps = 8; /* a warp has a block of 256 elements that share a scale */
+
+__device__ const float kDynamicSigned[256] = TF_DYNAMIC8_SIGNED;
+__device__ const float kDynamicUnsigned[256] = TF_DYNAMIC8_UNSIGNED;
+
+struct Most { /* a NaN stays */
+  __device__ float operator()(float a, float b) const { return a > b || a != a ? a : b; }
+};
+
+/* The nearest entry of an ascending table, the lower of equals. */
+__device__ inline uint8_t nearest(const float *table, float x) {
+  int at = 0; /* how many entries are not greater */
+  for (int s = 128; s > 0; s /= 2) at += table[at + s - 1] > x ? 0 : s;
+  if (at == 255 && !(table[255] > x)) return 255;
+  if (at == 0) return 0;
+  return (uint8_t)(table[at] - x < x - table[at - 1] ? at : at - 1);
+}
+
+/* Codes what the lanes hold of a block. */
+__device__ inline void quantize(const float *table, const float (&x)[kAdam8Each], int64_t lo, int64_t n, uint8_t *codes, float *scale) {
+  float most = 0;
+  for (int k = 0; k < kAdam8Each; k++) most = Most()(fabsf(x[k]), most);
+  most = warp_reduce<Most>(most);
+  const float inverse = most == 0 ? 0 : 1 / most;
+  for (int k = 0; k < kAdam8Each; k++) {
+    const int64_t i = lo + k * kWarp;
+    if (i < n) codes[i] = nearest(table, __fmul_rn(x[k], inverse));
+  }
+  if (threadIdx.x % kWarp == 0) *scale = most;
+}
+
+__global__ void __launch_bounds__(kAdam8Warps *kWarp, 2) adamw8_kernel(Adam8 a, int32_t *trouble) {
+  TF_SHARED(float, factor, 4);
+  TF_SHARED(float, signed_map, 256);
+  TF_SHARED(float, unsigned_map, 256);
+  if (a.skip_dev && *a.skip_dev) return;
+  const int64_t step = a.step_dev ? *a.step_dev : a.step;
+  if (step < 1) {
+    report(trouble, kBadStep);
+    return;
+  }
+  signed_map[threadIdx.x] = kDynamicSigned[threadIdx.x];
+  unsigned_map[threadIdx.x] = kDynamicUnsigned[threadIdx.x];
+  if (threadIdx.x == 0) {
+    const double lr = a.f.rate();
+    factor[0] = (float)(1 - __dmul_rn(lr, a.f.weight_decay));
+    factor[1] = (float)(lr / (1 - power(a.beta1, step)));
+    factor[2] = (float)sqrt(1 - power(a.beta2, step));
+    factor[3] = a.f.scale();
+  }
+  __syncthreads();
+  const int64_t block = (int64_t)blockIdx.x * kAdam8Warps + threadIdx.x / kWarp;
+  if (block >= a.blocks) return;
+  const float decay = factor[0], size = -factor[1], bc2 = factor[2], scale = factor[3], eps = (float)a.eps;
+  const float b1 = (float)a.beta1, b1c = (float)(1 - a.beta1), b2 = (float)a.beta2, b2c = (float)(1 - a.beta2);
+  const float ms = a.ms[block], vs = a.vs[block];
+  const int64_t lo = block * kAdam8Block + threadIdx.x % kWarp;
+  float m[kAdam8Each], v[kAdam8Each];
+  for (int k = 0; k < kAdam8Each; k++) {
+    const int64_t i = lo + k * kWarp;
+    m[k] = v[k] = 0;
+    if (i >= a.n) continue;
+    const float g = __fmul_rn(a.g[i], scale);
+    m[k] = __fadd_rn(__fmul_rn(__fmul_rn(signed_map[a.mc[i]], ms), b1), __fmul_rn(g, b1c));
+    v[k] = __fadd_rn(__fmul_rn(__fmul_rn(unsigned_map[a.vc[i]], vs), b2), __fmul_rn(__fmul_rn(g, g), b2c));
+    const float den = __fadd_rn(sqrtf(v[k]) / bc2, eps);
+    a.p[i] = __fadd_rn(__fmul_rn(a.p[i], decay), __fmul_rn(size, m[k] / den));
+  }
+  quantize(signed_map, m, lo, a.n, a.mc, a.ms + block);
+  quantize(unsigned_map, v, lo, a.n, a.vc, a.vs + block);
+}
+
+struct LionStep {
+  float *p, *m;
+  const float *g;
+  int64_t n;
+  double beta1, beta2;
+  Factors f;
+  const int32_t *skip_dev;
+};
+
+__global__ void __launch_bounds__(kAdamThreads) lion_kernel(LionStep a) {
+  if (a.skip_dev && *a.skip_dev) return;
+  const double lr = a.f.rate();
+  const float decay = (float)(1 - __dmul_rn(lr, a.f.weight_decay)), step = (float)lr, scale = a.f.scale();
+  const float b1 = (float)a.beta1, b1c = (float)(1 - a.beta1), b2 = (float)a.beta2, b2c = (float)(1 - a.beta2);
+  int64_t i = (int64_t)blockIdx.x * kAdamThreads * kAdamEach + threadIdx.x;
+  for (int k = 0; k < kAdamEach && i < a.n; k++, i += kAdamThreads) {
+    const float g = __fmul_rn(a.g[i], scale), m = a.m[i], u = __fadd_rn(__fmul_rn(m, b1), __fmul_rn(g, b1c));
+    float p = __fmul_rn(a.p[i], decay);
+    if (u > 0) p = __fadd_rn(p, -step);
+    if (u < 0) p = __fadd_rn(p, step);
+    a.p[i] = p;
+    a.m[i] = __fadd_rn(__fmul_rn(m, b2), __fmul_rn(g, b2c));
   }
 }
 
@@ -142,6 +260,50 @@ tf_status cuda_adamw(tf_queue *q, const tf_adamw *p) {
   a.step_dev = at<const int64_t>(p->step_dev);
   a.skip_dev = at<const int32_t>(p->skip_dev);
   return launch(q, "adamw", adamw_kernel, dim3((unsigned)ceil_div(a.n, kAdamThreads * kAdamEach)), dim3(kAdamThreads), 0, a, q->trouble);
+}
+
+/* The factors of a step that adamw8 and lion are given alike. */
+template <typename P>
+static Factors factors(const P *p) {
+  return Factors{p->lr, p->weight_decay, p->grad_scale == 0 ? 1 : p->grad_scale, at<const float>(p->lr_dev), at<const float>(p->clip_dev)};
+}
+
+tf_status cuda_adamw8(tf_queue *q, const tf_adamw8 *p) {
+  Adam8 a = {};
+  float *g;
+  TF_TRY(flat(q, p->p, "p", TF_F32, -1, &a.p));
+  a.n = numel(p->p);
+  a.blocks = ceil_div(a.n, kAdam8Block);
+  TF_TRY(flat(q, p->g, "g", TF_F32, a.n, &g));
+  TF_TRY(flat(q, p->m_codes, "m_codes", TF_U8, a.n, &a.mc));
+  TF_TRY(flat(q, p->v_codes, "v_codes", TF_U8, a.n, &a.vc));
+  TF_TRY(flat(q, p->m_scales, "m_scales", TF_F32, a.blocks, &a.ms));
+  TF_TRY(flat(q, p->v_scales, "v_scales", TF_F32, a.blocks, &a.vs));
+  if (!p->step_dev && !p->skip_dev && p->step < 1) return fail(q, TF_EINVALID, "step is %ld, the first is 1", (long)p->step);
+  a.g = g;
+  a.step = p->step;
+  a.beta1 = p->beta1;
+  a.beta2 = p->beta2;
+  a.eps = p->eps;
+  a.f = factors(p);
+  a.step_dev = at<const int64_t>(p->step_dev);
+  a.skip_dev = at<const int32_t>(p->skip_dev);
+  return launch(q, "adamw8", adamw8_kernel, dim3((unsigned)ceil_div(a.blocks, kAdam8Warps)), dim3(kAdam8Warps * kWarp), 0, a, q->trouble);
+}
+
+tf_status cuda_lion(tf_queue *q, const tf_lion *p) {
+  LionStep a = {};
+  float *g;
+  TF_TRY(flat(q, p->p, "p", TF_F32, -1, &a.p));
+  a.n = numel(p->p);
+  TF_TRY(flat(q, p->m, "m", TF_F32, a.n, &a.m));
+  TF_TRY(flat(q, p->g, "g", TF_F32, a.n, &g));
+  a.g = g;
+  a.beta1 = p->beta1;
+  a.beta2 = p->beta2;
+  a.f = factors(p);
+  a.skip_dev = at<const int32_t>(p->skip_dev);
+  return launch(q, "lion", lion_kernel, dim3((unsigned)ceil_div(a.n, kAdamThreads * kAdamEach)), dim3(kAdamThreads), 0, a);
 }
 
 tf_status cuda_sqnorm(tf_queue *q, const tf_sqnorm *p) {

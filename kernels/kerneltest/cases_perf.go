@@ -90,6 +90,20 @@ func perfCases() []Case {
 		e.Do(func(q *kernels.Queue) {
 			q.AdamW(kernels.AdamW{P: p.T, M: m.T, V: vv.T, G: g.T, LR: 1e-3, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Step: 1})
 		})
+	}), perf("adamw8", "4 M parameters", func(e *Env) {
+		const n = 4 << 20
+		a := e.adam8(n)
+		e.Cost(12*n, 16*n)
+		e.Do(func(q *kernels.Queue) {
+			q.AdamW8(kernels.AdamW8{P: a.p.T, G: a.g.T, MCodes: a.mc.T, VCodes: a.vc.T, MScales: a.ms.T, VScales: a.vs.T, LR: 1e-3, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Step: 1})
+		})
+	}), perf("lion", "4 M parameters", func(e *Env) {
+		const n = 4 << 20
+		p, m, g := e.In32(n), e.In32(n), e.In32(n)
+		e.Cost(8*n, 20*n)
+		e.Do(func(q *kernels.Queue) {
+			q.Lion(kernels.Lion{P: p.T, M: m.T, G: g.T, LR: 1e-3, Beta1: 0.9, Beta2: 0.95})
+		})
 	}), perf("sqnorm", "4 M elements", func(e *Env) {
 		const n = 4 << 20
 		x, y := e.Vals32(make([]float64, n), n), e.OutAs(kernels.F64, n/kernels.SqNormChunk)

@@ -85,6 +85,8 @@ func upload(q *kernels.Queue, t kernels.Tensor, v []float64) {
 		err = kernels.Upload(q, t, convert(v, func(x float64) uint16 { return toF16(float32(x)) }))
 	case kernels.I32:
 		err = kernels.Upload(q, t, convert(v, func(x float64) int32 { return int32(x) }))
+	case kernels.U8:
+		err = kernels.Upload(q, t, convert(v, func(x float64) uint8 { return uint8(x) }))
 	default:
 		err = fmt.Errorf("cannot fill a tensor of %s", t.DType)
 	}
@@ -137,6 +139,10 @@ func (e *Env) download(t kernels.Tensor) ([]float64, error) {
 		v := make([]int32, n)
 		err := kernels.Download(e.q, v, t)
 		return convert(v, func(x int32) float64 { return float64(x) }), err
+	case kernels.U8:
+		v := make([]uint8, n)
+		err := kernels.Download(e.q, v, t)
+		return convert(v, func(x uint8) float64 { return float64(x) }), err
 	case kernels.BF16, kernels.F16:
 		v := make([]uint16, n)
 		err := kernels.Download(e.q, v, t)
