@@ -155,6 +155,7 @@ type Device struct {
 	builtin  bool
 	counting bool
 	fallback string
+	library  string
 	next     atomic.Uint64 // the next address of a counting device
 	live     atomic.Int64
 	peak     atomic.Int64
@@ -178,8 +179,8 @@ func openPath(o Options) (*Device, error) {
 
 func openTable(be *C.tf_backend, o Options) (*Device, error) {
 	if h := C.GoString(be.abi_hash); be.abi_version != C.TF_ABI_VERSION || h != ABIHash() || uintptr(be.struct_size) != unsafe.Sizeof(*be) {
-		return nil, fmt.Errorf("cannot open backend %q: it was built against another tunefleet.h (ABI %d, hash %.12s; this program has ABI %d, hash %.12s)",
-			o.Backend, uint32(be.abi_version), h, C.TF_ABI_VERSION, ABIHash())
+		return nil, fmt.Errorf("cannot open backend %q: %w (ABI %d, hash %.12s; this program has ABI %d, hash %.12s)",
+			o.Backend, errABI, uint32(be.abi_version), h, C.TF_ABI_VERSION, ABIHash())
 	}
 	co := C.tf_options{threads: C.int32_t(o.Threads), isa: C.int32_t(o.ISA), index: C.int32_t(o.Index)}
 	d := &Device{be: be, name: C.GoString(be.name), builtin: o.Backend == "" || o.Backend == CPU, counting: o.Counting, queues: map[*Queue]struct{}{}}
@@ -195,6 +196,8 @@ func openTable(be *C.tf_backend, o Options) (*Device, error) {
 }
 
 const whyLen = 512
+
+var errABI = errors.New("it was built against another tunefleet.h")
 
 // ZeroesMemory reports whether what a new arena hands out reads as zeros until it is written. The CPU's comes as zero pages from the
 // system: leaving them untouched saves the time and the memory until they are used.
@@ -217,6 +220,9 @@ func backend(name string) (*C.tf_backend, error) {
 
 // Fallback says why Auto took the CPU; empty when it did not have to, or something else was asked for.
 func (d *Device) Fallback() string { return d.fallback }
+
+// Library is the file that the CUDA backend came from; empty for others.
+func (d *Device) Library() string { return d.library }
 
 // Counting reports whether the device has no memory and runs nothing.
 func (d *Device) Counting() bool { return d.counting }

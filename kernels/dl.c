@@ -21,6 +21,19 @@ const tf_backend *tf_dl_open(const char *path, char *why, int64_t why_len) {
   return be;
 }
 
+int32_t tf_cuda_driver(const char *path, char *why, int64_t why_len) {
+  void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* left open, as it is for the backend */
+  if (!so) {
+    snprintf(why, (size_t)why_len, "%s", dlerror());
+    return 0;
+  }
+  int (*version)(int *) = (int (*)(int *))dlsym(so, "cuDriverGetVersion");
+  int v = 0, st = version ? version(&v) : 0;
+  if (!version) snprintf(why, (size_t)why_len, "%s has no cuDriverGetVersion", path);
+  else if (st != 0 || v <= 0) snprintf(why, (size_t)why_len, "%s does not tell its version (status %d)", path, st);
+  return version && st == 0 && v > 0 ? v : 0;
+}
+
 tf_status tf_call(const tf_backend *be, tf_queue *q, int32_t op, const void *params, int64_t have, int64_t *need) {
   *need = 0;
   tf_status st = be->workspace(q, op, params, need);

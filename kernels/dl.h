@@ -17,6 +17,9 @@ tf_status tf_call(const tf_backend *be, tf_queue *q, int32_t op, const void *par
 int64_t tf_op_size(int32_t op);
 const char *tf_op_name(int32_t op);
 
+/* The CUDA version that the NVIDIA driver's library at path supports, 12040 for 12.4; 0, and why, when it cannot be asked. */
+int32_t tf_cuda_driver(const char *path, char *why, int64_t why_len);
+
 tf_status tf_be_open(const tf_backend *be, const tf_options *o, tf_device **d, char *why, int64_t n);
 void tf_be_close(const tf_backend *be, tf_device *d);
 tf_status tf_be_info(const tf_backend *be, tf_device *d, tf_device_info *i);

@@ -83,7 +83,8 @@ using tf::fail;
 /* --- device --------------------------------------------------------------------------------------------------------------------------- */
 
 #define MEMORY_ALIGNMENT 4096
-#define OLDEST_DRIVER 13000 /* what the library was built with */
+/* What the library was built with: drivers of the same major version load it, and later ones. */
+#define CUDA_MAJOR (TF_CUDA_VERSION / 1000)
 
 /* The driver's own library, which the runtime would otherwise only call "insufficient". */
 static tf_status driver(char *why, int64_t n) {
@@ -98,9 +99,10 @@ static tf_status driver(char *why, int64_t n) {
     snprintf(why, (size_t)n, "the NVIDIA driver does not tell its version: %s", cudaGetErrorString(e));
     return TF_EUNSUPPORTED;
   }
-  if (version < OLDEST_DRIVER) {
-    snprintf(why, (size_t)n, "the NVIDIA driver is too old: it supports CUDA %d.%d, this library needs %d.%d; install driver 580 or later, or on data-center cards the package cuda-compat-13-0",
-             version / 1000, version % 1000 / 10, OLDEST_DRIVER / 1000, OLDEST_DRIVER % 1000 / 10);
+  if (version / 1000 < CUDA_MAJOR) {
+    const char *what = CUDA_MAJOR > 12 ? "use libtunefleet_cuda12.so if that is 12.x, or install driver 580 or later, or on data-center cards the package cuda-compat-13-0"
+                                       : "install driver 525 or later";
+    snprintf(why, (size_t)n, "the NVIDIA driver is too old: it supports CUDA %d.%d, this library needs %d.0; %s", version / 1000, version % 1000 / 10, CUDA_MAJOR, what);
     return TF_EUNSUPPORTED;
   }
   return TF_OK;
@@ -112,7 +114,7 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
   int count = 0;
   cudaError_t e = cudaGetDeviceCount(&count);
   if (e == cudaErrorNoDevice || (e == cudaSuccess && count == 0)) {
-    snprintf(why, (size_t)n, "the NVIDIA driver is there, but no device (CUDA_VISIBLE_DEVICES, or the container was started without GPUs)");
+    snprintf(why, (size_t)n, "the NVIDIA driver is there, but no device: see whether nvidia-smi lists one, whether CUDA_VISIBLE_DEVICES hides it, or start the container with --gpus all");
     return TF_EUNSUPPORTED;
   }
   if (e != cudaSuccess) {
@@ -120,7 +122,7 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
     return TF_EUNSUPPORTED;
   }
   if (o->index < 0 || o->index >= count) {
-    snprintf(why, (size_t)n, "there is no device %d, only %d", o->index, count);
+    snprintf(why, (size_t)n, "there is no device %d, only %d (CUDA_VISIBLE_DEVICES counts)", o->index, count);
     return TF_EINVALID;
   }
   cudaDeviceProp prop;
@@ -130,7 +132,7 @@ static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64
     return tf::status_of(e);
   }
   if (prop.major < 8) {
-    snprintf(why, (size_t)n, "device %d (%s) has compute capability %d.%d, 8.0 is the least", o->index, prop.name, prop.major, prop.minor);
+    snprintf(why, (size_t)n, "device %d (%s) has compute capability %d.%d, 8.0 is the least; use a newer card or --device cpu", o->index, prop.name, prop.major, prop.minor);
     return TF_EUNSUPPORTED;
   }
   tf_device *d = new (std::nothrow) tf_device;
@@ -156,7 +158,9 @@ static void dev_close(tf_device *d) {
 static tf_status dev_info(tf_device *d, tf_device_info *i) {
   memset(i, 0, sizeof *i);
   snprintf(i->name, sizeof i->name, "%s", d->name);
-  snprintf(i->isa, sizeof i->isa, "sm_%d", d->cc);
+  /* Another compiler and another cuBLAS: not the same bits. */
+  if (CUDA_MAJOR == 13) snprintf(i->isa, sizeof i->isa, "sm_%d", d->cc);
+  else snprintf(i->isa, sizeof i->isa, "sm_%d cuda%d", d->cc % 1000, CUDA_MAJOR % 100);
   snprintf(i->bus, sizeof i->bus, "%s", d->bus);
   i->memory_total = d->memory;
   if (!d->used) return TF_OK; /* what is free is known with a context only */

@@ -15,6 +15,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#define TF_CUDA_VERSION CUDART_VERSION
+
 /* Shared memory of a block. TF_SHARED(float, red, 32) is float red[32], TF_SHARED2 has two dimensions, TF_SHARED_DYNAMIC names what the
  * launch asked for. */
 #define TF_SHARED(type, name, n) __shared__ __align__(16) type name[n]

@@ -65,7 +65,7 @@ void *open_library(std::string *why) {
 #ifdef TF_HOST
   std::string name = tfh_cublaslt();
 #else
-  std::string name = "libcublasLt.so.13";
+  std::string name = "libcublasLt.so." + std::to_string(TF_CUDA_VERSION / 1000);
 #endif
   const char *folders = getenv("TUNEFLEET_CUDA_DEPS");
   for (std::string rest = folders ? folders : ""; !rest.empty();) {
@@ -75,7 +75,7 @@ void *open_library(std::string *why) {
     if (void *so = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return so;
   }
   void *so = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!so) *why = std::string("cuBLASLt cannot be opened: ") + dlerror() + "; install CUDA 13's cuBLAS, or name its folder in TUNEFLEET_CUDA_DEPS "
+  if (!so) *why = std::string("cuBLASLt cannot be opened: ") + dlerror() + "; install the cuBLAS of CUDA " + std::to_string(TF_CUDA_VERSION / 1000) + ", or name its folder in TUNEFLEET_CUDA_DEPS "
                       "(TUNEFLEET_CUDA_BLAS=tiles does without, many times slower)";
   return so;
 }

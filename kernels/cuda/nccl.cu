@@ -47,7 +47,8 @@ void *open_library(std::string *why) {
     if (void *so = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return so;
   }
   void *so = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!so) *why = std::string("NCCL cannot be opened: ") + dlerror() + "; install NCCL 2 for CUDA 13 (libnccl2, or the wheel nvidia-nccl-cu13), or name its folder in TUNEFLEET_CUDA_DEPS";
+  const std::string cuda = std::to_string(TF_CUDA_VERSION / 1000);
+  if (!so) *why = std::string("NCCL cannot be opened: ") + dlerror() + "; install NCCL 2 for CUDA " + cuda + " (libnccl2, or the wheel nvidia-nccl-cu" + cuda + "), or name its folder in TUNEFLEET_CUDA_DEPS";
   return so;
 }
 

@@ -119,6 +119,8 @@ const char *tfh_libcuda() {
   return v ? v : "";
 }
 
+int tfh_cuda_version() { return environment("TUNEFLEET_FAKE_CUDA", 13000); }
+
 cudaError_t cudaDriverGetVersion(int *v) {
   *v = environment("TUNEFLEET_FAKE_DRIVER", 13000);
   return cudaSuccess;

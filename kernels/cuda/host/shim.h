@@ -93,6 +93,9 @@ const char *cudaGetErrorName(cudaError_t);
 /* The driver's library, which the device is opened with only when it has a name: TUNEFLEET_FAKE_LIBCUDA gives one for tests. */
 const char *tfh_libcuda();
 #define TF_LIBCUDA tfh_libcuda()
+/* The CUDA that the library is built with: TUNEFLEET_FAKE_CUDA, 13000 if it is not set. */
+int tfh_cuda_version();
+#define TF_CUDA_VERSION tfh_cuda_version()
 /* What stands for cuBLASLt's library (cublaslt.cc). */
 const char *tfh_cublaslt();
 /* What stands for NCCL's library (nccl.cc). */

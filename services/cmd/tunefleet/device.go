@@ -90,6 +90,7 @@ const nvidiaDriver = "/proc/driver/nvidia/version"
 // cudaFinding says which GPUs the engine can use. A machine without any is fine; one with a driver whose GPUs cannot be used is not.
 func cudaFinding(libraries []string, driver string) finding {
 	var names []string
+	from := ""
 	for i := 0; ; i++ {
 		d, err := kernels.Open(kernels.Options{Backend: kernels.CUDA, Index: i})
 		if err != nil && i > 0 {
@@ -102,16 +103,20 @@ func cudaFinding(libraries []string, driver string) finding {
 			}
 			first, _, _ := strings.Cut(string(text), "\n")
 			return finding{Check: "cuda", Status: "warn", Detail: fmt.Sprintf("%v (there is a driver: %s)", err, strings.TrimSpace(first)),
-				Fix: "build the library with go tool task gpu:build, put it beside tunefleet or name it in " + kernels.CUDAVariable + "; looked for: " + strings.Join(libraries, ", ")}
+				Fix: "do what it says; the library is made by go tool task gpu:build and looked for as " + strings.Join(libraries, ", ") + ", or as " + kernels.CUDAVariable + " names it"}
 		}
 		info, infoErr := d.Info()
+		from = d.Library()
 		_ = d.Close()
 		if infoErr != nil {
 			return finding{Check: "cuda", Status: "warn", Detail: fmt.Sprintf("device %d does not answer: %v", i, infoErr), Fix: "see nvidia-smi and the kernel's log"}
 		}
 		names = append(names, fmt.Sprintf("%d: %s %s, %.0f GiB", i, info.Name, info.ISA, float64(info.MemoryTotal)/(1<<30)))
 	}
-	return finding{Check: "cuda", Status: "ok", Detail: strings.Join(names, "; ")}
+	if v, err := kernels.CUDADriver(); err == nil {
+		from += fmt.Sprintf(", driver for CUDA %d.%d", v/1000, v%1000/10)
+	}
+	return finding{Check: "cuda", Status: "ok", Detail: fmt.Sprintf("%s (%s)", strings.Join(names, "; "), from)}
 }
 
 // ncclFindings says what connects several GPUs, on a machine that has one.
@@ -146,5 +151,5 @@ func ncclFinding(devices, version int, why error) finding {
 	case devices == 1:
 		return finding{Check: "nccl", Status: "ok", Detail: fmt.Sprintf("none, one GPU does without (%v); %s", why, host)}
 	}
-	return finding{Check: "nccl", Status: "warn", Detail: fmt.Sprintf("%d GPUs and no NCCL: %v", devices, why), Fix: "install NCCL 2 for CUDA 13 on every machine of the pool: " + host}
+	return finding{Check: "nccl", Status: "warn", Detail: fmt.Sprintf("%d GPUs and no NCCL: %v", devices, why), Fix: "install NCCL 2 on every machine of the pool: " + host}
 }
