@@ -1,6 +1,6 @@
 # Sourced by the scripts beside it: where things are, a log per step, and an account of what passed, failed and was not run.
 cd "$(dirname "${BASH_SOURCE[0]}")"
-export TUNEFLEET_CUDA_LIB=${TUNEFLEET_CUDA_LIB:-$PWD/libtunefleet_cuda.so}
+# The libraries for CUDA 13 and 12 lie beside the programs, which ask the driver and open the one that it can load.
 results=${RESULTS:-$PWD/results/$(basename "$0" .sh)-$(date -u +%Y%m%d-%H%M%S)}
 mkdir -p "$results"
 summary=$results/summary.txt
@@ -9,19 +9,21 @@ failures=0
 
 say() { echo "$*" | tee -a "$summary"; }
 
-# Where cuBLASLt of CUDA 13 may be: the loader's places, a toolkit, Python's wheels. Without it products are our own kernel's, and slow.
+# Where cuBLASLt of the driver's CUDA, 13 or 12, may be: the loader's places, a toolkit, Python's wheels. Without it products are our own
+# kernel's, and slow.
 find_blas() {
-  local p
+  local p so=libcublasLt.so.13
+  case $(nvidia-smi 2>/dev/null | grep -o 'CUDA Version: [0-9]*' || true) in *' 12') so=libcublasLt.so.12 ;; esac
   for p in ${TUNEFLEET_CUDA_DEPS:+${TUNEFLEET_CUDA_DEPS//:/ }} /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib /usr/lib/x86_64-linux-gnu \
-    /usr/lib64 "$PWD"/deps /usr/local/lib/python3*/*-packages/nvidia/cu13/lib "$HOME"/.local/lib/python3*/site-packages/nvidia/cu13/lib; do
-    if [ -e "$p/libcublasLt.so.13" ]; then
+    /usr/lib64 "$PWD"/deps /usr/local/lib/python3*/*-packages/nvidia/{cu13,cublas}/lib "$HOME"/.local/lib/python3*/site-packages/nvidia/{cu13,cublas}/lib; do
+    if [ -e "$p/$so" ]; then
       export TUNEFLEET_CUDA_DEPS=$p
       say "cuBLASLt: $p"
       return
     fi
   done
   export TUNEFLEET_CUDA_BLAS=tiles
-  say "NOT RUN: anything with cuBLASLt, which is not on this machine (put libcublasLt.so.13 into deps/ here); products are by our own kernel"
+  say "NOT RUN: anything with cuBLASLt, which is not on this machine (put $so into deps/ here); products are by our own kernel"
 }
 
 # step NAME COMMAND...: one check with the time that is left; its output is NAME.log.
@@ -46,6 +48,10 @@ finish() {
   say "$failures failed or were not run; logs in $results"
   [ "$failures" = 0 ]
 }
+
+# rehearse.sh changes these: where a card has work for minutes, an emulation has it for days.
+ops=() perf=() memory_model=llama-2-7b memory_seq=2048
+[ ! -f rehearsal.sh ] || . ./rehearsal.sh
 
 say "$(basename "$0") of $(cat COMMIT 2>/dev/null || echo unknown) at $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader 2>&1 | tee -a "$summary" || true

@@ -7,14 +7,14 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 step doctor ./tunefleet doctor --dir "$results/doctor"
-step ops-f32 ./gpucheck ops --dtype f32
-step ops-bf16 ./gpucheck ops --dtype bf16
-step ops-f16 ./gpucheck ops --dtype f16
+step ops-f32 ./gpucheck ops --dtype f32 "${ops[@]}"
+step ops-bf16 ./gpucheck ops --dtype bf16 "${ops[@]}"
+step ops-f16 ./gpucheck ops --dtype f16 "${ops[@]}"
 step models-fp32 ./gpucheck models --dtype f32 fixtures/models/*
 step models-bf16 ./gpucheck models --dtype bf16 fixtures/models/*
 step train ./gpucheck train fixtures/train/*
 step same-bits ./gpucheck bits fixtures/train/*
 step ranks ./gpucheck ranks
 TUNEFLEET_DEVICE=cuda step queue-kill ./tunefleet demo --run example/run.yaml --output_dir "$results/demo" --json
-step perf-bf16 ./gpucheck perf --dtype bf16
+step perf-bf16 ./gpucheck perf --dtype bf16 "${perf[@]}"
 finish

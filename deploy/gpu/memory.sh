@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
-memory() { step "$1" ./tunefleet verify memory --device cuda --model llama-2-7b --seq 2048 --recompute --json "${@:2}"; }
+memory() { step "$1" ./tunefleet verify memory --device cuda --model "$memory_model" --seq "$memory_seq" --recompute --json "${@:2}"; }
 
 memory lora --method lora --limit 16GiB
 memory int8 --method int8 --limit 10GiB

@@ -1,22 +1,28 @@
 #!/usr/bin/env bash
 # Puts all that the three scripts beside this one need into bin/gpu: binaries, the CUDA library, reference folders. Copy that folder to a
 # machine with an NVIDIA GPU, which needs the driver and nothing else, and run ./test.sh there.
+# OUT names another folder, LIBRARIES another place of the libraries, and QUICK=1 leaves symbols and paths in, as other builds do (rehearse.sh).
 # Needs what bin/tunefleet needs, gpu:build done, and the reference fixtures (TUNEFLEET_FIXTURES, by default ../shared/fixtures).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 fixtures=${TUNEFLEET_FIXTURES:-$PWD/../shared/fixtures}
-out=bin/gpu
+out=${OUT:-bin/gpu}
+libraries=${LIBRARIES:-bin} # where the CUDA backend's libraries are
 most=$((15 << 20)) # bytes of the checker
 
-[ -f bin/libtunefleet_cuda.so ] || { echo "gpu:pack: there is no bin/libtunefleet_cuda.so: run go tool task gpu:build" >&2; exit 1; }
+for l in libtunefleet_cuda.so libtunefleet_cuda12.so; do
+  [ -f "$libraries/$l" ] || { echo "gpu:pack: there is no $libraries/$l: run go tool task gpu:build" >&2; exit 1; }
+done
 [ -d "$fixtures/models" ] || { echo "gpu:pack: there are no reference folders at $fixtures (TUNEFLEET_FIXTURES)" >&2; exit 1; }
 rm -rf "$out"
 mkdir -p "$out/fixtures"
-go build -trimpath -ldflags '-s -w' -o "$out/gpucheck" ./gpuworker/gpucheck
+strip=(-trimpath -ldflags '-s -w')
+[ -z "${QUICK:-}" ] || strip=()
+go build "${strip[@]}" -o "$out/gpucheck" ./gpuworker/gpucheck
 size=$(stat -c %s "$out/gpucheck")
-[ "$size" -le "$most" ] || { echo "gpu:pack: the checker has $size bytes, at most $most are allowed" >&2; exit 1; }
-go build -trimpath -ldflags '-s -w' -o "$out/tunefleet" ./services/cmd/tunefleet
-cp bin/libtunefleet_cuda.so "$out/"
+[ "$size" -le "$most" ] || [ -n "${QUICK:-}" ] || { echo "gpu:pack: the checker has $size bytes, at most $most are allowed" >&2; exit 1; }
+go build "${strip[@]}" -o "$out/tunefleet" ./services/cmd/tunefleet
+cp "$libraries/libtunefleet_cuda.so" "$libraries/libtunefleet_cuda12.so" "$out/"
 cp -rL "$fixtures/models" "$fixtures/train" "$out/fixtures/"
 mkdir -p "$out/example"
 cp -r producer/examples/contract-review/. "$out/example/"

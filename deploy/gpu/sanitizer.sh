@@ -14,8 +14,8 @@ if ! "$tool" --tool memcheck --error-exitcode 9 ./gpucheck ops --dtype f32 --see
   exit 3
 fi
 for t in memcheck racecheck initcheck synccheck; do
-  step "$t-ops-f32" "$tool" --tool "$t" --error-exitcode 9 ./gpucheck ops --dtype f32 --seed 1
+  step "$t-ops-f32" "$tool" --tool "$t" --error-exitcode 9 ./gpucheck ops --dtype f32 --seed 1 "${ops[@]}"
 done
-step memcheck-ops-bf16 "$tool" --tool memcheck --error-exitcode 9 ./gpucheck ops --dtype bf16 --seed 1
+step memcheck-ops-bf16 "$tool" --tool memcheck --error-exitcode 9 ./gpucheck ops --dtype bf16 --seed 1 "${ops[@]}"
 step memcheck-model "$tool" --tool memcheck --error-exitcode 9 ./gpucheck models --dtype f32 fixtures/models/llama3 fixtures/models/mixtral
 finish
