@@ -25,6 +25,9 @@ type Head struct {
 	// Generation is the fencing token: minted by a swap, in every key, handshake and frame. It never repeats within a run.
 	Generation uint64   `json:"generation"`
 	Members    []Member `json:"members,omitempty"`
+	// Warm names the workers of the gang that yielded last, until another one forms or a seat goes to somebody else: their disks have its
+	// parts. A hint (DESIGN 3).
+	Warm []string `json:"warm,omitempty"`
 	// Seats maps each wanted seat to its issue.
 	Seats []Seat `json:"seats,omitempty"`
 	// LastIssue is the highest seat issue ever given in this run: issues are never reused.
@@ -129,6 +132,23 @@ type GenerationEnd struct {
 	Error      *ErrorInfo `json:"error,omitempty"`
 	At         time.Time  `json:"at"`
 }
+
+// Disband takes the members out of HEAD. Those of a gang that yields are kept as Warm; when any other ends, who was in it says nothing.
+func (h *Head) Disband(cause Cause) {
+	switch {
+	case cause != CausePreempted:
+		h.Warm = nil
+	case len(h.Members) > 0 && len(h.Members) <= maxWarm:
+		h.Warm = make([]string, len(h.Members))
+		for i, m := range h.Members {
+			h.Warm[i] = m.Worker
+		}
+	}
+	h.Members = nil
+}
+
+// maxWarm bounds the hint: the names go into the header of each seat's message.
+const maxWarm = 128
 
 // Unjudged reports whether the newest generation failed by its own doing and control has still to say whether, and when, it is tried again:
 // seat holders form no other one by themselves.

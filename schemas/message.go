@@ -37,6 +37,10 @@ type Message struct {
 	Parts int `json:"parts,omitempty"`
 }
 
+// HeaderWarm is the header of a seat's message that names, separated by commas, the workers of the gang that gave the seats back: all others
+// leave the message to them for a moment.
+const HeaderWarm = "tunefleet-warm"
+
 // Index is the seat of a train message, the part of any other.
 func (m Message) Index() int {
 	if m.Kind == KindTrain {

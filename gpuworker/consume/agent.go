@@ -194,6 +194,7 @@ func (a *Agent) pull(ctx context.Context, look bool) (queue.Delivery, error) {
 // pullLoop takes one message at a time; it returns when ctx has ended and the last message is done or given back.
 func (a *Agent) pullLoop(ctx, wctx context.Context) {
 	failing := false
+	left := hints{delay: a.cfg.HintDelay}
 	if ready, ok := a.launch.(preparer); ok {
 		defer ready.dismiss()
 	}
@@ -207,7 +208,9 @@ func (a *Agent) pullLoop(ctx, wctx context.Context) {
 		switch {
 		case err == nil:
 			failing = false
-			a.take(wctx, d)
+			if !a.leaveToOthers(ctx, &left, d) {
+				a.take(wctx, d)
+			}
 		case errors.Is(err, queue.ErrEmpty):
 			failing = false
 		case ctx.Err() != nil:

@@ -61,6 +61,8 @@ type Config struct {
 	LeaseTTL    time.Duration
 	ExtendEvery time.Duration
 	PullWait    time.Duration
+	// HintDelay is how long a worker lets those of a gang that yielded take its seats first (default 300 ms, DESIGN 3).
+	HintDelay time.Duration
 	// FormPoll and WatchPoll are the paces of reading HEAD while a gang forms and while it runs; pokes come in between.
 	FormPoll  time.Duration
 	WatchPoll time.Duration
@@ -94,6 +96,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.LeaseTTL, lease.TTL)
 	def(&c.ExtendEvery, 22*time.Second)
 	def(&c.PullWait, time.Second)
+	def(&c.HintDelay, 300*time.Millisecond)
 	def(&c.FormPoll, 300*time.Millisecond)
 	def(&c.WatchPoll, 2*time.Second)
 	def(&c.FormTimeout, 60*time.Second)

@@ -48,7 +48,7 @@ func (h *Heads) FormGeneration(ctx context.Context, tenant, run, stage string, f
 		if head.Generation == 0 || !plantedbug.Is(plantedbug.GenerationReused) {
 			head.Generation++
 		}
-		head.Members = slices.Clone(f.Members)
+		head.Members, head.Warm = slices.Clone(f.Members), nil
 		return nil
 	})
 }
@@ -91,7 +91,7 @@ func (h *Heads) EndGeneration(ctx context.Context, tenant, run string, generatio
 			return ErrNoChange
 		}
 		head.Ended = append(head.Ended, schemas.GenerationEnd{Generation: generation, Cause: cause, Step: head.Step, Error: info, At: h.cfg.Now()})
-		head.Members = nil
+		head.Disband(cause)
 		return nil
 	})
 }

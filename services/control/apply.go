@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -197,11 +198,23 @@ func (p *pool) messages(ctx context.Context, r *openRun, del, pub []schemas.Mess
 func (p *pool) send(ctx context.Context, r *openRun, m schemas.Message) (err error) {
 	ctx, span := telemetry.StartPublish(telemetry.WithTraceParent(ctx, r.spec.TraceParent), m)
 	defer func() { telemetry.End(span, err) }()
-	err = p.c.work.Publish(ctx, m, telemetry.Inject(ctx))
+	err = p.c.work.Publish(ctx, m, withWarm(telemetry.Inject(ctx), r.head, m))
 	if errors.Is(err, queue.ErrDuplicate) {
 		return nil
 	}
 	return err
+}
+
+// withWarm adds the names of the gang that yielded to the header of a seat's message: others let them come first.
+func withWarm(header map[string]string, head *schemas.Head, m schemas.Message) map[string]string {
+	if m.Kind != schemas.KindTrain || head == nil || len(head.Warm) == 0 || head.Stage != m.Stage {
+		return header
+	}
+	if header == nil {
+		header = map[string]string{}
+	}
+	header[schemas.HeaderWarm] = strings.Join(head.Warm, ",")
+	return header
 }
 
 // merge writes the result of a stage from the results of its parts; the reduce step's result is the stage's, where there is one. What an

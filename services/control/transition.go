@@ -178,7 +178,7 @@ func endGeneration(h *schemas.Head, cause schemas.Cause, now time.Time) {
 	if len(h.Members) > 0 && !slices.ContainsFunc(h.Ended, func(e schemas.GenerationEnd) bool { return e.Generation == h.Generation }) {
 		h.Ended = append(h.Ended, schemas.GenerationEnd{Generation: h.Generation, Cause: cause, Step: h.Step, At: now})
 	}
-	h.Members = nil
+	h.Disband(cause)
 }
 
 func highest(last uint64, seats []schemas.Seat) uint64 {

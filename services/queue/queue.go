@@ -53,6 +53,8 @@ type Delivery interface {
 	Header() map[string]string
 	// Extend restarts AckWait.
 	Extend(ctx context.Context) error
+	// Return gives the message back at once, for another puller. Best effort: one that does not reach the server comes back after AckWait.
+	Return(ctx context.Context) error
 	// Ack removes the message for good. Call it only after reading that the message is obsolete or its result is stored.
 	Ack(ctx context.Context) error
 }

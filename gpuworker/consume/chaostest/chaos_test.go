@@ -30,6 +30,7 @@ const (
 	envRole = "TUNEFLEET_CHAOS_ROLE"
 	envDir  = "TUNEFLEET_CHAOS_DIR"
 	envTTL  = "TUNEFLEET_CHAOS_TTL"
+	envHint = "TUNEFLEET_CHAOS_HINT"
 )
 
 // calm is for tests in which no lease may lapse, however loaded the machine is.
@@ -41,6 +42,12 @@ func leaseTTL() time.Duration {
 		return d
 	}
 	return time.Second
+}
+
+// hintDelay is the product's unless the test says otherwise.
+func hintDelay() time.Duration {
+	d, _ := time.ParseDuration(os.Getenv(envHint))
+	return d
 }
 
 var (
@@ -66,7 +73,7 @@ func TestMain(m *testing.M) {
 	} else {
 		var exe string
 		if exe, err = os.Executable(); err == nil {
-			err = chaostest.Process{Name: role, Dir: os.Getenv(envDir), LeaseTTL: leaseTTL(), RankCommand: []string{exe}, RankEnv: []string{envRole + "=rank"},
+			err = chaostest.Process{Name: role, Dir: os.Getenv(envDir), LeaseTTL: leaseTTL(), HintDelay: hintDelay(), RankCommand: []string{exe}, RankEnv: []string{envRole + "=rank"},
 				Logger: chaostest.Logger(role)}.Run(ctx)
 		}
 	}

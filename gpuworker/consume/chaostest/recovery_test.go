@@ -1,6 +1,7 @@
 package chaostest_test
 
 import (
+	"log/slog"
 	"os"
 	"slices"
 	"syscall"
@@ -10,6 +11,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/consume/chaostest"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/connect"
+	"github.com/tunefleet/tunefleet/services/control"
 	"github.com/tunefleet/tunefleet/services/lease"
 )
 
@@ -94,5 +96,45 @@ func TestRecoveryTimes(t *testing.T) {
 				t.Errorf("%d steps were lost (%d was the last seen, %d is committed, %d the first new one)", lost, seen, end.Step, step)
 			}
 		})
+	}
+}
+
+// TestYieldedSeatsGoBack: with real servers and processes, a gang that was paused forms again with the workers that it had, though others are
+// idle.
+func TestYieldedSeatsGoBack(t *testing.T) {
+	t.Parallel()
+	cell, s := cell(t, append([]string{envHint + "=3s"}, calm...), "worker-1", "worker-2")
+	spec := chaostest.Spec(chaostest.Options{Steps: 100_000, CommitEvery: 20, StepDelayMS: 10, World: 2})
+	submit(t, s, spec)
+	until(t, s, spec, "commit", func(h *schemas.Head) bool { return h.Step >= 20 && len(h.Members) == 2 })
+	spare := []string{"worker-3", "worker-4", "worker-5", "worker-6"}
+	for _, name := range spare {
+		if err := cell.Start(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if list, err := s.Leases.Workers(t.Context(), "cpu"); err == nil && len(list) == 2+len(spare) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the spare workers do not come up")
+		}
+	}
+	service := control.NewService(s.Objects, s.Leases, s.Queue, slog.New(slog.DiscardHandler))
+	for range 3 {
+		if _, err := service.Pause(t.Context(), spec.Tenant, spec.ID); err != nil {
+			t.Fatal(err)
+		}
+		generation := until(t, s, spec, "pause", func(h *schemas.Head) bool { return h.State == schemas.RunPaused }).Generation
+		if _, err := service.Resume(t.Context(), spec.Tenant, spec.ID); err != nil {
+			t.Fatal(err)
+		}
+		h := until(t, s, spec, "next generation", func(h *schemas.Head) bool { return h.Generation > generation && len(h.Members) == 2 })
+		for _, m := range h.Members {
+			if slices.Contains(spare, m.Worker) {
+				t.Errorf("generation %d has %s, which was not in the gang", h.Generation, m.Worker)
+			}
+		}
 	}
 }

@@ -22,6 +22,8 @@ type Process struct {
 	Dir string
 	// LeaseTTL is short in tests.
 	LeaseTTL time.Duration
+	// HintDelay is how long seats are left to those who held them; 0: the product's.
+	HintDelay time.Duration
 	// RankCommand and RankEnv start a worker's rank process, whose main function is consume.RunRank with Handlers and consume.OpenStore.
 	RankCommand []string
 	RankEnv     []string
@@ -126,7 +128,7 @@ func (p Process) worker(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
-	cfg := consume.Config{Name: p.Name, Pool: "cpu", Threads: 1, LeaseTTL: p.LeaseTTL, PullWait: 100 * time.Millisecond,
+	cfg := consume.Config{Name: p.Name, Pool: "cpu", Threads: 1, LeaseTTL: p.LeaseTTL, HintDelay: p.HintDelay, PullWait: 100 * time.Millisecond,
 		FormPoll: 100 * time.Millisecond, WatchPoll: 500 * time.Millisecond, FormTimeout: 10 * time.Second, BlameGrace: 300 * time.Millisecond,
 		DrainTimeout: 20 * time.Second, KillGrace: 2 * time.Second, OpTimeout: 30 * time.Second,
 		RankCommand: p.RankCommand, RankEnv: append(consume.StoreEnv(s.Config.S3), p.RankEnv...)}

@@ -276,6 +276,19 @@ func (d *delivery) Extend(ctx context.Context) error {
 	return nil
 }
 
+// Return implements queue.Delivery.
+func (d *delivery) Return(ctx context.Context) error {
+	if err := d.q.enter(ctx, false); err != nil {
+		return fmt.Errorf("cannot return message %d: %w", d.seq, err)
+	}
+	defer d.q.mu.Unlock()
+	if m := d.q.messages[d.seq]; m != nil {
+		m.until = time.Now()
+		d.q.signal()
+	}
+	return nil
+}
+
 // Ack implements queue.Delivery; like the server it succeeds for a message that is gone or held by another.
 func (d *delivery) Ack(ctx context.Context) error {
 	if err := d.q.enter(ctx, false); err != nil {

@@ -344,6 +344,17 @@ func (d *delivery) Extend(ctx context.Context) error {
 	return nil
 }
 
+// Return implements queue.Delivery. The server does not answer.
+func (d *delivery) Return(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("cannot return %s: %w", d.msg.Subject(), err)
+	}
+	if err := d.msg.Nak(); err != nil {
+		return fmt.Errorf("cannot return %s: %w", d.msg.Subject(), d.q.mapError(err))
+	}
+	return nil
+}
+
 // Ack implements queue.Delivery and waits for the server's answer.
 func (d *delivery) Ack(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.q.cfg.Timeout)
