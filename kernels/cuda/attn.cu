@@ -1,6 +1,7 @@
 /* Attention forward: checks, which keys a query sees, and the kernel. */
 #include "attn.cuh"
 
+#include "attn_decode.cuh"
 #include "attn_mma.cuh"
 
 namespace tf {
@@ -260,11 +261,12 @@ tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
 
 using namespace tf;
 
-int64_t cuda_attn_fwd_ws(const tf_device *, const tf_attn_fwd *p) { return attn_prepare_bytes(p); }
+int64_t cuda_attn_fwd_ws(const tf_device *, const tf_attn_fwd *p) { return attn_prepare_bytes(p) + (attn_decodes(p) ? attn_decode_bytes(p) : 0); }
 
 tf_status cuda_attn_fwd(tf_queue *q, const tf_attn_fwd *p) {
   Attn a;
   TF_TRY(attn_prepare(q, p, &a));
+  if (attn_decodes(p)) return attn_decode(q, a, p->q.dtype, work<float>(q, attn_prepare_bytes(p)));
   switch (p->q.dtype) {
     case TF_BF16:
       return forward<MmaEngine<bf16, 1>>(q, a);

@@ -33,6 +33,20 @@ func attnCases() []attn {
 		with("sinks", func(c *attn) { c.a.Causal, c.a.Sinks, c.acc = true, []float64{0.5, -1, 2, 0}, true }),
 		with("decode", func(c *attn) { c.a.Causal, c.a.TQ, c.a.QOffset = true, 1, 8 }),
 		with("decode by tensor", func(c *attn) { c.a.Causal, c.a.TQ, c.a.QOffset, c.qstart = true, 3, 6, true }),
+		with("decode over many keys", func(c *attn) {
+			c.a.Causal, c.a.TQ, c.a.TK, c.a.QOffset, c.a.Sinks = true, 1, 700, 650, []float64{0.5, -1, 2, 0}
+			c.a.KVFirst, c.a.KVLen = []int32{0, 300}, []int32{700, 640}
+		}),
+		with("decode over many keys, mask, window, ALiBi, softcap", func(c *attn) {
+			c.a.Causal, c.a.TQ, c.a.TK, c.a.QOffset, c.a.Band, c.a.DQK, c.a.DV = true, 1, 400, 390, &[2]int{350, -1}, 40, 136
+			c.a.Softcap, c.a.ALiBi, c.aligned = 1.5, []float64{-0.05, -0.025, -0.0125, -0.00625}, true
+			for i := range 800 {
+				c.a.Mask = append(c.a.Mask, uint8(min(i%3, 1)))
+			}
+		}),
+		with("decode of a sequence that sees nothing", func(c *attn) {
+			c.a.TQ, c.a.TK, c.a.QOffset, c.a.KVFirst, c.a.KVLen = 1, 300, 299, []int32{0, 0}, []int32{0, 300}
+		}),
 		with("odd sizes", func(c *attn) {
 			c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV = true, 37, 37, 3, 1, 20, 12
 		}),
