@@ -15,6 +15,6 @@ step models-bf16 ./gpucheck models --dtype bf16 fixtures/models/*
 step train ./gpucheck train fixtures/train/*
 step same-bits ./gpucheck bits fixtures/train/*
 step ranks ./gpucheck ranks
-TUNEFLEET_DEVICE=cuda step queue-kill ./tunefleet demo --run example/run.yaml --output_dir "$results/demo" --json
+TUNEFLEET_DEVICE=$queue_device step queue-kill ./tunefleet demo --run example/run.yaml --output_dir "$results/demo" --json
 step perf-bf16 ./gpucheck perf --dtype bf16 "${perf[@]}"
 finish

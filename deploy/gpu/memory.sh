@@ -11,5 +11,5 @@ memory int8 --method int8 --limit 10GiB
 memory nf4 --method qlora --limit 6GiB
 memory full --method full --pure-bf16 --optim adamw_8bit --by-block --limit 40GiB
 # Ranks of one gang share the card; their exchanges go through the host. Small weights: this is about the path, not about size.
-TUNEFLEET_DEVICE=cuda step two-ranks ./tunefleet train example/run.yaml --num_workers 2 --output_dir "$results/two-ranks" --log_dir "$results/two-ranks" --dir "$results/two-ranks-data" --json
+TUNEFLEET_DEVICE=cuda step two-ranks ./tunefleet train "$ranks_run" --num_workers 2 --output_dir "$results/two-ranks" --log_dir "$results/two-ranks" --dir "$results/two-ranks-data" --json
 finish

@@ -17,13 +17,17 @@ for l in libtunefleet_cuda.so libtunefleet_cuda12.so; do cp "$emulation" "$work/
 gcc -shared -fPIC -o "$work/system/libcuda.so.1" kernels/kerneltest/cudahost/testdata/driver.c
 gcc -shared -fPIC -o "$work/system/libnvidia-ml.so.1" kernels/nvml/testdata/fake.c
 for m in llama3 mixtral; do ln -s "$fixtures/models/$m" "$work/fixtures/models/$m"; done
-ln -s "$PWD/gpuworker/verify/testdata/train/tiny" "$work/fixtures/train/tiny"
+for k in models train; do ln -s "$PWD/gpuworker/verify/testdata/$k/tiny" "$work/fixtures/$k/tiny"; done
 
 OUT=$work/gpu LIBRARIES=$work/libraries TUNEFLEET_FIXTURES=$work/fixtures QUICK=1 deploy/gpu/pack.sh
 cat >"$work/gpu/rehearsal.sh" <<'EOF'
 say "REHEARSAL on the emulation: this is no result of a GPU"
-ops=(--op rmsnorm_bwd) perf=(--op slice_add) memory_model=fixtures/models/llama3/config.json memory_seq=64
+say "(queue-kill is rehearsed on the CPU: the emulation would take hours to learn what it demands)"
+ops=(--op rmsnorm_bwd) perf=(--op slice_add) memory_model=fixtures/models/llama3/config.json memory_seq=64 queue_device=cpu ranks_run=example/short.yaml
 EOF
+# A few steps of the example.
+sed '/- name: eval/,$d; /eval: prep/d; s/steps: [56]00/steps: 2/; s/warmup_steps: [0-9]*/warmup_steps: 1/; s/commit_every: .*/commit_every: 1/' \
+  "$work/gpu/example/run.yaml" >"$work/gpu/example/short.yaml"
 cat >"$work/tool/nvidia-smi" <<'EOF'
 #!/bin/sh
 [ $# = 0 ] && echo '| NVIDIA-SMI 580.95.05    Driver Version: 580.95.05    CUDA Version: 13.0 |' || echo 'emulated, 580.95.05, 65536 MiB, 9.0'
@@ -36,6 +40,7 @@ EOF
 chmod +x "$work/tool/nvidia-smi" "$work/tool/compute-sanitizer"
 
 export PATH=$work/tool:$PATH LD_LIBRARY_PATH=$work/system TUNEFLEET_FAKE_DRIVER=13000
+export BUDGET=${BUDGET:-900} # seconds a script: here the time is that of other work on the machine
 unset TUNEFLEET_CUDA_LIB
 [ $# -gt 0 ] || set -- correctness sanitizer memory
 bad=0
