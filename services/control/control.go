@@ -302,6 +302,7 @@ func (c *Control) runPool(ctx context.Context, name string, r *runner) {
 	defer timer.Stop()
 	failing := ""
 	poked, last := false, time.Time{}
+	var makeUp time.Time // when to look at what a poke's tick left out; zero: nothing
 	for {
 		select {
 		case <-ctx.Done():
@@ -320,7 +321,13 @@ func (c *Control) runPool(ctx context.Context, name string, r *runner) {
 				continue
 			}
 		}
+		if !makeUp.IsZero() && !time.Now().Before(makeUp) {
+			poked, makeUp = true, time.Time{}
+		}
 		again, err := p.tick(ctx, poked)
+		if poked && p.missed > 0 && makeUp.IsZero() {
+			makeUp = time.Now().Add(p.missed)
+		}
 		poked, last = false, time.Now()
 		if err != nil && ctx.Err() == nil {
 			if err.Error() != failing {
@@ -336,6 +343,9 @@ func (c *Control) runPool(ctx context.Context, name string, r *runner) {
 		next := c.cfg.Interval
 		if p.behind {
 			next /= 4
+		}
+		if !makeUp.IsZero() {
+			next = min(next, max(time.Millisecond, time.Until(makeUp)))
 		}
 		if again && err == nil {
 			next = time.Millisecond

@@ -76,6 +76,8 @@ type pool struct {
 	unreadable map[string]bool
 	// behind: runs that were never read are left for the next tick, which then comes sooner.
 	behind bool
+	// missed is how soon what a poke may have been about can be looked at, because it was looked at a moment before; 0: nothing was missed.
+	missed time.Duration
 	// keys are the keys of runs in order, as of the last listing.
 	keys []string
 	// listedAt and listCost pace the listing of open objects.
@@ -112,6 +114,7 @@ func (p *pool) forget() {
 
 // tick looks at the pool once and applies what Decide says. again asks for another tick at once.
 func (p *pool) tick(ctx context.Context, poked bool) (again bool, err error) {
+	p.missed = 0
 	owned, used, err := p.keeper.own(ctx, p.usage)
 	if used {
 		p.usage = map[string]float64{}
@@ -167,6 +170,9 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 	now := p.c.clock()
 	pause := max(p.c.cfg.Interval, 20*p.listCost)
 	if !p.dirty && now-p.listedAt < pause && (!poked || now-p.listedAt < pause/10) {
+		if poked {
+			p.miss(p.listedAt + pause/10 - now)
+		}
 		return nil
 	}
 	seen := map[string]bool{}
@@ -195,6 +201,9 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 	p.listedAt, p.listCost, p.dirty = p.c.clock(), listingCost(p.c.clock()-now, len(p.keys)), false
 	return nil
 }
+
+// miss notes that a poke's tick left out what was read or listed a moment before: it may have changed since.
+func (p *pool) miss(left time.Duration) { p.missed = max(p.missed, left) }
 
 // know adds an open run that is not known yet.
 func (p *pool) know(key string, submitted time.Time) {

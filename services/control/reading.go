@@ -68,7 +68,10 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		switch {
 		case r == nil: // closed since the listing
 		case r.readAt == 0 || r.wanted && r.spec == nil: // in fresh, now or later
-		case now-r.readAt < rereadAfter: // what control itself swapped it knows
+		case now-r.readAt < rereadAfter:
+			if poked {
+				p.miss(r.readAt + rereadAfter - now)
+			}
 		case r.head != nil && r.head.State != schemas.RunPaused:
 			if len(r.head.Seats) != len(r.head.Members) || r.head.Control != schemas.ControlNone {
 				hot = append(hot, r)
