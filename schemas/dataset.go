@@ -49,6 +49,9 @@ type FactorySpec struct {
 	// Buffer, when positive, orders rows as LLaMA-Factory's streaming does: through a shuffle buffer of so many rows. ValSize is a number of
 	// rows then, the first of the stream.
 	Buffer int `json:"buffer,omitempty"`
+	// Use, with Buffer, is what training takes of the stream: its passes, each in an order of its own, are prepared until it is there. nil: one
+	// pass.
+	Use *StreamUse `json:"use,omitempty"`
 	// TrainOnPrompt and MaskHistory choose labels, see LLaMA-Factory.
 	TrainOnPrompt bool `json:"train_on_prompt,omitempty"`
 	MaskHistory   bool `json:"mask_history,omitempty"`
@@ -61,6 +64,13 @@ type FactorySpec struct {
 	Date string `json:"date,omitempty"`
 	// OnBadRow is fail, skip or quarantine; default fail.
 	OnBadRow string `json:"on_bad_row,omitempty" jsonschema:"enum=,enum=fail,enum=skip,enum=quarantine"`
+}
+
+// StreamUse is how many steps are made of a stream, of so many leaves of so many samples.
+type StreamUse struct {
+	Steps  int64 `json:"steps"`
+	Leaves int   `json:"leaves"`
+	Micro  int   `json:"micro"`
 }
 
 // WithDefaults fills mix, batch size and workers.
@@ -105,6 +115,9 @@ func (p *problems) factory(f *FactorySpec, at string) {
 	p.check(f.Buffer >= 0 && f.Buffer < 1<<31, at+".buffer", "%d is not between 0 and 2^31", f.Buffer)
 	p.check(f.Buffer == 0 || f.Mix != "interleave_once" && f.MaxSamples == 0 && f.Workers == 1 && f.ValSize == float64(int(f.ValSize)), at+".buffer",
 		"streams are whole, prepared by one worker, mixed by another strategy than interleave_once, and val_size is a number of rows")
+	if u := f.Use; u != nil {
+		p.check(f.Buffer > 0 && u.Steps > 0 && u.Leaves > 0 && u.Micro > 0, at+".use", "is of streams (buffer), with steps, leaves and micro above 0")
+	}
 	_, derr := time.Parse(time.DateOnly, f.Date)
 	p.check(f.Date == "" || derr == nil, at+".date", "%q is no date (YYYY-MM-DD)", f.Date)
 	p.check(slices.Contains([]string{"fail", "skip", "quarantine"}, f.OnBadRow), at+".on_bad_row", "%q is unknown (fail, skip, quarantine)", f.OnBadRow)
@@ -145,6 +158,9 @@ type SampleOrder struct {
 	Deal int `json:"deal,omitempty"`
 	// DropLast leaves an epoch's short last micro-batch out.
 	DropLast bool `json:"drop_last,omitempty"`
+	// Stream takes samples as transformers' Trainer takes a stream whose length it does not know: micro-batches that are left at the end of a
+	// pass make no step, their gradients are added to the next pass's first step, divided by their own labels.
+	Stream bool `json:"stream,omitempty"`
 }
 
 // InitialDraw draws the initial values of new parameters.
@@ -160,6 +176,7 @@ func (p *problems) order(st *Stage, t *TrainStage, at string, before map[string]
 		p.check(i.Kind == "torch", at+".init.kind", "%q is unknown (torch)", i.Kind)
 	}
 	if o := t.Order; o != nil {
+		p.check(!o.Stream || o.Kind == "sequential" && t.Steps > 0, at+".order.stream", "needs the kind sequential and a number of steps")
 		p.check(slices.Contains([]string{"torch", "torch_global", "sequential"}, o.Kind), at+".order.kind", "%q is unknown (torch, torch_global, sequential)", o.Kind)
 		p.check(o.Deal >= 0 && o.Deal <= maxWorld && t.Leaves%max(1, o.Deal) == 0, at+".order.deal", "is %d: the %d leaves of a step must be a multiple of it", o.Deal, t.Leaves)
 	}

@@ -39,6 +39,7 @@ type Dataset struct {
 	shards  []*Shard
 	starts  []int
 	rows    []schemas.Object
+	passes  []int
 	print   string
 }
 
@@ -65,6 +66,11 @@ func OpenDataset(ctx context.Context, objects store.Objects, spec *schemas.RunSp
 		r, err := readResult(ctx, objects, schemas.ResultKey(spec.Tenant, spec.ID, stage, part))
 		if err != nil {
 			return d, fmt.Errorf("cannot open data %s: %w", ref, err)
+		}
+		for n, ok := int64(0), true; ok && prep.Parts == 1; {
+			if n, ok = r.Counters[output+"."+PassCounter(len(d.passes))]; ok {
+				d.passes = append(d.passes, int(n))
+			}
 		}
 		found := false
 		for _, o := range r.Objects {
@@ -231,6 +237,12 @@ func (d *Dataset) Sequence(ctx context.Context, i int) (Sequence, error) {
 
 // Fingerprint identifies the content: a SHA-256 over those of the shards in order.
 func (d *Dataset) Fingerprint() string { return d.print }
+
+// PassCounter names the counter of the samples of a pass over a stream, where several were prepared.
+func PassCounter(pass int) string { return fmt.Sprintf("pass_%d", pass) }
+
+// Passes are the numbers of samples of the passes over a stream, which lie one behind the other; nil: there is one.
+func (d *Dataset) Passes() []int { return d.passes }
 
 // HasRows reports whether the output stored its cleaned rows.
 func (d *Dataset) HasRows() bool { return len(d.rows) > 0 }

@@ -414,32 +414,49 @@ func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash st
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
 	var rows, trained, dropped int64
+	var passes []int64
 	bad := source.Bad{Policy: p.factory.bad.Policy}
-	err = enc.all(ctx, order, batches, p.task.Threads, func(i int, m made) error {
-		for k := range m.bad {
-			if err := bad.Take(&m.bad[k]); err != nil {
-				return err
+	for last := false; !last; {
+		before := w.Len()
+		err = enc.all(ctx, order, batches, p.task.Threads, func(i int, m made) error {
+			for k := range m.bad {
+				if err := bad.Take(&m.bad[k]); err != nil {
+					return err
+				}
 			}
-		}
-		for _, s := range m.seqs {
-			if err := w.Add(s); err != nil {
-				return err
+			for _, s := range m.seqs {
+				if err := w.Add(s); err != nil {
+					return err
+				}
+				trained += int64(s.Trained())
 			}
-			trained += int64(s.Trained())
+			rows += int64(batches[i][1] - batches[i][0])
+			dropped += m.dropped
+			p.task.Phase(consume.PhaseStep, int64(i+1), int64(len(batches)))
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		rows += int64(batches[i][1] - batches[i][0])
-		dropped += m.dropped
-		p.task.Phase(consume.PhaseStep, int64(i+1), int64(len(batches)))
-		return nil
-	})
-	if err != nil {
-		return nil, err
+		passes = append(passes, int64((w.Len()-before)/max(1, enc.group())))
+		if last = !p.wantsPass(o, passes) || w.Tokens() > maxPassTokens; last {
+			break
+		}
+		if order, err = p.factory.pass(len(passes), p.task.Spec.Seed); err != nil {
+			return nil, err
+		}
+		batches = source.Batches(order.Len(), f.Workers, f.BatchSize)
 	}
 	if w.Len() == 0 && p.prep.Parts == 1 {
 		return nil, schemas.Errorf(schemas.CodeData, p.task.Stage.Name+"/"+o.Name, "none of the %d rows can be used", rows).
 			WithHint("rows with odd roles, without an answer or without a prompt are dropped; look at the columns and tags of dataset_info.json")
 	}
 	e := &entry{Version: 1, Plan: p.factory.counters(), Counters: map[string]int64{"rows": rows, "dropped_rows": dropped, "sequences": int64(w.Len()), "tokens": w.Tokens(), "label_tokens": trained}}
+	if len(passes) > 1 {
+		for k, n := range passes {
+			e.Counters[data.PassCounter(k)] = n
+		}
+	}
 	if bad.Skipped > 0 {
 		e.Counters["bad_rows"] = bad.Skipped
 	}
@@ -465,6 +482,37 @@ func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash st
 		}
 	}
 	return e, nil
+}
+
+// maxPassTokens is how many tokens of a stream are prepared before its passes repeat.
+const maxPassTokens = 1 << 30
+
+// wantsPass says whether training goes on after so many passes over a stream. Where several parts prepare it, all passes have the order of the
+// first, and so they do where rows are chosen.
+func (p *part) wantsPass(o *schemas.PrepOutput, passes []int64) bool {
+	use := p.prep.Factory.Use
+	if use == nil || p.prep.Factory.Buffer == 0 || o.Split != "train" || p.prep.Parts > 1 || p.prep.Sample != nil || p.prep.Augment != nil || p.prep.Clean.Contamination != 0 {
+		return false
+	}
+	var steps int64
+	for _, n := range passes {
+		batches := (n + int64(use.Micro) - 1) / int64(max(1, use.Micro))
+		made := batches / int64(max(1, use.Leaves))
+		if made == 0 {
+			return false // which training refuses
+		}
+		steps += made
+	}
+	return steps < use.Steps
+}
+
+// pass is the order of a later pass over the streamed training sets.
+func (p *factoryPlan) pass(k int, seed uint64) (source.Order, error) {
+	o, err := p.mixed(0, len(p.spec.Train), source.PassSeed(seed, k))
+	if err != nil || p.spec.ValSize == 0 {
+		return o, err
+	}
+	return source.Choose(o, rowRange(min(int(p.spec.ValSize), o.Len()), o.Len())), nil
 }
 
 // storeShard uploads a shard and adds it to the entry.

@@ -254,3 +254,34 @@ func TestStreaming(t *testing.T) {
 		}
 	}
 }
+
+// TestPassesOfAStream: a stream that training goes through more than once is prepared as often, each time in an order of its own.
+func TestPassesOfAStream(t *testing.T) {
+	outs := []schemas.PrepOutput{sft("train", "train")}
+	plain := factory(t, schemas.FactorySpec{Stage: "sft"}, outs, alpaca(20))
+	// 16 rows a pass are 8 micro-batches: 2 steps and 2 left over; 5 steps need 3 passes.
+	f := factory(t, schemas.FactorySpec{Stage: "sft", Buffer: 4, ValSize: 4, Use: &schemas.StreamUse{Steps: 5, Leaves: 3, Micro: 2}}, outs, alpaca(20))
+	for _, x := range []*fixture{plain, f} {
+		if err := x.handle(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, got := texts(t, plain, "train"), texts(t, f, "train")
+	if len(got) != 48 {
+		t.Fatalf("%d rows", len(got))
+	}
+	for pass := range 3 {
+		order, err := source.Stream([]int{20}, 4, "concat", nil, source.PassSeed(f.spec.Seed, pass))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 16 {
+			if p := order.At(4 + i); got[16*pass+i] != rows[p.Row] {
+				t.Fatalf("pass %d: row %d is not row %v", pass, i, p)
+			}
+		}
+		if n := f.result(0).Counters["train."+data.PassCounter(pass)]; n != 16 {
+			t.Errorf("pass %d counts %d samples", pass, n)
+		}
+	}
+}

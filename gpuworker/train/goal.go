@@ -141,9 +141,10 @@ func (once) passes() int { return 1 }
 // sftGoal is pretraining and supervised fine-tuning: the loss is divided by the labels of the whole step.
 type sftGoal struct {
 	once
-	s      *session
-	loss   objective.SFT
-	labels int64
+	s    *session
+	loss objective.SFT
+	// labels are those that the step's leaves are divided by; carried are those of its first leaves where a stream left them over.
+	labels, carried int64
 	// means adds up the leaves' own means.
 	means bool
 }
@@ -151,18 +152,26 @@ type sftGoal struct {
 func (g *sftGoal) metrics() []string { return nil }
 
 func (g *sftGoal) begin(_ context.Context, step int64) error {
-	g.labels = 0
 	samples := g.s.plan.Step(step)
-	for _, i := range samples {
-		g.labels += g.s.data.LabelTokens(int(i))
+	g.labels, g.carried = g.count(samples), 0
+	for leaf := range g.s.plan.Carried(step) {
+		g.carried += g.count(g.s.plan.Leaf(step, leaf))
 	}
-	if g.labels < 1 {
+	if g.labels < 1 || g.carried < 1 && g.s.plan.Carried(step) > 0 {
 		return schemas.Errorf(schemas.CodeData, fmt.Sprintf("step %d", step+1), "none of its %d sequences has a token to train on", len(samples))
 	}
 	return nil
 }
 
-func (g *sftGoal) leaf(ctx context.Context, _ int, samples []int32) (leafResult, error) {
+// count adds up the labels of samples.
+func (g *sftGoal) count(samples []int32) (labels int64) {
+	for _, i := range samples {
+		labels += g.s.data.LabelTokens(int(i))
+	}
+	return labels
+}
+
+func (g *sftGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResult, error) {
 	b := ghost()
 	if len(samples) > 0 {
 		var err error
@@ -171,6 +180,9 @@ func (g *sftGoal) leaf(ctx context.Context, _ int, samples []int32) (leafResult,
 		}
 	}
 	over := g.labels
+	if leaf < g.s.plan.Carried(g.s.step) {
+		over = g.carried
+	}
 	if g.means {
 		over = 0
 		for _, t := range b.Targets() {

@@ -89,18 +89,18 @@ func (s *session) pairs(ctx context.Context, data Dataset, samples []int32, refe
 	return b, ref, err
 }
 
-func (g *pairGoal) leaf(ctx context.Context, _ int, samples []int32) (leafResult, error) {
+func (g *pairGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResult, error) {
 	b, ref, err := g.s.pairs(ctx, nil, samples, g.loss.NeedsReference())
 	if err != nil {
 		return leafResult{}, err
 	}
 	g.s.tape.SetNoise(nil) // no dropout, as upstream (disable_dropout of TRL)
-	w := share(len(samples), g.leaves)
+	w := share(len(samples), g.s.plan.Window(g.s.step, leaf))
 	r, err := g.loss.Backward(ctx, g.s.tape, g.s.model, b, ref, w)
 	if err != nil {
 		return leafResult{loss: r.Sum * w, metrics: make([]float64, len(g.metrics()))}, err
 	}
-	return leafResult{loss: r.Sum * w, tokens: int64(len(b.IDs)), metrics: g.measure(r, w)}, nil
+	return leafResult{loss: r.Sum * w, tokens: int64(len(b.IDs)), metrics: g.measure(r, share(len(samples), g.leaves))}, nil
 }
 
 func (g *pairGoal) eval(ctx context.Context, data Dataset, samples []int32) (evalResult, error) {
@@ -129,14 +129,14 @@ func (g *rewardGoal) begin(_ context.Context, step int64) error {
 	return nil
 }
 
-func (g *rewardGoal) leaf(ctx context.Context, _ int, samples []int32) (leafResult, error) {
+func (g *rewardGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResult, error) {
 	b, _, err := g.s.pairs(ctx, nil, samples, false)
 	if err != nil {
 		return leafResult{}, err
 	}
-	w := share(len(samples), g.leaves)
+	w := share(len(samples), g.s.plan.Window(g.s.step, leaf))
 	r, err := g.s.head.Reward(ctx, g.s.tape, g.s.model, b, w, true)
-	return leafResult{loss: r.Sum * w, metrics: []float64{float64(r.Correct()) * w}, tokens: int64(len(b.IDs))}, err
+	return leafResult{loss: r.Sum * w, metrics: []float64{float64(r.Correct()) * share(len(samples), g.leaves)}, tokens: int64(len(b.IDs))}, err
 }
 
 func (g *rewardGoal) eval(ctx context.Context, data Dataset, samples []int32) (evalResult, error) {
@@ -282,7 +282,7 @@ func (g *ktoGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResu
 	if len(samples) > 0 {
 		kl = g.kl[leaf]
 	}
-	w := share(len(samples), g.leaves)
+	w := share(len(samples), g.s.plan.Window(g.s.step, leaf))
 	r, err := g.loss.Backward(ctx, g.s.tape, g.s.model, b, ref, marks, kl, w)
 	if err != nil {
 		return leafResult{loss: r.Sum * w, metrics: make([]float64, len(g.metrics()))}, err

@@ -162,6 +162,11 @@ func (s *session) open(ctx context.Context, o Options) (err error) {
 	if s.plan, err = NewPlanner(s.t.Spec.Seed, s.data.Len()/groupOf(s.data), s.stage.MicroBatch, s.stage.Leaves, s.stage.Epochs, s.stage.Steps, s.stage.Order); err != nil {
 		return schemas.Errorf(schemas.CodeData, s.stage.Data, "%v", err)
 	}
+	if d, ok := s.data.(interface{ Passes() []int }); ok {
+		if err := s.plan.SetPasses(d.Passes()); err != nil {
+			return err
+		}
+	}
 	if err := s.planLengths(); err != nil {
 		return err
 	}

@@ -59,6 +59,8 @@ type Planner struct {
 	evals func(step int64) int64
 	// firsts[e] is the first step of epoch e, where epochs differ in their steps.
 	firsts []int64
+	// passes are where the passes of a stream begin among the samples, and the end; nil: each pass has all samples.
+	passes []int
 
 	epoch   int64
 	current []int32
@@ -75,20 +77,16 @@ func NewPlanner(seed uint64, samples, micro, leaves int, epochs float64, steps i
 	if micro < 1 || leaves < 1 {
 		return nil, fmt.Errorf("cannot plan steps of %d leaves with %d sequences", leaves, micro)
 	}
-	p := &Planner{seed: seed, samples: samples, micro: micro, leaves: leaves, order: order, epoch: -1, batches: (samples + micro - 1) / micro}
-	if order != nil {
-		deal := max(1, order.Deal)
-		if order.DropLast {
-			p.batches = samples / micro
-			p.batches -= p.batches % deal
-		} else {
-			p.batches = (p.batches + deal - 1) / deal * deal
-		}
-		if p.batches == 0 {
-			return nil, fmt.Errorf("cannot plan steps: %d samples fill no batch of %d", samples, micro*deal)
-		}
+	p := &Planner{seed: seed, samples: samples, micro: micro, leaves: leaves, order: order, epoch: -1}
+	if p.batches = p.batchesOf(samples); p.batches == 0 {
+		return nil, fmt.Errorf("cannot plan steps: %d samples fill no batch of %d", samples, micro*max(1, order.Deal))
 	}
 	p.perEpoch = int64((p.batches + leaves - 1) / leaves)
+	if order != nil && order.Stream {
+		if p.perEpoch = int64(p.batches / leaves); p.perEpoch == 0 {
+			return nil, shortStream(p.batches, leaves)
+		}
+	}
 	p.total = steps
 	if steps <= 0 {
 		p.total = int64(math.Ceil(epochs * float64(p.perEpoch)))
@@ -97,6 +95,58 @@ func NewPlanner(seed uint64, samples, micro, leaves int, epochs float64, steps i
 		return nil, fmt.Errorf("cannot plan steps: %g epochs of %d steps are none", epochs, p.perEpoch)
 	}
 	return p, nil
+}
+
+// shortStream is the error of a stream that ends before its first step: the Trainer begins it again for ever.
+func shortStream(batches, leaves int) error {
+	return schemas.Errorf(schemas.CodeData, "streaming", "the stream ends after %d micro-batches, a step needs %d: LLaMA-Factory never makes one", batches, leaves).
+		WithHint("lower gradient_accumulation_steps, or leave out streaming")
+}
+
+// batchesOf is the number of micro-batches of so many samples.
+func (p *Planner) batchesOf(samples int) int {
+	n := (samples + p.micro - 1) / p.micro
+	if p.order == nil {
+		return n
+	}
+	deal := max(1, p.order.Deal)
+	if p.order.DropLast {
+		n = samples / p.micro
+		return n - n%deal
+	}
+	return (n + deal - 1) / deal * deal
+}
+
+// SetPasses says how many samples the passes of a stream have, which lie one behind the other; they begin again where there are no more. Without
+// it every pass has all samples.
+func (p *Planner) SetPasses(samples []int) error {
+	if len(samples) == 0 {
+		return nil
+	}
+	if p.order == nil || !p.order.Stream {
+		return fmt.Errorf("cannot plan passes: the samples are no stream")
+	}
+	p.passes, p.firsts, p.epoch = []int{0}, []int64{0}, -1
+	for k, n := range samples {
+		p.passes = append(p.passes, p.passes[k]+n)
+		if b := p.batchesOf(n); b < p.leaves {
+			return shortStream(b, p.leaves)
+		}
+	}
+	if got := p.passes[len(samples)]; got != p.samples {
+		return fmt.Errorf("cannot plan passes of %d samples over %d", got, p.samples)
+	}
+	p.perEpoch = p.stepsUntil(1)
+	return nil
+}
+
+// pass is the range of samples of an epoch of a stream.
+func (p *Planner) pass(epoch int64) (from, to int) {
+	if p.passes == nil {
+		return 0, p.samples
+	}
+	k := epoch % int64(len(p.passes)-1)
+	return p.passes[k], p.passes[k+1]
 }
 
 // GroupByLength makes samples of like length meet in a step, as transformers' LengthGroupedSampler does: the epoch's order is cut into
@@ -135,6 +185,11 @@ func (p *Planner) FillTokens(limit int, length func(sample int) int, epochs floa
 func (p *Planner) stepsUntil(epoch int64) int64 {
 	for int64(len(p.firsts)) <= epoch {
 		e := int64(len(p.firsts)) - 1
+		if p.passes != nil {
+			from, to := p.pass(e)
+			p.firsts = append(p.firsts, p.firsts[e]+int64(p.batchesOf(to-from)/p.leaves))
+			continue
+		}
 		p.load(e)
 		leaves := len(p.bounds) - 1
 		p.firsts = append(p.firsts, p.firsts[e]+int64((leaves+p.leaves-1)/p.leaves))
@@ -144,7 +199,7 @@ func (p *Planner) stepsUntil(epoch int64) int64 {
 
 // locate is the epoch of a step and its place there.
 func (p *Planner) locate(step int64) (epoch int64, at int) {
-	if p.maxTokens == 0 {
+	if p.maxTokens == 0 && p.passes == nil {
 		return step / p.perEpoch, int(step % p.perEpoch)
 	}
 	for p.stepsUntil(epoch+1) <= step {
@@ -215,6 +270,10 @@ func (p *Planner) Epoch(steps int64) float64 {
 		epoch, at := p.locate(steps - 1)
 		return float64(epoch) + float64(at+1)/float64(p.stepsUntil(epoch+1)-p.firsts[epoch])
 	}
+	if p.order != nil && p.order.Stream {
+		epoch, at := p.locate(steps - 1)
+		return float64(epoch) + float64(at+1)/float64(p.total) // the length of a pass is not known: it counts as the whole of training
+	}
 	epoch, at := (steps-1)/p.perEpoch, (steps-1)%p.perEpoch+1
 	return float64(epoch) + float64(min(int(at)*p.leaves, p.batches))/float64(p.batches)
 }
@@ -237,9 +296,10 @@ func (p *Planner) shuffled(epoch int64) []int32 {
 		}
 		out, err = pyrand.RandpermAfter(p.samples, p.order.Seed, skip)
 	default:
-		out = make([]int32, p.samples)
+		from, to := p.pass(epoch)
+		out = make([]int32, to-from)
 		for i := range out {
-			out[i] = int32(i)
+			out[i] = int32(from + i)
 		}
 	}
 	if err != nil {
@@ -254,7 +314,7 @@ func (p *Planner) fill(out []int32) []int32 {
 	if p.order == nil {
 		return out
 	}
-	want := p.batches * p.micro
+	want := p.batchesOf(len(out)) * p.micro
 	if p.order.Deal <= 1 {
 		want = min(want, len(out))
 	}
@@ -289,16 +349,45 @@ func (p *Planner) leafBounds(step int64) []int {
 	return p.bounds[lo:min(lo+p.leaves+1, len(p.bounds))]
 }
 
+// Carried is how many of a step's leaves, its first ones, are the rest of the pass before: they count by themselves.
+func (p *Planner) Carried(step int64) int {
+	if p.order == nil || !p.order.Stream {
+		return 0
+	}
+	epoch, at := p.locate(step)
+	if epoch == 0 || at > 0 {
+		return 0
+	}
+	from, to := p.pass(epoch - 1)
+	return p.batchesOf(to-from) % p.leaves
+}
+
 // Leaves is the number of leaves of a step that have samples.
-func (p *Planner) Leaves(step int64) int { return len(p.leafBounds(step)) - 1 }
+func (p *Planner) Leaves(step int64) int { return p.Carried(step) + len(p.leafBounds(step)) - 1 }
 
 // Leaf lists the samples of a leaf. The slice is valid until another epoch is asked for.
 func (p *Planner) Leaf(step int64, leaf int) []int32 {
+	c := p.Carried(step)
+	if leaf < c {
+		epoch, _ := p.locate(step)
+		before := p.fill(p.shuffled(epoch - 1))
+		at := (p.batchesOf(len(before)) - c + leaf) * p.micro
+		return before[at:min(at+p.micro, len(before))]
+	}
 	b := p.leafBounds(step)
-	return p.current[b[leaf]:b[leaf+1]]
+	return p.current[b[leaf-c]:b[leaf-c+1]]
 }
 
-// Step lists all samples of a step.
+// Window is how many leaves of a step are averaged together with a leaf: all, unless some are carried.
+func (p *Planner) Window(step int64, leaf int) int {
+	c := p.Carried(step)
+	if leaf < c {
+		return c
+	}
+	return p.Leaves(step) - c
+}
+
+// Step lists all samples of a step, but for carried leaves.
 func (p *Planner) Step(step int64) []int32 {
 	b := p.leafBounds(step)
 	return p.current[b[0]:b[len(b)-1]]

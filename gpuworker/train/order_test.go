@@ -149,3 +149,54 @@ func TestOpenDocuments(t *testing.T) {
 		t.Fatalf("%+v %v", b, err)
 	}
 }
+
+// TestStreamsThatEndWithinAStep: 7 micro-batches in steps of 3 make two steps a pass; the one left over is the first leaf of the next pass's
+// first step, and counts by itself.
+func TestStreamsThatEndWithinAStep(t *testing.T) {
+	stream := &schemas.SampleOrder{Kind: "sequential", Stream: true}
+	p, err := NewPlanner(1, 14+9, 2, 3, 0, 6, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetPasses([]int{14, 9}); err != nil {
+		t.Fatal(err)
+	}
+	want := [][][]int32{
+		{{0, 1}, {2, 3}, {4, 5}}, {{6, 7}, {8, 9}, {10, 11}},
+		{{12, 13}, {14, 15}, {16, 17}, {18, 19}}, // the second pass: 5 micro-batches, one step
+		{{20, 21}, {22}, {0, 1}, {2, 3}, {4, 5}}, // the passes begin again
+		{{6, 7}, {8, 9}, {10, 11}},
+		{{12, 13}, {14, 15}, {16, 17}, {18, 19}},
+	}
+	carried := []int{0, 0, 1, 2, 0, 1}
+	epochs := []float64{1. / 6, 2. / 6, 1 + 1./6, 2 + 1./6, 2 + 2./6, 3 + 1./6}
+	for step, leaves := range want {
+		s := int64(step)
+		if p.Leaves(s) != len(leaves) || p.Carried(s) != carried[step] || p.Epoch(s+1) != epochs[step] {
+			t.Errorf("step %d: %d leaves, %d carried, epoch %v", step, p.Leaves(s), p.Carried(s), p.Epoch(s+1))
+			continue
+		}
+		for leaf, samples := range leaves {
+			window := len(leaves) - carried[step]
+			if leaf < carried[step] {
+				window = carried[step]
+			}
+			if got := p.Leaf(s, leaf); !slices.Equal(got, samples) || p.Window(s, leaf) != window {
+				t.Errorf("step %d, leaf %d: samples %v of a window of %d", step, leaf, got, p.Window(s, leaf))
+			}
+		}
+	}
+	if _, err := NewPlanner(1, 5, 2, 4, 0, 6, stream); !schemas.IsCode(err, schemas.CodeData) {
+		t.Errorf("a stream that never fills a step: %v", err)
+	}
+	if err := p.SetPasses([]int{14, 8}); err == nil {
+		t.Error("passes of other samples are accepted")
+	}
+	one, err := NewPlanner(1, 14, 2, 3, 0, 5, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := one.Leaf(2, 0); one.Leaves(2) != 4 || !slices.Equal(got, []int32{12, 13}) {
+		t.Errorf("without passes: %v of %d leaves", got, one.Leaves(2))
+	}
+}

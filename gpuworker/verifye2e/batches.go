@@ -65,6 +65,9 @@ func (v *verification) compareBatches(ctx context.Context, run *localrun.Run) (e
 	if err != nil {
 		return err
 	}
+	if err := plan.SetPasses(d.Passes()); err != nil {
+		return err
+	}
 	files := []string{"batches.jsonl"}
 	if n := devices(v.dir); n > 1 {
 		files = nil

@@ -52,7 +52,7 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 		r.Output = v.text("export_dir")
 	}
 	r.Logs = nonEmpty(v.text("logging_dir"), r.Output)
-	r.Factory = &FactoryOutput{Saves: strategy(v.text("save_strategy")) != "no", LoggingSteps: v.number("logging_steps"), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
+	r.Factory = &FactoryOutput{Predicts: v.truth("do_predict"), Generates: v.generates() && v.doEval(), Saves: strategy(v.text("save_strategy")) != "no", LoggingSteps: v.number("logging_steps"), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
 		BatchSize: v.whole("per_device_train_batch_size"), Epochs: v.number("num_train_epochs")}
 	if slices.Contains(v.list("report_to"), "otlp") {
 		r.ReportTo = "otlp"
@@ -66,6 +66,8 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 type FactoryOutput struct {
 	// LoggingSteps is the interval of trainer_state.json's history; below 1 it is a share of all steps.
 	LoggingSteps float64
+	// Predicts keeps what was generated; Generates says that the evaluation generates, too: its scores are those of the predictions.
+	Predicts, Generates bool
 	// Saves says that checkpoints are made while it trains.
 	Saves bool
 	// CountTokens adds num_input_tokens_seen, Perplexity eval_perplexity.
@@ -118,7 +120,7 @@ func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 		return nil, err
 	}
 	spec.Stages = []schemas.Stage{{Name: "prep", Kind: schemas.KindPrep, Prep: prep}}
-	if v.truth("do_train") || v.doEval() {
+	if v.truth("do_train") || v.doEval() && !v.generates() {
 		train, err := b.train(ctx, prep)
 		if err != nil {
 			return nil, err
@@ -134,7 +136,7 @@ func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 		spec.Stages = append(spec.Stages, schemas.Stage{Name: "train", Kind: schemas.KindTrain, Needs: []string{"prep"}, Train: train},
 			schemas.Stage{Name: "export", Kind: schemas.KindExport, Needs: []string{"train"}, Export: &schemas.ExportStage{From: "stage:train", Formats: []string{format}, Tokenizer: &b.tokenizer}})
 	}
-	if v.truth("do_predict") {
+	if v.generates() {
 		if err := b.predict(ctx, spec); err != nil {
 			return nil, err
 		}

@@ -47,8 +47,11 @@ func (v *factoryValues) rules() {
 			v.bad("interleave_probs", "has %d shares for %d data sets", len(v.list("interleave_probs")), n)
 		}
 	}
-	if v.truth("predict_with_generate") && v.truth("do_predict") && (v.doEval() || v.truth("eval_on_each_dataset")) {
-		v.bad("do_predict", "cannot be combined with do_eval, eval_strategy or eval_on_each_dataset yet: run them one after the other")
+	if v.generates() && v.truth("eval_on_each_dataset") {
+		v.bad("eval_on_each_dataset", "cannot be combined with predict_with_generate: upstream predicts one set")
+	}
+	if v.generates() && v.truth("do_train") && (v.evalStrategy() != "no" || v.truth("eval_on_start")) {
+		v.bad("predict_with_generate", "evaluates by generating, which is not built while it trains: do_eval: true without eval_strategy generates at the end")
 	}
 	if stage != "sft" {
 		for _, k := range []string{"predict_with_generate", "neat_packing", "train_on_prompt", "mask_history"} {
@@ -56,6 +59,9 @@ func (v *factoryValues) rules() {
 				v.bad(k, "is only for stage sft, not %s", stage)
 			}
 		}
+	}
+	if !v.truth("ignore_pad_token_for_loss") && stage != "pt" && stage != "rm" && (v.truth("do_train") || v.doEval() && !v.generates()) {
+		v.bad("ignore_pad_token_for_loss", "%s", v.keys["ignore_pad_token_for_loss"].note)
 	}
 	if v.truth("train_on_prompt") && v.truth("mask_history") {
 		v.bad("mask_history", "cannot be combined with train_on_prompt")
@@ -133,6 +139,11 @@ func (v *factoryValues) methodRules(stage, method string) {
 // exportOnly says that the configuration is that of llamafactory-cli export.
 func (v *factoryValues) exportOnly() bool {
 	return v.given("export_dir") && !v.truth("do_train") && !v.truth("do_eval") && !v.truth("do_predict")
+}
+
+// generates says that held-out data are answered and scored, in place of a loss on them.
+func (v *factoryValues) generates() bool {
+	return v.truth("predict_with_generate") && (v.truth("do_predict") || v.doEval())
 }
 
 // doEval says whether the loss is measured on held-out data, as transformers decides it.

@@ -37,6 +37,13 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 	}
 	if v.truth("streaming") {
 		f.Buffer = v.whole("buffer_size")
+		world, err := b.world()
+		if err != nil {
+			return nil, err
+		}
+		if v.truth("do_train") {
+			f.Use = &schemas.StreamUse{Steps: int64(v.number("max_steps")), Leaves: v.whole("gradient_accumulation_steps") * world.Nominal, Micro: v.whole("per_device_train_batch_size")}
+		}
 	}
 	find, err := b.finder(ctx)
 	if err != nil {
@@ -106,7 +113,7 @@ func (b *factoryBuilder) outputs(f *schemas.FactorySpec) []schemas.PrepOutput {
 		add("train", "train")
 	}
 	held := f.ValSize > 0 || len(f.Eval) > 0
-	predict := v.truth("do_predict") && v.truth("predict_with_generate")
+	predict := v.generates()
 	if !held || !v.doEval() && !predict {
 		return out
 	}

@@ -255,6 +255,10 @@ func TestFactoryRefusals(t *testing.T) {
 		{"eval_on_start=true", schemas.CodeInvalid, "eval_on_start needs eval_strategy or do_eval"},
 		{"stage=dpo dataset=r ref_model_adapters=adapter1", schemas.CodeInvalid, "needs ref_model"},
 		{"streaming=true max_steps=3 dataloader_num_workers=4", schemas.CodeInvalid, "above 1 with streaming is not built"},
+		{"do_predict=true predict_with_generate=true val_size=0.1 do_eval=true", "", ""}, {"do_predict=true predict_with_generate=true val_size=0.1 eval_strategy=steps", schemas.CodeInvalid, "not built while it trains"},
+		{"predict_with_generate=true val_size=0.1 do_eval=true eval_on_each_dataset=true", schemas.CodeInvalid, "upstream predicts one set"},
+		{"ignore_pad_token_for_loss=false", schemas.CodeInvalid, "padding is never computed"}, {"ignore_pad_token_for_loss=false stage=pt", "", ""},
+		{"ignore_pad_token_for_loss=false do_train=false do_predict=true predict_with_generate=true val_size=0.1", "", ""},
 		{"train_on_prompt=true mask_history=true", schemas.CodeInvalid, "mask_history cannot be combined"},
 		{"stage=pt neat_packing=true", schemas.CodeInvalid, "neat_packing is only for stage sft"},
 		{"finetuning_type=full adapter_name_or_path=adapter1", schemas.CodeInvalid, "adapter_name_or_path is only for"},
@@ -450,5 +454,49 @@ func TestCuratedExample(t *testing.T) {
 		if _, err := resolve(t, dir, key); err == nil || !strings.Contains(err.Error()+schemas.AsErrorInfo(err).Hint, want) {
 			t.Errorf("%s: %v", key, err)
 		}
+	}
+}
+
+// TestEvaluationsThatGenerate: with predict_with_generate an evaluation answers and scores, in place of a loss; without do_predict its answers
+// are not kept.
+func TestEvaluationsThatGenerate(t *testing.T) {
+	dir := factoryProject(t)
+	for overrides, want := range map[string]FactoryOutput{
+		"do_eval=true do_predict=true": {Predicts: true, Generates: true},
+		"do_eval=true":                 {Generates: true},
+		"do_eval=true do_train=false":  {Generates: true},
+		"do_predict=true":              {Predicts: true},
+		"eval_strategy=steps do_train=false do_eval=false do_predict=true": {Predicts: true, Generates: true},
+	} {
+		r, err := resolve(t, dir, append(strings.Fields(overrides), "predict_with_generate=true", "val_size=0.1")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := r.Factory; f.Predicts != want.Predicts || f.Generates != want.Generates {
+			t.Errorf("%s: %+v", overrides, f)
+		}
+		st, err := r.Spec.StageOf("predict")
+		if err != nil {
+			t.Fatalf("%s: %v", overrides, err)
+		}
+		if train, err := r.Spec.StageOf("train"); (err == nil) == strings.Contains(overrides, "do_train=false") || err == nil && (train.Train.Eval != "" || st.Eval.Predict.Model.From != "stage:train") {
+			t.Errorf("%s: %v %+v", overrides, err, train)
+		}
+	}
+}
+
+// TestReferenceOfAnEvaluation: a preference loss that is only measured is compared with the same model, its adapters merged.
+func TestReferenceOfAnEvaluation(t *testing.T) {
+	dir := factoryProject(t)
+	r, err := resolve(t, dir, "stage=dpo", "dataset=r", "do_train=false", "do_eval=true", "val_size=0.5", "adapter_name_or_path=adapter1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := r.Spec.StageOf("evaluate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := st.Train.Pref; p.Reference == nil || p.Reference.Base.Files[0].SHA256 != st.Train.Model.Base.Files[0].SHA256 || len(p.ReferenceAdapters) != 1 {
+		t.Errorf("%+v", p)
 	}
 }

@@ -52,7 +52,7 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	}
 	switch {
 	case v.truth("disable_shuffling") || v.truth("streaming"): // a stream has its order already
-		t.Order.Kind = "sequential"
+		t.Order.Kind, t.Order.Stream = "sequential", v.truth("streaming")
 	case v.truth("group_by_length"): // transformers' sampler for it has no generator of its own, and knows no data_seed
 		t.Order.Kind, t.Order.Seed = "torch_global", uint64(v.number("seed"))
 	}
@@ -408,12 +408,17 @@ func (b *factoryBuilder) evalOnly(t *schemas.TrainStage) {
 		t.Method, t.OFT, t.Freeze = "lora", nil, nil
 		t.LoRA = &schemas.LoRA{Rank: 1, Alpha: 1, Targets: []string{"all"}}
 	}
+	if t.Pref != nil && t.Pref.Reference == nil && len(t.Adapters) > 0 {
+		// Upstream compares with the model that is evaluated, its adapters merged: losses are those of no difference.
+		m := t.Model
+		t.Pref.Reference, t.Pref.ReferenceAdapters = &m, t.Adapters
+	}
 	t.Steps, t.Epochs = 0, 1
 }
 
 // evaluation names the held-out data, when the loss on them is measured.
 func (b *factoryBuilder) evaluation(t *schemas.TrainStage, prep *schemas.PrepStage) {
-	if !b.v.doEval() {
+	if !b.v.doEval() || b.v.generates() {
 		return
 	}
 	for _, o := range prep.Outputs {

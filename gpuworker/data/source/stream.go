@@ -59,6 +59,19 @@ func Stream(lengths []int, buffer int, mix string, probs []float64, seed uint64)
 	return append(out, held...), nil
 }
 
+// PassSeed is the seed that orders a later pass over a stream as Stream orders the first, which is pass 0 (IterableDataset.set_epoch).
+func PassSeed(seed uint64, pass int) uint64 {
+	if pass == 0 {
+		return seed
+	}
+	s := int64(pyrand.NewGenerator(seed).Uint64()>>1) - int64(pass)
+	if s < 0 {
+		s += math.MaxInt64
+		s++
+	}
+	return uint64(s)
+}
+
 // oneByOne is the rows of all sets, the sets in a drawn order.
 func oneByOne(lengths []int, seed uint64) iter.Seq[Pick] {
 	sets := make([]int32, len(lengths))

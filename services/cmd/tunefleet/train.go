@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -215,7 +217,7 @@ func trainStage(s *schemas.RunSpec) *schemas.Stage {
 func (a *app) collect(ctx context.Context, cl *client.Client, tenant, run string, r *config.Resolved) error {
 	for _, st := range r.Spec.Stages {
 		if st.Eval != nil && st.Eval.Predict != nil {
-			if err := a.collectPredictions(ctx, cl, tenant, run, st.Name, r.Output); err != nil {
+			if err := a.collectPredictions(ctx, cl, tenant, run, st.Name, r); err != nil {
 				return err
 			}
 		}
@@ -242,7 +244,8 @@ func (a *app) collect(ctx context.Context, cl *client.Client, tenant, run string
 }
 
 // collectPredictions fetches the answers and their scores, and adds the scores to all_results.json as upstream does.
-func (a *app) collectPredictions(ctx context.Context, cl *client.Client, tenant, run, stage, to string) error {
+func (a *app) collectPredictions(ctx context.Context, cl *client.Client, tenant, run, stage string, r *config.Resolved) error {
+	to := r.Output
 	if err := a.fetchOutputs(ctx, cl, tenant, run, stage+"/", to); err != nil {
 		return err
 	}
@@ -254,8 +257,26 @@ func (a *app) collectPredictions(ctx context.Context, cl *client.Client, tenant,
 	if old, err := os.ReadFile(filepath.Join(to, "all_results.json")); err == nil && json.Unmarshal(old, &all) != nil {
 		all = map[string]any{}
 	}
-	if err := json.Unmarshal(raw, &all); err != nil {
+	scores := map[string]any{}
+	if err := json.Unmarshal(raw, &scores); err != nil {
 		return schemas.Errorf(schemas.CodeData, evaluate.PredictResultsName, "cannot parse: %v", err)
 	}
-	return errors.Join(writeJSON(filepath.Join(to, "all_results.json"), all), os.RemoveAll(filepath.Join(to, "slices")))
+	f := r.Factory
+	var errs []error
+	if f != nil && f.Generates {
+		eval := map[string]any{}
+		for k, v := range scores {
+			if k, ok := strings.CutPrefix(k, "predict_"); ok {
+				eval["eval_"+k] = v
+			}
+		}
+		maps.Copy(all, eval)
+		errs = append(errs, writeJSON(filepath.Join(to, "eval_results.json"), eval))
+	}
+	if f != nil && f.Generates && !f.Predicts {
+		errs = append(errs, os.Remove(filepath.Join(to, evaluate.PredictResultsName)), os.Remove(filepath.Join(to, evaluate.PredictionsName)))
+	} else {
+		maps.Copy(all, scores)
+	}
+	return errors.Join(append(errs, writeJSON(filepath.Join(to, "all_results.json"), all), os.RemoveAll(filepath.Join(to, "slices")))...)
 }
