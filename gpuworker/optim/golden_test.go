@@ -344,3 +344,25 @@ func TestConfigReportsAll(t *testing.T) {
 		}
 	}
 }
+
+// TestTargetsOfLowRank: "all" is every matrix but the head's, as no targets are; others are parts of names, as upstream compares them.
+func TestTargetsOfLowRank(t *testing.T) {
+	matrix := func(name string) *autograd.Param {
+		return &autograd.Param{Name: name, Shape: []int64{4, 4}, Role: autograd.RoleMatrix}
+	}
+	for _, c := range []struct {
+		targets []string
+		want    string
+	}{{nil, "qd"}, {[]string{"all"}, "qd"}, {[]string{"q_proj"}, "q"}, {[]string{"mlp"}, "d"}, {[]string{"self_attn", "down_proj"}, "qd"}, {[]string{"none"}, ""}} {
+		o := &lowRank{Config: Config{LowRank: LowRankConfig{Targets: c.targets}}}
+		got := ""
+		for _, p := range []*autograd.Param{matrix("model.layers.0.self_attn.q_proj.weight"), matrix("model.layers.0.mlp.down_proj.weight"), matrix("lm_head.weight")} {
+			if o.projected(p) {
+				got += strings.NewReplacer("model.layers.0.self_attn.", "", "model.layers.0.mlp.", "").Replace(p.Name)[:1]
+			}
+		}
+		if got != c.want {
+			t.Errorf("%q project %q, want %q", c.targets, got, c.want)
+		}
+	}
+}

@@ -28,10 +28,8 @@ func (o *lowRank) projected(p *autograd.Param) bool {
 	if len(p.Shape) != 2 || p.Role != autograd.RoleMatrix {
 		return false
 	}
-	path := strings.Split(strings.TrimSuffix(p.Name, ".weight"), ".")
-	last := path[len(path)-1]
-	if len(o.LowRank.Targets) > 0 {
-		return slices.Contains(o.LowRank.Targets, last)
+	if t := o.LowRank.Targets; len(t) > 0 && (len(t) > 1 || t[0] != "all") {
+		return slices.ContainsFunc(t, func(target string) bool { return strings.Contains(strings.TrimSuffix(p.Name, ".weight"), target) })
 	}
 	return !headName(p.Name)
 }

@@ -88,7 +88,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Model", "low_cpu_mem_usage", kTruth, "true", noEffect, "weights are always read by ranges, never whole"},
 		{"Model", "rope_scaling", kText, "", works, "linear, dynamic, yarn or llama3; where cutoff_len exceeds the model's length"},
 		{"Model", "flash_attn", kText, "auto", noEffect, "there is one attention kernel, which never holds the matrix of scores"},
-		{"Model", "shift_attn", kTruth, "false", works, "shifted short attention in training, groups of a quarter of a sequence; llama only, without neat_packing"},
+		{"Model", "shift_attn", kTruth, "false", works, "shifted short attention in training, groups of a quarter of a sequence; llama only, without neat_packing, and only where all sequences have one length that is a multiple of 8, as packed ones of pt: batches are not padded here"},
 		{"Model", "mixture_of_depths", kText, "", refused, "not built"},
 		{"Model", "use_unsloth", kTruth, "false", refused, "the engine is our own"},
 		{"Model", "use_unsloth_gc", kTruth, "false", noEffect, "where activations are kept is the planner's decision"},
