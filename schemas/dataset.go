@@ -52,6 +52,8 @@ type FactorySpec struct {
 	// Use, with Buffer, is what training takes of the stream: its passes, each in an order of its own, are prepared until it is there. nil: one
 	// pass.
 	Use *StreamUse `json:"use,omitempty"`
+	// Tokenized says that the rows are tokenized already, as LLaMA-Factory saves them (tokenized_path).
+	Tokenized bool `json:"tokenized,omitempty"`
 	// TrainOnPrompt and MaskHistory choose labels, see LLaMA-Factory.
 	TrainOnPrompt bool `json:"train_on_prompt,omitempty"`
 	MaskHistory   bool `json:"mask_history,omitempty"`

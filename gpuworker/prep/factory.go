@@ -227,8 +227,10 @@ func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySe
 		}
 	}
 	p.read += int64(s.spool.Len())
-	if err := checkColumns(s); err != nil {
-		return err
+	if !p.spec.Tokenized {
+		if err := checkColumns(s); err != nil {
+			return err
+		}
 	}
 	if n := s.set.NumSamples; n > 0 && s.spool.Len() > 0 {
 		s.order = sampler.Rows(s.spool.Len(), n)

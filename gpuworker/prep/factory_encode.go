@@ -25,6 +25,7 @@ type factoryEncoder struct {
 	o     *schemas.PrepOutput
 	proc  *process.Processor
 	attrs []*align.Attr
+	vocab int
 }
 
 // OpenChatTokenizer loads the tokenizer of a Ref for chat templates: tokenizer.json or tokenizer.model with its configuration.
@@ -77,7 +78,7 @@ func (p *part) newEncoder(o *schemas.PrepOutput) (*factoryEncoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &factoryEncoder{p: p, o: o, proc: proc}
+	e := &factoryEncoder{p: p, o: o, proc: proc, vocab: p.chatTok.Len()}
 	for i := range p.factory.sets {
 		s := p.factory.sets[i].set
 		e.attrs = append(e.attrs, &align.Attr{Formatting: s.Formatting, Ranking: s.Ranking, Columns: s.Columns, Tags: s.Tags})
@@ -201,6 +202,10 @@ func (e *factoryEncoder) example(row source.Row, set int32) (process.Example, er
 // batch makes the sequences of one batch.
 func (e *factoryEncoder) batch(ctx context.Context, picks []source.Pick) (m made) {
 	if m.err = ctx.Err(); m.err != nil {
+		return m
+	}
+	if e.p.prep.Factory.Tokenized {
+		e.tokenized(picks, &m)
 		return m
 	}
 	examples, err := e.examples(picks, &m)

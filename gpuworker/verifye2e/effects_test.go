@@ -115,7 +115,7 @@ const onThoughts = `dataset_dir={t: {file_name: thoughts.json, formatting: share
 
 // effectsElsewhere names the tests of keys that change nothing of what is computed, or cannot be changed alone.
 var effectsElsewhere = map[string]string{
-	"dataset_dir": "services/config:TestInlineDataSets", "model_revision": "services/config:TestHubs", "use_modelscope_hub": "services/config:TestHubs",
+	"tokenized_path": "gpuworker/verifye2e:TestTokenizedByLLaMAFactory", "dataset_dir": "services/config:TestInlineDataSets", "model_revision": "services/config:TestHubs", "use_modelscope_hub": "services/config:TestHubs",
 	"resize_vocab": "gpuworker/verifye2e:TestVariantsOfLLaMAFactory", "use_llama_pro": "gpuworker/train:TestEveryMethodKeepsItsBits",
 	"quantization_type": "services/config:TestEveryWorkingKeyHasAnEffect", "pissa_convert": "services/config:TestEveryWorkingKeyHasAnEffect",
 	"moe_aux_loss_coef": "services/config:TestEveryWorkingKeyHasAnEffect", "galore_layerwise": "services/config:TestEveryWorkingKeyHasAnEffect",

@@ -20,7 +20,12 @@ func (v *factoryValues) rules() {
 	if v.truth("do_train") && len(v.list("dataset")) == 0 {
 		v.bad("dataset", "is missing: training needs data")
 	}
-	held := len(v.list("eval_dataset")) > 0 || v.number("val_size") > 0
+	for _, k := range []string{"clean", "sample", "augment", "streaming"} {
+		if v.given("tokenized_path") && v.given(k) && !v.isDefault(v.keys[k], v.node(k)) {
+			v.bad(k, "cannot be combined with tokenized_path: rows are tokenized already")
+		}
+	}
+	held := v.given("tokenized_path") || len(v.list("eval_dataset")) > 0 || v.number("val_size") > 0
 	if v.truth("do_predict") && !held {
 		v.bad("do_predict", "needs eval_dataset or val_size")
 	}

@@ -45,6 +45,12 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 			f.Use = &schemas.StreamUse{Steps: int64(v.number("max_steps")), Leaves: v.whole("gradient_accumulation_steps") * world.Nominal, Micro: v.whole("per_device_train_batch_size")}
 		}
 	}
+	if v.given("tokenized_path") {
+		if err := b.tokenized(ctx, f); err != nil {
+			return nil, err
+		}
+		return &schemas.PrepStage{Factory: f, Tokenizer: b.tokenizer, Outputs: b.outputs(f), Parts: 1}, nil
+	}
 	find, err := b.finder(ctx)
 	if err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Data", "default_system", kText, "", works, ""},
 		{"Data", "enable_thinking", kTruth, "true", works, "True|False|None; reasoning templates only"},
 		{"Data", "preserve_thinking", kTruth, "false", works, ""},
-		{"Data", "tokenized_path", kText, "", refused, "prepared data are cached by content; leave it out"},
+		{"Data", "tokenized_path", kText, "", works, "loads what LLaMA-Factory saved, in place of all other data; nothing is written there: a folder that is not there is refused, since prepared data are found again by their content"},
 		{"Data", "data_shared_file_system", kTruth, "false", noEffect, "prepared data lie in the object store, which all workers share"},
 		// Model
 		{"Model", "model_name_or_path", kText, "", works, ""},

@@ -54,6 +54,10 @@ func factoryProject(t *testing.T) string {
 		"hub":{"hf_hub_url":"acme/rows","ms_hub_url":"acme/rows"},"script":{"script_url":"rows.py"},"held":{"ms_hub_url":"acme/rows","split":"test"}}`)
 	write(t, dir, "more/dataset_info.json", `{"a":{"file_name":"a.json"}}`)
 	write(t, dir, "more/a.json", `[{"instruction":"other","output":"y"}]`)
+	write(t, dir, "tokenized/dataset_dict.json", `{"splits": ["train"]}`)
+	write(t, dir, "tokenized/train/state.json", `{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}`)
+	write(t, dir, "tokenized/train/data-00000-of-00001.arrow", "rows")
+	write(t, dir, "escaping/dataset_dict.json", `{"splits": ["../tokenized/train"]}`)
 	write(t, dir, "train.yaml", factoryYAML)
 	hubs := remotetest.New(t)
 	for _, branch := range []string{"main", "master", "v2"} {
@@ -136,7 +140,8 @@ var others = map[string]string{
 	"streaming": "true max_steps=5", "buffer_size": "10 streaming=true max_steps=5",
 	"model_revision": "v2 model_name_or_path=acme/m", "use_modelscope_hub": "true model_name_or_path=acme/m",
 	"clean": "{dedup: true}", "sample": "{max_rows: 3}", "augment": "{methods: [typo]}",
-	"value_head": "heads stage=rm dataset=r", "max_length": "7 do_predict=true predict_with_generate=true val_size=0.1",
+	"tokenized_path": "tokenized",
+	"value_head":     "heads stage=rm dataset=r", "max_length": "7 do_predict=true predict_with_generate=true val_size=0.1",
 }
 
 // oneWay names keys whose only other values are refused: changing them is an error that names them.
@@ -259,6 +264,8 @@ func TestFactoryRefusals(t *testing.T) {
 		{"predict_with_generate=true val_size=0.1 do_eval=true eval_on_each_dataset=true", schemas.CodeInvalid, "upstream predicts one set"},
 		{"ignore_pad_token_for_loss=false", schemas.CodeInvalid, "padding is never computed"}, {"ignore_pad_token_for_loss=false stage=pt", "", ""},
 		{"ignore_pad_token_for_loss=false do_train=false do_predict=true predict_with_generate=true val_size=0.1", "", ""},
+		{"tokenized_path=none", schemas.CodeNotFound, "there is no such folder"}, {"tokenized_path=data", schemas.CodeData, "no saved data set"}, {"tokenized_path=escaping", schemas.CodeData, "outside of it"},
+		{"tokenized_path=tokenized do_eval=true", schemas.CodeData, "no split to evaluate on"}, {"tokenized_path=tokenized clean={dedup:true}", schemas.CodeInvalid, "tokenized already"},
 		{"train_on_prompt=true mask_history=true", schemas.CodeInvalid, "mask_history cannot be combined"},
 		{"stage=pt neat_packing=true", schemas.CodeInvalid, "neat_packing is only for stage sft"},
 		{"finetuning_type=full adapter_name_or_path=adapter1", schemas.CodeInvalid, "adapter_name_or_path is only for"},
