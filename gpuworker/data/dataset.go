@@ -140,7 +140,17 @@ func (d *Dataset) add(ctx context.Context, o schemas.Object) error {
 		return fmt.Errorf("cannot create a scratch file: %w", err)
 	}
 	d.files = append(d.files, f)
-	if err := Download(ctx, d.objects, o, f); err != nil {
+	err = Download(ctx, d.objects, o, f)
+	if schemas.IsCode(err, schemas.CodeVerify) {
+		// What was flipped on its way here is not flipped again; what is wrong in the store is.
+		if err = rewind(f); err == nil {
+			err = Download(ctx, d.objects, o, f)
+		}
+		if info := schemas.AsErrorInfo(err); schemas.IsCode(err, schemas.CodeVerify) {
+			return info.WithHint("it was read twice; prepare the data again: a new run writes this shard anew")
+		}
+	}
+	if err != nil {
 		return err
 	}
 	s, err := OpenShard(f, o.Bytes, o.Key)
@@ -154,6 +164,18 @@ func (d *Dataset) add(ctx context.Context, o schemas.Object) error {
 	}
 	d.shards = append(d.shards, s)
 	d.starts = append(d.starts, d.starts[len(d.starts)-1]+s.Len())
+	return nil
+}
+
+// rewind empties a file, so that it is written from the start again.
+func rewind(f *os.File) error {
+	err := f.Truncate(0)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot empty a scratch file: %w", err)
+	}
 	return nil
 }
 

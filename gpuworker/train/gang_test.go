@@ -147,6 +147,8 @@ type plan struct {
 	// keep are the folders that outlive a rank of a worker, by rank; peers that ranks reach each other.
 	keep  []string
 	peers bool
+	// wrap stands between a rank and its collective; step is the number of finished steps.
+	wrap func(rank int, step *atomic.Int64, c consume.Collective) consume.Collective
 }
 
 // generation forms a gang and runs it. It returns every rank's error.
@@ -227,6 +229,9 @@ func (f *fleet) generation(stage string, p plan) []error {
 			}}
 		if p.peers {
 			t.Gang.Listen = listenLoopback
+		}
+		if p.wrap != nil {
+			t.Gang.Collective = p.wrap(r, &step, c)
 		}
 		wg.Go(func() {
 			errs[r] = NewHandler(p.opts)(ctx, t)

@@ -178,20 +178,11 @@ func (s *session) judge(ctx context.Context, step int64, r stepResult) (_ stepRe
 	case onRollback:
 		return r, false, s.rollback(ctx)
 	}
-	if err := notFinite(step, r); err != nil {
+	if err := s.notFinite(step, r, same); err != nil {
 		return r, false, err
 	}
 	s.watch.keep(r.loss, r.norm)
 	return r, true, nil
-}
-
-// notFinite is the error of a step whose numbers are not finite.
-func notFinite(step int64, r stepResult) error {
-	if finite(r.loss) && finite(r.norm) {
-		return nil
-	}
-	return schemas.Errorf(schemas.CodeNumeric, fmt.Sprintf("step %d", step+1), "the loss is %v and the gradient norm %v", r.loss, r.norm).
-		WithHint("nothing of this step was committed; lower the learning rate, look at the data of this step, or set on_anomaly to skip or rollback")
 }
 
 // judgeApplied looks at a step whose gradient has been applied already: an anomaly is told, and one that is not finite ends the generation,
@@ -200,7 +191,7 @@ func (s *session) judgeApplied(step int64, r stepResult) error {
 	if kind := s.watch.anomaly(r.loss, r.norm); kind != "" {
 		s.anomalyEvent(step, kind, "applied block by block, so that it cannot be computed again; keep", r)
 	}
-	if err := notFinite(step, r); err != nil {
+	if err := s.notFinite(step, r, true); err != nil {
 		return err
 	}
 	s.watch.keep(r.loss, r.norm)
