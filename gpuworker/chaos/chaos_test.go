@@ -16,6 +16,10 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/chaos"
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
+	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/prep"
+	"github.com/tunefleet/tunefleet/gpuworker/train"
+	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/plantedbug"
 )
 
@@ -26,7 +30,7 @@ func TestMain(m *testing.M) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := chaos.RunProcess(ctx, nil); err != nil && !errors.Is(err, context.Canceled) {
+	if err := chaos.RunProcess(ctx, map[schemas.StageKind]consume.Handler{schemas.KindPrep: prep.Handle, schemas.KindTrain: train.Handle}); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -70,6 +74,18 @@ func TestAFleetUnderFire(t *testing.T) {
 	events, err := check.Read(f)
 	if err != nil || len(events) < e.Events {
 		t.Errorf("%d of %d events can be read again: %v", len(events), e.Events, err)
+	}
+}
+
+// TestAHurtTrainer does to real trainers what row 26 knows.
+func TestAHurtTrainer(t *testing.T) {
+	o := options(t, 26*time.Second, 26)
+	res, err := chaos.Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := res.Episodes[0].Report.Checked["R8"]; !res.OK || n == 0 {
+		t.Fatalf("R8 was judged %d times:\n%s", n, res.Text())
 	}
 }
 

@@ -83,6 +83,8 @@ type fleet struct {
 	latest     map[string]faultproxy.Delivery
 	triggers   []*trigger
 	extra      map[string][]string // environment of single processes
+	// hurts are the faults of the trainer that are still to come.
+	hurts []int
 	// swaps counts the successful writes of any HEAD.
 	swaps atomic.Int64
 }

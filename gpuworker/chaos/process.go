@@ -70,7 +70,7 @@ func RunProcess(ctx context.Context, real map[schemas.StageKind]consume.Handler)
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})).With("process", role)
 	switch {
 	case role == roleRank:
-		h := chaostest.Handlers()
+		h := mixed(chaostest.Handlers(), real, dir)
 		if earnest {
 			h = real
 		}

@@ -78,7 +78,7 @@ func Rows() []Row {
 		{23, "autoscaler", "there is none in this fleet: tunefleet serves the signal, KEDA or Karpenter act on it", nil},
 		{24, "telemetry collector: black-holed", "", blackholeCollector},
 		{25, "network: latency, one-way and full partitions, resets, slicing, per pair", "", troubleNetwork},
-		{26, "trainer: flipped gradient bits", "the trainer's own tests hold it (gpuworker/train): bits in the memory of another process cannot be flipped without a debugger", nil},
+		{26, "trainer: a gradient's bit flips, a batch gives no number, a shard of the data is damaged", "", hurtTrainer},
 		{27, "upgrade: a worker of an older build among new ones", "", olderWorker},
 		{28, "everything: random kills of any process", "", killAnything},
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"sort"
 	"strings"
 	"syscall"
@@ -147,7 +148,7 @@ func (d *Dataset) add(ctx context.Context, o schemas.Object) error {
 			err = Download(ctx, d.objects, o, f)
 		}
 		if info := schemas.AsErrorInfo(err); schemas.IsCode(err, schemas.CodeVerify) {
-			return info.WithHint("it was read twice; prepare the data again: a new run writes this shard anew")
+			return info.WithHint("it was read twice; %s", d.forget(ctx, o))
 		}
 	}
 	if err != nil {
@@ -165,6 +166,17 @@ func (d *Dataset) add(ctx context.Context, o schemas.Object) error {
 	d.shards = append(d.shards, s)
 	d.starts = append(d.starts, d.starts[len(d.starts)-1]+s.Len())
 	return nil
+}
+
+// forget takes a damaged shard out of the cache of prepared data and says what to do.
+func (d *Dataset) forget(ctx context.Context, o schemas.Object) string {
+	if !strings.HasPrefix(o.Key, "cache/") {
+		return "prepare the data again"
+	}
+	if err := d.objects.Delete(ctx, path.Dir(o.Key)+"/entry.json"); err != nil {
+		return "delete " + path.Dir(o.Key) + "/ in the store and submit the run again"
+	}
+	return "it is out of the cache now: submit the run again, and its data are prepared anew"
 }
 
 // rewind empties a file, so that it is written from the start again.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -52,14 +53,14 @@ func TestAShardIsReadAgainBeforeItIsRefused(t *testing.T) {
 	}
 	sum := sha256.Sum256(raw)
 	spec := &schemas.RunSpec{Tenant: "a", ID: "r", Stages: []schemas.Stage{{Name: "prep", Prep: &schemas.PrepStage{Parts: 1, Outputs: []schemas.PrepOutput{{Name: "train"}}}}}}
-	shard := schemas.Object{Name: "train/" + data.ObjectShard, Key: "runs/a/r/stages/prep/shard", Bytes: int64(len(raw)), SHA256: hex.EncodeToString(sum[:])}
+	shard := schemas.Object{Name: "train/" + data.ObjectShard, Key: schemas.CacheKey("a", "hash", data.ObjectShard), Bytes: int64(len(raw)), SHA256: hex.EncodeToString(sum[:])}
 	result, err := json.Marshal(schemas.StageResult{Objects: []schemas.Object{shard}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for times, wantReads := range []int{1, 2, 2} {
 		s := &flippy{Store: memstore.New(), key: shard.Key, times: times}
-		for key, b := range map[string][]byte{shard.Key: raw, schemas.ResultKey("a", "r", "prep", 0): result} {
+		for key, b := range map[string][]byte{shard.Key: raw, schemas.CacheKey("a", "hash", "entry.json"): []byte("{}"), schemas.ResultKey("a", "r", "prep", 0): result} {
 			if _, err := s.Put(t.Context(), key, b, store.Condition{}); err != nil {
 				t.Fatal(err)
 			}
@@ -71,6 +72,9 @@ func TestAShardIsReadAgainBeforeItIsRefused(t *testing.T) {
 		if times == 2 {
 			if !schemas.IsCode(err, schemas.CodeVerify) || !strings.Contains(err.Error(), shard.Key) || !strings.Contains(err.Error(), "read twice") {
 				t.Errorf("a damaged shard: %v", err)
+			}
+			if _, err := s.Stat(t.Context(), schemas.CacheKey("a", "hash", "entry.json")); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("the next run would use the damaged shard again: %v", err)
 			}
 			continue
 		}

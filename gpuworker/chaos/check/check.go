@@ -35,6 +35,7 @@ func Invariants() map[string]string {
 		"I12": "after the last fault every run ends within the bound",
 		"R4":  "a message is acknowledged only when it is obsolete",
 		"R6":  "a preemption or a lost host is not a failure of the run",
+		"R8":  "a trainer's fault that comes once changes nothing; one that comes again is told, skipped where that is wanted, or ends the run within its budget",
 		"R7":  "a lease is a hint: losing Redis alone ends no generation",
 	}
 }
@@ -147,6 +148,7 @@ func Check(history []Event, objects map[string][]byte, limits Limits) *Report {
 	c.acks()
 	c.deletes()
 	c.redis()
+	c.trainer()
 	c.cancels()
 	c.drain()
 	c.leaks()

@@ -27,6 +27,8 @@ type story struct {
 	worker  string
 	log     []byte
 	state   [4][32]byte
+	// notes are anomalies that the log tells of, by step.
+	notes map[int64]string
 }
 
 const steps, every = 6, 2
@@ -158,6 +160,10 @@ func (s *story) step(step int64) {
 	}
 	line, _ := json.Marshal(schemas.Event{Type: schemas.EventStep, Step: step, Generation: s.head.Generation})
 	s.log = append(append(s.log, line...), '\n')
+	if note := s.notes[step]; note != "" {
+		line, _ := json.Marshal(schemas.Event{Type: schemas.EventAnomaly, Step: step, Message: note})
+		s.log = append(append(s.log, line...), '\n')
+	}
 	s.add(Event{Kind: KindStep, Step: step, Generation: s.head.Generation})
 }
 

@@ -31,6 +31,9 @@ const (
 	KindKill  = "kill"
 	// KindCorrupt: the nemesis changed the object Key; Body is its content before, as a JSON string of base64.
 	KindCorrupt = "corrupt"
+	// KindTrainer: something is done to the trainer of a run; Verb says what, Step which step, Key which object of its data. Twin is the same
+	// run without it.
+	KindTrainer = "trainer"
 	// KindQuiet: no more faults, no more submissions. KindDrained: every run had ended by then, or patience had.
 	KindQuiet   = "quiet"
 	KindDrained = "drained"
@@ -94,6 +97,7 @@ type Event struct {
 	Sequence   uint64  `json:"sequence,omitempty"`
 	Verb       string  `json:"verb,omitempty"`
 	Expect     *Expect `json:"expect,omitempty"`
+	Twin       string  `json:"twin,omitempty"`
 
 	// Faults.
 	Row       int    `json:"row,omitempty"`

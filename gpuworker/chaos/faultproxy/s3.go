@@ -28,6 +28,8 @@ type S3Fault struct {
 	ConflictRate float64
 	// TruncateRate cuts the body of a GET in the middle.
 	TruncateRate float64
+	// Flip, when not nil, says of a GET whether a bit in the middle of its body flips on the way.
+	Flip func(*Request) bool
 	// Rate bounds the bodies of GETs in bytes per second (0: no bound).
 	Rate int
 	// Full answers every write with 507, as a full store does.
@@ -206,6 +208,8 @@ func (s *S3) answer(f S3Fault, q *Request, resp *http.Response) error {
 		replace(resp, http.StatusOK, "")
 	case q.Method == http.MethodGet && q.Key != "" && resp.StatusCode < 300 && chance(f.TruncateRate) && resp.ContentLength > 1:
 		resp.Body = cut{io.LimitReader(resp.Body, resp.ContentLength/2), resp.Body}
+	case q.Method == http.MethodGet && f.Flip != nil && resp.StatusCode < 300 && f.Flip(q):
+		resp.Body = &flipped{ReadCloser: resp.Body, at: resp.ContentLength / 2}
 	case q.Method == http.MethodGet && f.Rate > 0:
 		resp.Body = slow{resp.Body, f.Rate}
 	}
@@ -244,6 +248,21 @@ func (c cut) Read(p []byte) (int, error) {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
+	return n, err
+}
+
+// flipped changes the lowest bit of one byte.
+type flipped struct {
+	io.ReadCloser
+	at int64 // bytes until it
+}
+
+func (f *flipped) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if f.at >= 0 && f.at < int64(n) {
+		p[f.at] ^= 1
+	}
+	f.at -= int64(n)
 	return n, err
 }
 
