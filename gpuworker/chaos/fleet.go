@@ -124,7 +124,9 @@ func (f *fleet) workers() []string  { return names("worker", f.shape.Workers) }
 func (f *fleet) controls() []string { return names("control", f.shape.Controls) }
 
 // clients are the processes that use the servers.
-func (f *fleet) clients() []string { return append(append(f.controls(), f.workers()...), "client") }
+func (f *fleet) clients() []string {
+	return append(append(f.controls(), f.workers()...), "client", apiProcess)
+}
 
 // all are the processes that can be killed.
 func (f *fleet) all() []string { return append(append(f.servers(), f.controls()...), f.workers()...) }
@@ -311,6 +313,9 @@ func (f *fleet) commandOf(name string) *exec.Cmd {
 	}
 	if slices.Contains(f.clients(), name) {
 		cmd.Env = append(cmd.Env, f.configOf(name).Env()...)
+	}
+	if name == apiProcess {
+		cmd.Env = append(cmd.Env, f.apiEnv()...)
 	}
 	if strings.HasPrefix(name, "worker") {
 		cmd.Env = append(cmd.Env, envSpot+"="+f.spot.url(name))

@@ -75,6 +75,8 @@ func RunProcess(ctx context.Context, real map[schemas.StageKind]consume.Handler)
 			h = real
 		}
 		return consume.RunRank(ctx, h, consume.OpenStore)
+	case role == apiProcess:
+		return runAPI(ctx, logger)
 	case strings.HasPrefix(role, "nats-"):
 		return runNode(ctx)
 	}

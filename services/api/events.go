@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -11,6 +12,9 @@ import (
 )
 
 const eventBatch = 500
+
+// writeLimit is how long a client may take no byte before its stream is ended; it resumes by Last-Event-ID.
+const writeLimit = time.Minute
 
 var streamID = regexp.MustCompile(`^[0-9]{1,20}(-[0-9]{1,20})?$`)
 
@@ -31,12 +35,26 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "Last-Event-ID", "%q is no event id", after))
 		return
 	}
-	view, err := s.runs.Get(r.Context(), tenant, run)
-	if err != nil {
-		s.fail(w, r, err)
-		return
+	feed := s.hub.join(tenant, run)
+	defer feed.leave()
+	view := feed.state()
+	if view == nil {
+		if view, err = s.runs.Get(r.Context(), tenant, run); err != nil {
+			s.fail(w, r, err)
+			return
+		}
 	}
 	out := http.NewResponseController(w)
+	flush := func() error {
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		return patient(out)
+	}
+	if patient(out) != nil {
+		return
+	}
+	defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection may serve another request
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no")
@@ -63,7 +81,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	var ended time.Time
 	for r.Context().Err() == nil {
 		// The state is read before the tail: a terminal run whose tail is then empty has nothing more to say.
-		if v, err := s.runs.Get(r.Context(), tenant, run); err == nil {
+		if v := feed.state(); v != nil {
+			view = v
+		} else if v, err := s.runs.Get(r.Context(), tenant, run); err == nil {
 			view = v
 		}
 		wait, last := s.cfg.Poll, false
@@ -80,7 +100,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if !caughtUp {
 			wait = 0 // what there is comes at once
 		}
-		evs, err := s.live.Tail(r.Context(), tenant, run, after, eventBatch, wait)
+		evs, err := feed.tail(r.Context(), after, eventBatch, wait)
 		if err != nil && r.Context().Err() == nil {
 			s.log.DebugContext(r.Context(), "cannot read live events", "run", run, "error", err)
 			pause(r, s.cfg.Poll)
@@ -104,7 +124,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if over {
 			final := schemas.Event{At: view.Updated, Type: schemas.EventState, Tenant: tenant, Run: run, Message: string(view.State), Error: view.Error}
 			if send("", final) == nil {
-				_ = out.Flush()
+				_ = flush()
 			}
 			return
 		}
@@ -114,10 +134,18 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			}
 			beat = time.Now()
 		}
-		if out.Flush() != nil {
+		if flush() != nil {
 			return
 		}
 	}
+}
+
+// patient gives a client time for what is written next.
+func patient(out *http.ResponseController) error {
+	if err := out.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
 }
 
 func pause(r *http.Request, d time.Duration) {

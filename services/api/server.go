@@ -134,6 +134,7 @@ type Server struct {
 	ckpt    Checkpoints
 	objects store.Objects
 	live    lease.Progress
+	hub     *hub
 	log     *slog.Logger
 	token   [32]byte
 	handler http.Handler
@@ -148,7 +149,7 @@ func New(cfg Config, sv Services) (*Server, error) {
 	if sv.Logger == nil {
 		sv.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, operate: sv.Operator, ckpt: sv.Checkpoints, objects: sv.Objects, live: sv.Live, log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token))}
+	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, operate: sv.Operator, ckpt: sv.Checkpoints, objects: sv.Objects, live: sv.Live, hub: newHub(sv.Live, sv.Runs, cfg.Poll), log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token))}
 	web, err := fs.Sub(webFiles, "web")
 	if err != nil {
 		return nil, err

@@ -36,6 +36,8 @@ func Invariants() map[string]string {
 		"R4":  "a message is acknowledged only when it is obsolete",
 		"R6":  "a preemption or a lost host is not a failure of the run",
 		"R8":  "a trainer's fault that comes once changes nothing; one that comes again is told, skipped where that is wanted, or ends the run within its budget",
+		"R9":  "no worker with a seat is called removable, no more workers are asked for than open runs can use, a group never exceeds its maximum",
+		"R10": "readers of event streams miss nothing and see nothing twice, however often the API dies; its memory stays bounded",
 		"R7":  "a lease is a hint: losing Redis alone ends no generation",
 	}
 }
@@ -149,6 +151,8 @@ func Check(history []Event, objects map[string][]byte, limits Limits) *Report {
 	c.deletes()
 	c.redis()
 	c.trainer()
+	c.autoscale()
+	c.streams()
 	c.cancels()
 	c.drain()
 	c.leaks()

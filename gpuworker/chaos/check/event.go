@@ -34,6 +34,13 @@ const (
 	// KindTrainer: something is done to the trainer of a run; Verb says what, Step which step, Key which object of its data. Twin is the same
 	// run without it.
 	KindTrainer = "trainer"
+	// KindDemand: an autoscaler was told that Count workers are wanted and that Names may go. KindCloud: Count instances of at most Limit run.
+	KindDemand = "demand"
+	KindCloud  = "cloud"
+	// KindStream: what a reader of a run's event stream saw: Names has "generation:step" in order. KindMemory: a process has Bytes resident
+	// under Count streams, and may have Bound.
+	KindStream = "stream"
+	KindMemory = "memory"
 	// KindQuiet: no more faults, no more submissions. KindDrained: every run had ended by then, or patience had.
 	KindQuiet   = "quiet"
 	KindDrained = "drained"
@@ -98,6 +105,12 @@ type Event struct {
 	Verb       string  `json:"verb,omitempty"`
 	Expect     *Expect `json:"expect,omitempty"`
 	Twin       string  `json:"twin,omitempty"`
+
+	// Autoscalers and streams.
+	Count int      `json:"count,omitempty"`
+	Limit int      `json:"limit,omitempty"`
+	Names []string `json:"names,omitempty"`
+	Bound int64    `json:"bound,omitempty"`
 
 	// Faults.
 	Row       int    `json:"row,omitempty"`
