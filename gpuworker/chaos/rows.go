@@ -14,6 +14,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/faultproxy"
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/lease"
 )
 
 // Row is one row of the chaos matrix.
@@ -197,6 +198,27 @@ func (a *act) rank(ctx context.Context) (worker string, ranks []int) {
 	return worker, nil
 }
 
+// seated reports whether the process that runs as the worker now is a member of a gang, by what HEAD says now: HEAD may name one that was
+// killed a moment ago, until control has noticed.
+func (a *act) seated(ctx context.Context, worker string) bool {
+	live, err := a.f.direct.Leases.Workers(ctx, "cpu")
+	if err != nil {
+		return false
+	}
+	for _, h := range a.w.training() {
+		now, _, err := a.f.heads.Read(ctx, h.Tenant, h.Run)
+		if err != nil {
+			continue
+		}
+		for _, m := range now.Members {
+			if m.Worker == worker && slices.ContainsFunc(live, func(w lease.Worker) bool { return w.Name == worker && w.Incarnation == m.Incarnation && w.Busy != "" }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func hangStep(ctx context.Context, a *act) error {
 	worker, ranks := a.rank(ctx)
 	if len(ranks) == 0 {
@@ -207,6 +229,14 @@ func hangStep(ctx context.Context, a *act) error {
 		if err := ignoreGone(syscall.Kill(pid, syscall.SIGSTOP)); err != nil {
 			return fmt.Errorf("cannot stop rank %d: %w", pid, err)
 		}
+	}
+	if !a.seated(ctx, worker) { // its gang was lost meanwhile: what is stopped is the idle rank that a worker keeps ready
+		for _, pid := range ranks {
+			if err := ignoreGone(syscall.Kill(pid, syscall.SIGCONT)); err != nil {
+				return fmt.Errorf("cannot wake rank %d: %w", pid, err)
+			}
+		}
+		return errNotReached
 	}
 	deadline := time.Now().Add(4*stepStall + 10*time.Second)
 	for time.Now().Before(deadline) && ctx.Err() == nil {

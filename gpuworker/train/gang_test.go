@@ -149,6 +149,8 @@ type plan struct {
 	peers bool
 	// wrap stands between a rank and its collective; step is the number of finished steps.
 	wrap func(rank int, step *atomic.Int64, c consume.Collective) consume.Collective
+	// listen is where a rank offers parts, default on the loopback.
+	listen func(ctx context.Context, rank int) (net.Listener, string, error)
 }
 
 // generation forms a gang and runs it. It returns every rank's error.
@@ -232,6 +234,9 @@ func (f *fleet) generation(stage string, p plan) []error {
 		}
 		if p.wrap != nil {
 			t.Gang.Collective = p.wrap(r, &step, c)
+		}
+		if p.listen != nil {
+			t.Gang.Listen = func(ctx context.Context) (net.Listener, string, error) { return p.listen(ctx, r) }
 		}
 		wg.Go(func() {
 			errs[r] = NewHandler(p.opts)(ctx, t)

@@ -125,7 +125,7 @@ func trainingKeys() []factoryKey {
 		{"Generating", "max_new_tokens", kWhole, "1024", works, ""},
 		{"Generating", "repetition_penalty", kNumber, "1.0", works, ""},
 		{"Generating", "length_penalty", kNumber, "1.0", works, "of beam search"},
-		{"Generating", "skip_special_tokens", kTruth, "true", works, "scores are always of texts without them"},
+		{"Generating", "skip_special_tokens", kTruth, "true", works, "false: texts keep special tokens, but not the padding that upstream writes with them; scores are always of texts without them"},
 		// Evaluation
 		{"Evaluation", "task", kText, "", refused, "belongs to llamafactory-cli eval, which upstream removed"},
 		{"Evaluation", "task_dir", kText, "evaluation", refused, "belongs to llamafactory-cli eval, which upstream removed"},
