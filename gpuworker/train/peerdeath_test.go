@@ -58,7 +58,7 @@ func (c *mortalConn) Write(p []byte) (int, error) {
 		return n, nil
 	}
 	m.dead = true
-	errs := []error{io.ErrClosedPipe, err, m.Listener.Close()}
+	errs := []error{io.ErrClosedPipe, err, m.Close()}
 	for _, o := range m.conns {
 		errs = append(errs, o.Close())
 	}
