@@ -138,3 +138,33 @@ func TestYieldedSeatsGoBack(t *testing.T) {
 		}
 	}
 }
+
+// TestCancelStopsWorkersInTime: with real servers and processes, a cancel is final at once, and within 5 s no worker has a seat or a rank
+// at work; nothing is committed after it.
+func TestCancelStopsWorkersInTime(t *testing.T) {
+	t.Parallel()
+	_, s := cell(t, calm, "worker-1", "worker-2")
+	spec := chaostest.Spec(chaostest.Options{Steps: 100_000, CommitEvery: 20, StepDelayMS: 10, World: 2})
+	submit(t, s, spec)
+	until(t, s, spec, "commit", func(h *schemas.Head) bool { return h.Step >= 20 && len(h.Members) == 2 })
+	service := control.NewService(s.Objects, s.Leases, s.Queue, slog.New(slog.DiscardHandler))
+	began := time.Now()
+	if _, err := service.Cancel(t.Context(), spec.Tenant, spec.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	cancelled := until(t, s, spec, "cancelled HEAD", func(h *schemas.Head) bool { return h.State == schemas.RunCancelled })
+	for {
+		list, err := s.Leases.Workers(t.Context(), "cpu")
+		if err == nil && len(list) == 2 && !slices.ContainsFunc(list, func(w lease.Worker) bool { return w.Busy != "" }) {
+			break
+		}
+		if time.Since(began) > 5*time.Second {
+			t.Fatalf("%s after the cancel the workers are %+v: %v", time.Since(began), list, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Logf("the workers were free %s after the cancel", time.Since(began))
+	if h := until(t, s, spec, "HEAD", func(*schemas.Head) bool { return true }); h.Step != cancelled.Step || h.State != schemas.RunCancelled {
+		t.Errorf("HEAD moved on after the cancel: %s, step %d, it was %d", h.State, h.Step, cancelled.Step)
+	}
+}
