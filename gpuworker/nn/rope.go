@@ -83,10 +83,13 @@ func (r Rope) Validate() error {
 	case "default":
 		return nil
 	case "linear", "yarn":
+		if r.Dim == 1 && r.Kind() == "yarn" {
+			return bad("rope type yarn has no meaning for 1 rotated element")
+		}
 		return need(s.Factor, "factor")
 	case "dynamic":
-		if r.Dim < 4 {
-			return bad("rope type dynamic needs at least 4 rotated elements")
+		if r.Dim == 2 {
+			return bad("rope type dynamic has no meaning for 2 rotated elements")
 		}
 		return need(s.Factor, "factor")
 	case "longrope":
@@ -112,7 +115,8 @@ func (r Rope) validateLong() error {
 		name string
 		v    []float64
 	}{{"long_factor", s.LongFactor}, {"short_factor", s.ShortFactor}} {
-		if len(f.v) != r.half() || slices.ContainsFunc(f.v, func(v float64) bool { return !(v > 0) }) {
+		// One value serves both frequencies of 3 elements, as in transformers.
+		if fits := len(f.v) == r.half() || r.Dim == 3 && len(f.v) == 1; !fits || slices.ContainsFunc(f.v, func(v float64) bool { return !(v > 0) }) {
 			return schemas.Errorf(schemas.CodeModel, "config.json:rope_scaling", "rope type longrope needs %d positive values in %s", r.half(), f.name)
 		}
 	}
@@ -208,7 +212,7 @@ func (r Rope) long(inv []float64, seqLen int) float64 {
 		by = s.LongFactor
 	}
 	for i := range inv {
-		inv[i] /= by[i]
+		inv[i] /= by[min(i, len(by)-1)]
 	}
 	factor := or(s.Factor, 1)
 	if r.Original > 0 {
@@ -242,9 +246,13 @@ func (r Rope) yarn(inv []float64) float64 {
 	if lo == hi {
 		hi += 0.001
 	}
-	for i, f := range inv {
+	for at, f := range inv {
+		i := at
+		if r.Dim == 3 {
+			i = 0 // transformers has one ramp for the two frequencies, and none for greater odd numbers
+		}
 		ramp := min(1, max(0, (float64(i)-lo)/(hi-lo)))
-		inv[i] = f / *s.Factor * ramp + f*(1-ramp)
+		inv[at] = f / *s.Factor * ramp + f*(1-ramp)
 	}
 	mscale := func(m float64) float64 {
 		if *s.Factor <= 1 {

@@ -23,7 +23,7 @@ func (o *muon) Whole(p *autograd.Param) bool { return o.orthogonal(p) }
 func (o *muon) Close() { o.scratch.Close() }
 
 func (o *muon) orthogonal(p *autograd.Param) bool {
-	matrix := p.Role == autograd.RoleMatrix || o.Muon.Moonlight && (p.Role == autograd.RoleLoRAA || p.Role == autograd.RoleLoRAB)
+	matrix := p.Role == autograd.RoleMatrix || p.Role == autograd.RoleBias || o.Muon.Moonlight && (p.Role == autograd.RoleLoRAA || p.Role == autograd.RoleLoRAB)
 	return len(p.Shape) == 2 && matrix && !headName(p.Name) && !strings.Contains(p.Name, "embed")
 }
 

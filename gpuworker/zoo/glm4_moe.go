@@ -28,13 +28,19 @@ func (c Glm4MoEConfig) WithDefaults() Glm4MoEConfig {
 	return c
 }
 
+func (c Glm4MoEConfig) table() nn.Rope {
+	r := c.rope(c.headDim(), c.MaxPositions)
+	r.Odd = true
+	return r
+}
+
 // Validate implements configuration.
 func (c Glm4MoEConfig) Validate() error {
 	var p problems
 	p.sizes(c.Sizes, nil)
 	p.positive("rms_norm_eps", c.Eps)
 	p.dropouts(c.dropouts())
-	p.rotary(c.rope(c.headDim(), c.MaxPositions), c.headDim())
+	p.rotary(c.table(), c.headDim())
 	c.check(&p, 2)
 	return p.err()
 }
@@ -70,7 +76,7 @@ func describeGlm4MoE(c Glm4MoEConfig) description {
 		}
 		return b
 	})
-	d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
+	d.ropes = []nn.Rope{c.table()}
 	return d
 }
 

@@ -89,13 +89,14 @@ func describeGptOss(c GptOssConfig) description {
 		h.Window = windowOf(c.LayerTypes[i], c.Window)
 		b := gptOssBlock{AttnNorm: nn.NewRMSNorm(c.Hidden, c.Eps), MLPNorm: nn.NewRMSNorm(c.Hidden, c.Eps),
 			route: ops.RouteConfig{Experts: c.Experts, K: c.TopK, Score: kernels.RouteSoftmaxTopK, AuxOfScores: true}}
-		b.Attn.Sinks = &nn.Param{Shape: []int64{int64(c.Heads)}, Role: autograd.RoleBias, Init: autograd.Init{Kind: autograd.InitNormal, Std: c.InitRange}}
+		b.Attn.Sinks = &nn.Param{Shape: []int64{int64(c.Heads)}, Init: autograd.Init{Kind: autograd.InitNormal, Std: c.InitRange}} // decays, as any matrix
 		h.Sinks = b.Attn.Sinks
 		b.Attn.Attention = nn.NewAttention(c.Hidden, h, true, true, c.InitRange)
 		b.MLP.Router = nn.NewRouter(c.Hidden, c.Experts, true, false, c.InitRange)
 		e := &b.MLP.Experts
 		e.In, e.Out = nn.NewStack(c.InitRange, c.Experts, c.Hidden, 2*c.Intermediate), nn.NewStack(c.InitRange, c.Experts, c.Intermediate, c.Hidden)
 		e.InBias, e.OutBias = nn.NewStack(0, c.Experts, 2*c.Intermediate), nn.NewStack(0, c.Experts, c.Hidden)
+		e.InBias.Role, e.OutBias.Role = autograd.RoleBias, autograd.RoleBias // no decay
 		return b
 	})
 	d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
