@@ -1,8 +1,6 @@
 package data
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -39,7 +37,6 @@ type Dataset struct {
 	files   []*os.File
 	shards  []*Shard
 	starts  []int
-	rows    []schemas.Object
 	passes  []int
 	print   string
 }
@@ -75,15 +72,12 @@ func OpenDataset(ctx context.Context, objects store.Objects, spec *schemas.RunSp
 		}
 		found := false
 		for _, o := range r.Objects {
-			switch o.Name {
-			case output + "/" + ObjectShard:
+			if o.Name == output+"/"+ObjectShard {
 				if err := d.add(ctx, o); err != nil {
 					return d, fmt.Errorf("cannot open data %s: %w", ref, err)
 				}
 				fmt.Fprintln(sum, o.SHA256)
 				found = true
-			case output + "/" + ObjectRows:
-				d.rows = append(d.rows, o)
 			}
 		}
 		if !found {
@@ -277,47 +271,6 @@ func PassCounter(pass int) string { return fmt.Sprintf("pass_%d", pass) }
 
 // Passes are the numbers of samples of the passes over a stream, which lie one behind the other; nil: there is one.
 func (d *Dataset) Passes() []int { return d.passes }
-
-// HasRows reports whether the output stored its cleaned rows.
-func (d *Dataset) HasRows() bool { return len(d.rows) > 0 }
-
-// Rows downloads the cleaned rows of the output, in their original order (by Index).
-func (d *Dataset) Rows(ctx context.Context) ([]Row, error) {
-	var out []Row
-	for _, o := range d.rows {
-		var buf strings.Builder
-		if err := Download(ctx, d.objects, o, &buf); err != nil {
-			return nil, err
-		}
-		sc := bufio.NewScanner(strings.NewReader(buf.String()))
-		sc.Buffer(nil, int(o.Bytes)+1)
-		for sc.Scan() {
-			var r Row
-			if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
-				return nil, schemas.Errorf(schemas.CodeData, o.Key, "is no file of rows: %v", err)
-			}
-			out = append(out, r)
-		}
-		if err := sc.Err(); err != nil {
-			return nil, schemas.Errorf(schemas.CodeData, o.Key, "is no file of rows: %v", err)
-		}
-	}
-	sort.SliceStable(out, func(i, j int) bool { return out[i].Index < out[j].Index })
-	return out, nil
-}
-
-// EncodeRows is the form that rows are stored in: one JSON object a line.
-func EncodeRows(rows []Row) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	for i := range rows {
-		if err := e.Encode(&rows[i]); err != nil {
-			return nil, fmt.Errorf("cannot encode a row: %w", err)
-		}
-	}
-	return b.Bytes(), nil
-}
 
 // Close removes the scratch files.
 func (d *Dataset) Close() error {

@@ -226,7 +226,9 @@ func TestPretrainingTextAsUpstream(t *testing.T) {
 			t.Fatalf("%s has no %s", c.Tokenizer, c.EOSText)
 		}
 		name := strings.Replace(c.Template, "qwen3", "chatml", 1)
-		seqs, err := Encode(upstream{tok, id}, &schemas.PrepOutput{Form: "pt", Template: name, CutoffLen: c.Cutoff, Packing: c.Packing}, rows, nil)
+		var seqs []Sequence
+		e := Encoding{Tokenizer: upstream{tok, id}, Output: &schemas.PrepOutput{Form: "pt", Template: name, CutoffLen: c.Cutoff, Packing: c.Packing}, Dir: t.TempDir()}
+		err := Encode(e, eachOf(rows), func(s Sequence) error { seqs = append(seqs, s); return nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -244,6 +246,18 @@ func TestPretrainingTextAsUpstream(t *testing.T) {
 	}
 	if checked < 6 {
 		t.Fatalf("checked only %d", checked)
+	}
+}
+
+// eachOf gives rows one by one.
+func eachOf(rows []Row) func(func(*Row) error) error {
+	return func(f func(*Row) error) error {
+		for i := range rows {
+			if err := f(&rows[i]); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }
 

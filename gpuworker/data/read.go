@@ -25,13 +25,32 @@ type Record struct {
 // ReadRecords reads all rows of a file in any format of source; bad decides about rows that cannot be used (nil: the first is an error).
 // Errors are CodeData and name file and row; a file without a row is one.
 func ReadRecords(ctx context.Context, name, format string, body []byte, bad *source.Bad) (out []Record, err error) {
+	err = EachRecord(ctx, File{Name: name, Format: format, In: bytes.NewReader(body), Size: int64(len(body))}, bad, func(r Record) error {
+		out = append(out, r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// File is an open data file of Size bytes. Format is one of source's, "" is the format of its name. Dir is for scratch files.
+type File struct {
+	Name, Format, Dir string
+	In                source.Input
+	Size              int64
+}
+
+// EachRecord gives every row of a file to f, one at a time in memory; bad and errors are as for ReadRecords, and an error of f ends it.
+func EachRecord(ctx context.Context, file File, bad *source.Bad, f func(Record) error) (err error) {
 	if bad == nil {
 		bad = &source.Bad{}
 	}
-	before := bad.Skipped
-	r, err := source.Open(ctx, name, bytes.NewReader(body), int64(len(body)), source.Options{Format: format, Literal: true})
+	before, n := bad.Skipped, 0
+	r, err := source.Open(ctx, file.Name, file.In, file.Size, source.Options{Format: file.Format, Literal: true, Dir: file.Dir})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	err = source.Each(ctx, r, bad, 0, func(row source.Row) error {
@@ -39,20 +58,20 @@ func ReadRecords(ctx context.Context, name, format string, body []byte, bad *sou
 		if err != nil {
 			return err
 		}
-		if out = append(out, rec); len(out) > maxRows {
+		if n++; n > maxRows {
 			return schemas.Errorf(schemas.CodeData, row.Place, "more than %d rows", maxRows)
 		}
-		return nil
+		return f(rec)
 	})
 	switch {
 	case err != nil:
-		return nil, err
-	case len(out) == 0 && bad.Skipped > before:
-		return nil, schemas.Errorf(schemas.CodeData, name, "none of the %d rows can be used", bad.Skipped-before)
-	case len(out) == 0:
-		return nil, schemas.Errorf(schemas.CodeData, name, "the data set is empty")
+		return err
+	case n == 0 && bad.Skipped > before:
+		return schemas.Errorf(schemas.CodeData, file.Name, "none of the %d rows can be used", bad.Skipped-before)
+	case n == 0:
+		return schemas.Errorf(schemas.CodeData, file.Name, "the data set is empty")
 	}
-	return out, nil
+	return nil
 }
 
 // record keeps the values of a row as texts; what is no text is kept as its JSON, null as nothing.
@@ -75,41 +94,51 @@ func record(row source.Row) (Record, error) {
 	return rec, nil
 }
 
-// Rows maps records to rows by the columns of the spec: a role names a column ("text": "clause"), or is a text with columns in braces
-// ("prompt": "Which type is this?\n{clause}"). A role that is not given takes the column of its own name. Errors are CodeData with the place.
+// Rows maps records to rows, numbered from 0, as Record.Row does.
 func Rows(records []Record, columns map[string]string) ([]Row, error) {
 	out := make([]Row, 0, len(records))
 	for i, rec := range records {
-		r := Row{Index: i}
-		for role, dst := range map[string]*string{"text": &r.Text, "system": &r.System, "prompt": &r.Prompt, "response": &r.Response,
-			"label": &r.Label, "explanation": &r.Explanation, "group": &r.Group} {
-			from, given := columns[role]
-			if !given {
-				*dst = rec.Fields[role]
-				continue
-			}
-			v, err := rec.render(from)
-			if err != nil {
-				return nil, err
-			}
-			*dst = v
+		r, err := rec.Row(columns)
+		if err != nil {
+			return nil, err
 		}
-		if q := columns["query"]; q != "" {
-			v, err := rec.render(q)
-			if err != nil {
-				return nil, err
-			}
-			if v != "" {
-				r.Prompt = strings.TrimPrefix(r.Prompt+"\n"+v, "\n")
-			}
-		}
-		if r.Text == "" && r.Prompt == "" {
-			return nil, schemas.Errorf(schemas.CodeData, rec.Place, "has neither text nor prompt").
-				WithHint("columns maps text or prompt to one of: %s", strings.Join(rec.names(), ", "))
-		}
+		r.Index = i
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// Row maps a record to a row by the columns of the spec: a role names a column ("text": "clause"), or is a text with columns in braces
+// ("prompt": "Which type is this?\n{clause}"). A role that is not given takes the column of its own name. Errors are CodeData with the place.
+func (r Record) Row(columns map[string]string) (Row, error) {
+	var row Row
+	for role, dst := range map[string]*string{"text": &row.Text, "system": &row.System, "prompt": &row.Prompt, "response": &row.Response,
+		"label": &row.Label, "explanation": &row.Explanation, "group": &row.Group} {
+		from, given := columns[role]
+		if !given {
+			*dst = r.Fields[role]
+			continue
+		}
+		v, err := r.render(from)
+		if err != nil {
+			return Row{}, err
+		}
+		*dst = v
+	}
+	if q := columns["query"]; q != "" {
+		v, err := r.render(q)
+		if err != nil {
+			return Row{}, err
+		}
+		if v != "" {
+			row.Prompt = strings.TrimPrefix(row.Prompt+"\n"+v, "\n")
+		}
+	}
+	if row.Text == "" && row.Prompt == "" {
+		return Row{}, schemas.Errorf(schemas.CodeData, r.Place, "has neither text nor prompt").
+			WithHint("columns maps text or prompt to one of: %s", strings.Join(r.names(), ", "))
+	}
+	return row, nil
 }
 
 func (r Record) names() []string {

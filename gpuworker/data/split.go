@@ -2,7 +2,6 @@ package data
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 
@@ -20,10 +19,7 @@ func Split(rows []Row, spec schemas.SplitSpec, seed uint64) {
 	}
 	strata := map[string]map[string]*group{}
 	for i, r := range rows {
-		name := r.Group
-		if name == "" {
-			name = "\x00" + r.Text + "\x00" + r.Prompt
-		}
+		name := groupName(&r)
 		if strata[r.Label] == nil {
 			strata[r.Label] = map[string]*group{}
 		}
@@ -83,6 +79,14 @@ func Split(rows []Row, spec schemas.SplitSpec, seed uint64) {
 	}
 }
 
+// groupName names the group of a row; rows without one are grouped by what they say.
+func groupName(r *Row) string {
+	if r.Group != "" {
+		return r.Group
+	}
+	return "\x00" + r.Text + "\x00" + r.Prompt
+}
+
 // fewest is the place of the least number; of equal ones the first from a place on, so that small classes do not all land in fold 0.
 func fewest(v []int, from int) int {
 	best := from
@@ -115,10 +119,8 @@ func permuteLabels(rows []Row, seed uint64) {
 
 // hash64 is the first 8 bytes of SHA-256 over seed and text: stable across machines and versions.
 func hash64(seed uint64, s string) uint64 {
-	h := sha256.New()
-	_ = binary.Write(h, binary.LittleEndian, seed) // a hash does not fail
-	_, _ = h.Write([]byte(s))
-	return binary.LittleEndian.Uint64(h.Sum(nil))
+	sum := seededSum(seed, s)
+	return binary.LittleEndian.Uint64(sum[:])
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -243,11 +244,20 @@ func baseline(ctx context.Context, t *consume.Task) (*Baseline, error) {
 		return nil, nil
 	}
 	labelled := func(ref string) (texts, labels []string, err error) {
-		rows, err := readRows(ctx, t, ref)
-		for _, r := range rows {
+		type labelled struct {
+			text, label string
+			place       int
+		}
+		var rows []labelled
+		err = data.EachRow(ctx, t.Objects, t.Spec, ref, func(place int, r *data.Row) error {
 			if r.Label != "" {
-				texts, labels = append(texts, r.User()), append(labels, r.Label)
+				rows = append(rows, labelled{r.User(), r.Label, place})
 			}
+			return nil
+		})
+		slices.SortFunc(rows, func(a, b labelled) int { return cmp.Compare(a.place, b.place) })
+		for _, r := range rows {
+			texts, labels = append(texts, r.text), append(labels, r.label)
 		}
 		return texts, labels, err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -93,10 +94,6 @@ func (in *input) close() error { return in.tok.Close() }
 // openInput reads the rows of a part. labels are the candidate strings: the spec's, else all that occur.
 func openInput(ctx context.Context, t *consume.Task) (_ *input, err error) {
 	e := t.Stage.Eval
-	rows, err := readRows(ctx, t, e.Data)
-	if err != nil {
-		return nil, err
-	}
 	_, name, p, err := data.FindOutput(t.Spec, e.Data)
 	if err != nil {
 		return nil, err
@@ -107,19 +104,8 @@ func openInput(ctx context.Context, t *consume.Task) (_ *input, err error) {
 	if in.template, err = data.TemplateByName(cmp.Or(o.Template, "default")); err != nil {
 		return nil, err
 	}
-	if len(in.labels) == 0 {
-		for _, r := range rows {
-			if r.Label != "" {
-				in.labels = append(in.labels, r.Label)
-			}
-		}
-		slices.Sort(in.labels)
-		in.labels = slices.Compact(in.labels)
-	}
-	for i, r := range rows {
-		if i%t.Message.Parts == t.Message.Part {
-			in.rows, in.place = append(in.rows, r), append(in.place, i)
-		}
+	if err := in.read(ctx, t); err != nil {
+		return nil, err
 	}
 	if in.tok, err = prep.OpenTokenizer(ctx, t.Objects, t.Message.Tenant, p.Tokenizer); err != nil {
 		return nil, err
@@ -127,21 +113,34 @@ func openInput(ctx context.Context, t *consume.Task) (_ *input, err error) {
 	return in, nil
 }
 
-// readRows reads the cleaned rows that an output stored.
-func readRows(ctx context.Context, t *consume.Task, ref string) (_ []data.Row, err error) {
-	d, err := data.OpenDataset(ctx, t.Objects, t.Spec, ref, t.Dir)
+// read keeps the rows of this slice, and the labels of all where the spec names none.
+func (in *input) read(ctx context.Context, t *consume.Task) error {
+	found := map[string]bool{}
+	type placed struct {
+		row   data.Row
+		place int
+	}
+	var own []placed
+	err := data.EachRow(ctx, t.Objects, t.Spec, t.Stage.Eval.Data, func(place int, r *data.Row) error {
+		if r.Label != "" {
+			found[r.Label] = true
+		}
+		if place%t.Message.Parts == t.Message.Part {
+			own = append(own, placed{*r, place})
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	if !d.HasRows() {
-		return nil, schemas.Errorf(schemas.CodeInvalid, ref, "the output stored no rows").WithHint("set rows: true on it")
+	slices.SortFunc(own, func(a, b placed) int { return cmp.Compare(a.place, b.place) })
+	for _, p := range own {
+		in.rows, in.place = append(in.rows, p.row), append(in.place, p.place)
 	}
-	rows, err := d.Rows(ctx)
-	if err == nil && len(rows) == 0 {
-		err = schemas.Errorf(schemas.CodeData, ref, "the split has no rows")
+	if len(in.labels) == 0 {
+		in.labels = slices.Sorted(maps.Keys(found))
 	}
-	return rows, err
+	return nil
 }
 
 func slice(ctx context.Context, t *consume.Task) (err error) {

@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
+	"slices"
+	"strconv"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
@@ -17,122 +20,216 @@ import (
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
-// Limits of what a part reads.
 const (
-	maxDataBytes   = 8 << 30
 	maxConfigBytes = 1 << 20
+	// maxPlanBytes bounds a stored plan: a few hundred bytes for each part, and the bad rows.
+	maxPlanBytes = 1 << 30
 )
 
-// plan is what all parts agree on: the rows kept, each with its split.
+// plan is what all parts agree on, and the rows of one of them.
 type plan struct {
-	kept []data.Row
-	// read is the number of rows of the data set, counters say what became of them.
-	read     int
-	counters map[string]int64
-	tok      data.Tokenizer
-	prep     *schemas.PrepStage
-	part     int
-	bad      source.Bad
+	planHead
+	tok  data.Tokenizer
+	prep *schemas.PrepStage
+	part int
+	// own are the rows of this part by split; a split without rows here is not among them.
+	own map[string]rowsFile
 }
 
-// makePlan reads everything and decides on every row.
-func makePlan(ctx context.Context, t *consume.Task) (*plan, error) {
+// planHead is what is stored of a plan beside the rows: they are read, cleaned and dealt out once, by the first part that comes to it.
+type planHead struct {
+	Version int `json:"version"`
+	// Read is the number of rows of the data set, Kept what cleaning, sampling and augmentation made of them. Counters are their report.
+	Read     int64            `json:"read"`
+	Kept     int64            `json:"kept"`
+	Counters map[string]int64 `json:"counters"`
+	// Shares are the rows of every part by split.
+	Shares map[string][]planShare `json:"shares"`
+	// Bad are the rows that were kept aside.
+	Bad []source.BadRowError `json:"bad,omitempty"`
+}
+
+// planShare is the rows of a part: those whose place among the rows of the split is the part's number modulo the number of parts.
+type planShare struct {
+	Rows int64 `json:"rows"`
+	// Object holds them, as data.RowFile writes rows; it is empty without rows, and where there is but one part.
+	Object schemas.Object `json:"object"`
+}
+
+// rowsFile is a scratch file that data.RowFile wrote.
+type rowsFile interface {
+	Reader() *io.SectionReader
+	Close() error
+}
+
+// makePlan opens the plan that another part stored, or makes it.
+func makePlan(ctx context.Context, t *consume.Task) (p *plan, err error) {
 	prep := t.Stage.Prep
 	tok, err := OpenTokenizer(ctx, t.Objects, t.Spec.Tenant, prep.Tokenizer)
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{tok: tok, prep: prep, part: t.Message.Part, bad: source.Bad{Policy: source.Policy(prep.OnBadRow)}}
+	p = &plan{tok: tok, prep: prep, part: t.Message.Part, own: map[string]rowsFile{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+			p = nil
+		}
+	}()
 	if err := checkVocabulary(ctx, t, tok.VocabSize()); err != nil {
-		return nil, errors.Join(err, tok.Close())
+		return p, err
 	}
-	rows, err := readRows(ctx, t, prep, &p.bad)
-	if err != nil {
-		return nil, errors.Join(err, tok.Close())
+	if prep.Parts > 1 {
+		if ok, err := p.fetch(ctx, t); ok || err != nil {
+			return p, err
+		}
 	}
-	c, err := decide(ctx, t, rows)
-	if err != nil {
-		return nil, errors.Join(err, tok.Close())
-	}
-	p.kept, p.counters, p.read = c.rows, c.counters(), c.report.Read
-	if p.bad.Skipped > 0 {
-		p.counters["bad_rows"] = p.bad.Skipped
-	}
-	return p, nil
+	m := &planner{t: t, prep: prep, bad: source.Bad{Policy: source.Policy(prep.OnBadRow)}}
+	defer func() { err = errors.Join(err, m.close()) }()
+	return p, m.deal(ctx, p)
 }
 
-// rows are those of a split that belong to a part, and the number of all rows of the split.
-func (p *plan) rows(split string, part, parts int) (own []data.Row, total int) {
-	for _, r := range p.kept {
-		if r.Split != split {
-			continue
+// close removes the scratch files.
+func (p *plan) close() error {
+	errs := []error{p.tok.Close()}
+	for _, f := range p.own {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// rows is the number of rows of a split that this part has, total that of all parts.
+func (p *plan) rows(split string) (own, total int64) {
+	for i, s := range p.Shares[split] {
+		if i == p.part {
+			own = s.Rows
 		}
-		if total%parts == part {
-			own = append(own, r)
-		}
-		total++
+		total += s.Rows
 	}
 	return own, total
 }
 
+// each gives every row of a split that this part has.
+func (p *plan) each(split string, f func(*data.Row) error) error {
+	own := p.own[split]
+	if own == nil {
+		return nil
+	}
+	return data.EachStoredRow(own.Reader(), "scratch file", f)
+}
+
 // before is the number of rows that this part encodes before it comes to an output; total of all outputs.
-func (p *plan) before(o *schemas.PrepOutput) int {
-	n := 0
+func (p *plan) before(o *schemas.PrepOutput) int64 {
+	n := int64(0)
 	for i := range p.prep.Outputs {
 		if p.prep.Outputs[i].Name == o.Name {
 			break
 		}
-		own, _ := p.rows(p.prep.Outputs[i].Split, p.part, p.prep.Parts)
-		n += len(own)
+		own, _ := p.rows(p.prep.Outputs[i].Split)
+		n += own
 	}
 	return n
 }
 
-func (p *plan) total() int {
-	n := 0
+func (p *plan) total() int64 {
+	n := int64(0)
 	for i := range p.prep.Outputs {
-		own, _ := p.rows(p.prep.Outputs[i].Split, p.part, p.prep.Parts)
-		n += len(own)
+		own, _ := p.rows(p.prep.Outputs[i].Split)
+		n += own
 	}
 	return n
 }
 
-// readRows reads all data files in the order of the spec.
-func readRows(ctx context.Context, t *consume.Task, prep *schemas.PrepStage, bad *source.Bad) ([]data.Row, error) {
-	if prep.Data.URI != "" {
-		return nil, schemas.Errorf(schemas.CodeUnsupported, prep.Data.URI, "data of another stage cannot be read yet").WithHint("give data files")
+// splits are those that outputs have, sorted.
+func splits(prep *schemas.PrepStage) []string {
+	var out []string
+	for i := range prep.Outputs {
+		out = append(out, prep.Outputs[i].Split)
 	}
-	var total, done int64
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// planKey addresses an object of a plan by everything that rows and their order depend on.
+func planKey(t *consume.Task, name string) (string, error) {
+	type content struct{ Path, SHA256 string }
+	prep := t.Stage.Prep
+	var files []content
 	for _, f := range prep.Data.Files {
-		total += f.Bytes
+		files = append(files, content{f.Path, f.SHA256})
 	}
-	if total > maxDataBytes {
-		return nil, schemas.Errorf(schemas.CodeData, t.Stage.Name, "the data files have %d bytes, the limit is %d", total, int64(maxDataBytes))
+	b, err := json.Marshal(map[string]any{"plan": cacheVersion, "files": files, "format": prep.Format, "columns": prep.Columns, "clean": prep.Clean, "split": prep.Split,
+		"sample": prep.Sample, "augment": prep.Augment, "seed": strconv.FormatUint(t.Spec.Seed, 10), "on_bad_row": prep.OnBadRow, "parts": prep.Parts, "splits": splits(prep)})
+	if err != nil {
+		return "", fmt.Errorf("cannot hash the settings: %w", err)
 	}
-	if len(prep.Data.Files) == 0 || total == 0 {
-		return nil, schemas.Errorf(schemas.CodeData, t.Stage.Name, "the data set is empty")
+	sum := sha256.Sum256(b)
+	return schemas.CacheKey(t.Spec.Tenant, hex.EncodeToString(sum[:]), name), nil
+}
+
+// fetch opens a stored plan and this part's rows; false when there is none, or its rows are gone.
+func (p *plan) fetch(ctx context.Context, t *consume.Task) (bool, error) {
+	key, err := planKey(t, "plan.json")
+	if err != nil {
+		return false, err
 	}
-	var out []data.Row
-	for _, f := range prep.Data.Files {
-		body, err := readInput(ctx, t.Objects, t.Spec.Tenant, f, func(n int64) { t.Phase(consume.PhaseLoad, done+n, total) })
-		if err != nil {
-			return nil, err
+	raw, _, err := t.Objects.Get(ctx, key, maxPlanBytes)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot read the plan: %w", err)
+	}
+	var h planHead
+	if json.Unmarshal(raw, &h) != nil || h.Version != 1 {
+		return false, nil //nolint:nilerr // what cannot be read is made again
+	}
+	for _, split := range splits(p.prep) {
+		shares := h.Shares[split]
+		if len(shares) != p.prep.Parts {
+			return false, nil
 		}
-		done += f.Bytes
-		records, err := data.ReadRecords(ctx, f.Path, prep.Format, body, bad)
-		if err != nil {
-			return nil, err
+		if shares[p.part].Rows == 0 {
+			continue
 		}
-		rows, err := data.Rows(records, prep.Columns)
-		if err != nil {
-			return nil, err
+		f, err := download(ctx, t, shares[p.part].Object)
+		if schemas.IsCode(err, schemas.CodeNotFound) {
+			return false, nil
 		}
-		out = append(out, rows...)
+		if err != nil {
+			return false, err
+		}
+		if old := p.own[split]; old != nil {
+			_ = old.Close() // a scratch file: nothing is lost with it
+		}
+		p.own[split] = f
 	}
-	for i := range out {
-		out[i].Index = i
+	p.planHead = h
+	return true, nil
+}
+
+// downloaded is a scratch copy of stored rows.
+type downloaded struct {
+	f    *os.File
+	size int64
+}
+
+// Reader implements rowsFile.
+func (d *downloaded) Reader() *io.SectionReader { return io.NewSectionReader(d.f, 0, d.size) }
+
+// Close implements rowsFile.
+func (d *downloaded) Close() error { return errors.Join(d.f.Close(), os.Remove(d.f.Name())) }
+
+func download(ctx context.Context, t *consume.Task, o schemas.Object) (*downloaded, error) {
+	f, err := os.CreateTemp(t.Dir, "rows-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a scratch file: %w", err)
 	}
-	return out, nil
+	d := &downloaded{f, o.Bytes}
+	if err := data.Download(ctx, t.Objects, o, f); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
 }
 
 // OpenTokenizer downloads and loads the tokenizer.json among the files of a Ref. Errors are CodeModel, or CodeNotFound for a missing file.
@@ -147,7 +244,7 @@ func OpenTokenizer(ctx context.Context, objects store.Objects, tenant string, re
 		if f.Bytes > data.MaxTokenizerBytes {
 			return nil, schemas.Errorf(schemas.CodeModel, f.Path, "the tokenizer has %d bytes, the limit is %d", f.Bytes, data.MaxTokenizerBytes)
 		}
-		body, err := readInput(ctx, objects, tenant, f, nil)
+		body, err := readInput(ctx, objects, tenant, f)
 		if err != nil {
 			return nil, err
 		}
@@ -167,7 +264,7 @@ func checkVocabulary(ctx context.Context, t *consume.Task, vocab int) error {
 		if b := s.Train.Model.Base; b != nil {
 			for _, f := range b.Files {
 				if f.Path == "config.json" && f.Bytes <= maxConfigBytes {
-					body, err := readInput(ctx, t.Objects, t.Spec.Tenant, f, nil)
+					body, err := readInput(ctx, t.Objects, t.Spec.Tenant, f)
 					if err != nil {
 						return err
 					}
@@ -193,7 +290,7 @@ func checkVocabulary(ctx context.Context, t *consume.Task, vocab int) error {
 }
 
 // readInput reads an uploaded file whole and verifies it.
-func readInput(ctx context.Context, objects store.Objects, tenant string, f schemas.File, progress func(int64)) ([]byte, error) {
+func readInput(ctx context.Context, objects store.Objects, tenant string, f schemas.File) ([]byte, error) {
 	body, err := objects.Open(ctx, schemas.InputKey(tenant, f.SHA256), 0, -1)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, schemas.Errorf(schemas.CodeNotFound, f.Path, "the file was not uploaded")
@@ -202,11 +299,7 @@ func readInput(ctx context.Context, objects store.Objects, tenant string, f sche
 		return nil, fmt.Errorf("cannot read %s: %w", f.Path, err)
 	}
 	defer body.Close()
-	r := io.LimitReader(body, f.Bytes+1)
-	if progress != nil {
-		r = &counted{r: r, report: progress}
-	}
-	b, err := io.ReadAll(r)
+	b, err := io.ReadAll(io.LimitReader(body, f.Bytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", f.Path, err)
 	}
@@ -214,19 +307,4 @@ func readInput(ctx context.Context, objects store.Objects, tenant string, f sche
 		return nil, schemas.Errorf(schemas.CodeVerify, f.Path, "the stored file does not have the %d bytes with SHA-256 %s that the spec names", f.Bytes, f.SHA256)
 	}
 	return b, nil
-}
-
-// counted reports the bytes read so far.
-type counted struct {
-	r      io.Reader
-	n      int64
-	report func(int64)
-}
-
-// Read implements io.Reader.
-func (c *counted) Read(b []byte) (int, error) {
-	n, err := c.r.Read(b)
-	c.n += int64(n)
-	c.report(c.n)
-	return n, err
 }

@@ -126,7 +126,8 @@ func TestPartsTogetherAreTheDataSet(t *testing.T) {
 	if chat.Len()+held.Len() != n || held.Len() != n/5 {
 		t.Fatalf("chat has %d sequences and held %d, want %d and %d", chat.Len(), held.Len(), n-n/5, n/5)
 	}
-	rows, err := held.Rows(ctx)
+	var rows []data.Row
+	err := data.EachRow(ctx, f.objects, f.spec, "prep/held", func(_ int, r *data.Row) error { rows = append(rows, *r); return nil })
 	if err != nil || len(rows) != held.Len() {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}

@@ -46,7 +46,7 @@ func decide(ctx context.Context, t *consume.Task, rows []data.Row) (*choice, err
 		return nil, err
 	}
 	if len(kept) == 0 {
-		return nil, schemas.Errorf(schemas.CodeData, t.Stage.Name, "cleaning dropped all %d rows", report.Read).WithHint("dropped: %s", report.Summary())
+		return nil, droppedAll(t, report)
 	}
 	data.Split(kept, prep.Split, t.Spec.Seed)
 	kept = clean.Decontaminate(kept, prep.Clean, t.Spec.Seed, report)
@@ -64,6 +64,10 @@ func decide(ctx context.Context, t *consume.Task, rows []data.Row) (*choice, err
 	}
 	c.rows = number(c.rows)
 	return c, nil
+}
+
+func droppedAll(t *consume.Task, r *clean.Report) error {
+	return schemas.Errorf(schemas.CodeData, t.Stage.Name, "cleaning dropped all %d rows", r.Read).WithHint("dropped: %s", r.Summary())
 }
 
 func number(rows []data.Row) []data.Row {
@@ -102,5 +106,5 @@ func oneFile(ctx context.Context, objects store.Objects, tenant string, ref sche
 	if len(ref.Files) != 1 {
 		return nil, schemas.Errorf(schemas.CodeInvalid, place, "must be one file, there are %d", len(ref.Files))
 	}
-	return readInput(ctx, objects, tenant, ref.Files[0], nil)
+	return readInput(ctx, objects, tenant, ref.Files[0])
 }

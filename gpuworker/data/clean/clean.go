@@ -5,7 +5,6 @@ package clean
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -268,7 +267,7 @@ func (s *state) row(r *data.Row, place int) bool {
 		return false
 	}
 	if s.spec.Dedup {
-		h := sha256.Sum256([]byte(strings.ToLower(Normalize(r.Text) + "\x00" + Normalize(r.Prompt) + "\x00" + Normalize(r.Response))))
+		h := Key(r)
 		if of, ok := s.seen[h]; ok {
 			s.rep.drop(Duplicate, r, place, Drop{Of: of, Similarity: 1})
 			return false

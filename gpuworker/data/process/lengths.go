@@ -31,18 +31,45 @@ func Knapsack(lengths []int, capacity int) [][]int {
 		}
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(lengths[a], lengths[b]) })
+	// Items of one length are a group, from which the last is taken first. below leads from a group to the largest one not above it that has
+	// items left; groups count from 1, 0 is none.
+	values, ends, below := []int{0}, []int{0}, []int{0}
+	for i, item := range order {
+		if i == 0 || lengths[item] != values[len(values)-1] {
+			below = append(below, len(values))
+			values, ends = append(values, lengths[item]), append(ends, i)
+		}
+		ends[len(ends)-1] = i + 1
+	}
+	starts := slices.Clone(ends)
+	for g := 1; g < len(starts); g++ {
+		starts[g] = ends[g-1]
+	}
+	find := func(g int) int {
+		root := g
+		for below[root] != root {
+			root = below[root]
+		}
+		for g != root {
+			g, below[g] = below[g], root
+		}
+		return root
+	}
 	var out [][]int
-	for len(order) > 0 {
+	for left := len(order); left > 0; {
 		var sack []int
 		room := capacity
 		for {
-			k := sort.Search(len(order), func(j int) bool { return lengths[order[j]] > room }) - 1
-			if k < 0 {
+			g := find(sort.Search(len(values)-1, func(j int) bool { return values[j+1] > room }))
+			if g == 0 {
 				break
 			}
-			sack = append(sack, order[k])
-			room -= lengths[order[k]]
-			order = slices.Delete(order, k, k+1)
+			ends[g]--
+			sack = append(sack, order[ends[g]])
+			room -= values[g]
+			if left--; ends[g] == starts[g] {
+				below[g] = g - 1
+			}
 		}
 		out = append(out, sack)
 	}

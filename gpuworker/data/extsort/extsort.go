@@ -1,0 +1,179 @@
+// Package extsort sorts records of one size by their bytes in bounded memory: full buffers are sorted and written to scratch files, and read
+// back merged.
+package extsort
+
+import (
+	"bufio"
+	"bytes"
+	"container/heap"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+)
+
+// Sorter collects records. Add all, then read them with Each, as often as wanted; Close removes the scratch files.
+type Sorter struct {
+	dir        string
+	size, most int
+	buf        []byte
+	runs       []*os.File
+	lengths    []int64
+}
+
+// New makes a sorter of records of size bytes that holds at most so many records in memory; its scratch files are made in dir ("": the
+// system's temporary folder).
+func New(dir string, size, most int) *Sorter {
+	return &Sorter{dir: dir, size: size, most: max(1, most)}
+}
+
+// Add appends a record, which is copied. It must have the sorter's size.
+func (s *Sorter) Add(record []byte) error {
+	if len(record) != s.size {
+		return fmt.Errorf("cannot sort a record of %d bytes among records of %d", len(record), s.size)
+	}
+	s.buf = append(s.buf, record...)
+	if len(s.buf) < s.most*s.size {
+		return nil
+	}
+	return s.spill()
+}
+
+// spill writes what is in memory as a sorted run.
+func (s *Sorter) spill() error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	sort.Sort(&records{b: s.buf, size: s.size, tmp: make([]byte, s.size)})
+	f, err := os.CreateTemp(s.dir, "sorted-*")
+	if err != nil {
+		return fmt.Errorf("cannot create a scratch file: %w", err)
+	}
+	s.runs, s.lengths = append(s.runs, f), append(s.lengths, int64(len(s.buf)))
+	if _, err := f.Write(s.buf); err != nil {
+		return fmt.Errorf("cannot write a scratch file: %w", err)
+	}
+	s.buf = s.buf[:0]
+	return nil
+}
+
+// Each gives every record in ascending order of its bytes to f; equal ones follow each other. The record is valid until f returns. An error of
+// f ends it.
+func (s *Sorter) Each(f func(record []byte) error) error {
+	if len(s.runs) > 0 {
+		if err := s.spill(); err != nil {
+			return err
+		}
+		s.buf = nil
+	} else {
+		sort.Sort(&records{b: s.buf, size: s.size, tmp: make([]byte, s.size)})
+	}
+	var m merge
+	add := func(r io.Reader) error {
+		run := &run{r: r, record: make([]byte, s.size)}
+		ok, err := run.next()
+		if ok {
+			m = append(m, run)
+		}
+		return err
+	}
+	if len(s.runs) == 0 {
+		if err := add(bytes.NewReader(s.buf)); err != nil {
+			return err
+		}
+	}
+	for i, file := range s.runs {
+		if err := add(bufio.NewReaderSize(io.NewSectionReader(file, 0, s.lengths[i]), 256<<10)); err != nil {
+			return err
+		}
+	}
+	heap.Init(&m)
+	for len(m) > 0 {
+		if err := f(m[0].record); err != nil {
+			return err
+		}
+		ok, err := m[0].next()
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			heap.Fix(&m, 0)
+		default:
+			heap.Pop(&m)
+		}
+	}
+	return nil
+}
+
+// Close removes the scratch files.
+func (s *Sorter) Close() error {
+	var errs []error
+	for _, f := range s.runs {
+		errs = append(errs, f.Close(), os.Remove(f.Name()))
+	}
+	s.runs, s.lengths, s.buf = nil, nil, nil
+	return errors.Join(errs...)
+}
+
+// records sorts records that lie back to back.
+type records struct {
+	b, tmp []byte
+	size   int
+}
+
+func (r *records) at(i int) []byte { return r.b[i*r.size : (i+1)*r.size] }
+
+// Len implements sort.Interface.
+func (r *records) Len() int { return len(r.b) / r.size }
+
+// Less implements sort.Interface.
+func (r *records) Less(i, j int) bool { return bytes.Compare(r.at(i), r.at(j)) < 0 }
+
+// Swap implements sort.Interface.
+func (r *records) Swap(i, j int) {
+	copy(r.tmp, r.at(i))
+	copy(r.at(i), r.at(j))
+	copy(r.at(j), r.tmp)
+}
+
+// run is a sorted file that is being merged.
+type run struct {
+	r      io.Reader
+	record []byte
+}
+
+// next reads the next record; false at the end.
+func (r *run) next() (bool, error) {
+	_, err := io.ReadFull(r.r, r.record)
+	if errors.Is(err, io.EOF) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot read a scratch file: %w", err)
+	}
+	return true, nil
+}
+
+// merge is a heap of runs by their current record.
+type merge []*run
+
+// Len implements heap.Interface.
+func (m merge) Len() int { return len(m) }
+
+// Less implements heap.Interface.
+func (m merge) Less(i, j int) bool { return bytes.Compare(m[i].record, m[j].record) < 0 }
+
+// Swap implements heap.Interface.
+func (m merge) Swap(i, j int) { m[i], m[j] = m[j], m[i] }
+
+// Push implements heap.Interface.
+func (m *merge) Push(x any) { *m = append(*m, x.(*run)) } //nolint:forcetypeassert // heap pushes what merge holds
+
+// Pop implements heap.Interface.
+func (m *merge) Pop() any {
+	old := *m
+	x := old[len(old)-1]
+	*m = old[:len(old)-1]
+	return x
+}
