@@ -16,6 +16,8 @@ type DataSet struct {
 	// Format is json, jsonl, csv, tsv, txt, parquet or arrow; empty: by file name. Encoding is utf-8, utf-16le, utf-16be or gb18030; empty: found out.
 	Format   string `json:"format,omitempty"`
 	Encoding string `json:"encoding,omitempty"`
+	// Sharded says that each file is a shard of its own in a stream (FactorySpec.Buffer), as a hub's data sets are: shards come in a drawn order.
+	Sharded bool `json:"sharded,omitempty"`
 	// Formatting is alpaca, sharegpt or openai.
 	Formatting string `json:"formatting" jsonschema:"enum=alpaca,enum=sharegpt,enum=openai"`
 	// Ranking says that rows hold a chosen and a rejected answer.
@@ -54,6 +56,8 @@ type FactorySpec struct {
 	Use *StreamUse `json:"use,omitempty"`
 	// Tokenized says that the rows are tokenized already, as LLaMA-Factory saves them (tokenized_path).
 	Tokenized bool `json:"tokenized,omitempty"`
+	// Save also writes what was tokenized among the run's outputs, in the form that LLaMA-Factory saves and Tokenized reads.
+	Save bool `json:"save,omitempty"`
 	// TrainOnPrompt and MaskHistory choose labels, see LLaMA-Factory.
 	TrainOnPrompt bool `json:"train_on_prompt,omitempty"`
 	MaskHistory   bool `json:"mask_history,omitempty"`

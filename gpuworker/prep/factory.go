@@ -80,6 +80,19 @@ func (s *factorySet) at(i int32) int {
 	return int(i)
 }
 
+// streamed is the set as a stream has it.
+func (s *factorySet) streamed() source.Streamed {
+	out := source.Streamed{Rows: s.len()}
+	if s.set.Sharded && s.order == nil {
+		names := make([]string, len(s.set.Data.Files))
+		for i, f := range s.set.Data.Files {
+			names[i] = f.Path
+		}
+		out.Shards = s.spool.RowsOf(names)
+	}
+	return out
+}
+
 // close removes the scratch files.
 func (p *factoryPlan) close() error {
 	var errs []error
@@ -191,7 +204,11 @@ func (p *factoryPlan) mixed(first, n int, seed uint64) (source.Order, error) {
 		if n == 1 || mix == "" {
 			mix = "concat"
 		}
-		out, err := source.Stream(lengths, p.spec.Buffer, mix, probs, seed)
+		sets := make([]source.Streamed, n)
+		for i := range sets {
+			sets[i] = p.sets[first+i].streamed()
+		}
+		out, err := source.Stream(sets, p.spec.Buffer, mix, probs, seed)
 		return source.Shift(out, first), err
 	}
 	out, err := source.Mix(lengths, p.spec.Mix, probs, seed)
@@ -419,7 +436,7 @@ func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash st
 	var passes []int64
 	bad := source.Bad{Policy: p.factory.bad.Policy}
 	for last := false; !last; {
-		before := w.Len()
+		before, enough := w.Len(), p.enough(o, passes)
 		err = enc.all(ctx, order, batches, p.task.Threads, func(i int, m made) error {
 			for k := range m.bad {
 				if err := bad.Take(&m.bad[k]); err != nil {
@@ -435,9 +452,12 @@ func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash st
 			rows += int64(batches[i][1] - batches[i][0])
 			dropped += m.dropped
 			p.task.Phase(consume.PhaseStep, int64(i+1), int64(len(batches)))
+			if enough > 0 && int64((w.Len()-before)/max(1, enc.group())) >= enough {
+				return errEnough
+			}
 			return nil
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, errEnough) {
 			return nil, err
 		}
 		passes = append(passes, int64((w.Len()-before)/max(1, enc.group())))
@@ -487,25 +507,48 @@ func (p *part) factoryOutput(ctx context.Context, o *schemas.PrepOutput, hash st
 }
 
 // maxPassTokens is how many tokens of a stream are prepared before its passes repeat.
-const maxPassTokens = 1 << 30
+const maxPassTokens = 1 << 32
 
-// wantsPass says whether training goes on after so many passes over a stream. Where several parts prepare it, all passes have the order of the
-// first, and so they do where rows are chosen.
-func (p *part) wantsPass(o *schemas.PrepOutput, passes []int64) bool {
-	use := p.prep.Factory.Use
-	if use == nil || p.prep.Factory.Buffer == 0 || o.Split != "train" || p.prep.Parts > 1 || p.prep.Sample != nil || p.prep.Augment != nil || p.prep.Clean.Contamination != 0 {
-		return false
-	}
-	var steps int64
+// errEnough ends a pass over a stream that has all that training takes of it.
+var errEnough = errors.New("enough of the stream is prepared")
+
+// passesOf says whether the passes of an output are prepared one after the other, each in an order of its own: where training goes over a
+// stream. Where rows are chosen, all passes have the order of the first.
+func (p *part) passesOf(o *schemas.PrepOutput) bool {
+	f := p.prep.Factory
+	return f.Use != nil && f.Buffer > 0 && o.Split == "train" && p.prep.Parts == 1 && p.prep.Sample == nil && p.prep.Augment == nil && p.prep.Clean.Contamination == 0
+}
+
+// madeOf is how many steps training makes of passes with so many samples; false when one gives none, which training refuses.
+func madeOf(use *schemas.StreamUse, passes []int64) (steps int64, ok bool) {
 	for _, n := range passes {
 		batches := (n + int64(use.Micro) - 1) / int64(max(1, use.Micro))
 		made := batches / int64(max(1, use.Leaves))
 		if made == 0 {
-			return false // which training refuses
+			return 0, false
 		}
 		steps += made
 	}
-	return steps < use.Steps
+	return steps, true
+}
+
+// wantsPass says whether training goes on after so many passes over a stream.
+func (p *part) wantsPass(o *schemas.PrepOutput, passes []int64) bool {
+	if !p.passesOf(o) {
+		return false
+	}
+	steps, ok := madeOf(p.prep.Factory.Use, passes)
+	return ok && steps < p.prep.Factory.Use.Steps
+}
+
+// enough is how many samples of the next pass training can take, a few more included; 0: the pass is prepared whole.
+func (p *part) enough(o *schemas.PrepOutput, passes []int64) int64 {
+	if !p.passesOf(o) {
+		return 0
+	}
+	use := p.prep.Factory.Use
+	steps, _ := madeOf(use, passes)
+	return (use.Steps - steps + 2) * int64(max(1, use.Leaves)) * int64(max(1, use.Micro))
 }
 
 // pass is the order of a later pass over the streamed training sets.
@@ -524,12 +567,7 @@ func (p *part) storeShard(ctx context.Context, e *entry, hash string, w *data.Sh
 		return err
 	}
 	o := schemas.Object{Name: data.ObjectShard, Key: schemas.CacheKey(p.task.Spec.Tenant, hash, data.ObjectShard), Bytes: size, SHA256: sum}
-	p.task.Phase(consume.PhaseCommit, 0, size)
-	if err := p.task.Objects.Upload(ctx, o.Key, w.Reader(), size); err != nil {
-		return fmt.Errorf("cannot store %s: %w", o.Key, err)
-	}
-	e.Objects = append(e.Objects, o)
-	return nil
+	return p.upload(ctx, e, o, w.Reader())
 }
 
 // quarantine is the file of rows that were kept aside: {place, reason, text} a line.

@@ -240,7 +240,7 @@ func TestStreaming(t *testing.T) {
 		}
 	}
 	rows := texts(t, plain, "train")
-	order, err := source.Stream([]int{20, 15}, 4, "concat", nil, f.spec.Seed)
+	order, err := source.Stream([]source.Streamed{{Rows: 20}, {Rows: 15}}, 4, "concat", nil, f.spec.Seed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestPassesOfAStream(t *testing.T) {
 		t.Fatalf("%d rows", len(got))
 	}
 	for pass := range 3 {
-		order, err := source.Stream([]int{20}, 4, "concat", nil, source.PassSeed(f.spec.Seed, pass))
+		order, err := source.Stream([]source.Streamed{{Rows: 20}}, 4, "concat", nil, source.PassSeed(f.spec.Seed, pass))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,5 +283,49 @@ func TestPassesOfAStream(t *testing.T) {
 		if n := f.result(0).Counters["train."+data.PassCounter(pass)]; n != 16 {
 			t.Errorf("pass %d counts %d samples", pass, n)
 		}
+	}
+}
+
+// TestShardsOfAStream: the files of a sharded set come in a drawn order, another one in each pass, also one that has no row that can be used;
+// and no more of a stream is prepared than training takes.
+func TestShardsOfAStream(t *testing.T) {
+	outs := []schemas.PrepOutput{sft("train", "train")}
+	files := [][]byte{alpaca(7), alpaca(5), []byte("[]\n"), alpaca(9), alpaca(6)}
+	shards := []int{7, 5, 0, 9, 6}
+	set := func(f *fixture, sharded bool) *fixture {
+		d := &f.spec.Stages[0].Prep.Factory.Train[0]
+		d.Sharded, d.Data.Files = sharded, nil
+		for i, b := range files {
+			b = []byte(strings.ReplaceAll(string(b), "question", fmt.Sprint("file ", i)))
+			d.Data.Files = append(d.Data.Files, f.upload(fmt.Sprintf("part-%d.jsonl", i), b).Files...)
+		}
+		return f
+	}
+	plain := set(factory(t, schemas.FactorySpec{Stage: "sft", OnBadRow: "skip"}, outs, alpaca(1)), false)
+	f := set(factory(t, schemas.FactorySpec{Stage: "sft", OnBadRow: "skip", Buffer: 4, BatchSize: 2, Use: &schemas.StreamUse{Steps: 8, Leaves: 2, Micro: 2}}, outs, alpaca(1)), true)
+	for _, x := range []*fixture{plain, f} {
+		if err := x.handle(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, got := texts(t, plain, "train"), texts(t, f, "train")
+	if len(rows) != 27 || len(got) < 32 || len(got) > 27+20 {
+		t.Fatalf("%d rows, %d of the stream", len(rows), len(got))
+	}
+	orders := map[string]bool{}
+	for pass := range 2 {
+		order, err := source.Stream([]source.Streamed{{Rows: 27, Shards: shards}}, 4, "concat", nil, source.PassSeed(f.spec.Seed, pass))
+		if err != nil {
+			t.Fatal(err)
+		}
+		orders[fmt.Sprint(source.Picks(order, 0, 8))] = true
+		for i := 27 * pass; i < min(len(got), 27*(pass+1)); i++ {
+			if p := order.At(i - 27*pass); got[i] != rows[p.Row] {
+				t.Fatalf("pass %d: row %d is not row %v", pass, i, p)
+			}
+		}
+	}
+	if len(orders) != 2 {
+		t.Error("both passes have one order")
 	}
 }

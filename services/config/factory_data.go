@@ -45,7 +45,10 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 			f.Use = &schemas.StreamUse{Steps: int64(v.number("max_steps")), Leaves: v.whole("gradient_accumulation_steps") * world.Nominal, Micro: v.whole("per_device_train_batch_size")}
 		}
 	}
-	if v.given("tokenized_path") {
+	if f.Save = v.savesTokens(b.c.resolve(b.path(v.text("tokenized_path")))); f.Save {
+		b.saved = b.c.resolve(b.path(v.text("tokenized_path")))
+		b.notes = append(b.notes, "tokenized data are written to "+b.saved+" when the run has succeeded; the next run reads them there")
+	} else if v.given("tokenized_path") {
 		if err := b.tokenized(ctx, f); err != nil {
 			return nil, err
 		}
@@ -62,10 +65,8 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 				return nil, err
 			}
 			if f.Buffer > 0 {
-				if set.Data.Origin != "" && len(set.Data.Files) > 1 {
-					return nil, schemas.Errorf(schemas.CodeUnsupported, name, "streaming of a hub's data set of %d files is not built: each is a shard of its own", len(set.Data.Files)).
-						WithHint("leave out streaming, or name one file")
-				}
+				// A hub's data set is streamed file by file; local files are read to one data set first, which is streamed then.
+				set.Sharded = remote.IsHub(set.Data.Origin) && len(set.Data.Files) > 1
 				set.NumSamples = 0 // upstream takes no samples of streams
 			}
 			*out = append(*out, *set)
@@ -86,8 +87,11 @@ const (
 	maxParts  = 256
 )
 
-// parts is the number of messages of the preparation.
+// parts is the number of messages of the preparation. What training takes of a stream, pass after pass, is one.
 func parts(f *schemas.FactorySpec) int {
+	if f.Buffer > 0 && f.Use != nil {
+		return 1
+	}
 	var total int64
 	for _, sets := range [][]schemas.DataSet{f.Train, f.Eval} {
 		for _, s := range sets {

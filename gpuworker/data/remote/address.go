@@ -27,6 +27,11 @@ func IsAddress(s string) bool {
 	return ok && (scheme == "http" || scheme == "gs" || scheme == "gcs" || contains(schemes(), scheme))
 }
 
+// IsHub reports whether an address, or the origin of what was fetched, is a hub's.
+func IsHub(s string) bool {
+	return strings.HasPrefix(s, "hf://") || strings.HasPrefix(s, "ms://")
+}
+
 func contains(list []string, s string) bool {
 	for _, x := range list {
 		if x == s {

@@ -124,6 +124,19 @@ func (s *Spool) Flush() error {
 // Len is the number of rows.
 func (s *Spool) Len() int { return int(s.n) }
 
+// RowsOf counts the rows of files by their names, in the order of the names; a file that gave no row has none.
+func (s *Spool) RowsOf(names []string) []int {
+	rows := map[string]int{}
+	for _, b := range s.blocks {
+		rows[s.files[b.File]] += b.Rows
+	}
+	out := make([]int, len(names))
+	for i, name := range names {
+		out[i] = rows[name]
+	}
+	return out
+}
+
 // Bytes is the size of the rows, IndexBytes that of their index.
 func (s *Spool) Bytes() int64 { return s.at }
 

@@ -22,7 +22,9 @@ func TestStreamAsDatasets(t *testing.T) {
 	for ; sc.Scan(); n++ {
 		var c struct {
 			Lengths      []int
+			Shards       [][]int
 			Buffer, Rows int
+			Pass         int
 			Seed         uint64
 			Mix          string
 			Probs        []float64
@@ -31,7 +33,7 @@ func TestStreamAsDatasets(t *testing.T) {
 		if err := json.Unmarshal(sc.Bytes(), &c); err != nil {
 			t.Fatal(err)
 		}
-		o, err := Stream(c.Lengths, c.Buffer, cmp.Or(c.Mix, "concat"), c.Probs, c.Seed)
+		o, err := Stream(streamed(c.Lengths, c.Shards), c.Buffer, cmp.Or(c.Mix, "concat"), c.Probs, PassSeed(c.Seed, c.Pass))
 		if err != nil || o.Len() != c.Rows {
 			t.Fatalf("%v %d %d: %v, %d rows of %d", c.Lengths, c.Buffer, c.Seed, err, o.Len(), c.Rows)
 		}
@@ -45,15 +47,27 @@ func TestStreamAsDatasets(t *testing.T) {
 	if n < 60 {
 		t.Errorf("%d cases", n)
 	}
-	if _, err := Stream([]int{3}, 0, "concat", nil, 1); err == nil {
+	if _, err := Stream(streamed([]int{3}, nil), 0, "concat", nil, 1); err == nil {
 		t.Error("a buffer of nothing is accepted")
 	}
-	if _, err := Stream([]int{3, 4}, 2, "interleave_once", nil, 1); err == nil {
+	if _, err := Stream(streamed([]int{3, 4}, nil), 2, "interleave_once", nil, 1); err == nil {
 		t.Error("a strategy that streams do not have is accepted")
 	}
-	if _, err := Stream([]int{3, 4}, 2, "interleave_over", []float64{1, 0}, 1); err == nil {
+	if _, err := Stream(streamed([]int{3, 4}, nil), 2, "interleave_over", []float64{1, 0}, 1); err == nil {
 		t.Error("a set that never has its turn is waited for")
 	}
+}
+
+// streamed makes sets of so many rows, in so many shards where they are given.
+func streamed(lengths []int, shards [][]int) []Streamed {
+	out := make([]Streamed, len(lengths))
+	for i, n := range lengths {
+		out[i].Rows = n
+		if i < len(shards) {
+			out[i].Shards = shards[i]
+		}
+	}
+	return out
 }
 
 // TestLaterPassesOverAStream compares with datasets 4.0.0: shuffle(buffer_size=4, seed=7), then set_epoch, over 11 and 7 rows.
@@ -73,7 +87,7 @@ func TestLaterPassesOverAStream(t *testing.T) {
 			{1, 0, 2, 101, 4, 3, 100, 103, 102, 104, 6, 5, 105, 8, 7, 10, 0, 9, 106, 2, 1, 3}, {1, 101, 100, 3, 102, 0, 2, 5, 4, 6, 103, 104, 105, 7, 8, 106, 10, 9}}},
 	} {
 		for pass, want := range c.want {
-			o, err := Stream(c.lengths, 4, c.mix, c.probs, PassSeed(7, pass))
+			o, err := Stream(streamed(c.lengths, nil), 4, c.mix, c.probs, PassSeed(7, pass))
 			if err != nil {
 				t.Fatal(err)
 			}
