@@ -175,6 +175,8 @@ type TrainStage struct {
 	EvalAccuracy bool `json:"eval_accuracy,omitempty"`
 	// Order says how samples are dealt to leaves; nil: a shuffle by Philox, each epoch cut into global batches.
 	Order *SampleOrder `json:"order,omitempty"`
+	// Pad, when not nil, fills the sequences of a leaf on the right to one length; nil: no padding is computed.
+	Pad *Padding `json:"pad,omitempty"`
 	// Init says how new adapters and value heads are drawn; nil: by Philox from the run's seed.
 	Init  *InitialDraw `json:"init,omitempty"`
 	Model ModelSpec    `json:"model"`
@@ -227,6 +229,14 @@ type TrainStage struct {
 	Recompute string `json:"recompute,omitempty" jsonschema:"enum=off,enum=on,enum=auto"`
 	// StepDelayMS slows each step down; for demonstrations and fault tests only.
 	StepDelayMS int `json:"step_delay_ms,omitempty"`
+}
+
+// Padding fills sequences to the longest of their leaf, rounded up to Multiple, with the token ID, which no other token sees. Labels trains the
+// model to write it: padding counts among a step's labels.
+type Padding struct {
+	ID       int32 `json:"id"`
+	Multiple int   `json:"multiple" jsonschema:"minimum=1"`
+	Labels   bool  `json:"labels,omitempty"`
 }
 
 // World bounds the number of seats of the gang.

@@ -14,8 +14,9 @@ type ShortAttention struct {
 	groups autograd.Tensor
 	// there holds, for each place after the shift, the token that stands there; back holds the place of each token.
 	there, back []int32
-	// mask and shifted (u8 [1, tokens]) hide padding keys in the order of the tokens and after the shift; absent without padding.
-	mask, shifted autograd.Tensor
+	// mask (u8 [1, tokens]) hides padding keys; absent without padding. As in LLaMA-Factory each group has the mask of the first group of a row,
+	// rows taking turns, whatever the group holds: padding behind the first group is seen.
+	mask autograd.Tensor
 }
 
 // UploadShort prepares shifted short attention with groups of ratio times the length of a row. A length that is not a whole number of
@@ -42,11 +43,11 @@ func (b *Batch) UploadShort(t *Tape, ratio float64) (*ShortAttention, error) {
 	}
 	s.groups = t.Ints(bounds, int64(len(bounds)))
 	if b.Mask != nil {
-		shifted := make([]uint8, n)
-		for i, from := range s.there {
-			shifted[i] = b.Mask[from]
+		mask := make([]uint8, n)
+		for i := range mask {
+			mask[i] = b.Mask[i/size%b.Rows*b.Seq+i%size]
 		}
-		s.mask, s.shifted = t.Bytes(b.Mask, 1, int64(n)), t.Bytes(shifted, 1, int64(n))
+		s.mask = t.Bytes(mask, 1, int64(n))
 	}
 	return s, nil
 }
@@ -61,9 +62,6 @@ func (h *Heads) attendShort(t *Tape, q, k, v Value, p *Positions) Value {
 		s := p.Short
 		c := ops.AttentionConfig{Batch: 1, Seq: n, Heads: h.Heads / 2, KVHeads: h.KVHeads / 2, HeadDim: h.HeadDim, ValueDim: h.ValueDim, Scale: h.Scale,
 			Softcap: h.Softcap, Docs: s.groups, KeyMask: s.mask}
-		if lo > 0 {
-			c.KeyMask = s.shifted
-		}
 		if drop, ok := p.Drop.config(t); ok {
 			drop.Stream ^= uint64(lo) // the halves count their heads, and name their tokens, alike
 			c.Drop = drop

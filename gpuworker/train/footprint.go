@@ -57,6 +57,9 @@ type MeasureConfig struct {
 // Measure runs one optimizer step of a stage on a device without memory: the code that trains, with allocations counted and operations left
 // out. Objectives with a reference or reward model are measured without it. Errors: what training would refuse.
 func Measure(ctx context.Context, c MeasureConfig) (f Footprint, err error) {
+	if p := c.Stage.Pad; p != nil {
+		c.Seq = padLength(p, c.Seq)
+	}
 	dev, err := kernels.Open(kernels.Options{Backend: c.Backend, Counting: true})
 	if err != nil {
 		return f, err

@@ -153,9 +153,17 @@ func (g *sftGoal) metrics() []string { return nil }
 
 func (g *sftGoal) begin(_ context.Context, step int64) error {
 	samples := g.s.plan.Step(step)
-	g.labels, g.carried = g.count(samples), 0
-	for leaf := range g.s.plan.Carried(step) {
-		g.carried += g.count(g.s.plan.Leaf(step, leaf))
+	g.labels, g.carried = 0, 0
+	for leaf := range g.s.plan.Leaves(step) {
+		n, err := g.count(g.s.plan.Leaf(step, leaf))
+		if err != nil {
+			return err
+		}
+		if leaf < g.s.plan.Carried(step) {
+			g.carried += n
+		} else {
+			g.labels += n
+		}
 	}
 	if g.labels < 1 || g.carried < 1 && g.s.plan.Carried(step) > 0 {
 		return schemas.Errorf(schemas.CodeData, fmt.Sprintf("step %d", step+1), "none of its %d sequences has a token to train on", len(samples))
@@ -163,12 +171,13 @@ func (g *sftGoal) begin(_ context.Context, step int64) error {
 	return nil
 }
 
-// count adds up the labels of samples.
-func (g *sftGoal) count(samples []int32) (labels int64) {
+// count adds up the labels of a leaf's samples, and those of its padding where that is trained on.
+func (g *sftGoal) count(samples []int32) (int64, error) {
+	labels, err := padLabels(g.s.data, g.s.stage.Pad, samples)
 	for _, i := range samples {
 		labels += g.s.data.LabelTokens(int(i))
 	}
-	return labels
+	return labels, err
 }
 
 func (g *sftGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResult, error) {

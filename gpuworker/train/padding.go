@@ -1,8 +1,12 @@
 package train
 
 import (
+	"slices"
+
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // padMultiple is what LLaMA-Factory's collators round the length of a batch up to in training; pretraining is not rounded.
@@ -56,4 +60,56 @@ func (s *session) paddedTokens(step int64) int64 {
 		total += int64(longest) * int64(rows*len(samples))
 	}
 	return total
+}
+
+// padLength is the length of the longest of a leaf's sequences, rounded up.
+func padLength(p *schemas.Padding, longest int) int {
+	m := max(1, p.Multiple)
+	return (longest + m - 1) / m * m
+}
+
+// padLeaf fills the sequences of a leaf to one length; the mask has 0 for what was added, nil when nothing was. Packed documents stay as they
+// are: they are not padded.
+func padLeaf(seqs []Sequence, p *schemas.Padding) (out []Sequence, mask []uint8, err error) {
+	longest := 0
+	for _, s := range seqs {
+		if len(s.Docs) > 2 {
+			return nil, nil, schemas.Errorf(schemas.CodeUnsupported, "pad", "packed sequences are not padded")
+		}
+		longest = max(longest, len(s.IDs))
+	}
+	n := padLength(p, longest)
+	out = make([]Sequence, len(seqs))
+	added := false
+	label := int32(nn.IgnoreLabel)
+	if p.Labels {
+		label = p.ID
+	}
+	for i, s := range seqs {
+		k := n - len(s.IDs)
+		out[i] = Sequence{IDs: append(slices.Clone(s.IDs), slices.Repeat([]int32{p.ID}, k)...), Labels: append(slices.Clone(s.Labels), slices.Repeat([]int32{label}, k)...), Tag: s.Tag}
+		mask = append(append(mask, slices.Repeat([]uint8{1}, len(s.IDs))...), make([]uint8, k)...)
+		added = added || k > 0
+	}
+	if !added {
+		mask = nil
+	}
+	return out, mask, nil
+}
+
+// padLabels is how many labels padding adds to a leaf of these samples.
+func padLabels(d Dataset, p *schemas.Padding, samples []int32) (int64, error) {
+	if p == nil || !p.Labels || len(samples) == 0 {
+		return 0, nil
+	}
+	lengths, ok := d.(interface{ Length(i int) int })
+	if !ok {
+		return 0, schemas.Errorf(schemas.CodeUnsupported, "pad", "these data do not tell the lengths of their sequences")
+	}
+	longest, sum := 0, 0
+	for _, i := range samples {
+		n := lengths.Length(int(i))
+		longest, sum = max(longest, n), sum+n
+	}
+	return int64(padLength(p, longest)*len(samples) - sum), nil
 }

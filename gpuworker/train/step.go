@@ -275,10 +275,19 @@ func (s *session) leaf(ctx context.Context, data Dataset, samples []int32) (*nn.
 		seqs = append(seqs, q)
 	}
 	s.seqs = seqs
+	var mask []uint8
+	if p := s.stage.Pad; p != nil {
+		var err error
+		if seqs, mask, err = padLeaf(seqs, p); err != nil {
+			return nil, err
+		}
+		s.seqs = seqs
+	}
 	b, err := makeBatch(seqs)
 	if err != nil {
 		return nil, err
 	}
+	b.Mask = mask
 	// The data was prepared with another tokenizer than the model's: it stays so, however often it is tried.
 	if err := b.Validate(s.model.Info().Vocab); err != nil {
 		return nil, schemas.Errorf(schemas.CodeModel, s.t.Stage.Name, "the data does not fit the model: %v", err).

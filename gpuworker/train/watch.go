@@ -92,7 +92,7 @@ func (w *watch) keep(loss, norm float64) {
 	}
 }
 
-// evaluated notes an evaluation loss and reports whether it is the best so far.
+// evaluated notes an evaluation loss, or another value of which the lowest is the best, and reports whether it is the best so far.
 func (w *watch) evaluated(step int64, loss float64, f *schemas.TrainFeatures) (best bool) {
 	if w.Best == nil || *w.Best-loss > f.EarlyStoppingThreshold {
 		w.Bad = 0
@@ -232,7 +232,11 @@ func (s *session) afterEval(values map[string]float64) error {
 	if f == nil || f.EarlyStopping == 0 && !f.LoadBest || len(s.evals) == 0 {
 		return nil
 	}
-	if s.watch.evaluated(s.done, values[s.evals[0].prefix+"_loss"], f) && f.LoadBest {
+	value := values[s.evals[0].prefix+"_loss"]
+	if f.BestMetric != "" {
+		value = -values[s.evals[0].prefix+"_"+f.BestMetric]
+	}
+	if s.watch.evaluated(s.done, value, f) && f.LoadBest {
 		return s.engine.KeepBest()
 	}
 	return nil

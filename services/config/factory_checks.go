@@ -65,8 +65,15 @@ func (v *factoryValues) rules() {
 			}
 		}
 	}
-	if !v.truth("ignore_pad_token_for_loss") && stage != "pt" && stage != "rm" && (v.truth("do_train") || v.doEval() && !v.generates()) {
-		v.bad("ignore_pad_token_for_loss", "%s", v.keys["ignore_pad_token_for_loss"].note)
+	if v.padLoss() && (stage == "dpo" || stage == "kto") {
+		v.bad("ignore_pad_token_for_loss", "cannot be false for stage %s: upstream counts padding among an answer's probabilities there, which is not built", stage)
+	}
+	if packs := v.truth("packing") || v.truth("neat_packing"); packs && stage == "sft" && (v.padLoss() || v.truth("shift_attn")) {
+		key := "shift_attn"
+		if v.padLoss() {
+			key = "ignore_pad_token_for_loss"
+		}
+		v.bad(key, "pads batches, which is not built for packed ones")
 	}
 	if v.truth("train_on_prompt") && v.truth("mask_history") {
 		v.bad("mask_history", "cannot be combined with train_on_prompt")
@@ -146,6 +153,12 @@ func (v *factoryValues) exportOnly() bool {
 	return v.given("export_dir") && !v.truth("do_train") && !v.truth("do_eval") && !v.truth("do_predict")
 }
 
+// padLoss says that the model is trained, or measured, on padding.
+func (v *factoryValues) padLoss() bool {
+	stage := v.text("stage")
+	return !v.truth("ignore_pad_token_for_loss") && stage != "pt" && stage != "rm" && (v.truth("do_train") || v.doEval() && !v.generates())
+}
+
 // generates says that held-out data are answered and scored, in place of a loss on them.
 func (v *factoryValues) generates() bool {
 	return v.truth("predict_with_generate") && (v.truth("do_predict") || v.doEval())
@@ -175,7 +188,7 @@ func (v *factoryValues) ranges() {
 	for key, names := range map[string][]string{
 		"stage": {"pt", "sft", "rm", "ppo", "dpo", "kto"}, "finetuning_type": {"lora", "oft", "freeze", "full"},
 		"mix_strategy": {"concat", "interleave_under", "interleave_over", "interleave_once"}, "on_bad_row": {"fail", "skip", "quarantine"},
-		"pref_loss": {"sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"}, "quantization_type": {"nf4", "fp4"}, "compat": {"", "llamafactory"},
+		"pref_loss": {"sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"}, "compat": {"", "llamafactory"},
 		"rope_scaling": append([]string{""}, schemas.RopeScalings()...),
 		"sharding":     {"auto", "none", "zero3"}, "precision": {"auto", "fp32", "bf16", "fp16"}, "lr_scheduler_type": append([]string{"reduce_lr_on_plateau"}, scheduleNames()...),
 		"galore_proj_type": {"std", "reverse_std", "right", "left", "full"}, "apollo_proj_type": {"std", "reverse_std", "right", "left"}, "apollo_scale_type": {"channel", "tensor"},
@@ -197,7 +210,7 @@ func (v *factoryValues) ranges() {
 		"adam_beta1": {0, 0.999999999}, "adam_beta2": {0, 0.999999999}, "adam_epsilon": {1e-30, 1}, "max_grad_norm": {0, 1e30}, "seed": {0, 1 << 53}, "data_seed": {0, 1 << 53},
 		"lora_rank": {1, 4096}, "lora_alpha": {0, 1e6}, "lora_dropout": {0, 0.999}, "max_samples": {0, 1 << 40}, "val_size": {0, 1 << 40}, "preprocessing_batch_size": {1, 1 << 30},
 		"preprocessing_num_workers": {0, 1024}, "num_workers": {1, 64}, "priority": {0, 3}, "eval_steps": {0, 1 << 40}, "save_steps": {0, 1 << 40}, "logging_steps": {0, 1 << 40},
-		"max_new_tokens": {0, 1 << 20}, "temperature": {0, 1e6}, "top_p": {0, 1}, "top_k": {0, 1 << 30}, "pref_beta": {0, 1e6}, "simpo_gamma": {0, 1e6}, "pref_ftx": {0, 1e6},
+		"max_new_tokens": {1, 1 << 20}, "temperature": {0, 1e6}, "top_p": {0, 1}, "top_k": {0, 1 << 30}, "pref_beta": {0, 1e6}, "simpo_gamma": {0, 1e6}, "pref_ftx": {0, 1e6},
 		"early_stopping_steps": {0, 1 << 30}, "neftune_noise_alpha": {0, 1e6}, "label_smoothing_factor": {0, 0.999}, "ld_alpha": {0, 1},
 	} {
 		if f := v.number(key); f < r[0] || f > r[1] {

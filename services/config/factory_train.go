@@ -82,6 +82,9 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if err := b.scratch(ctx, t); err != nil {
 		return nil, err
 	}
+	if err := b.padding(t); err != nil {
+		return nil, err
+	}
 	b.evaluation(t, prep)
 	if !v.truth("do_train") {
 		b.evalOnly(t)
@@ -131,7 +134,7 @@ func (b *factoryBuilder) method(t *schemas.TrainStage) {
 			t.LoRA.PlusRatio, t.LoRA.PlusEmbeddingLR = v.number("loraplus_lr_ratio"), v.number("loraplus_lr_embedding")
 		}
 		if t.LoRA.PiSSA {
-			t.LoRA.PiSSAIter, t.LoRA.PiSSAConvert = v.whole("pissa_iter"), v.truth("pissa_convert")
+			t.LoRA.PiSSAIter = v.whole("pissa_iter")
 		}
 	case "oft":
 		t.OFT = &schemas.OFT{Rank: v.whole("oft_rank"), BlockSize: v.whole("oft_block_size"), Targets: v.list("oft_target"), ModulesToSave: v.list("additional_target")}
@@ -247,11 +250,14 @@ func (b *factoryBuilder) features(t *schemas.TrainStage) {
 	} else if v.given("early_stopping_steps") || v.truth("load_best_model_at_end") {
 		v.bad("eval_strategy", "must be steps with early_stopping_steps and load_best_model_at_end")
 	}
-	if m := v.text("metric_for_best_model"); m != "" && m != "loss" && m != "eval_loss" {
-		v.bad("metric_for_best_model", "is %q, only loss is built", m)
-	}
-	if !v.truth("average_tokens_across_devices") {
-		v.bad("average_tokens_across_devices", "cannot be false: the loss is always that of the global batch")
+	switch m := strings.TrimPrefix(v.text("metric_for_best_model"), "eval_"); {
+	case m == "" || m == "loss":
+	case m == "accuracy" && (v.truth("compute_accuracy") || t.Objective == "rm"):
+		f.BestMetric = m
+	case m == "accuracy":
+		v.bad("metric_for_best_model", "is accuracy, which compute_accuracy: true measures")
+	default:
+		v.bad("metric_for_best_model", "is %q, only loss and accuracy are built", m)
 	}
 	t.EvalEachEpoch, t.EvalOnStart = v.evalStrategy() == "epoch", v.truth("eval_on_start")
 	if f != (schemas.TrainFeatures{}) {

@@ -39,7 +39,6 @@ func (v *factoryValues) check() {
 		case !v.given(n):
 		case !v.fits(k, at):
 			v.p.add(at, "%s is %q, expected %s", n, written(at), k.kind.describe())
-		case n == "ignore_pad_token_for_loss": // see rules
 		case k.status == refused && !v.isDefault(k, at):
 			v.p.add(at, "%s: %s", n, k.note)
 		}

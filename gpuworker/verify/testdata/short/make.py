@@ -28,7 +28,7 @@ def grouped(q, k, v, visible, size):
     """attend within groups of size positions."""
     b, h, n, d = q.shape
     fold = lambda x: x.reshape(b, h, n // size, size, d).transpose(1, 2).reshape(-1, h, size, d)
-    o = attend(fold(q), fold(k), fold(v), visible.reshape(-1, size))
+    o = attend(fold(q), fold(k), fold(v), visible)
     return o.reshape(b, n // size, h, size, d).transpose(1, 2).reshape(b, h, n, d)
 
 
@@ -39,8 +39,10 @@ def forward(self, hidden_states, position_embeddings, attention_mask=None, **kwa
     k, v = ml.repeat_kv(k, self.num_key_value_groups), ml.repeat_kv(v, self.num_key_value_groups)
     size, half = int(n * RATIO), q.shape[1] // 2
     there = lambda x: x[:, half:].roll(-size // 2, 2)
-    plain = grouped(q[:, :half], k[:, :half], v[:, :half], keep["mask"], size)
-    shifted = grouped(there(q), there(k), there(v), keep["mask"].roll(-size // 2, 1), size).roll(size // 2, 2)
+    # LLaMA-Factory cuts the mask to the first group of every row and repeats it, rows taking turns (model_utils/longlora.py).
+    visible = keep["mask"][:, :size].repeat(n // size, 1)
+    plain = grouped(q[:, :half], k[:, :half], v[:, :half], visible, size)
+    shifted = grouped(there(q), there(k), there(v), visible, size).roll(size // 2, 2)
     return self.o_proj(torch.cat([plain, shifted], 1).transpose(1, 2).reshape(b, n, -1)), None
 
 
@@ -51,9 +53,9 @@ for p in model.parameters():
     p.data = (1 if p.dim() < 2 else 0) + 0.2 * torch.randn_like(p)
 ids = torch.randint(3, 61, (2, 24))
 mask = torch.ones_like(ids)
-mask[1, 17:] = 0
+mask[1, 4:] = 0
 labels = ids.masked_fill(mask == 0, -100)
-labels[:, :4] = -100
+labels[:, :2] = -100
 keep["mask"] = mask.bool()
 ml.LlamaAttention.forward = forward
 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
