@@ -1,12 +1,13 @@
 // Package prep handles the messages of prep stages: it reads the rows, cleans and splits them, and encodes, packs and stores a part of
 // them as token shards.
 //
-// Every part makes the same plan over all rows, which is cheap and deterministic, and then encodes its own rows: those whose place among
-// the rows of the split is the part's number modulo the number of parts. What it writes is addressed by what it was made of, so that the
+// The part that comes first reads all rows, decides on every one and stores for each part its own: those whose place among the rows of the split
+// is the part's number modulo the number of parts. What is written is addressed by what it was made of, so that the
 // same data, tokenizer, template and settings are prepared once.
 package prep
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -14,6 +15,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -39,7 +42,7 @@ func Handle(ctx context.Context, t *consume.Task) error {
 	}
 	err := p.run(ctx)
 	if p.plan != nil {
-		err = errors.Join(err, p.plan.tok.Close())
+		err = errors.Join(err, p.plan.close())
 	}
 	if p.factory != nil {
 		err = errors.Join(err, p.factory.close())
@@ -71,6 +74,11 @@ func (p *part) run(ctx context.Context) error {
 		e, err := p.output(ctx, o)
 		if err != nil {
 			return err
+		}
+		if f := p.prep.Factory; f != nil && f.Save {
+			if err := p.save(ctx, o, e); err != nil {
+				return err
+			}
 		}
 		for _, x := range e.Objects {
 			x.Name = o.Name + "/" + x.Name
@@ -125,33 +133,38 @@ func (p *part) output(ctx context.Context, o *schemas.PrepOutput) (*entry, error
 			return nil, err
 		}
 	}
-	rows, total := p.plan.rows(o.Split, p.index, p.prep.Parts)
+	return p.finishEntry(ctx, hash, func() (*entry, error) { return p.simpleOutput(ctx, o, hash) })
+}
+
+// simpleOutput makes one output's shard of this part from the rows that the plan gave it, one row at a time.
+func (p *part) simpleOutput(ctx context.Context, o *schemas.PrepOutput, hash string) (_ *entry, err error) {
+	rows, total := p.plan.rows(o.Split)
 	if total == 0 {
 		return nil, schemas.Errorf(schemas.CodeData, p.task.Stage.Name+"/"+o.Name, "no row is left for the split %q: %d rows were read, %d kept", o.Split,
-			p.plan.read, len(p.plan.kept)).WithHint("look at clean and split of the stage")
+			p.plan.Read, p.plan.Kept).WithHint("look at clean and split of the stage")
 	}
-	seqs, err := p.encode(ctx, o, rows)
+	w, err := data.NewShardFile(p.task.Dir, 1, false)
 	if err != nil {
 		return nil, err
 	}
-	w := data.NewShardWriter()
+	defer func() { err = errors.Join(err, w.Close()) }()
 	trained := int64(0)
-	for _, s := range seqs {
-		if err := w.Add(s); err != nil {
-			return nil, err
-		}
+	enc := data.Encoding{Tokenizer: p.plan.tok, Output: o, Dir: p.task.Dir, Progress: p.progress(ctx, o, rows)}
+	err = data.Encode(enc, func(f func(*data.Row) error) error { return p.plan.each(o.Split, f) }, func(s data.Sequence) error {
 		trained += int64(s.Trained())
+		return w.Add(s)
+	})
+	if err == nil {
+		err = enc.Progress(int(rows))
 	}
-	shard, err := w.Bytes()
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{Version: 1, Plan: p.plan.counters, Counters: map[string]int64{"rows": int64(len(rows)), "sequences": int64(w.Len()),
-		"tokens": w.Tokens(), "label_tokens": trained}}
-	if err := p.store(ctx, e, hash, data.ObjectShard, shard); err != nil {
+	e := &entry{Version: 1, Plan: p.plan.Counters, Counters: map[string]int64{"rows": rows, "sequences": int64(w.Len()), "tokens": w.Tokens(), "label_tokens": trained}}
+	if err := p.storeShard(ctx, e, hash, w); err != nil {
 		return nil, err
 	}
-	if q := p.plan.bad.Quarantined; len(q) > 0 && p.index == 0 {
+	if q := p.plan.Bad; len(q) > 0 && p.index == 0 {
 		b, err := quarantine(q)
 		if err != nil {
 			return nil, err
@@ -161,15 +174,32 @@ func (p *part) output(ctx context.Context, o *schemas.PrepOutput) (*entry, error
 		}
 	}
 	if o.Rows {
-		b, err := data.EncodeRows(rows)
-		if err != nil {
-			return nil, err
-		}
-		if err := p.store(ctx, e, hash, data.ObjectRows, b); err != nil {
-			return nil, err
-		}
+		return e, p.storeRows(ctx, e, o, hash)
 	}
-	return p.finishEntry(ctx, hash, func() (*entry, error) { return e, nil })
+	return e, nil
+}
+
+// storeRows stores the text of the rows, for evaluation.
+func (p *part) storeRows(ctx context.Context, e *entry, o *schemas.PrepOutput, hash string) (err error) {
+	f, err := os.CreateTemp(p.task.Dir, "texts-*")
+	if err != nil {
+		return fmt.Errorf("cannot create a scratch file: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	sum := sha256.New()
+	w := bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<20)
+	if err := p.plan.each(o.Split, func(r *data.Row) error { return data.EncodeRow(w, r) }); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("cannot write a scratch file: %w", err)
+	}
+	size, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return fmt.Errorf("cannot read a scratch file: %w", err)
+	}
+	return p.upload(ctx, e, schemas.Object{Name: data.ObjectRows, Key: schemas.CacheKey(p.task.Spec.Tenant, hash, data.ObjectRows), Bytes: size,
+		SHA256: hex.EncodeToString(sum.Sum(nil))}, io.NewSectionReader(f, 0, size))
 }
 
 // finishEntry writes the cache entry that make gives.
@@ -188,28 +218,23 @@ func (p *part) finishEntry(ctx context.Context, hash string, make func() (*entry
 	return e, nil
 }
 
-// encode turns rows into sequences and reports how far it is.
-func (p *part) encode(ctx context.Context, o *schemas.PrepOutput, rows []data.Row) ([]data.Sequence, error) {
+// progress reports how many of an output's rows are encoded, and stops when the task is stopped.
+func (p *part) progress(ctx context.Context, o *schemas.PrepOutput, rows int64) func(done int) error {
 	last := time.Now()
-	report := func(done int) error {
+	return func(done int) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if done != len(rows) && time.Since(last) < 200*time.Millisecond {
+		if int64(done) != rows && time.Since(last) < 200*time.Millisecond {
 			return nil
 		}
 		last = time.Now()
-		p.task.Phase(consume.PhaseStep, int64(done), int64(len(rows)))
+		p.task.Phase(consume.PhaseStep, int64(done), rows)
 		p.task.Report(schemas.Event{At: last.UTC(), Type: schemas.EventProgress, Tenant: p.task.Message.Tenant, Run: p.task.Message.Run,
 			Stage: p.task.Message.Stage, Worker: p.task.Worker, Message: "rows",
-			Values: map[string]float64{"part": float64(p.index), "rows": float64(p.plan.before(o) + done), "total": float64(p.plan.total())}})
+			Values: map[string]float64{"part": float64(p.index), "rows": float64(p.plan.before(o) + int64(done)), "total": float64(p.plan.total())}})
 		return nil
 	}
-	seqs, err := data.Encode(p.plan.tok, o, rows, report)
-	if err != nil {
-		return nil, err
-	}
-	return seqs, report(len(rows))
 }
 
 // cached reads a cache entry whose objects are all there; nil otherwise.
@@ -266,7 +291,7 @@ func (p *part) hash(o *schemas.PrepOutput) (string, error) {
 // came from.
 func sameContent(f *schemas.FactorySpec) *schemas.FactorySpec {
 	c := *f
-	c.Date = ""
+	c.Date, c.Save = "", false
 	for _, sets := range []*[]schemas.DataSet{&c.Train, &c.Eval} {
 		*sets = slices.Clone(*sets)
 		for i := range *sets {
@@ -280,8 +305,13 @@ func sameContent(f *schemas.FactorySpec) *schemas.FactorySpec {
 func (p *part) store(ctx context.Context, e *entry, hash, name string, b []byte) error {
 	sum := sha256.Sum256(b)
 	o := schemas.Object{Name: name, Key: schemas.CacheKey(p.task.Spec.Tenant, hash, name), Bytes: int64(len(b)), SHA256: hex.EncodeToString(sum[:])}
+	return p.upload(ctx, e, o, bytes.NewReader(b))
+}
+
+// upload uploads an object of the cache from a reader and adds it to the entry.
+func (p *part) upload(ctx context.Context, e *entry, o schemas.Object, r io.Reader) error {
 	p.task.Phase(consume.PhaseCommit, 0, o.Bytes)
-	if err := p.task.Objects.Upload(ctx, o.Key, bytes.NewReader(b), o.Bytes); err != nil {
+	if err := p.task.Objects.Upload(ctx, o.Key, r, o.Bytes); err != nil {
 		return fmt.Errorf("cannot store %s: %w", o.Key, err)
 	}
 	e.Objects = append(e.Objects, o)

@@ -51,7 +51,7 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 	if v.exportOnly() {
 		r.Output = v.text("export_dir")
 	}
-	r.Logs = nonEmpty(v.text("logging_dir"), r.Output)
+	r.Logs, r.Tokenized = nonEmpty(v.text("logging_dir"), r.Output), b.saved
 	r.Factory = &FactoryOutput{Predicts: v.truth("do_predict"), Generates: v.generates() && v.doEval(), Saves: strategy(v.text("save_strategy")) != "no", LoggingSteps: v.number("logging_steps"), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
 		BatchSize: v.whole("per_device_train_batch_size"), Epochs: v.number("num_train_epochs")}
 	if slices.Contains(v.list("report_to"), "otlp") {
@@ -97,6 +97,8 @@ type factoryBuilder struct {
 	template  string
 	// vocab, when positive, is what the model's vocabulary is grown to.
 	vocab int
+	// saved is the folder that tokenized data are written to, "" for none.
+	saved string
 }
 
 func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {

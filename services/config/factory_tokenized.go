@@ -19,7 +19,7 @@ func (b *factoryBuilder) tokenized(ctx context.Context, f *schemas.FactorySpec) 
 		return schemas.Errorf(code, place, format, args...).WithHint("tokenized_path is a folder that LLaMA-Factory has saved; without the key data are prepared, and found again by their content")
 	}
 	if info, err := os.Stat(folder); err != nil || !info.IsDir() {
-		return fail(schemas.CodeNotFound, folder, "there is no such folder, and none is written")
+		return fail(schemas.CodeNotFound, folder, "there is no such folder")
 	}
 	var splits struct {
 		Splits []string `json:"splits"`
@@ -52,6 +52,20 @@ func (b *factoryBuilder) tokenized(ctx context.Context, f *schemas.FactorySpec) 
 		return fail(schemas.CodeData, folder, "has no split to evaluate on (validation)")
 	}
 	return nil
+}
+
+// savesTokens says that tokenized_path names a folder that holds nothing yet: data are prepared as ever, and saved there.
+func (v *factoryValues) savesTokens(folder string) bool {
+	if !v.given("tokenized_path") {
+		return false
+	}
+	if list, err := os.ReadDir(folder); err == nil && len(list) > 0 || err != nil && !os.IsNotExist(err) {
+		return false
+	}
+	if v.truth("packing") || v.truth("neat_packing") || v.text("stage") == "pt" && !v.given("packing") {
+		v.bad("tokenized_path", "%s holds nothing yet, and packed data are not saved: leave out packing, or tokenized_path", folder)
+	}
+	return true
 }
 
 // savedSplit is the Arrow files of a split, in order.

@@ -43,6 +43,8 @@ type Resolved struct {
 	Inputs []Input
 	// Output and Logs are where the simpler form writes; empty for a run spec.
 	Output, Logs string
+	// Tokenized is the folder that tokenized data are written to when the run has succeeded, empty for none.
+	Tokenized string
 	// Workers is the number of worker processes that the simpler form asks for when everything runs embedded.
 	Workers int
 	// Device is auto, cpu or cuda: what worker processes that are started for the run compute with; empty is auto.

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunefleet/tunefleet/gpuworker/evaluate"
+	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/api/client"
 	"github.com/tunefleet/tunefleet/services/config"
@@ -233,6 +234,11 @@ func (a *app) collect(ctx context.Context, cl *client.Client, tenant, run string
 			if err := a.fetchOutputs(ctx, cl, tenant, run, st.Name+"/"+f+"/", to); err != nil {
 				return err
 			}
+		}
+	}
+	if r.Tokenized != "" {
+		if err := a.fetchOutputs(ctx, cl, tenant, run, prep.SavedFolder+"/", r.Tokenized); err != nil {
+			return err
 		}
 	}
 	a.say("result in %s, log in %s", r.Output, filepath.Join(r.Logs, trainerLogName))
