@@ -38,6 +38,15 @@ type prediction struct {
 	Predict string    `json:"predict"`
 	Label   string    `json:"label"`
 	Scored  [2]string `json:"scored"`
+	// IDs are there where the texts keep special tokens: padding is one of them, and how much there is depends on all rows.
+	IDs *predictedIDs `json:"ids,omitempty"`
+}
+
+// predictedIDs are what the texts of a row are made of.
+type predictedIDs struct {
+	Prompt  int     `json:"prompt"` // its length
+	Predict []int32 `json:"predict"`
+	Label   []int32 `json:"label"`
 }
 
 // predictionSlice is the content of a part's object.
@@ -47,20 +56,25 @@ type predictionSlice struct {
 	Seconds float64      `json:"seconds"`
 }
 
+// predictEncoder is the encoder of the data that are answered, and their preparation.
+func predictEncoder(ctx context.Context, t *consume.Task) (*chat.Encoder, *schemas.PrepStage, error) {
+	_, name, ps, err := data.FindOutput(t.Spec, t.Stage.Eval.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	tok, err := prep.OpenChatTokenizer(ctx, prep.Files{Objects: t.Objects, Tenant: t.Message.Tenant}, ps.Tokenizer)
+	if err != nil {
+		return nil, nil, err
+	}
+	enc, err := prep.NewChatEncoder(tok, data.Output(ps, name), ps.Factory)
+	return enc, ps, err
+}
+
 // predict answers the prompts of one slice: a contiguous range of the data.
 func predict(ctx context.Context, t *consume.Task) (err error) {
 	t.Phase(consume.PhaseLoad, 0, 0)
 	p, e := t.Stage.Eval.Predict, t.Stage.Eval
-	_, name, ps, err := data.FindOutput(t.Spec, e.Data)
-	if err != nil {
-		return err
-	}
-	o := data.Output(ps, name)
-	tok, err := prep.OpenChatTokenizer(ctx, prep.Files{Objects: t.Objects, Tenant: t.Message.Tenant}, ps.Tokenizer)
-	if err != nil {
-		return err
-	}
-	enc, err := prep.NewChatEncoder(tok, o, ps.Factory)
+	enc, _, err := predictEncoder(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -170,8 +184,11 @@ func (a *answerer) rows(ctx context.Context, from, to int) (*predictionSlice, er
 		}
 		for i := range made {
 			out.Tokens += int64(len(made[i]))
-			out.Rows = append(out.Rows, prediction{Prompt: a.text(prompts[i], false), Predict: a.text(made[i], !g.KeepSpecial), Label: a.text(answers[i], !g.KeepSpecial),
-				Scored: [2]string{a.text(made[i], true), a.text(answers[i], true)}})
+			row := prediction{Prompt: decoded(a.enc, prompts[i], false), Predict: decoded(a.enc, made[i], true), Label: decoded(a.enc, answers[i], true)}
+			if row.Scored = [2]string{row.Predict, row.Label}; g.KeepSpecial {
+				row.IDs = &predictedIDs{len(prompts[i]), made[i], answers[i]}
+			}
+			out.Rows = append(out.Rows, row)
 		}
 		a.t.Phase("generate", int64(min(at+batch, to)-from), int64(to-from))
 	}
@@ -200,10 +217,10 @@ func (a *answerer) generate(ctx context.Context, prompts [][]int32, opt generate
 	return out, nil
 }
 
-// text decodes as transformers' batch_decode does, with the tokenizer's own clean-up.
-func (a *answerer) text(ids []int32, skip bool) string {
-	s := a.enc.Tokenizer.Decode(ids, skip)
-	if a.enc.Tokenizer.CleanUpSpaces() {
+// decoded decodes as transformers' batch_decode does, with the tokenizer's own clean-up.
+func decoded(enc *chat.Encoder, ids []int32, skip bool) string {
+	s := enc.Tokenizer.Decode(ids, skip)
+	if enc.Tokenizer.CleanUpSpaces() {
 		s = hftok.CleanUp(s)
 	}
 	return s
@@ -226,6 +243,11 @@ func reducePredictions(ctx context.Context, t *consume.Task) error {
 			return schemas.Errorf(schemas.CodeData, sliceName(part), "is no slice of predictions: %v", err)
 		}
 		all.Rows, all.Tokens, all.Seconds = append(all.Rows, s.Rows...), all.Tokens+s.Tokens, all.Seconds+s.Seconds
+	}
+	if t.Stage.Eval.Predict.Generation.KeepSpecial {
+		if err := padPredictions(ctx, t, all.Rows); err != nil {
+			return err
+		}
 	}
 	values, err := scorePredictions(all.Rows)
 	if err != nil {
