@@ -111,12 +111,14 @@ type TrainFeatures struct {
 	// GroupByLength orders samples so that those of like length meet in a step, as transformers' LengthGroupedSampler.
 	GroupByLength bool `json:"group_by_length,omitempty"`
 	// EvalEvery is the number of steps between two evaluations of Eval; EvalShare, in its place, a share of all steps. EarlyStopping ends the stage after that many evaluations without a
-	// loss lower by more than EarlyStoppingThreshold; LoadBest makes the best evaluated weights final.
+	// loss lower by more than EarlyStoppingThreshold; LoadBest makes the best evaluated weights final. BestMetric "accuracy" has the highest
+	// accuracy for the best, in place of the lowest loss; it needs EvalAccuracy.
 	EvalEvery              int64   `json:"eval_every,omitempty"`
 	EvalShare              float64 `json:"eval_share,omitempty"`
 	EarlyStopping          int     `json:"early_stopping,omitempty"`
 	EarlyStoppingThreshold float64 `json:"early_stopping_threshold,omitempty"`
 	LoadBest               bool    `json:"load_best,omitempty"`
+	BestMetric             string  `json:"best_metric,omitempty" jsonschema:"enum=,enum=accuracy"`
 	// OnAnomaly says what becomes of a step whose loss spikes or whose gradient is an outlier, when computing it again gives the same:
 	// "keep" (default), "skip" or "rollback". A loss or gradient that is not finite is never kept: keep fails the run.
 	OnAnomaly string `json:"on_anomaly,omitempty" jsonschema:"enum=keep,enum=skip,enum=rollback"`
@@ -316,6 +318,7 @@ func (p *problems) objective(st *Stage, t *TrainStage, at string, before map[str
 		p.check(f.MaxTokens >= 0 && f.EvalEvery >= 0 && f.EarlyStopping >= 0, at+".features", "max_tokens, eval_every and early_stopping must not be negative")
 		p.check((f.EarlyStopping == 0 && !f.LoadBest && f.EvalEvery == 0 && f.EvalShare == 0) || t.Eval != "" || len(t.Evals) > 0, at+".features.eval_every", "needs eval: the data to measure on")
 		p.check((f.EarlyStopping == 0 && !f.LoadBest) || f.EvalEvery > 0 || f.EvalShare > 0, at+".features.eval_every", "must be positive with early_stopping and load_best")
+		p.check(f.BestMetric == "" || f.BestMetric == "accuracy" && t.EvalAccuracy, at+".features.best_metric", "%q is not measured (accuracy, with eval_accuracy)", f.BestMetric)
 		p.check(slices.Contains([]string{"keep", "skip", "rollback"}, f.OnAnomaly), at+".features.on_anomaly", "%q is unknown (keep, skip, rollback)", f.OnAnomaly)
 		p.check((f.LabelSmoothing == 0 && !f.DFT && f.ZLoss == 0 && !f.LeafMeans) || t.Objective == "sft" || t.Objective == "pt", at+".features", "label_smoothing, leaf_means, dft and z_loss go with pt and sft")
 	}

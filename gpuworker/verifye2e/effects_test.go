@@ -3,6 +3,7 @@ package verifye2e_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/localrun"
+	"github.com/tunefleet/tunefleet/gpuworker/train"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/config"
 )
@@ -62,7 +64,7 @@ var effects = map[string]struct{ value, with, instead string }{
 	// Model
 	"model_name_or_path": {value: "ROOT/model_llama3_memo"}, "adapter_name_or_path": {value: "ROOT/sft_lora/out"}, "rope_scaling": {value: "linear", with: "cutoff_len=4096"},
 	"adapter_folder": {value: "ROOT/sft_lora", with: "adapter_name_or_path=out", instead: "adapter_folder=ROOT/sft_lora_on_memo"},
-	"shift_attn":     {value: "true", with: "stage=pt dataset=c4_demo"}, "add_tokens": {value: "name,Hello", with: onFull},
+	"shift_attn":     {value: "true"}, "ignore_pad_token_for_loss": {value: "false"}, "add_tokens": {value: "name,Hello", with: onFull},
 	"add_special_tokens": {value: "name,Hello", with: onFull}, "train_from_scratch": {value: "true", with: onFull},
 	"quantization_bit": {value: "4"}, "double_quantization": {value: "false", with: "quantization_bit=4"},
 	// Methods
@@ -100,8 +102,13 @@ var effects = map[string]struct{ value, with, instead string }{
 	"eval_steps": {value: "1", with: "val_size=4 eval_strategy=steps", instead: "eval_steps=2"}, "eval_on_start": {value: "true", with: onEval}, "seed": {value: "8"}, "data_seed": {value: "9"},
 	"dataloader_drop_last": {value: "true", with: "max_samples=7 max_steps=-1 num_train_epochs=1"}, "neftune_noise_alpha": {value: "5"}, "label_smoothing_factor": {value: "0.2"},
 	"group_by_length": {value: "true"}, "world": {value: "{nominal: 2}"}, "value_head": {value: "ROOT/rm_lora/init_adapter", with: "stage=rm dataset=dpo_en_demo"},
-	"early_stopping_steps": {value: "1", with: "max_steps=6 val_size=4 eval_strategy=steps eval_steps=1 learning_rate=100 load_best_model_at_end=true", instead: "seed=7"},
-	"clean":                {value: "{max_chars: 5}"}, "sample": {value: "{max_rows: 3}"}, "augment": {value: "{methods: [typo]}"},
+	"early_stopping_steps":   {value: "1", with: "max_steps=6 val_size=4 eval_strategy=steps eval_steps=1 learning_rate=100 load_best_model_at_end=true", instead: "seed=7"},
+	"load_best_model_at_end": {value: "true", with: "max_steps=6 val_size=4 eval_strategy=steps eval_steps=1 learning_rate=100"},
+	"metric_for_best_model":  {value: "accuracy", with: "compute_accuracy=true load_best_model_at_end=true max_steps=8 val_size=6 eval_strategy=steps eval_steps=1"},
+	"on_bad_row":             {value: "quarantine", with: "dataset_dir={b: {file_name: broken.jsonl}} dataset=b max_samples=null", instead: "on_bad_row=skip"},
+	"dataset_dir":            {value: "{identity: {file_name: thoughts.json, formatting: sharegpt}}", with: "max_samples=null"},
+	"moe_aux_loss_coef":      {value: "0.5", with: "model_name_or_path=./moe resize_vocab=true"},
+	"clean":                  {value: "{max_chars: 5}"}, "sample": {value: "{max_rows: 3}"}, "augment": {value: "{methods: [typo]}"},
 	// Generation
 	"do_predict": {value: "true", with: "val_size=2 predict_with_generate=true max_new_tokens=8"}, "predict_with_generate": {value: "true", with: "val_size=2 do_eval=true max_new_tokens=8"},
 	"do_sample":   {value: "true", with: strings.Replace(onPredict, " do_sample=false", "", 1) + " temperature=3", instead: "do_sample=false"},
@@ -113,20 +120,69 @@ var effects = map[string]struct{ value, with, instead string }{
 // onThoughts has answers with thoughts in turns that are not the last.
 const onThoughts = `dataset_dir={t: {file_name: thoughts.json, formatting: sharegpt}} dataset=t`
 
+// exported are keys that act on what is exported, or on which weights are: the stage is run, too.
+var exported = []string{"load_best_model_at_end", "metric_for_best_model"}
+
 // effectsElsewhere names the tests of keys that change nothing of what is computed, or cannot be changed alone.
 var effectsElsewhere = map[string]string{
-	"tokenized_path": "gpuworker/verifye2e:TestTokenizedByLLaMAFactory", "dataset_dir": "services/config:TestInlineDataSets", "model_revision": "services/config:TestHubs", "use_modelscope_hub": "services/config:TestHubs",
+	"tokenized_path": "gpuworker/verifye2e:TestTokenizedByLLaMAFactory", "model_revision": "services/config:TestHubs", "use_modelscope_hub": "services/config:TestHubs",
 	"resize_vocab": "gpuworker/verifye2e:TestVariantsOfLLaMAFactory", "use_llama_pro": "gpuworker/train:TestEveryMethodKeepsItsBits",
-	"quantization_type": "services/config:TestEveryWorkingKeyHasAnEffect", "pissa_convert": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"moe_aux_loss_coef": "services/config:TestEveryWorkingKeyHasAnEffect", "galore_layerwise": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"apollo_layerwise": "services/config:TestEveryWorkingKeyHasAnEffect", "by_block": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"load_best_model_at_end": "services/config:TestEveryWorkingKeyHasAnEffect", "metric_for_best_model": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"average_tokens_across_devices": "services/config:TestEveryWorkingKeyHasAnEffect", "max_length": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"export_dir": "services/config:TestEveryWorkingKeyHasAnEffect", "output_dir": "services/config:TestEveryWorkingKeyHasAnEffect", "logging_dir": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"logging_steps": "services/config:TestEveryWorkingKeyHasAnEffect", "save_strategy": "services/config:TestEveryWorkingKeyHasAnEffect", "save_steps": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"report_to": "services/config:TestEveryWorkingKeyHasAnEffect", "run_name": "services/config:TestEveryWorkingKeyHasAnEffect", "include_num_input_tokens_seen": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"pool": "services/config:TestEveryWorkingKeyHasAnEffect", "priority": "services/config:TestEveryWorkingKeyHasAnEffect", "tenant": "services/config:TestEveryWorkingKeyHasAnEffect",
-	"num_workers": "services/config:TestEveryWorkingKeyHasAnEffect", "sharding": "services/config:TestEveryWorkingKeyHasAnEffect", "on_bad_row": "services/config:TestEveryWorkingKeyHasAnEffect",
+	"galore_layerwise": "gpuworker/verifye2e:TestKeysChangeMemory", "apollo_layerwise": "gpuworker/verifye2e:TestKeysChangeMemory", "by_block": "gpuworker/verifye2e:TestKeysChangeMemory",
+	"sharding": "gpuworker/verifye2e:TestKeysChangeMemory", "num_workers": "gpuworker/verifye2e:TestKeysChangeMemory",
+	"export_dir": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "output_dir": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
+	"logging_dir": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "logging_steps": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
+	"save_strategy": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "save_steps": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
+	"run_name": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "include_num_input_tokens_seen": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
+	"pool": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "priority": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "tenant": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
+	"report_to": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
+}
+
+// TestKeysChangeMemory: keys that never change a bit of the result change what a rank holds, by the same count that tunefleet plan prints.
+func TestKeysChangeMemory(t *testing.T) {
+	root := fixtures(t)
+	for key, c := range map[string]struct {
+		value, with string
+		world       int
+	}{
+		"by_block":         {"true", onFull + " gradient_accumulation_steps=1", 1},
+		"galore_layerwise": {"true", "use_galore=true gradient_accumulation_steps=1 " + onFull, 1},
+		"apollo_layerwise": {"true", "use_apollo=true gradient_accumulation_steps=1 " + onFull, 1},
+		"sharding":         {"zero3", onFull, 2},
+		"num_workers":      {"2", onFull + " sharding=zero3", 0},
+	} {
+		t.Run(key, func(t *testing.T) {
+			peak := func(more string) (int64, string) {
+				dir := t.TempDir()
+				write(t, dir, "train.yaml", []byte(strings.ReplaceAll(effectsBase, "ROOT", root)))
+				spec, _, err := options().Load(t.Context(), filepath.Join(dir, "train.yaml"), splitOverrides(c.with+" "+more))
+				if err != nil {
+					t.Fatal(err)
+				}
+				st, err := spec.StageOf("train")
+				if err != nil {
+					t.Fatal(err)
+				}
+				model, err := os.ReadFile(filepath.Join(root, "model_llama3", "config.json"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				world := c.world
+				if world == 0 {
+					world = st.Train.World.Max
+				}
+				f, err := train.Measure(t.Context(), train.MeasureConfig{Stage: st.Train, Model: model, World: world, Seq: 96})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return f.Weights + f.Gradients + f.Optimizer + f.Window + f.Activations, fmt.Sprintf("%+v", f)
+			}
+			before, a := peak("")
+			after, b := peak(key + "=" + c.value)
+			if after >= before {
+				t.Errorf("%s=%s: %d bytes at most, %d without\n%s\n%s", key, c.value, after, before, b, a)
+			}
+		})
+	}
 }
 
 // TestEveryWorkingKeyIsTested: a key of the table that works has a case in effects, or the name of a test that exists.
@@ -174,23 +230,29 @@ func TestKeysChangeWhatIsComputed(t *testing.T) {
 	before := map[string]string{}
 	for key, c := range effects {
 		t.Run(key, func(t *testing.T) {
-			base := strings.TrimSpace(c.instead + "\x00" + c.with)
+			all := slices.Contains(exported, key)
+			base := fmt.Sprint(c.instead, "\x00", c.with, "\x00", all)
 			if _, ok := before[base]; !ok {
-				before[base] = computedBy(t, root, c.with, c.instead)
+				before[base] = computedBy(t, root, c.with, c.instead, all)
 			}
-			if got := computedBy(t, root, c.with, key+"="+c.value); got == before[base] {
+			if got := computedBy(t, root, c.with, key+"="+c.value, all); got == before[base] {
 				t.Errorf("%s=%s changes nothing of %.400s", key, c.value, got)
 			}
 		})
 	}
 }
 
-// computedBy runs a configuration: the content of what was prepared, the numbers of steps and evaluations, and the texts of predictions.
-func computedBy(t *testing.T, root, with, more string) string {
+// computedBy runs a configuration: the content of what was prepared, the numbers of steps and evaluations, the texts of predictions, and with
+// export the content of what is exported.
+func computedBy(t *testing.T, root, with, more string, export bool) string {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, dir, "train.yaml", []byte(strings.ReplaceAll(effectsBase, "ROOT", root)))
 	write(t, dir, "thoughts.json", []byte(`[{"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"<think>\nwhy\n</think>\n\nb"},{"from":"human","value":"c"},{"from":"gpt","value":"<think>\nso\n</think>\n\nd"}]}]`))
+	write(t, dir, "broken.jsonl", []byte("{\"instruction\": \"a\", \"output\": \"b\"}\n[1]\n{\"instruction\": \"c\", \"output\": \"d\"}\n"))
+	if strings.Contains(with, "./moe") {
+		makeMixture(t, root, filepath.Join(dir, "moe"))
+	}
 	o := options()
 	spec, inputs, err := o.Load(t.Context(), filepath.Join(dir, "train.yaml"), splitOverrides(strings.ReplaceAll(with+" "+more, "ROOT", root)))
 	if err != nil {
@@ -202,7 +264,7 @@ func computedBy(t *testing.T, root, with, more string) string {
 	}
 	var out []any
 	for _, st := range spec.Stages {
-		if st.Kind == schemas.KindExport {
+		if st.Kind == schemas.KindExport && !export {
 			continue
 		}
 		if err := run.Stage(t.Context(), st.Name); err != nil {
@@ -217,7 +279,7 @@ func computedBy(t *testing.T, root, with, more string) string {
 			t.Fatalf("no result of %s: %v", st.Name, err)
 		}
 		for _, x := range r.Objects {
-			if st.Kind == schemas.KindPrep {
+			if st.Kind == schemas.KindPrep || st.Kind == schemas.KindExport {
 				out = append(out, x.Name, x.SHA256)
 				continue
 			}
@@ -246,6 +308,21 @@ func computedBy(t *testing.T, root, with, more string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// makeMixture makes a model of experts with the tokenizer of the fixtures.
+func makeMixture(t *testing.T, root, dir string) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range map[string]string{"config.json": "../models/mixtral", "model.safetensors": "../models/mixtral", "tokenizer.json": "model_llama3", "tokenizer_config.json": "model_llama3"} {
+		b, err := os.ReadFile(filepath.Join(root, from, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, name, b)
+	}
 }
 
 // splitOverrides cuts key=value words; a value in braces may hold spaces. max_samples=null leaves it out.

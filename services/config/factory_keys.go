@@ -61,7 +61,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Data", "preprocessing_num_workers", kWhole, "", works, "SEMANTIC for packing/PT/KTO (contiguous shards)"},
 		{"Data", "max_samples", kWhole, "", works, "per dataset, first N"},
 		{"Data", "eval_num_beams", kWhole, "", refused, "give num_beams"},
-		{"Data", "ignore_pad_token_for_loss", kTruth, "true", refused, "padding is never computed, so it is never trained on; false is accepted where it changes nothing: stages pt and rm, and predictions"},
+		{"Data", "ignore_pad_token_for_loss", kTruth, "true", works, "false pads batches as upstream's collator does and trains on the padding: stage sft without packing; it changes nothing in pt, rm and predictions, and is refused in dpo and kto"},
 		{"Data", "val_size", kNumber, "0.0", works, "<1 ratio, >1 absolute"},
 		{"Data", "eval_on_each_dataset", kTruth, "false", works, ""},
 		{"Data", "packing", kTruth, "", works, "None => true only for pt (no -1)"},
@@ -70,7 +70,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Data", "default_system", kText, "", works, ""},
 		{"Data", "enable_thinking", kTruth, "true", works, "True|False|None; reasoning templates only"},
 		{"Data", "preserve_thinking", kTruth, "false", works, ""},
-		{"Data", "tokenized_path", kText, "", works, "loads what LLaMA-Factory saved, in place of all other data; nothing is written there: a folder that is not there is refused, since prepared data are found again by their content"},
+		{"Data", "tokenized_path", kText, "", works, "a folder that LLaMA-Factory, or tunefleet train, has saved: it is read in place of all other data; where there is none yet, or an empty one, tunefleet train writes it when the run has succeeded (not packed data)"},
 		{"Data", "data_shared_file_system", kTruth, "false", noEffect, "prepared data lie in the object store, which all workers share"},
 		// Model
 		{"Model", "model_name_or_path", kText, "", works, ""},
@@ -88,7 +88,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Model", "low_cpu_mem_usage", kTruth, "true", noEffect, "weights are always read by ranges, never whole"},
 		{"Model", "rope_scaling", kText, "", works, "linear, dynamic, yarn or llama3; where cutoff_len exceeds the model's length"},
 		{"Model", "flash_attn", kText, "auto", noEffect, "there is one attention kernel, which never holds the matrix of scores"},
-		{"Model", "shift_attn", kTruth, "false", works, "shifted short attention in training, groups of a quarter of a sequence; llama only, without neat_packing, and only where all sequences have one length that is a multiple of 8, as packed ones of pt: batches are not padded here"},
+		{"Model", "shift_attn", kTruth, "false", works, "shifted short attention in training, groups of a quarter of a sequence; llama only; stage sft pads batches to a multiple of 8 as upstream does, and is refused with packing; in other stages all sequences of a batch must have one length that is a multiple of 8, as packed ones of pt"},
 		{"Model", "mixture_of_depths", kText, "", refused, "not built"},
 		{"Model", "use_unsloth", kTruth, "false", refused, "the engine is our own"},
 		{"Model", "use_unsloth_gc", kTruth, "false", noEffect, "where activations are kept is the planner's decision"},
@@ -112,7 +112,7 @@ func dataAndModelKeys() []factoryKey {
 		// Quantization
 		{"Quantization", "quantization_method", kText, "bnb", refused, "only nf4 and int8 in bitsandbytes' form (bnb)"},
 		{"Quantization", "quantization_bit", kWhole, "", works, ""},
-		{"Quantization", "quantization_type", kText, "nf4", works, ""},
+		{"Quantization", "quantization_type", kText, "nf4", refused, "only nf4 is built"},
 		{"Quantization", "double_quantization", kTruth, "true", works, ""},
 		{"Quantization", "quantization_device_map", kText, "", refused, "not built"},
 		// Processor
@@ -173,7 +173,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Lora", "use_dora", kTruth, "false", works, ""},
 		{"Lora", "pissa_init", kTruth, "false", works, ""},
 		{"Lora", "pissa_iter", kWhole, "16", works, "-1 = full SVD"},
-		{"Lora", "pissa_convert", kTruth, "false", works, ""},
+		{"Lora", "pissa_convert", kTruth, "false", noEffect, "the adapter that is exported is always one of the original base"},
 		{"Lora", "create_new_adapter", kTruth, "false", works, ""},
 		// OFT
 		{"OFT", "module_dropout", kNumber, "0.0", refused, "not built"},

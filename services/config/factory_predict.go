@@ -12,9 +12,6 @@ func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) err
 	v := b.v
 	g := schemas.Generation{MaxNewTokens: v.whole("max_new_tokens"), Sample: v.truth("do_sample"), Temperature: v.number("temperature"), TopK: v.whole("top_k"), TopP: v.number("top_p"),
 		RepetitionPenalty: v.number("repetition_penalty"), KeepSpecial: !v.truth("skip_special_tokens")}
-	if !v.given("max_new_tokens") && v.given("max_length") {
-		v.bad("max_length", "counts the prompt, too, which is not built: give max_new_tokens")
-	}
 	if !g.Sample {
 		g.Temperature, g.TopK, g.TopP = 0, 0, 0
 	}
