@@ -199,7 +199,7 @@ func (a *act) rank(ctx context.Context) (worker string, ranks []int) {
 }
 
 // seated reports whether the process that runs as the worker now is a member of a gang, by what HEAD says now: HEAD may name one that was
-// killed a moment ago, until control has noticed.
+// killed a moment ago, until control has noticed, and the inventory still lists that one until its entry expires.
 func (a *act) seated(ctx context.Context, worker string) bool {
 	live, err := a.f.direct.Leases.Workers(ctx, "cpu")
 	if err != nil {
@@ -211,7 +211,9 @@ func (a *act) seated(ctx context.Context, worker string) bool {
 			continue
 		}
 		for _, m := range now.Members {
-			if m.Worker == worker && slices.ContainsFunc(live, func(w lease.Worker) bool { return w.Name == worker && w.Incarnation == m.Incarnation && w.Busy != "" }) {
+			if m.Worker == worker && slices.ContainsFunc(live, func(w lease.Worker) bool {
+				return w.Name == worker && w.Incarnation == m.Incarnation && w.PID == a.f.cell.PID(worker) && w.Busy != ""
+			}) {
 				return true
 			}
 		}
