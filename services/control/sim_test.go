@@ -420,6 +420,7 @@ func (s *sim) invariants() {
 // TestWorldUnderChaos runs random worlds: workers come and die, the stream is wiped, control crashes between writes and forgets, users
 // cancel and pause. Nothing may be booked twice, issues never repeat, an end is final; and when the chaos ends, every run ends.
 func TestWorldUnderChaos(t *testing.T) {
+	seeded(t)
 	rapid.Check(t, func(t *rapid.T) {
 		s := newSim(t)
 		for i := range rapid.IntRange(1, 4).Draw(t, "runs") {
@@ -466,6 +467,7 @@ func TestWorldUnderChaos(t *testing.T) {
 			case x == 94:
 				s.change(resumeHead, i)
 			}
+			s.oneSeat()
 			s.invariants()
 		}
 		for len(s.workers) < 6 {

@@ -61,6 +61,7 @@ func (a *app) simulateCommand() *cobra.Command {
 
 func (a *app) showSimulation(r *simulate.Report) error {
 	fmt.Fprintf(a.out, "%d workers, %d tenants, %d runs, %s, seed %d: simulated in %s with %d decisions\n", r.Workers, r.Tenants, r.Runs, r.Duration, r.Seed, r.Took.Round(time.Millisecond), r.Decisions)
+	fmt.Fprintf(a.out, "all decisions: sha256 %s\n", r.Hash)
 	fmt.Fprintf(a.out, "runs: %d ended, %d running, %d queued; %d workers taken away, %d gangs formed, %d asked to yield\n", r.Ended, r.Running, r.Queued, r.Taken, r.Formed, r.Preempted)
 	fmt.Fprintf(a.out, "utilization %.1f %% (%.1f %% held), %.2f %% of the training done again\n", 100*r.Utilization, 100*r.Held, 100*r.Lost)
 	if r.Busy > 0 {

@@ -30,6 +30,7 @@ func (w *world) schedule() error {
 		w.stats.decisions++
 		again := false
 		for _, a := range d.Actions {
+			w.stats.record(w.now, &a)
 			if err := w.apply(a); err != nil {
 				return err
 			}

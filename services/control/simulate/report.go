@@ -1,8 +1,15 @@
 package simulate
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"hash"
 	"slices"
 	"time"
+
+	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/control"
 )
 
 // Report is the outcome of a simulation. Shares are of the device-seconds that live workers had.
@@ -31,11 +38,13 @@ type Report struct {
 	// Largest is the longest wait of a run by its least world.
 	Largest map[int]time.Duration `json:"longest_wait_by_min_world_ns"`
 	// Taken counts workers taken away, Formed generations, Preempted gangs asked to yield, Decisions calls of Decide.
-	Taken     int           `json:"workers_taken"`
-	Formed    int           `json:"generations"`
-	Preempted int           `json:"preempted"`
-	Decisions int           `json:"decisions"`
-	Took      time.Duration `json:"took_ns"`
+	Taken     int `json:"workers_taken"`
+	Formed    int `json:"generations"`
+	Preempted int `json:"preempted"`
+	Decisions int `json:"decisions"`
+	// Hash is the SHA-256 over every action of every decision, in hex: two days with the same one were scheduled alike to the last seat.
+	Hash string        `json:"hash"`
+	Took time.Duration `json:"took_ns"`
 }
 
 // Wait is the distribution of waiting times of started runs of one priority; Unstarted counts those still waiting at the end.
@@ -58,9 +67,13 @@ type stats struct {
 	// submitted all of theirs.
 	got    map[string]float64
 	hungry map[string]bool
+	// hash takes in every action; see record.
+	hash hash.Hash
+	buf  []byte
 }
 
 func (s *stats) init(Config) {
+	s.hash = sha256.New()
 	s.got, s.largest = map[string]float64{}, map[int]time.Duration{}
 }
 
@@ -78,6 +91,40 @@ func (s *stats) waited(w *world, r *run) {
 	s.waits[spec.Priority] = append(s.waits[spec.Priority], d)
 	least := spec.Stages[0].Train.World.Min
 	s.largest[least] = max(s.largest[least], d)
+}
+
+// record adds an action, and the time it was decided at, to the hash of the day.
+func (s *stats) record(now time.Duration, a *control.Action) {
+	num := func(n uint64) { s.buf = binary.AppendUvarint(s.buf, n) }
+	word := func(w string) {
+		num(uint64(len(w)))
+		s.buf = append(s.buf, w...)
+	}
+	seats := func(list []schemas.Seat) {
+		num(uint64(len(list)))
+		for _, x := range list {
+			num(uint64(x.Seat)) //nolint:gosec // never negative
+			num(x.Issue)
+		}
+	}
+	messages := func(list []schemas.Message) {
+		num(uint64(len(list)))
+		for i := range list {
+			num(uint64(list[i].Index())) //nolint:gosec // never negative
+			num(list[i].Issue)
+		}
+	}
+	s.buf = s.buf[:0]
+	num(uint64(now)) //nolint:gosec // never negative
+	word(string(a.Kind))
+	word(a.Run)
+	word(a.Reason)
+	num(a.Rev)
+	seats(a.Seats)
+	seats(a.Parts)
+	messages(a.Publish)
+	messages(a.Delete)
+	_, _ = s.hash.Write(s.buf) // never fails
 }
 
 func (s *stats) finish(*world, *run) { s.ended++ }
@@ -120,7 +167,7 @@ func (w *world) report(took time.Duration) *Report {
 	s := &w.stats
 	r := &Report{Workers: w.cfg.Workers, Tenants: w.cfg.Tenants, Runs: w.cfg.Runs, Duration: w.cfg.Duration, Seed: w.cfg.Seed, Ended: s.ended, Running: len(w.active), Queued: w.queued + len(w.arrivals),
 		Utilization: (s.trained - s.lost) / s.live, Held: s.held / s.live, Lost: s.lost / max(1, s.trained), Largest: s.largest, Taken: s.taken, Formed: s.formed, Preempted: s.preempted,
-		Decisions: s.decisions, Took: took}
+		Decisions: s.decisions, Took: took, Hash: hex.EncodeToString(s.hash.Sum(nil))}
 	least, most := 0.0, 0.0
 	for t := range s.hungry {
 		x := s.got[t] / w.cfg.Policy.Of(t).Share
