@@ -341,8 +341,8 @@ func (c *Control) runPool(ctx context.Context, name string, r *runner) {
 			c.size(n, w.Live)
 		}
 		next := c.cfg.Interval
-		if p.behind {
-			next /= 4
+		if p.behind { // as soon as there is something to be read, and no sooner
+			next = min(next, max(next/30, c.pace.wait(maxReads/8)))
 		}
 		if !makeUp.IsZero() {
 			next = min(next, max(time.Millisecond, time.Until(makeUp)))

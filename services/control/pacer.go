@@ -8,15 +8,16 @@ import (
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
-// Bounds of the reading of a replica, all of its pools together: the store sees at most getRate GETs in any paceWindow. Runs that were never
-// read may take freshRate of them; runs that are known have the rest, and all but a few while none of the others waits.
+// Bounds of the reading of a replica, all of its pools together: the store sees at most getRate GETs in any paceWindow. While runs that were
+// never read and runs that are known both want to be read, the first have freshRate of them and the others the rest; while only one kind
+// does, it has all but a few.
 const (
 	getRate   = 500
 	freshRate = 450
 	// paceWindow is a little over a second: a GET reaches the store some time after it was allowed.
 	paceWindow = 1020 * time.Millisecond
-	// reserved are left for the first runs that come when all others are known.
-	reserved = 10
+	// reserved are left for the first runs of the other kind.
+	reserved = 5
 )
 
 // pacer spreads GETs so that no window of a second has more than getRate of them. It counts in a sliding window, not by a bucket that fills:
@@ -26,10 +27,17 @@ type pacer struct {
 	mu    sync.Mutex
 	log   []grant
 	fresh int // in log
-	// refused is when one that is fresh was last refused, full says that there was one.
-	refused time.Duration
-	full    bool
+	// refused is when a kind (known, fresh) was last refused.
+	refused [2]refusal
 }
+
+// refusal is when some GETs had to wait.
+type refusal struct {
+	at   time.Duration
+	ever bool
+}
+
+func (r refusal) within(now time.Duration) bool { return r.ever && now-r.at < paceWindow }
 
 type grant struct {
 	at    time.Duration
@@ -62,24 +70,35 @@ func (p *pacer) take(n int, fresh bool) bool {
 	defer p.mu.Unlock()
 	now := p.clock()
 	p.drop(now)
-	most := freshRate
-	if !fresh {
-		if most = getRate - reserved; p.full && now-p.refused < paceWindow {
-			most = getRate - freshRate
-		}
+	mine, other := &p.refused[0], &p.refused[1]
+	have, share := len(p.log)-p.fresh, getRate-freshRate
+	if fresh {
+		mine, other = other, mine
+		have, share = p.fresh, freshRate
 	}
-	have := p.fresh
-	if !fresh {
-		have = len(p.log) - p.fresh
+	most := getRate - reserved
+	if other.within(now) {
+		most = share
 	}
 	if len(p.log)+n > getRate || have+n > most {
-		if fresh {
-			p.refused, p.full = now, true
-		}
+		*mine = refusal{at: now, ever: true}
 		return false
 	}
 	p.add(n, now, fresh)
 	return true
+}
+
+// wait is how long it takes until n GETs more may be allowed, if nobody else asks.
+func (p *pacer) wait(n int) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock()
+	p.drop(now)
+	short := n - (getRate - reserved - len(p.log))
+	if short <= 0 {
+		return 0
+	}
+	return p.log[min(short, len(p.log))-1].at + paceWindow - now
 }
 
 // spend counts a GET that is made whatever the window holds: those that follow wait for it.

@@ -22,9 +22,15 @@ import (
 const (
 	maxReads    = 150
 	maxRechecks = 20
+	// fewRechecks is what is left of maxRechecks while runs wait to be read for the first time and nobody says that one changed: a queued run
+	// that is not looked at again is safe, because its start is a write that fails where HEAD is there.
+	fewRechecks = 2
 	readers     = 32 // GETs at a time
 	maxQueued   = 2000
 	maxBlocked  = 500
+	// aheadWhileBehind bounds the specs that are read in advance while runs are unread, beside two for each worker: who comes first is not
+	// known before all are, and what turns out to come later was read for nothing.
+	aheadWhileBehind = 200
 
 	// rereadAfter is the least time between two readings of one run, so that a few runs that change do not use up what all may read.
 	rereadAfter = 50 * time.Millisecond
@@ -62,6 +68,9 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		}
 	}
 	again, from := maxRechecks, p.cursor
+	if more && !poked {
+		again = fewRechecks
+	}
 	for i := range p.keys {
 		n := (i + from) % len(p.keys) // each once: the cursor moves meanwhile
 		r := p.runs[p.keys[n]]
@@ -108,8 +117,15 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 	return p.readParents(ctx, now)
 }
 
-// read brings one run up to date: HEAD, and the spec of a run that has one or is wanted. done is false when it must wait for its turn.
+// read brings one run up to date: HEAD, and the spec of a run that has one or is wanted. done is false when it must wait for its turn. A run
+// that is known to be queued and is only wanted has its spec read alone: should HEAD be there by now, its start fails and shows it.
 func (p *pool) read(ctx context.Context, r *openRun, now time.Duration) (done bool, err error) {
+	if r.readAt > 0 && r.wanted && r.spec == nil && r.head == nil && !r.broken {
+		if !p.c.pace.take(1, true) {
+			return false, nil
+		}
+		return true, p.readSpec(ctx, r)
+	}
 	// A few runs more whose HEAD turns out to be there cost a second GET; the pacer counts it.
 	withSpec := r.spec == nil && (r.head != nil || r.wanted || len(p.runs) <= maxQueued)
 	cost := 1
@@ -194,7 +210,10 @@ func (p *pool) window(wall time.Time) []*openRun {
 			classes[c][r.tenant] = append(classes[c][r.tenant], r)
 		}
 	}
-	left := maxQueued
+	left, ahead := maxQueued, maxQueued
+	if p.behind {
+		ahead = min(maxQueued, aheadWhileBehind+2*p.workers[p.name].Live)
+	}
 	for _, class := range classes {
 		tenants := slices.Sorted(maps.Keys(class))
 		for round := 0; left > 0 && len(tenants) > 0; round++ {
@@ -203,7 +222,7 @@ func (p *pool) window(wall time.Time) []*openRun {
 				left--
 				if r := class[t][round]; r.spec != nil {
 					out = append(out, r)
-				} else {
+				} else if maxQueued-left <= ahead {
 					r.wanted = true
 				}
 			}

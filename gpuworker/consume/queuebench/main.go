@@ -54,6 +54,7 @@ type bench struct {
 	dir     string
 	out     io.Writer
 	quick   bool
+	runs    int // of rebuild
 	figures []figure
 }
 
@@ -86,6 +87,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fs := flag.NewFlagSet("queuebench", flag.ContinueOnError)
 	dir := fs.String("results", "kernels/bench/results", "where the report is written")
 	quick := fs.Bool("quick", false, "a tenth of the load; nothing is written")
+	runs := fs.Int("runs", 100_000, "open runs that rebuild has")
 	only := fs.String("only", "", "comma-separated: submit, step, seats, rebuild, simulate (default all)")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -95,7 +97,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return fmt.Errorf("cannot make a scratch folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	b := &bench{dir: scratch, out: out, quick: *quick}
+	b := &bench{dir: scratch, out: out, quick: *quick, runs: *runs}
 	want := strings.Split(*only, ",")
 	for _, part := range []struct {
 		name string
