@@ -16,6 +16,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/chaos"
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
+	"github.com/tunefleet/tunefleet/gpuworker/chaos/clockfault"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
@@ -92,11 +93,11 @@ func TestTrainersAutoscalersStreams(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	_, err := chaos.Run(t.Context(), chaos.Options{Rows: []int{7, 99}, Store: "nfs", Duration: time.Second, Workers: 1, Command: []string{"x"}})
+	_, err := chaos.Run(t.Context(), chaos.Options{Rows: []int{27, 99}, Store: "nfs", Duration: time.Second, Workers: 1, Command: []string{"x"}})
 	if err == nil {
 		t.Fatal("bad options are taken")
 	}
-	for _, want := range []string{"row 7", "no row 99", `"nfs"`, "too short", "1 workers"} {
+	for _, want := range []string{"row 27", "no row 99", `"nfs"`, "too short", "1 workers"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in: %v", want, err)
 		}
@@ -108,6 +109,21 @@ func TestOptions(t *testing.T) {
 		if _, err := chaos.ParseRows(bad); err == nil {
 			t.Errorf("%q is taken for rows", bad)
 		}
+	}
+}
+
+// TestClocksJump is row 7 alone: no gang loses its generation over wall clocks that are an hour off, and the store takes what is signed by them.
+func TestClocksJump(t *testing.T) {
+	if why := clockfault.Unsupported(); why != "" {
+		t.Skip("not possible here: " + why)
+	}
+	res, err := chaos.Run(t.Context(), options(t, 25*time.Second, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := res.Episodes[0]
+	if !res.OK || e.Report.Checked["R11"] == 0 || !slices.ContainsFunc(e.Outcomes, func(o chaos.Outcome) bool { return o.Result == "done" }) {
+		t.Errorf("R11 was not judged, or something did not hold:\n%s", res.Text())
 	}
 }
 

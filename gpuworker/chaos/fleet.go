@@ -59,8 +59,10 @@ type fleet struct {
 	dir     string
 	command []string
 	// older starts processes of an earlier build; old are the workers that are to be started so.
-	older   []string
-	old     map[string]bool
+	older []string
+	old   map[string]bool
+	// clocked are the processes that are to be started under the supervisor of clocks.
+	clocked map[string]bool
 	env     []string
 	log     *slog.Logger
 	history *check.History
@@ -134,7 +136,7 @@ func (f *fleet) all() []string { return append(append(f.servers(), f.controls().
 // startFleet starts every process and waits until the fleet answers.
 func startFleet(ctx context.Context, dir string, shape Shape, command, env []string, history *check.History, log *slog.Logger) (_ *fleet, err error) {
 	f := &fleet{shape: shape, dir: dir, command: command, env: env, log: log, history: history, links: map[string]*faultproxy.Link{}, s3Addr: map[string]string{},
-		deliveries: map[string]faultproxy.Delivery{}, latest: map[string]faultproxy.Delivery{}, extra: map[string][]string{}, old: map[string]bool{}}
+		deliveries: map[string]faultproxy.Delivery{}, latest: map[string]faultproxy.Delivery{}, extra: map[string][]string{}, old: map[string]bool{}, clocked: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			f.close()
@@ -322,6 +324,9 @@ func (f *fleet) commandOf(name string) *exec.Cmd {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.clocked[name] {
+		cmd.Env = append(cmd.Env, envClock+"="+f.clockSocket())
+	}
 	cmd.Env = append(cmd.Env, f.extra[name]...)
 	return cmd
 }
@@ -352,6 +357,7 @@ func (f *fleet) heal() error {
 	f.s3.Set(faultproxy.S3Fault{})
 	f.spot.clear()
 	var errs []error
+	errs = append(errs, f.realClocks())
 	for _, n := range f.all() {
 		if f.cell.Alive(n) {
 			errs = append(errs, f.thaw(n))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/tunefleet/tunefleet/gpuworker/chaos/clockfault"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/consume/chaostest"
 	"github.com/tunefleet/tunefleet/gpuworker/spot"
@@ -57,6 +58,9 @@ type clusterNode struct {
 // where the suite trains in earnest.
 func RunProcess(ctx context.Context, real map[schemas.StageKind]consume.Handler) error {
 	role, dir := os.Getenv(EnvRole), os.Getenv(envDir)
+	if socket := os.Getenv(envClock); socket != "" {
+		return enterClock(socket, role)
+	}
 	shutdown, err := telemetry.Setup(ctx, strings.TrimRight(role, "-0123456789"), "chaos")
 	if err != nil {
 		return err
@@ -75,6 +79,8 @@ func RunProcess(ctx context.Context, real map[schemas.StageKind]consume.Handler)
 			h = real
 		}
 		return consume.RunRank(ctx, h, consume.OpenStore)
+	case role == clockProcess:
+		return clockfault.Serve(ctx, filepath.Join(dir, clockName))
 	case role == apiProcess:
 		return runAPI(ctx, logger)
 	case strings.HasPrefix(role, "nats-"):

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
+	"github.com/tunefleet/tunefleet/gpuworker/chaos/clockfault"
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/faultproxy"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/lease"
@@ -60,7 +61,7 @@ func Rows() []Row {
 		{4, "worker: SIGTERM, or a Spot notice", "", leaveWorker},
 		{5, "worker: a hung step while the agent lives", "", hangStep},
 		{6, "worker: the rank is killed as for memory; poisoned runs are in the workload", "", killRank},
-		{7, "worker: the wall clock jumps", "Go reads the clock through the vDSO, so that no preloaded library moves it, and a time namespace moves only the clocks that count from the start; it would take a debugger that hides the vDSO and answers clock_gettime. Nothing is decided by the wall clock (HEAD's times are for people)", nil},
+		{7, "workers, ranks, control: the wall clock jumps an hour forward, back, and right again", clockfault.Unsupported(), jumpClocks},
 		{8, "worker: no scratch space; the store is full", "", fullDisk},
 		{9, "workers: all killed, fewer come back", "", killAllWorkers},
 		{10, "broker: kill -9 under load", "", killBroker},
@@ -221,8 +222,39 @@ func (a *act) seated(ctx context.Context, worker string) bool {
 	return false
 }
 
+// stepping waits for a member of a gang whose rank makes steps: the same process before and after a commit of the gang. A rank that has only
+// been started, or that is idle, has other limits than those of a step.
+func (a *act) stepping(ctx context.Context) (worker string, ranks []int) {
+	for end := time.Now().Add(12 * time.Second); time.Now().Before(end) && ctx.Err() == nil; pause(ctx, 50*time.Millisecond) {
+		heads := a.w.training()
+		if len(heads) == 0 {
+			continue
+		}
+		seen := heads[a.rng.IntN(len(heads))]
+		worker = seen.Members[a.rng.IntN(len(seen.Members))].Worker
+		ranks = a.f.ranks(worker)
+		before, _, err := a.f.heads.Read(ctx, seen.Tenant, seen.Run)
+		if err != nil || len(ranks) == 0 {
+			continue
+		}
+		for again := time.Now().Add(3 * time.Second); time.Now().Before(again) && ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
+			now, _, err := a.f.heads.Read(ctx, seen.Tenant, seen.Run)
+			if err != nil || now.Generation != before.Generation || now.Stage != before.Stage || now.Manifest == nil || now.Manifest.Final {
+				break
+			}
+			if now.Step > before.Step {
+				if slices.Equal(ranks, a.f.ranks(worker)) && slices.ContainsFunc(now.Members, func(m schemas.Member) bool { return m.Worker == worker }) {
+					return worker, ranks
+				}
+				break
+			}
+		}
+	}
+	return worker, nil
+}
+
 func hangStep(ctx context.Context, a *act) error {
-	worker, ranks := a.rank(ctx)
+	worker, ranks := a.stepping(ctx)
 	if len(ranks) == 0 {
 		return errNotReached
 	}

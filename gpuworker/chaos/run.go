@@ -86,7 +86,7 @@ func (o Options) Validate() error {
 			errs = append(errs, schemas.Errorf(schemas.CodeUsage, "--rows", "there is no row %d; they are 1 to %d", r, len(rows)))
 		case r == 27 && len(o.Older) == 0:
 			errs = append(errs, schemas.Errorf(schemas.CodeUsage, "--rows", "row 27 cannot be run").WithHint(needOlder))
-		case rows[i].run == nil:
+		case rows[i].Skip != "":
 			errs = append(errs, schemas.Errorf(schemas.CodeUsage, "--rows", "row %d cannot be run: %s", r, rows[i].Skip))
 		}
 	}
@@ -233,7 +233,7 @@ func (o Options) plan() []planned {
 // rows are those of the matrix that an episode runs.
 func (o Options) rows(s Shape) []Row {
 	return slices.DeleteFunc(Rows(), func(r Row) bool {
-		return r.run == nil || r.Number == 27 && len(o.Older) == 0 || len(o.Rows) > 0 && !slices.Contains(o.Rows, r.Number) || r.Number == 13 && s.Broker != BrokerCluster
+		return r.Skip != "" || r.Number == 27 && len(o.Older) == 0 || len(o.Rows) > 0 && !slices.Contains(o.Rows, r.Number) || r.Number == 13 && s.Broker != BrokerCluster
 	})
 }
 

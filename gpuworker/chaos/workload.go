@@ -248,11 +248,22 @@ func (w *workload) steps(ctx context.Context, r *liveRun) {
 	for _, e := range events {
 		r.tail = e.ID
 		if e.Event.Type == schemas.EventStep {
-			w.f.history.Add(check.Event{At: max(1e-9, w.f.history.Seconds(e.Event.At)), Kind: check.KindStep, Proc: e.Event.Worker, Tenant: r.spec.Tenant, Run: r.spec.ID, Stage: e.Event.Stage,
+			w.f.history.Add(check.Event{At: max(1e-9, w.f.history.Seconds(madeAt(e.Event.At, time.Now()))), Kind: check.KindStep, Proc: e.Event.Worker, Tenant: r.spec.Tenant, Run: r.spec.ID, Stage: e.Event.Stage,
 				Step: e.Event.Step, Generation: e.Event.Generation, Loss: e.Event.Values["loss"]})
 		}
 	}
 }
+
+// madeAt is when a step was made, by what its worker says, unless the worker's clock cannot be right: then it is when it was seen.
+func madeAt(said, seen time.Time) time.Time {
+	if d := seen.Sub(said); d > steadyClock || d < -steadyClock {
+		return seen
+	}
+	return said
+}
+
+// steadyClock is how old a step may be when it is seen.
+const steadyClock = 10 * time.Minute
 
 func (w *workload) fail(err error) {
 	w.mu.Lock()

@@ -33,7 +33,7 @@ type Config struct {
 	Attempts int
 	// Budget bounds the time spent on a store that does not answer (default 2 minutes).
 	Budget time.Duration
-	// Now is the clock of Created, Updated and At (default time.Now, UTC); nothing is decided by it.
+	// Now is the clock of Created, Updated and At (default: store.Now of the store); nothing is decided by it.
 	Now func() time.Time
 }
 
@@ -44,9 +44,6 @@ func (c Config) WithDefaults() Config {
 	}
 	if c.Budget <= 0 {
 		c.Budget = 2 * time.Minute
-	}
-	if c.Now == nil {
-		c.Now = func() time.Time { return time.Now().UTC() }
 	}
 	return c
 }
@@ -59,7 +56,11 @@ type Heads struct {
 
 // NewHeads returns a Heads over an object store.
 func NewHeads(objects store.Objects, cfg Config) *Heads {
-	return &Heads{objects: objects, cfg: cfg.WithDefaults()}
+	cfg = cfg.WithDefaults()
+	if cfg.Now == nil {
+		cfg.Now = func() time.Time { return store.Now(objects) }
+	}
+	return &Heads{objects: objects, cfg: cfg}
 }
 
 // Objects returns the store that the HEADs lie in.

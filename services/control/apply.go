@@ -37,7 +37,7 @@ func (p *pool) apply(ctx context.Context, a Action) (err error) {
 	switch a.Kind {
 	case ActTurn:
 		turn := *a.Turn
-		turn.Since = time.Now().UTC()
+		turn.Since = store.Now(p.c.objects)
 		return p.keeper.update(ctx, func(l *schemas.Ledger) { l.Turn = &turn })
 	case ActTurnEnd:
 		return p.keeper.update(ctx, func(l *schemas.Ledger) { l.Turn = nil })
@@ -52,7 +52,7 @@ func (p *pool) apply(ctx context.Context, a Action) (err error) {
 			return err
 		}
 	}
-	head, err := p.c.heads.Swap(ctx, a.Tenant, a.Run, func(h *schemas.Head) error { return Transition(h, a, time.Now().UTC()) })
+	head, err := p.c.heads.Swap(ctx, a.Tenant, a.Run, func(h *schemas.Head) error { return Transition(h, a, store.Now(p.c.objects)) })
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (p *pool) start(ctx context.Context, r *openRun, a Action) error {
 	if err := putSpec(ctx, p.c.objects, r.spec); err != nil {
 		return err
 	}
-	h := StartHead(r.spec, a, time.Now().UTC())
+	h := StartHead(r.spec, a, store.Now(p.c.objects))
 	if a.Kind == ActSkip {
 		h = NewHead(r.spec)
 		h.State, h.Stages = schemas.RunSkipped, skipped(h.Stages)

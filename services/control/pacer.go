@@ -116,6 +116,9 @@ type counted struct {
 	pace *pacer
 }
 
+// Now implements store.Clock.
+func (c *counted) Now() time.Time { return store.Now(c.Objects) }
+
 func (c *counted) Get(ctx context.Context, key string, limit int64) ([]byte, store.Info, error) {
 	c.pace.spend()
 	return c.Objects.Get(ctx, key, limit)

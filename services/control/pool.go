@@ -225,7 +225,7 @@ func listingCost(took time.Duration, keys int) time.Duration {
 // result.
 func (p *pool) view(ctx context.Context) (*View, error) {
 	now := p.c.clock()
-	v := &View{Pool: p.name, Limits: p.c.cfg.Limits, Ledger: p.keeper.cur, Policy: p.policy, Wall: time.Now().UTC(), Workers: map[string]Workers{}}
+	v := &View{Pool: p.name, Limits: p.c.cfg.Limits, Ledger: p.keeper.cur, Policy: p.policy, Wall: store.Now(p.c.objects), Workers: map[string]Workers{}}
 	v.Contact = p.contact(ctx, now)
 	pools := map[string]bool{p.name: true}
 	runs := p.window(v.Wall)

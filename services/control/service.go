@@ -228,7 +228,7 @@ func (s *Service) Cancel(ctx context.Context, tenant, run, reason string) (*sche
 		if h.State == schemas.RunCancelled {
 			return checkpoint.ErrNoChange
 		}
-		return cancel(h, reason, time.Now().UTC())
+		return cancel(h, reason, store.Now(s.objects))
 	})
 }
 

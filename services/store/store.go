@@ -35,6 +35,21 @@ type Info struct {
 	Modified time.Time
 }
 
+// Clock is what a store may also implement: it knows the time of its server, which is then the time of all that use it, whatever the clocks of
+// their machines say.
+type Clock interface {
+	// Now is the server's time, UTC; the machine's where the two are close or nothing is known.
+	Now() time.Time
+}
+
+// Now is the time by the store's clock where it has one, else the machine's, UTC.
+func Now(o Objects) time.Time {
+	if c, ok := o.(Clock); ok {
+		return c.Now().UTC()
+	}
+	return time.Now().UTC()
+}
+
 // Condition guards a Put: at most one field is set.
 type Condition struct {
 	// Absent: only if the key does not exist (If-None-Match: *).

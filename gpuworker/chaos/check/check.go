@@ -39,6 +39,7 @@ func Invariants() map[string]string {
 		"R9":  "no worker with a seat is called removable, no more workers are asked for than open runs can use, a group never exceeds its maximum",
 		"R10": "readers of event streams miss nothing and see nothing twice, however often the API dies; its memory stays bounded",
 		"R7":  "a lease is a hint: losing Redis alone ends no generation",
+		"R11": "nothing is decided by the wall clock: one that jumps ends no generation",
 	}
 }
 
@@ -149,7 +150,7 @@ func Check(history []Event, objects map[string][]byte, limits Limits) *Report {
 	}
 	c.acks()
 	c.deletes()
-	c.redis()
+	c.harmless()
 	c.trainer()
 	c.autoscale()
 	c.streams()

@@ -521,6 +521,14 @@ func TestViolations(t *testing.T) {
 			s.lose(schemas.CauseApplication)
 			return s
 		}},
+		{"a wall clock that jumps ends a generation", "R11", func(t *testing.T) *story {
+			s := begin(t)
+			s.at += 10
+			s.add(Event{Kind: KindFault, Row: 7, Proc: "clocks"})
+			s.lose(schemas.CauseInfrastructure)
+			s.add(Event{Kind: KindHeal, Row: 7, Proc: "clocks"})
+			return s
+		}},
 		{"losing Redis ends a generation", "R7", func(t *testing.T) *story {
 			s := begin(t)
 			s.at += 10

@@ -80,12 +80,24 @@ func (c *checker) needed(e Event) {
 	}
 }
 
-// redis judges windows in which only the lease server was troubled: no gang may lose its generation over it.
-func (c *checker) redis() {
+// harmless judges windows in which a fault was alone over which no gang may lose its generation: trouble of the lease server (R7), and wall
+// clocks that jump (R11).
+func (c *checker) harmless() {
+	c.alone(rowRedis, "R7", "only the lease server was away")
+	c.alone(rowClocks, "R11", "only wall clocks jumped")
+}
+
+// Rows of harmless faults.
+const (
+	rowClocks = 7
+	rowRedis  = 16
+)
+
+func (c *checker) alone(row int, rule, what string) {
 	type window struct{ from, to float64 }
 	var alone []window
 	for i, e := range c.history {
-		if e.Kind != KindFault || e.Row != 16 || strings.HasPrefix(e.Fault, OutOfMemory) {
+		if e.Kind != KindFault || e.Row != row || strings.HasPrefix(e.Fault, OutOfMemory) {
 			continue
 		}
 		w := window{e.At, 0}
@@ -95,7 +107,7 @@ func (c *checker) redis() {
 			lonely = lonely && (!disturbs || o.At < e.At-settle)
 		}
 		for _, o := range c.history[i+1:] {
-			if o.Kind == KindHeal && o.Row == 16 {
+			if o.Kind == KindHeal && o.Row == row {
 				w.to = o.At
 				break
 			}
@@ -110,29 +122,29 @@ func (c *checker) redis() {
 	}
 	for _, w := range alone {
 		for _, r := range c.runs {
-			c.redisRun(r, w.from, w.to)
+			c.unharmed(r, w.from, w.to, rule, what)
 		}
 	}
 }
 
-// settle is how long before a fault of the lease server nothing else may have happened, in seconds.
+// settle is how long before a harmless fault nothing else may have happened, in seconds.
 const settle = 4
 
-func (c *checker) redisRun(r *run, from, to float64) {
+func (c *checker) unharmed(r *run, from, to float64, rule, what string) {
 	for i := 1; i < len(r.versions); i++ {
 		prev, v := r.versions[i-1], r.versions[i]
 		if prev.write.At > from || v.write.At < from || len(prev.head.Members) == 0 {
 			continue
 		}
-		// A gang that stood when the lease server went.
-		c.count("R7")
+		// A gang that stood when the fault began.
+		c.count(rule)
 		for _, v := range r.versions[i:] {
 			if v.write.At > to {
 				return
 			}
 			for _, e := range v.head.Ended {
 				if e.Generation == prev.head.Generation && e.Cause == schemas.CauseInfrastructure {
-					c.fail("R7", r.name, v.write.At, "generation %d ended though only the lease server was away", e.Generation)
+					c.fail(rule, r.name, v.write.At, "generation %d ended though %s", e.Generation, what)
 					return
 				}
 			}

@@ -73,12 +73,16 @@ func (c Config) Validate() error {
 
 // Store implements store.Objects.
 type Store struct {
-	c   *minio.Client
-	cfg Config
-	tr  *http.Transport
+	c     *minio.Client
+	cfg   Config
+	tr    *http.Transport
+	clock *clock
 }
 
-var _ store.Objects = (*Store)(nil)
+var (
+	_ store.Objects = (*Store)(nil)
+	_ store.Clock   = (*Store)(nil)
+)
 
 // New makes a client; it does not connect yet. Without keys it uses the environment's and the machine's credentials.
 func New(cfg Config) (*Store, error) {
@@ -96,12 +100,17 @@ func New(cfg Config) (*Store, error) {
 	}
 	tr.MaxIdleConnsPerHost = 64
 	// MaxRetries 1: minio-go would repeat a conditional PUT by itself, and the repetition of one that had succeeded looks like a lost race.
-	c, err := minio.New(cfg.Endpoint, &minio.Options{Creds: creds, Secure: cfg.Secure, Region: cfg.Region, MaxRetries: 1, Transport: tr})
+	clock := newClock()
+	c, err := minio.New(cfg.Endpoint, &minio.Options{Creds: creds, Secure: cfg.Secure, Region: cfg.Region, MaxRetries: 1,
+		Transport: &dated{next: tr, clock: clock, creds: creds}})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the object store's client: %w", err)
 	}
-	return &Store{c: c, cfg: cfg, tr: tr}, nil
+	return &Store{c: c, cfg: cfg, tr: tr, clock: clock}, nil
 }
+
+// Now implements store.Clock: the time of the server, by the Date headers of its responses, as far as the machine's clock is off.
+func (s *Store) Now() time.Time { return s.clock.now() }
 
 // Close drops idle connections.
 func (s *Store) Close() { s.tr.CloseIdleConnections() }
@@ -148,16 +157,17 @@ func (s *Store) Get(ctx context.Context, key string, limit int64) ([]byte, store
 
 // Put implements store.Objects. A conditional PUT is sent once: whether a failed one took effect is for the caller to find out.
 func (s *Store) Put(ctx context.Context, key string, data []byte, c store.Condition) (string, error) {
-	opts := minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/octet-stream"}
 	conditional := c.Absent || c.ETag != ""
-	switch {
-	case c.Absent:
-		opts.SetMatchETagExcept("*")
-	case c.ETag != "":
-		opts.SetMatchETag(c.ETag)
-	}
 	var etag string
 	put := func(ctx context.Context) error {
+		opts := s.putOptions()
+		opts.DisableMultipart = true
+		switch {
+		case c.Absent:
+			opts.SetMatchETagExcept("*")
+		case c.ETag != "":
+			opts.SetMatchETag(c.ETag)
+		}
 		info, err := s.c.PutObject(ctx, s.cfg.Bucket, key, bytes.NewReader(data), int64(len(data)), opts)
 		etag = info.ETag
 		return err
@@ -167,11 +177,15 @@ func (s *Store) Put(ctx context.Context, key string, data []byte, c store.Condit
 	}
 	actx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
+	learned := s.learning()
 	err := put(actx)
+	if learned(err) { // refused before anything was done
+		err = put(actx)
+	}
 	if err == nil {
 		return etag, nil
 	}
-	return "", fmt.Errorf("cannot put %s: %w", key, conditionalError(err))
+	return "", fmt.Errorf("cannot put %s: %w", key, conditionalError(s.named(err)))
 }
 
 func etag2(etag *string, err error) (string, error) { return *etag, err }
@@ -209,12 +223,13 @@ func (s *Store) Upload(ctx context.Context, key string, r io.Reader, size int64)
 		start = at
 	}
 	for attempt := 1; ; attempt++ {
-		_, err := s.c.PutObject(ctx, s.cfg.Bucket, key, r, size, minio.PutObjectOptions{ContentType: "application/octet-stream"})
+		learned := s.learning()
+		_, err := s.c.PutObject(ctx, s.cfg.Bucket, key, r, size, s.putOptions())
 		if err == nil {
 			return nil
 		}
-		if !canSeek || attempt >= s.cfg.Attempts || !transient(err) || !pause(ctx, attempt) {
-			return fmt.Errorf("cannot upload %s: %w", key, mapError(err))
+		if !canSeek || attempt >= s.cfg.Attempts || !learned(err) && (!transient(err) || !pause(ctx, attempt)) {
+			return fmt.Errorf("cannot upload %s: %w", key, mapError(s.named(err)))
 		}
 		if _, err := seeker.Seek(start, io.SeekStart); err != nil {
 			return fmt.Errorf("cannot upload %s again: %w", key, err)
@@ -266,12 +281,13 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Info, e
 	return func(yield func(store.Info, error) bool) {
 		last := ""
 		for attempt := 1; ; attempt++ {
+			learned := s.learning()
 			more, err := s.listFrom(ctx, prefix, &last, yield)
 			if err == nil || !more {
 				return
 			}
-			if attempt >= s.cfg.Attempts || !transient(err) || !pause(ctx, attempt) {
-				yield(store.Info{}, fmt.Errorf("cannot list %s: %w", prefix, mapError(err)))
+			if attempt >= s.cfg.Attempts || !learned(err) && (!transient(err) || !pause(ctx, attempt)) {
+				yield(store.Info{}, fmt.Errorf("cannot list %s: %w", prefix, mapError(s.named(err))))
 				return
 			}
 		}
@@ -320,12 +336,13 @@ func (s *Store) retry(ctx context.Context, verb, key string, f func(context.Cont
 
 func (s *Store) retryNoTimeout(ctx context.Context, verb, key string, f func(context.Context) error) error {
 	for attempt := 1; ; attempt++ {
+		learned := s.learning()
 		err := f(ctx)
 		if err == nil {
 			return nil
 		}
-		if attempt >= s.cfg.Attempts || !transient(err) || !pause(ctx, attempt) {
-			return fmt.Errorf("cannot %s %s: %w", verb, key, mapError(err))
+		if attempt >= s.cfg.Attempts || !learned(err) && (!transient(err) || !pause(ctx, attempt)) {
+			return fmt.Errorf("cannot %s %s: %w", verb, key, mapError(s.named(err)))
 		}
 	}
 }
@@ -341,4 +358,28 @@ func pause(ctx context.Context, attempt int) bool {
 	case <-t.C:
 		return true
 	}
+}
+
+// putOptions are those of an object's content. Where requests have to be signed anew by the store's clock the content cannot be signed with
+// them in pieces; an MD5 guards it then.
+func (s *Store) putOptions() minio.PutObjectOptions {
+	off := beyond(s.clock.offset())
+	return minio.PutObjectOptions{ContentType: "application/octet-stream", DisableContentSha256: off, SendContentMd5: off}
+}
+
+// learning notes what is known of the store's clock before a request; what it returns tells whether the request was refused for its date, and
+// the refusal told a better one: then the same request succeeds at once. (A HEAD request is refused without a reason.)
+func (s *Store) learning() func(error) bool {
+	before := s.clock.offset()
+	return func(err error) bool {
+		return err != nil && minio.ToErrorResponse(err).StatusCode == http.StatusForbidden && beyond(s.clock.offset()-before)
+	}
+}
+
+// named says that it is the clock where a request was refused for its date.
+func (s *Store) named(err error) error {
+	if minio.ToErrorResponse(err).Code != minio.RequestTimeTooSkewed {
+		return err
+	}
+	return fmt.Errorf("the clock of this machine is %s off the store's: %w", (-s.clock.offset()).Round(time.Second), err)
 }
