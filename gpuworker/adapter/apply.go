@@ -44,8 +44,11 @@ type Adapters struct {
 	sites  []site
 	blocks int
 	base   map[string]*nn.Param // parameters of the base by name
-	fill   map[*nn.Param]filler
-	torch  *torchValues // nil unless Config.Torch is set
+	fixed  map[*nn.Param]bool   // parameters of the base that no method trains
+	// modules are the paths of all modules of the base.
+	modules []string
+	fill    map[*nn.Param]filler
+	torch   *torchValues // nil unless Config.Torch is set
 	// packed are matrices of the base that packed ones stand for.
 	packed []*packed
 }
@@ -57,16 +60,18 @@ func Apply(m Model, c Config) (*Adapters, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot apply adapters: %w", err)
 	}
-	a := &Adapters{Config: c, base: map[string]*nn.Param{}, fill: map[*nn.Param]filler{}}
+	a := &Adapters{Config: c, base: map[string]*nn.Param{}, fixed: map[*nn.Param]bool{}, fill: map[*nn.Param]filler{}}
 	owner := map[*nn.Param]*nn.Unit{}
 	for _, u := range m.Units() {
 		for _, p := range u.Params {
+			a.fixed[p] = p.Frozen
 			p.Frozen = true
 			owner[p] = u
 			a.base[p.Name] = p
 		}
 		a.blocks = max(a.blocks, u.Block+1)
 	}
+	nn.WalkModules(m.Root(), func(path string) { a.modules = append(a.modules, path) })
 	names, err := a.adapt(m, owner)
 	if err != nil {
 		return nil, err
@@ -86,6 +91,11 @@ func Apply(m Model, c Config) (*Adapters, error) {
 		s.attach(true)
 		_, u := s.where()
 		u.Params = append(u.Params, s.params()...)
+		if of, ok := s.(interface{ weight() *nn.Param }); ok {
+			for _, p := range s.params() {
+				p.Expert = of.weight().Expert
+			}
+		}
 	}
 	return a, nil
 }
@@ -100,18 +110,18 @@ func (c Config) key() string {
 // adapt makes the sites of targeted modules and returns the names of all that could have been targets.
 func (a *Adapters) adapt(m Model, owner map[*nn.Param]*nn.Unit) (names []string, err error) {
 	c := a.Config
-	wanted := func(path string, w *nn.Param) (*nn.Unit, bool) {
+	wanted := func(path string, w *nn.Param, linear bool) (*nn.Unit, bool) {
 		names = append(names, path)
 		u := owner[w]
-		return u, u != nil && c.matches(path, u.Block < 0) && (u.Block < 0 || c.Layers == nil || c.Layers(u.Block))
+		return u, u != nil && c.matches(path, linear) && (u.Block < 0 || c.Layers == nil || c.Layers(u.Block))
 	}
 	nn.WalkLinears(m.Root(), func(path string, l *nn.Linear) {
 		if l.Weight == nil || err != nil {
 			return
 		}
-		u, ok := wanted(path, l.Weight)
+		u, ok := wanted(path, l.Weight, true)
 		if c.Kind == KindBottleneck {
-			ok = ok || u != nil && u.Block >= 0 && c.Bottleneck.after(path) && (c.Layers == nil || c.Layers(u.Block))
+			ok = ok && !c.all() || u != nil && u.Block >= 0 && c.Bottleneck.after(path) && (c.Layers == nil || c.Layers(u.Block))
 		}
 		if !ok {
 			return
@@ -131,7 +141,7 @@ func (a *Adapters) adapt(m Model, owner map[*nn.Param]*nn.Unit) (names []string,
 		if e.Weight == nil || err != nil || c.Kind != "" && c.Kind != KindLoRA {
 			return
 		}
-		if u, ok := wanted(path, e.Weight); ok {
+		if u, ok := wanted(path, e.Weight, false); ok {
 			s, e2 := a.newEmbedding(path, e, u)
 			a.sites, err = append(a.sites, s), e2
 		}

@@ -42,7 +42,8 @@ type Config struct {
 	// matches, as PEFT matches them.
 	RankPattern  map[string]int
 	AlphaPattern map[string]float64
-	// Targets are module name suffixes ("q_proj"), or "all" or "all-linear" for every linear module but the output head. Empty means all.
+	// Targets are module name suffixes ("q_proj"), or every linear module but the output head: "all-linear" as PEFT finds them, "all" as
+	// LLaMA-Factory does, which knows a head by the name "lm_head" and so adapts GPT-NeoX's "embed_out". Empty means "all-linear".
 	Targets []string
 	// Pattern, when not empty, is a regular expression that a whole module path matches, in place of Targets.
 	Pattern string
@@ -50,6 +51,10 @@ type Config struct {
 	Exclude []string
 	// Layers, when not nil, reports whether a block gets adapters (freezing the first N blocks leaves them without).
 	Layers func(block int) bool
+	// Indexes, when not nil, are PEFT's layers_to_transform: the number in a module's path that follows one of IndexAfter ("layers"), or
+	// without them the last of the path, which in a mixture of experts is the expert's. Modules without a number get none.
+	Indexes    []int
+	IndexAfter []string
 	// Save are modules that are trained whole and stored with the adapter (PEFT's modules_to_save).
 	Save []string
 	// OFT and Bottleneck are the options of those kinds.
@@ -173,18 +178,38 @@ func (c Config) all() bool {
 	return c.Pattern == "" && (len(c.Targets) == 0 || slices.Contains(c.Targets, "all") || slices.Contains(c.Targets, "all-linear"))
 }
 
-// matches reports whether the module of that path gets an adapter; outside says that it is in no block (head, embedding).
-func (c Config) matches(module string, outside bool) bool {
+// matches reports whether the module of that path gets an adapter; linear says that it is no embedding.
+func (c Config) matches(module string, linear bool) bool {
 	if suffixOf(module, c.Exclude) || c.saved(module) {
 		return false
 	}
 	if c.all() {
-		return !outside
+		return linear && (!isHead(module) || module == "embed_out" && slices.Contains(c.Targets, "all"))
 	}
 	if re, err := c.pattern(); re != nil && err == nil {
 		return re.MatchString(module)
 	}
-	return suffixOf(module, c.Targets)
+	return slices.Contains(c.Targets, module) || suffixOf(module, c.Targets) && c.indexed(module)
+}
+
+// isHead reports whether a module stands beside the model's body instead of in it: output heads do, whatever their names.
+func isHead(module string) bool { return !strings.Contains(module, ".") }
+
+// indexed reports whether a module's number is among Indexes.
+func (c Config) indexed(module string) bool {
+	if c.Indexes == nil {
+		return true
+	}
+	parts := strings.Split(module, ".")
+	// PEFT's patterns are ".*\.[^.]*\.(\d+)\." and ".*\.<name>\.(\d+)\." from the start, which find the last: something stands before the
+	// name, and the number is not the end.
+	for i := len(parts) - 2; i >= 2; i-- {
+		n, err := strconv.Atoi(parts[i])
+		if err == nil && (len(c.IndexAfter) == 0 || slices.Contains(c.IndexAfter, parts[i-1])) {
+			return slices.Contains(c.Indexes, n)
+		}
+	}
+	return false
 }
 
 func suffixOf(module string, names []string) bool {

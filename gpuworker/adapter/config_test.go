@@ -2,6 +2,7 @@ package adapter
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,8 +45,18 @@ func TestPEFTConfigRoundTrip(t *testing.T) {
 			t.Errorf("%+v is read again as %+v", c, back)
 		}
 	}
-	if got.Layers == nil || got.Layers(0) || !got.Layers(2) {
+	if !slices.Equal(got.Indexes, []int{1, 2}) {
 		t.Fatal("layers_to_transform lost")
+	}
+	for path, want := range map[string]bool{"model.layers.2.self_attn.q_proj": true, "model.layers.0.self_attn.q_proj": false, "lm_head": false,
+		"model.layers.0.mlp.experts.1.v_proj": true, "model.layers.1.mlp.experts.0.v_proj": false} {
+		if got := got.matches(path, true) || path == "lm_head" && got.indexed(path); got != want {
+			t.Errorf("layers_to_transform [1, 2] without a pattern: %s gets an adapter: %v", path, got)
+		}
+	}
+	got.IndexAfter = []string{"layers"}
+	if !got.matches("model.layers.1.mlp.experts.0.v_proj", true) || got.matches("model.layers.0.mlp.experts.1.v_proj", true) {
+		t.Error("layers_pattern does not find the block")
 	}
 }
 

@@ -88,7 +88,8 @@ func Freeze(m Model, c FreezeConfig) error {
 	trained := 0
 	for _, u := range m.Units() {
 		for _, p := range u.Params {
-			p.Frozen = !slices.ContainsFunc(wanted, func(w string) bool { return strings.Contains(p.Name, w) })
+			// What is frozen from the start, such as the corrections of routers, is no parameter or needs no gradient in the reference.
+			p.Frozen = p.Frozen || !slices.ContainsFunc(wanted, func(w string) bool { return strings.Contains(p.Name, w) })
 			if !p.Frozen {
 				trained++
 			}
@@ -123,7 +124,9 @@ func (c FreezeConfig) blocks(n int) ([]int, error) {
 	return out, nil
 }
 
-// moduleNames lists the first name below a block, and the last module name of parameters outside of blocks.
+// moduleNames lists the names below blocks that LLaMA-Factory knows, and the last module name of parameters outside of blocks. It takes what
+// follows the last ".0." of a name, or ".1." where there is none, so experts are like blocks: "w1" is a module of Mixtral, and ".3.w1" is in
+// expert 3 of every block.
 func moduleNames(m Model) (inside, outside []string) {
 	numbered := regexp.MustCompile(`\.\d+\.`)
 	add := func(list *[]string, s string) {
@@ -133,10 +136,17 @@ func moduleNames(m Model) (inside, outside []string) {
 	}
 	for _, u := range m.Units() {
 		for _, p := range u.Params {
-			if at := numbered.FindStringIndex(p.Name); at != nil {
-				first, _, _ := strings.Cut(p.Name[at[1]:], ".")
-				add(&inside, first)
-			} else if parts := strings.Split(p.Name, "."); len(parts) > 1 {
+			for _, number := range [...]string{".0.", ".1."} {
+				if at := strings.LastIndex(p.Name, number); at >= 0 {
+					first, _, _ := strings.Cut(p.Name[at+len(number):], ".")
+					add(&inside, first)
+					break
+				}
+			}
+			if numbered.MatchString(p.Name) {
+				continue
+			}
+			if parts := strings.Split(p.Name, "."); len(parts) > 1 {
 				add(&outside, parts[len(parts)-2])
 			}
 		}

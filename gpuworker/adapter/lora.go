@@ -118,18 +118,21 @@ func (l *lora) Forward(t *nn.Tape, layer *nn.Linear, x, residual nn.Value) nn.Va
 	return out
 }
 
-// Operands implements nn.HeadAdapter: [x, scale * x A^T] and [W, B].
+// Operands implements nn.HeadAdapter: [x, scale * x A^T] and [W, B], whose rows DoRA scales.
 func (l *lora) Operands(t *nn.Tape, layer *nn.Linear, x nn.Value) (x2, w2 nn.Value) {
-	if l.m != nil {
-		t.Fail("adapt output head", schemas.Errorf(schemas.CodeUnsupported, "lora.dora", "DoRA on the output head %s is not supported", l.path))
-		return x, t.Param(layer.Weight)
-	}
 	in := x
 	if d, ok := l.drop.apply(t, x); ok {
 		in = d
+		if l.m != nil {
+			t.Fail("adapt output head", schemas.Errorf(schemas.CodeUnsupported, "lora.dropout", "DoRA with dropout on the output head %s is not supported", l.path))
+			return x, t.Param(layer.Weight)
+		}
 	}
 	h := ops.Linear(t, in, t.Param(l.a), nn.Value{}, nn.Value{})
 	x2 = ops.Concat(t, x, h, 1, l.scale)
 	t.Release(h)
+	if l.m != nil {
+		return x2, ops.DoRARows(t, t.Param(layer.Weight), ops.LoRA{A: t.Param(l.a), B: t.Param(l.b), Scale: l.scale}, t.Param(l.m))
+	}
 	return x2, ops.Concat(t, t.Param(layer.Weight), t.Param(l.b), 1, 1)
 }

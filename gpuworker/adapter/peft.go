@@ -149,15 +149,7 @@ func (a *Adapters) Save(q *kernels.Queue, root *os.Root, base string) error {
 		}
 		entries = append(entries, safetensors.Entry{Name: p.Name, Shape: []int64{p.Shape[1], p.Shape[0]}, Float32: transpose(v, p.Shape[0], p.Shape[1])})
 	}
-	c, targets, layers := a.Config, a.Targets(), a.Layers()
-	switch {
-	case c.Pattern != "" && c.Layers == nil:
-		layers = nil // the pattern says all
-	case layers != nil && (a.outside() || c.Pattern != ""):
-		// PEFT applies layers_to_transform to every target, and not to patterns: whole paths say it for all of them.
-		c.Pattern, targets, layers = "", a.paths(), nil
-	}
-	doc, err := encodePEFT(c, base, targets, layers)
+	doc, err := a.encode(base)
 	if err != nil {
 		return fmt.Errorf("cannot encode %s: %w", ConfigName, err)
 	}

@@ -33,6 +33,7 @@ type peftConfig struct {
 	RankPattern   map[string]int     `json:"rank_pattern"`
 	AlphaPattern  map[string]float64 `json:"alpha_pattern"`
 	Transform     json.RawMessage    `json:"layers_to_transform"`
+	After         json.RawMessage    `json:"layers_pattern"`
 	Exclude       json.RawMessage    `json:"exclude_modules"`
 	LoRABias      bool               `json:"lora_bias"`
 	Replication   json.RawMessage    `json:"layer_replication"`
@@ -177,7 +178,15 @@ func (r *peftReader) layers(c *Config) {
 	if err != nil {
 		r.wrong("layers_to_transform", "%v", err)
 	}
-	c.Layers = func(b int) bool { return slices.Contains(layers, b) }
+	c.Indexes = layers
+	var one string
+	switch {
+	case !given(r.p.After) || json.Unmarshal(r.p.After, &one) == nil && one == "":
+	case one != "":
+		c.IndexAfter = []string{one}
+	case json.Unmarshal(r.p.After, &c.IndexAfter) != nil:
+		r.wrong("layers_pattern", "must be a name or a list of names")
+	}
 }
 
 func layerList(raw json.RawMessage) ([]int, error) {
@@ -190,6 +199,84 @@ func layerList(raw json.RawMessage) ([]int, error) {
 		return nil, fmt.Errorf("neither a number nor a list of numbers")
 	}
 	return many, nil
+}
+
+// encode writes adapter_config.json of the adapters. Modules get the shortest names by which PEFT finds them and nothing else; the blocks
+// that have adapters are numbers, after the name that stands before them where experts have numbers too.
+func (a *Adapters) encode(base string) ([]byte, error) {
+	c, layers := a.Config, a.Layers()
+	c.Indexes, c.IndexAfter = nil, nil
+	switch {
+	case c.Pattern != "" && c.Layers == nil:
+		return encodePEFT(c, base, nil, nil) // the pattern says all
+	case layers != nil && (a.outside() || c.Pattern != ""):
+		// PEFT applies layers_to_transform to every target, and not to patterns: whole paths say it for all of them.
+		c.Pattern = ""
+		return encodePEFT(c, base, a.paths(), nil)
+	case layers != nil:
+		c.IndexAfter = a.beforeNumbers()
+	}
+	sure := c
+	sure.Indexes = layers
+	targets := a.targetNames(func(path string) bool { return !suffixOf(path, c.Exclude) && !c.saved(path) && sure.indexed(path) })
+	return encodePEFT(c, base, targets, layers)
+}
+
+// targetNames are the shortest ends of the adapted modules' paths that no other module has, of those that PEFT would look at.
+func (a *Adapters) targetNames(looked func(path string) bool) []string {
+	adapted, taken := map[string]bool{}, map[string]bool{}
+	for _, p := range a.paths() {
+		adapted[p] = true
+	}
+	for _, p := range a.modules {
+		if adapted[p] || !looked(p) {
+			continue
+		}
+		for _, end := range pathEnds(p) {
+			taken[end] = true
+		}
+	}
+	var out []string
+	for _, p := range a.paths() {
+		ends := pathEnds(p)
+		i := slices.IndexFunc(ends, func(end string) bool { return !taken[end] })
+		if end := ends[max(i, 0)]; i >= 0 && !slices.Contains(out, end) {
+			out = append(out, end)
+		} else if i < 0 {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// pathEnds are the ends of a path at its dots, the shortest first, itself last.
+func pathEnds(path string) (out []string) {
+	for at := strings.LastIndexByte(path, '.'); at >= 0; at = strings.LastIndexByte(path[:at], '.') {
+		out = append(out, path[at+1:])
+	}
+	return append(out, path)
+}
+
+// beforeNumbers is the name before the blocks' numbers, where paths have further numbers behind; nil where a block's is the only one.
+func (a *Adapters) beforeNumbers() []string {
+	var names []string
+	several := false
+	for _, p := range a.paths() {
+		parts, seen := strings.Split(p, "."), 0
+		for i, part := range parts {
+			if _, err := strconv.Atoi(part); err != nil || i == 0 {
+				continue
+			}
+			if seen++; seen == 1 && !slices.Contains(names, parts[i-1]) {
+				names = append(names, parts[i-1])
+			}
+		}
+		several = several || seen > 1
+	}
+	if !several {
+		return nil
+	}
+	return names
 }
 
 // encodePEFT writes adapter_config.json. layers is nil when every block has adapters.
@@ -212,6 +299,9 @@ func encodePEFT(c Config, base string, targets []string, layers []int) ([]byte, 
 	}
 	if layers != nil {
 		doc["layers_to_transform"] = layers
+	}
+	if len(c.IndexAfter) > 0 {
+		doc["layers_pattern"] = c.IndexAfter
 	}
 	set := func(kv map[string]any) {
 		for k, v := range kv {

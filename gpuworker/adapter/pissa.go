@@ -148,12 +148,11 @@ func (p *plain) Read(ctx context.Context, name string, start int64, dst []float3
 
 // principal computes A = sqrt(S/scale) V^T and B = U sqrt(S/scale) of the greatest singular values: exactly where iters is negative, else
 // by subspace iteration from a random start (Halko, Martinsson, Tropp 2009, algorithm 5.1; torch.svd_lowrank). The start depends on the
-// weight's name only and everything is float64, so every rank and every resumption computes the same.
+// weight's name only and everything is float64, so every rank and every resumption computes the same. A matrix of fewer singular values than
+// the rank has factors of zeros for the rest, which stay zeros: PEFT leaves them away.
 func principal(ctx context.Context, w *nn.Param, rank int, scale float64, iters int, base Reader) (*factors, error) {
 	out, in := int(w.Shape[0]), int(w.Shape[1])
-	if rank > min(out, in) {
-		return nil, fmt.Errorf("cannot take %d singular vectors of %s: it is %d by %d", rank, w.Name, out, in)
-	}
+	there := min(rank, out, in)
 	raw := make([]float32, w.Len())
 	if err := base(ctx, w, 0, raw); err != nil {
 		return nil, err
@@ -175,7 +174,7 @@ func principal(ctx context.Context, w *nn.Param, rank int, scale float64, iters 
 		svd.VTo(&v)
 		s = svd.Values(nil)
 	} else {
-		q := basis(m, rank, iters, w.Name)
+		q := basis(m, there, iters, w.Name)
 		var small mat.Dense
 		small.Mul(q.T(), m)
 		if !svd.Factorize(&small, mat.SVDThin) {
@@ -188,7 +187,7 @@ func principal(ctx context.Context, w *nn.Param, rank int, scale float64, iters 
 		u.Mul(q, &us)
 	}
 	f := &factors{a: make([]float32, rank*in), b: make([]float32, out*rank)}
-	for k := range rank {
+	for k := range there {
 		root := math.Sqrt(s[k] / scale)
 		for j := range in {
 			f.a[k*in+j] = float32(root * v.At(j, k))

@@ -36,7 +36,7 @@ func (a *Adapters) save(m Model, owner map[*nn.Param]*nn.Unit) error {
 			return
 		}
 		s := &savedParam{path: module, unit: u, field: field, original: p,
-			copy: &nn.Param{Name: Prefix + p.Name, Shape: p.Shape, Role: p.Role, Init: p.Init}}
+			copy: &nn.Param{Name: Prefix + p.Name, Shape: p.Shape, Role: p.Role, Init: p.Init, Frozen: a.fixed[p], Expert: p.Expert}}
 		if tokens != nil && tokens.Weight == p && tied {
 			s.tied = tokens
 		}

@@ -46,7 +46,7 @@ func TestLoRAIsDrawnAsPEFTDraws(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			a, err := adapter.Apply(m, adapter.Config{Rank: 4, Alpha: 8, Targets: []string{"all"}, Torch: &adapter.TorchDraws{Seed: 7}})
+			a, err := adapter.Apply(m, adapter.Config{Rank: 4, Alpha: 8, Targets: []string{"all-linear"}, Torch: &adapter.TorchDraws{Seed: 7}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,7 +82,7 @@ func TestLoRAIsDrawnAsPEFTDraws(t *testing.T) {
 			}
 			skipped := *a.Config.Torch
 			skipped.Skip = a.Draws()
-			b, err := adapter.Apply(mustModel(t, config), adapter.Config{Rank: 4, Alpha: 8, Targets: []string{"all"}, Torch: &skipped})
+			b, err := adapter.Apply(mustModel(t, config), adapter.Config{Rank: 4, Alpha: 8, Targets: []string{"all-linear"}, Torch: &skipped})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -129,6 +129,23 @@ func (t *Tape) Grad(v Value) (g Tensor, ok bool) {
 
 // GradFor returns where to put a gradient of an input, and whether to add to what is there. ok is false when none is needed.
 func (t *Tape) GradFor(v Value) (g Tensor, accumulate, ok bool) {
+	if t.OfExpert(v) {
+		t.slots[v.id].param.Expert.reached = true
+	}
+	return t.GradUnreached(v)
+}
+
+// OfExpert reports whether a value is a parameter of an expert, and needs a gradient.
+func (t *Tape) OfExpert(v Value) bool {
+	if !v.Valid() || t.err != nil {
+		return false
+	}
+	s := &t.slots[v.id]
+	return s.needs && s.param != nil && s.param.Expert != nil
+}
+
+// GradUnreached is GradFor for a gradient that is zero because no token was sent to the parameter's expert: it does not count as reached.
+func (t *Tape) GradUnreached(v Value) (g Tensor, accumulate, ok bool) {
 	if !v.Valid() || t.err != nil {
 		return Tensor{}, false, false
 	}

@@ -60,15 +60,29 @@ type Param struct {
 	Init  Init
 	// Transposed says that checkpoints hold the matrix as [in, out]; Shape, Data and Grad are [out, in].
 	Transposed bool
+	// Bare says that the matrix belongs to no linear module of the reference, as those of some routers.
+	Bare bool
 	// Frozen parameters get no gradient and no optimizer state.
 	Frozen bool
 	// Store is the element type that the value is held in by whoever holds all parameters of a unit: f32 when zero, or bf16.
 	Store kernels.DType
+	// Expert, when not nil, is the expert that the parameter belongs to, which a step may leave without tokens.
+	Expert *Expert
 	// Data is the value; Grad the float32 gradient (zero Tensor when none is bound). Both are contiguous with the parameter's shape.
 	Data, Grad Tensor
 
 	written bool
 }
+
+// Expert is one expert of a mixture whose reference computes only those that tokens were sent to. Parameters of the others have no gradient
+// in torch, not a gradient of zero: an optimizer leaves them and their state as they are, weight decay and the count of steps included.
+type Expert struct{ reached bool }
+
+// Reached reports whether a backward pass since the last Forget gave a gradient to a parameter of the expert.
+func (e *Expert) Reached() bool { return e.reached }
+
+// Forget makes the expert one that nothing has reached.
+func (e *Expert) Forget() { e.reached = false }
 
 // FileShape is the shape that checkpoints have.
 func (p *Param) FileShape() []int64 {

@@ -63,6 +63,17 @@ func WalkEmbeddings(module any, visit func(path string, e *Embedding)) {
 	})
 }
 
+// WalkModules calls visit for the path of every module below module that has a place in the checkpoint, parameters left out.
+func WalkModules(module any, visit func(path string)) {
+	last := ""
+	walkStructs(reflect.ValueOf(module), "", func(path string, v any) {
+		if _, isParam := v.(*Param); !isParam && path != "" && path != last {
+			visit(path)
+			last = path
+		}
+	})
+}
+
 // children calls visit for the addressable parts of a module that have a place in the checkpoint.
 func children(v reflect.Value, key string, visit func(key string, f reflect.Value)) {
 	switch v.Kind() {

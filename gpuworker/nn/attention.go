@@ -36,7 +36,7 @@ func (h *Heads) Attend(t *Tape, q, k, v Value, p *Positions, cache *ops.LayerCac
 	}
 	if !h.NoRope && h.Rope < len(p.Tables) {
 		r := p.Tables[h.Rope]
-		c.Cos, c.Sin, c.RotDim, c.Interleaved = r.Cos, r.Sin, r.Dim, r.Interleaved
+		c.Cos, c.Sin, c.RotDim, c.Interleaved = r.Cos, r.Sin, r.Dim, r.Interleaved // a table of 0 elements rotates nothing
 	}
 	c.Drop, _ = p.Drop.config(t)
 	o := ops.Attention(t, q, k, v, c)
@@ -107,6 +107,9 @@ func (l Projections) clamp(t *Tape, x Value) Value {
 
 func (h *Heads) rotate(t *Tape, x Value, p *Positions) Value {
 	r := p.Tables[h.Rope]
+	if r.Dim == 0 {
+		return x
+	}
 	y := ops.Rotate(t, x, ops.Rotary{Batch: p.Batch, Seq: p.Seq, HeadDim: h.HeadDim, RotDim: r.Dim, Interleaved: r.Interleaved, Cos: r.Cos, Sin: r.Sin, Pos: p.Pos})
 	t.Release(x)
 	return y

@@ -151,6 +151,10 @@ func (b *Batch) uploadTables(t *Tape, p *Positions, ropes []Rope) {
 		p.Pos = t.Ints(rel, int64(b.Rows), int64(b.Seq))
 	}
 	for _, r := range ropes {
+		if r.RotDim() == 0 {
+			p.Tables = append(p.Tables, RopeTable{})
+			continue
+		}
 		cos, sin := r.Tables(lo, hi, hi)
 		half := int64(r.RotDim() / 2)
 		p.Tables = append(p.Tables, RopeTable{Dim: r.RotDim(), Interleaved: r.Interleaved,

@@ -19,6 +19,7 @@ type Router struct {
 // NewRouter describes a router.
 func NewRouter(hidden, experts int, bias, correction bool, std float64) Router {
 	l := NewLinear(hidden, experts, bias, std)
+	l.Weight.Bare = true
 	r := Router{Weight: l.Weight, Bias: l.Bias}
 	if correction {
 		r.Correction = &Param{Shape: []int64{int64(experts)}, Role: autograd.RoleBias, Frozen: true}

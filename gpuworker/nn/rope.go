@@ -83,13 +83,10 @@ func (r Rope) Validate() error {
 	case "default":
 		return nil
 	case "linear", "yarn":
-		if r.Dim == 1 && r.Kind() == "yarn" {
-			return bad("rope type yarn has no meaning for 1 rotated element")
-		}
 		return need(s.Factor, "factor")
 	case "dynamic":
 		if r.Dim == 2 {
-			return bad("rope type dynamic has no meaning for 2 rotated elements")
+			return bad("rope type dynamic divides by zero for 2 rotated elements, as in transformers")
 		}
 		return need(s.Factor, "factor")
 	case "longrope":
@@ -144,9 +141,14 @@ func (r Rope) original() int {
 	return r.MaxPos
 }
 
-func (r Rope) half() int { return (r.Dim + 1) / 2 }
+func (r Rope) half() int {
+	if r.Dim == 1 && r.Kind() == "yarn" {
+		return 0 // transformers has half as many ramps, rounded down, and so no frequency
+	}
+	return (r.Dim + 1) / 2
+}
 
-// RotDim is the number of rotated elements of a head: Dim, rounded up to even.
+// RotDim is the number of rotated elements of a head: Dim, rounded up to even, but 0 for yarn over one.
 func (r Rope) RotDim() int { return 2 * r.half() }
 
 // Frequencies returns the RotDim/2 inverse frequencies for sequences of seqLen positions, and the factor on cos and sin.

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/kernels"
@@ -248,15 +249,25 @@ func (s Stack) data(t *autograd.Tape) (x, at autograd.Tensor) {
 	return strided(t, xs)
 }
 
-// grads views where the gradients go; ok is false when none is needed.
-func (s Stack) grads(t *autograd.Tape) (x, at autograd.Tensor, acc, ok bool) {
+// grads views where the gradients go; ok is false when none is needed. Experts without rows do not count as reached.
+func (s Stack) grads(t *autograd.Tape, r *Routing) (x, at autograd.Tensor, acc, ok bool) {
 	if s.Whole.Valid() {
 		x, acc, ok = t.GradFor(s.Whole)
 		return x, at, acc, ok
 	}
 	xs := make([]autograd.Tensor, len(s.Each))
+	var bounds []int
+	if slices.ContainsFunc(s.Each, t.OfExpert) {
+		if bounds = r.Bounds(t); !t.OK() {
+			return x, at, false, false
+		}
+	}
 	for i, v := range s.Each {
-		g, a, need := t.GradFor(v)
+		gradFor := t.GradFor
+		if bounds != nil && bounds[i] == bounds[i+1] {
+			gradFor = t.GradUnreached
+		}
+		g, a, need := gradFor(v)
 		if !need {
 			continue
 		}
@@ -316,7 +327,7 @@ func (op *groupedLinear) Name() string { return "grouped linear" }
 func (op *groupedLinear) Backward(t *autograd.Tape) error {
 	dy, _ := t.Grad(op.y)
 	q := t.Queue()
-	if g, at, acc, ok := op.w.grads(t); ok {
+	if g, at, acc, ok := op.w.grads(t, op.r); ok {
 		p := kernels.GroupedGemmDW{A: dy, B: t.Data(op.x), C: g, CAt: at, Offsets: op.r.Offsets, Alpha: 1, Accumulate: kernels.Flag(acc)}
 		if op.w.Transposed {
 			p.A, p.B = p.B, p.A
@@ -324,7 +335,7 @@ func (op *groupedLinear) Backward(t *autograd.Tape) error {
 		q.GroupedGemmDW(p)
 	}
 	if op.b.Valid() {
-		if g, at, acc, ok := op.b.grads(t); ok {
+		if g, at, acc, ok := op.b.grads(t, op.r); ok {
 			q.GroupedColSum(kernels.GroupedColSum{X: dy, Y: g, YAt: at, Offsets: op.r.Offsets, Accumulate: kernels.Flag(acc)})
 		}
 	}

@@ -10,8 +10,8 @@ import (
 )
 
 // badam is https://arxiv.org/abs/2404.02827 as badam's BlockOptimizer over AdamW computes it: only one transformer block is trained at a
-// time, its moments begin anew with each turn. Embedding, final norm and head are never trained. Gradients of all blocks are computed and
-// count for clipping, and every block has room for moments: the reference saves both.
+// time, its moments begin anew with each turn. Embedding, final norm and head are never trained. The gradient's norm is that of the block whose
+// turn it is; gradients of all blocks are computed, and every block has room for moments: the reference saves both.
 type badam struct {
 	adamw
 	blocks  []string
@@ -67,6 +67,13 @@ func (o *badam) turn(step int64) (block int, within int64) {
 		return int(first), within
 	}
 	return int((first + k) % n), within
+}
+
+// Trains implements Turns.
+func (o *badam) Trains(p *autograd.Param, n int64) bool {
+	block, _ := o.turn(n)
+	at, ok := o.blockOf[p]
+	return ok && at == block
 }
 
 func (o *badam) Update(q *kernels.Queue, s Step, stretches []Stretch) error {

@@ -25,13 +25,17 @@ func (o *lowRank) Whole(p *autograd.Param) bool { return o.projected(p) }
 
 // projected reports whether a parameter is a matrix that is projected.
 func (o *lowRank) projected(p *autograd.Param) bool {
-	if len(p.Shape) != 2 || p.Role != autograd.RoleMatrix {
-		return false
+	if len(p.Shape) != 2 || p.Role != autograd.RoleMatrix || p.Bare || p.Transposed {
+		return false // no torch.nn.Linear, which LLaMA-Factory asks for
 	}
-	if t := o.LowRank.Targets; len(t) > 0 && (len(t) > 1 || t[0] != "all") {
+	switch t := o.LowRank.Targets; {
+	case len(t) == 0:
+		return !headName(p.Name)
+	case len(t) == 1 && t[0] == "all":
+		return !headName(p.Name) || strings.HasPrefix(p.Name, "embed_out") // LLaMA-Factory leaves out "lm_head" and InternLM2's "output"
+	default:
 		return slices.ContainsFunc(t, func(target string) bool { return strings.Contains(strings.TrimSuffix(p.Name, ".weight"), target) })
 	}
-	return !headName(p.Name)
 }
 
 // headName tells the output layer by its usual names.

@@ -26,6 +26,13 @@ type Optimizer interface {
 	Close()
 }
 
+// Turns is an Optimizer that trains other parameters in other steps. The gradients of the rest are none in its reference, and do not count for
+// the norm of the gradient.
+type Turns interface {
+	// Trains reports whether a parameter is trained in update n (from 1).
+	Trains(p *autograd.Param, n int64) bool
+}
+
 // StateTensor declares one tensor of a parameter's state.
 type StateTensor struct {
 	// Name is the prefix in checkpoints ("adam_m").
@@ -143,7 +150,8 @@ type LowRankConfig struct {
 	// ScaleType of apollo is "channel" or "tensor"; ScaleFront scales before the norm limiter.
 	ScaleType  string
 	ScaleFront bool
-	// Targets are the last names of the modules that are projected; empty: every linear layer but the head.
+	// Targets are parts of the names of the linear layers that are projected; empty: every one but the head, "all": as LLaMA-Factory finds them,
+	// which is the same but for GPT-NeoX's head "embed_out".
 	Targets []string
 }
 

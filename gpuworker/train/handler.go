@@ -337,6 +337,9 @@ func (s *session) restore(ctx context.Context, r *checkpoint.Reader) error {
 		s.t.Phase(consume.PhaseLoad, done, 0)
 		return err
 	})
+	if err == nil {
+		err = s.engine.RestoreSkips(ctx, r.Has, r.ReadAt)
+	}
 	if err != nil {
 		return err
 	}

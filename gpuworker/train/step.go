@@ -103,6 +103,7 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 		var use bool
 		amp := s.watch.Scaler
 		n := step*int64(passes) + int64(pass) + 1 - amp.skipped()
+		s.engine.Turn(n)
 		if s.onePass(step) {
 			u := optim.Step{LR: s.stage.Optim.LR * s.schedule.Factor(step), N: n, Clip: 1}
 			r, err := s.computeTo(ctx, step, zero.Stream{Norms: true, Update: &u})
@@ -142,9 +143,11 @@ func (s *session) runStep(ctx context.Context, step int64) (stepResult, error) {
 	return out, nil
 }
 
-// onePass reports whether gradients are applied as they come: block by block, without clipping, and kept whatever they are.
+// onePass reports whether gradients are applied as they come: block by block, without clipping, and kept whatever they are. Not where the
+// ranks must first know which experts any of them has reached.
 func (s *session) onePass(step int64) bool {
-	return s.watch.Scaler == nil && s.engine.Streams(s.plan.Leaves(step)) && s.stage.Optim.MaxGradNorm >= schemas.NoClip && s.onAnomaly() == "keep"
+	return s.watch.Scaler == nil && s.engine.Experts() == 0 && s.engine.Streams(s.plan.Leaves(step)) && s.stage.Optim.MaxGradNorm >= schemas.NoClip &&
+		s.onAnomaly() == "keep"
 }
 
 // update applies the gradient of a computed step. Where only its norm was taken, block by block, the pass is made once more to apply it.

@@ -223,7 +223,10 @@ func (s *session) rollback(ctx context.Context) (err error) {
 		return fmt.Errorf("cannot roll back: %w", err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	return s.engine.Restore(ctx, r.ReadAt)
+	if err := s.engine.Restore(ctx, r.ReadAt); err != nil {
+		return err
+	}
+	return s.engine.RestoreSkips(ctx, r.Has, r.ReadAt)
 }
 
 // afterEval notes an evaluation: the best weights are kept, and early stopping decides.

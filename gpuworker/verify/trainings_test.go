@@ -11,10 +11,12 @@ import (
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/zero"
+	"github.com/tunefleet/tunefleet/kernels"
 )
 
 // training is run.json of testdata/trainings/make.py.
@@ -25,10 +27,36 @@ type training struct {
 	Clip, WD, Smoothing, LR            float64
 	Beta1, Beta2, Eps, Momentum, Ratio float64
 	SkipDecay                          bool `json:"skip_decay"`
-	Nesterov, Packed                   bool
+	Nesterov, Packed, Spread           bool
 	TrainLayers                        int `json:"train_layers"`
-	Docs                               [][]int32
-	Losses, Norms, Rates               []float64
+	Modules, Extra, Targets            []string
+	Rank                               int
+	Every                              int64
+	Scale                              float64
+	Proj, Mode                         string
+	GaLoreTarget                       string `json:"galore_target"`
+	// Projected are the parameters that GaLore projects, Orthogonal those that Muon orthogonalizes.
+	Projected, Orthogonal []string
+	Keys                  map[string]any
+	Docs                  [][]int32
+	Losses, Norms, Rates  []float64
+}
+
+// optimizer is the engine's configuration of a training's.
+func (r training) optimizer() optim.Config {
+	c := optim.Config{Name: r.Optimizer, LR: r.LR, Beta1: r.Beta1, Beta2: r.Beta2, Eps: r.Eps, WeightDecay: r.WD, SkipDecay: r.SkipDecay,
+		LoRAPlusRatio: r.Ratio, Momentum: r.Momentum, Nesterov: r.Nesterov}
+	switch r.Optimizer {
+	case optim.GaLore:
+		c.LowRank = optim.LowRankConfig{Rank: r.Rank, Every: r.Every, Scale: r.Scale, Proj: r.Proj, Targets: []string{r.GaLoreTarget}}
+	case optim.BAdam:
+		c.Blocks, c.SkipDecay = optim.BlockConfig{Every: r.Every, Mode: r.Mode}, false // its groups take the decay from the defaults
+	case optim.AdamMini:
+		hidden, _ := r.Keys["hidden_size"].(float64)
+		heads, _ := r.Keys["num_attention_heads"].(float64)
+		c.HeadDim = int64(hidden / heads)
+	}
+	return c
 }
 
 // TestRandomTrainings repeats short trainings of torch, transformers and PEFT, whose architecture, sizes, method, optimizer, schedule and
@@ -83,9 +111,7 @@ func repeatTraining(t *testing.T, folder string, checkpoint bool) {
 	defer f.Close()
 	batches, err := readBatches(f, 3, s.model.Info().Vocab)
 	check(err)
-	c := optim.Config{Name: run.Optimizer, LR: run.LR, Beta1: run.Beta1, Beta2: run.Beta2, Eps: run.Eps, WeightDecay: run.WD, SkipDecay: run.SkipDecay,
-		LoRAPlusRatio: run.Ratio, Momentum: run.Momentum, Nesterov: run.Nesterov}
-	st, err := s.stepper(ctx, c, run.Clip, Options{Checkpoint: checkpoint})
+	st, err := s.stepper(ctx, run.optimizer(), run.Clip, Options{Checkpoint: checkpoint})
 	check(err)
 	s.step = st
 	sh := st.(*sharded)
@@ -115,6 +141,7 @@ func repeatTraining(t *testing.T, folder string, checkpoint bool) {
 			check(sh.engine.EndLeaf(ctx))
 			sum += r.Sum
 		}
+		sh.engine.Turn(int64(step) + 1)
 		sumsq, _, err := sh.engine.Finish(ctx, nil)
 		check(err)
 		norm := zero.Norm(sumsq)
@@ -138,8 +165,8 @@ func openTraining(ctx context.Context, root *os.Root, run training, o Options) (
 	init, err := root.OpenRoot("init")
 	if errors.Is(err, os.ErrNotExist) {
 		return openSession(ctx, root, o, func(s *session) error {
-			if run.TrainLayers > 0 {
-				return adapter.Freeze(s.model, adapter.FreezeConfig{Layers: run.TrainLayers})
+			if run.Method == "freeze" {
+				return adapter.Freeze(s.model, adapter.FreezeConfig{Layers: run.TrainLayers, Spread: run.Spread, Modules: run.Modules, Extra: run.Extra})
 			}
 			return nil
 		})
@@ -153,14 +180,50 @@ func openTraining(ctx context.Context, root *os.Root, run training, o Options) (
 		if err != nil {
 			return err
 		}
+		c.Targets, c.Pattern = run.Targets, "" // what the user wrote; loading compares what it finds with PEFT's modules
 		s.lora, err = adapter.Apply(s.model, c)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.lora.Load(ctx, s.queue, init); err != nil {
+	start := func() error { return s.lora.Load(ctx, s.queue, init) }
+	if s.lora.Config.PiSSA {
+		start = func() error { return startPiSSA(ctx, s) }
+	}
+	if err := start(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
+}
+
+// startPiSSA computes what PiSSA starts from, in place of PEFT's: singular vectors have either sign.
+func startPiSSA(ctx context.Context, s *session) error {
+	original := map[*nn.Param][]float32{}
+	for _, u := range s.model.Units() {
+		for _, p := range u.Params {
+			v, err := nn.Read(s.queue, p.Data)
+			if err != nil {
+				return err
+			}
+			original[p] = v
+		}
+	}
+	read := func(_ context.Context, p *nn.Param, start int64, dst []float32) error {
+		copy(dst, original[p][start:])
+		return nil
+	}
+	for p := range original {
+		v := make([]float32, p.Len())
+		ok, err := s.lora.Initial(ctx, p, 0, v, read)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if err := kernels.Upload(s.queue, p.Data.Reshape(p.Len()), v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -111,6 +111,8 @@ type Engine struct {
 	window  pool
 	host    staging
 	over    overlap
+	experts experts
+	turn    int64
 
 	micro, leaves int
 	inLeaf        bool
@@ -156,6 +158,7 @@ func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) 
 		return nil, err
 	}
 	e = &Engine{cfg: cfg, opt: opt, q: q, comm: &lane{comm: comm}, plan: p, byID: map[*autograd.Unit]*unit{}, frozen: map[*unit]kernels.Tensor{}, window: pool{dev: q.Device()}}
+	e.experts = findExperts(units, cfg.Optim.WithDefaults().Name)
 	e.over.on = cfg.Overlap != OverlapOff && p.world > 1
 	e.host.bufs = [2][][]byte{make([][]byte, p.world), make([][]byte, p.world)}
 	defer func() {

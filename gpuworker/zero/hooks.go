@@ -30,6 +30,7 @@ func (e *Engine) BeginLeaf(micro, leaves int) error {
 		}
 	}
 	e.micro, e.leaves, e.inLeaf = micro, leaves, true
+	e.experts.begin(micro)
 	e.beginOverlap()
 	for _, b := range e.plan.buckets {
 		b.begun, b.ended = 0, 0
@@ -70,6 +71,10 @@ func (e *Engine) EndLeaf(ctx context.Context) error {
 		if b.ended != len(b.units) {
 			return fmt.Errorf("cannot end the leaf: %d of %d units from %s on had a backward pass", b.ended, len(b.units), b.units[0].u.Name)
 		}
+	}
+	e.experts.end(e.HasLeaf(e.micro, e.leaves, e.plan.rank))
+	if e.stream.Update != nil {
+		e.experts.updated()
 	}
 	return nil
 }

@@ -116,7 +116,7 @@ func (b *bucket) addRuns(segs []Segment, opt optim.Optimizer) {
 		g, decl := opt.Group(s.Param), opt.State(s.Param)
 		if n := len(b.runs); n > from && !opt.Whole(s.Param) && !opt.Whole(b.runs[n-1].first.Param) {
 			r := &b.runs[n-1]
-			if r.group == g && r.off+r.len == s.Offset && perElement(decl) && perElement(r.decl) && sameDecl(decl, r.decl) {
+			if r.group == g && r.off+r.len == s.Offset && r.first.Param.Expert == s.Param.Expert && perElement(decl) && perElement(r.decl) && sameDecl(decl, r.decl) {
 				r.len += s.Len
 				continue
 			}
@@ -133,6 +133,8 @@ type plan struct {
 	// chunkOf[r] lists, in the order in which rank r reports them, the global index of each chunk that it owns. chunks is their number.
 	chunkOf [][]int64
 	chunks  int64
+	// params are the parameters of the chunks where some optimizer trains others in other steps.
+	params []*autograd.Param
 }
 
 // makePlan cuts units. bucketLen is the most elements of a group of small units.
@@ -172,10 +174,16 @@ func makePlan(units []*autograd.Unit, rank, world int, bucketLen int64, sharded 
 		b.fullLen += n
 		b.ownLen += v.train.own(rank)
 	}
+	_, turns := opt.(optim.Turns)
 	for _, b := range p.buckets {
 		b.firstChunk = int64(len(p.chunkOf[rank]))
 		for _, v := range b.units {
 			p.countChunks(v)
+			for _, c := range v.train.layout.Chunks() {
+				if turns {
+					p.params = append(p.params, c.Param)
+				}
+			}
 		}
 	}
 	return p, nil

@@ -73,6 +73,9 @@ func (e *Engine) SnapshotBytes() int64 {
 	for _, p := range e.bestPieces() {
 		n += 4 * int64(len(p.data))
 	}
+	if e.plan.rank == 0 {
+		n += 4 * int64(e.Experts())
+	}
 	return n
 }
 
@@ -106,6 +109,7 @@ func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 		}
 	}
 	s.pieces = append(s.pieces, e.bestPieces()...)
+	s.pieces = append(s.pieces, e.skipPieces()...)
 	return s, nil
 }
 

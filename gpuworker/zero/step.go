@@ -38,18 +38,31 @@ func (e *Engine) Finish(ctx context.Context, meta []byte) (sumsq float64, metas 
 			return 0, nil, fmt.Errorf("cannot compute the gradient norm: %w", err)
 		}
 	}
-	metas, err = e.shareSums(ctx, meta, sums)
+	seen := e.experts.bits()
+	metas, err = e.shareSums(ctx, append(append(make([]byte, 0, len(meta)+len(seen)), meta...), seen...), sums)
 	if err != nil {
 		return 0, nil, err
 	}
-	for _, g := range e.host.global {
-		sumsq += g
+	ranks := make([][]byte, len(metas))
+	for k, m := range metas {
+		metas[k], ranks[k] = m[:len(meta)], m[len(meta):]
+	}
+	e.experts.share(ranks)
+	turns, _ := e.opt.(optim.Turns)
+	for i, g := range e.host.global {
+		if turns == nil || e.turn == 0 || turns.Trains(e.plan.params[i], e.turn) {
+			sumsq += g
+		}
 	}
 	if err := e.measureOverlap(ctx); err != nil {
 		return 0, nil, err
 	}
 	return sumsq, metas, nil
 }
+
+// Turn says which update (from 1) the gradients to come are for: an optimizer may train other parameters in other steps, and Finish tells the
+// norm of what this one trains. Without it the norm is that of all.
+func (e *Engine) Turn(n int64) { e.turn = n }
 
 // shareSums all-gathers meta and chunk sums and puts the sums of all ranks in global order.
 func (e *Engine) shareSums(ctx context.Context, meta []byte, sums []float64) ([][]byte, error) {
@@ -106,6 +119,7 @@ func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float3
 			return err
 		}
 	}
+	e.experts.updated()
 	e.returnLoans()
 	return nil
 }

@@ -69,6 +69,10 @@ func (e *Engine) update(ctx context.Context, b *bucket, step optim.Step) error {
 		grads = b.mem.reduced
 	}
 	for _, r := range b.runs {
+		step, ok := e.experts.step(r.first.Param.Expert, step)
+		if !ok {
+			continue
+		}
 		if e.opt.Whole(r.first.Param) || r.len <= updatePiece {
 			if err := e.apply(b, grads, r, step); err != nil {
 				return err

@@ -36,17 +36,19 @@ func config(hidden, layers int, tied bool) []byte {
 // setup is one training to run in any world.
 type setup struct {
 	hidden, layers int
-	tied, lora     bool
-	freeze         int
-	sharding       string
-	leaves, steps  int
-	bucket         int64
-	checkpoint     bool
-	backend        string
-	optim          string
-	threads        int // default 1
-	isa            kernels.ISA
-	fast           bool
+	// experts, when not 0, makes it a mixture of so many, one a token.
+	experts       int
+	tied, lora    bool
+	freeze        int
+	sharding      string
+	leaves, steps int
+	bucket        int64
+	checkpoint    bool
+	backend       string
+	optim         string
+	threads       int // default 1
+	isa           kernels.ISA
+	fast          bool
 	// first is the step to begin with; restore, when not nil, the state to begin from.
 	first   int
 	restore map[string][]float32
@@ -95,7 +97,11 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	if err != nil {
 		return out, err
 	}
-	m, err := zoo.New(config(s.hidden, s.layers, s.tied))
+	raw := config(s.hidden, s.layers, s.tied)
+	if s.experts > 0 {
+		raw = mixture(s.hidden, s.layers, s.experts)
+	}
+	m, err := zoo.New(raw)
 	if err != nil {
 		return out, err
 	}
@@ -149,6 +155,13 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 			copy(dst, whole[from:])
 			return nil
 		})
+		if err == nil {
+			has := func(tensor string) bool { return s.restore[tensor+"@0"] != nil }
+			err = e.RestoreSkips(ctx, has, func(_ context.Context, tensor string, _ int64, dst []float32) error {
+				copy(dst, s.restore[tensor+"@0"])
+				return nil
+			})
+		}
 		if err != nil {
 			return out, err
 		}

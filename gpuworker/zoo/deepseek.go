@@ -163,7 +163,7 @@ type sharedMoE struct {
 
 // newSharedMoE describes the layer.
 func newSharedMoE(s Sizes, c SharedRoute, route ops.RouteConfig, correction, bias bool) *sharedMoE {
-	m := &sharedMoE{Router: nn.NewRouter(s.Hidden, c.Experts, false, correction, s.InitRange), Experts: newExperts(c.Experts, s.Hidden, c.Inner, bias, s.activation(), s.InitRange),
+	m := &sharedMoE{Router: nn.NewRouter(s.Hidden, c.Experts, false, correction, s.InitRange), Experts: skipped(newExperts(c.Experts, s.Hidden, c.Inner, bias, s.activation(), s.InitRange)),
 		route: route}
 	if n := c.Shared.or(0); n > 0 {
 		shared := nn.NewSwiGLU(s.Hidden, n*c.Inner, bias, s.InitRange)

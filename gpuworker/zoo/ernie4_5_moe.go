@@ -97,7 +97,7 @@ func describeErnie45MoE(c Ernie45MoEConfig) description {
 			return b
 		}
 		sparse = true
-		m := &ernie45Experts{Gate: nn.NewLinear(c.Hidden, c.Experts, false, c.InitRange), Experts: newExperts(c.Experts, c.Hidden, c.Inner, c.Bias, c.activation(), c.InitRange),
+		m := &ernie45Experts{Gate: nn.NewLinear(c.Hidden, c.Experts, false, c.InitRange), Experts: skipped(newExperts(c.Experts, c.Hidden, c.Inner, c.Bias, c.activation(), c.InitRange)),
 			route: ops.RouteConfig{Experts: c.Experts, K: c.TopK, Score: kernels.RouteSoftmax, Normalize: true, NormMin: float32(c.NormMin)}}
 		m.Statics.Correction = &nn.Param{Shape: []int64{1, int64(c.Experts)}, Role: autograd.RoleBias, Frozen: true}
 		if c.Shared > 0 {

@@ -1,6 +1,7 @@
 package zoo
 
 import (
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/ops"
 	"github.com/tunefleet/tunefleet/kernels"
@@ -39,6 +40,23 @@ func newExperts(n, hidden, inner int, bias bool, act kernels.Activation, std flo
 		out[i].Act = act
 	}
 	return out
+}
+
+// skipped marks experts that transformers computes only where tokens were sent to them. Where it computes all of them, over no rows if need
+// be (OLMoE, FlexOlmo), or has their matrices in one parameter (Granite, gpt-oss), those without tokens have gradients of zero.
+func skipped(experts []nn.SwiGLU) []nn.SwiGLU {
+	for i := range experts {
+		skipExpert(&experts[i])
+	}
+	return experts
+}
+
+// skipExpert marks one, a pointer to its module.
+func skipExpert(expert any) {
+	e := &autograd.Expert{}
+	for _, p := range nn.Params(expert) {
+		p.Expert = e
+	}
 }
 
 // sparseLayer is Qwen's rule for which layers have experts.

@@ -52,10 +52,10 @@ type opt struct {
 		Decoder struct {
 			Embed      nn.Embedding `hf:"embed_tokens"`
 			Positions  nn.Embedding `hf:"embed_positions"`
+			ProjectOut *nn.Linear   `hf:"project_out"` // in transformers' order, in which PEFT draws adapters
 			ProjectIn  *nn.Linear   `hf:"project_in"`
 			Layers     []optBlock   `hf:"layers"`
 			Norm       *nn.Norm     `hf:"final_layer_norm"`
-			ProjectOut *nn.Linear   `hf:"project_out"`
 		} `hf:"decoder"`
 	} `hf:"model"`
 	Head nn.Linear `hf:"lm_head"`

@@ -105,7 +105,7 @@ func describeQwenMoE(c QwenMoEConfig, three bool) description {
 			return b
 		}
 		sparse = true
-		b.Sparse = &linearMoE{Gate: nn.NewLinear(c.Hidden, c.Experts, false, c.InitRange), Experts: newExperts(c.Experts, c.Hidden, c.Inner, false, c.activation(), c.InitRange),
+		b.Sparse = &linearMoE{Gate: nn.NewLinear(c.Hidden, c.Experts, false, c.InitRange), Experts: skipped(newExperts(c.Experts, c.Hidden, c.Inner, false, c.activation(), c.InitRange)),
 			route: ops.RouteConfig{Experts: c.Experts, K: c.TopK, Score: kernels.RouteSoftmax, Normalize: c.Normalize}}
 		if !three {
 			shared, gate := nn.NewSwiGLU(c.Hidden, c.SharedInner, false, c.InitRange), nn.NewLinear(c.Hidden, 1, false, c.InitRange)

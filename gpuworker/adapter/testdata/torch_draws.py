@@ -2,7 +2,7 @@
 python -P torch_draws.py FOLDER, where FOLDER holds <architecture>/config.json (fixtures/models).
 
 For each architecture: the adapted modules in the order in which they are made, and a SHA-256 over the bytes of all lora_A in that order,
-for rank 4, seed 7, every linear module but the output head (LLaMA-Factory's lora_target: all).
+for rank 4, seed 7, every linear module but the output head (PEFT's all-linear).
 """
 import hashlib
 import json

@@ -3,28 +3,93 @@
 usage: make.py OUT SEED COUNT. Every training becomes OUT/<i>_<architecture>: the model (config.json, model.safetensors), init (an adapter
 in PEFT's format, where there is one), batches.safetensors with input_ids, attention_mask and labels [leaves, rows, length], and run.json with
 the options, the learning rates, and the loss and gradient norm of every step. A step's loss is the sum over its leaves divided by the labels
-of all of them (those of position 0 count), as transformers' Trainer has it. Packed rows are computed document by document. What has no
-gradient (an expert that no token of a step reaches) has the gradient 0, as under DeepSpeed: decay and momentum go on, where torch alone would
-leave it out. Trainings whose numbers change by more than 2e-5 with the last bit of the weights are left out.
+of all of them (those of position 0 count), as transformers' Trainer has it. Packed rows are computed document by document. Trainings whose
+numbers change by more than 2e-5 with the last bit of the weights are left out. GaLore, BAdam, Adam-mini and AdamW in 8 bits are trained where
+their packages (galore-torch 1.0, badam 1.4, adam-mini 1.1.1, bitsandbytes) can be imported.
 """
 
 import copy
 import json
 import os
 import random
+import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "random"))
 
+import importlib
+import logging
+
 import torch
 import torch.nn.functional as F
+import torch.optim._muon as muon
 from make import KINDS, B, C, fill
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, OFTConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import save_file
 from transformers import Adafactor, AutoConfig, AutoModelForCausalLM, Trainer, get_scheduler
 
-STACKED = ("gpt_oss", "granitemoe", "granitemoeshared")  # experts in one tensor, which adapters leave alone
+logging.disable(logging.CRITICAL)
+
+
+def there(package):
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        return None
+
+
+PACKAGES = {name: there(package) for name, package in dict(galore="galore_torch", badam="badam", adam_mini="adam_mini", adamw_8bit="bitsandbytes").items()}
+
+
+def nearest(x, code, absmax, codes, block):
+    q, a = torch.ops.bitsandbytes.quantize_blockwise(x.double(), code, block)
+    codes.copy_(q)
+    absmax.copy_(a)
+
+
+if PACKAGES["adamw_8bit"]:  # its exact path: the compiled CPU kernel looks codes up in a grid and misses the smallest ones; CUDA's does not
+    importlib.import_module("bitsandbytes.backends.cpu.ops")._quant_blockwise_fp32_direct = nearest
+
+
+def newton_schulz(g, coefficients, steps, eps):
+    """Muon's iteration in float32, which torch makes in bfloat16."""
+    a, b, c = coefficients
+    x = g.T if g.size(0) > g.size(1) else g
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        m = x @ x.T
+        x = a * x + (b * m + c * m @ m) @ x
+    return x.T if g.size(0) > g.size(1) else x
+
+
+muon._zeropower_via_newtonschulz = newton_schulz
+
+
+svd = torch.linalg.svd
+
+
+def signed_svd(x, full_matrices=False):
+    """Singular vectors with the sign that makes their greatest element positive: GaLore's moments outlive a change of sign."""
+    u, s, vh = svd(x.double(), full_matrices=full_matrices)
+    for k in range(s.numel()):
+        if u[u[:, k].abs().argmax(), k] < 0: u[:, k] *= -1
+        if vh[k, vh[k].abs().argmax()] < 0: vh[k] *= -1
+    return u.float(), s.float(), vh.float()
+
+
+class Several:
+    """Optimizers that share their steps."""
+
+    def __init__(self, *each):
+        self.each = [o for o in each if o]
+        self.param_groups = [g for o in self.each for g in o.param_groups]
+
+    def step(self):
+        for o in self.each: o.step()
+
+    def zero_grad(self):
+        for o in self.each: o.zero_grad()
 
 
 class Lion(torch.optim.Optimizer):
@@ -49,6 +114,24 @@ def layers_of(model):
     return next(len(m) for n, m in model.named_modules() if n.split(".")[-1] in ("h", "layers", "blocks"))
 
 
+def linears(model):
+    """LLaMA-Factory's find_all_linear_modules: the last names of linear modules whose paths have no lm_head in them."""
+    heads = {"lm_head", "output"} if model.config.model_type == "internlm2" else {"lm_head"}
+    return sorted({n.split(".")[-1] for n, m in model.named_modules() if not any(h in n for h in heads) and "Linear" in type(m).__name__})
+
+
+def galore(o, model, params, decay):
+    """As LLaMA-Factory groups them."""
+    targets = linears(model) if o["galore_target"] == "all" else [o["galore_target"]]
+    low = {id(p) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and any(t in n for t in targets)
+           for p in m.parameters() if p.requires_grad and p.dim() > 1}
+    torch.linalg.svd = signed_svd
+    o["projected"] = sorted(n for n, p in params if id(p) in low)
+    rest = [dict(params=[p for n, p in params if id(p) not in low and (n in decay) == d], weight_decay=o["wd"] if d else 0.0) for d in (False, True)]
+    groups = rest + [dict(params=[p for _, p in params if id(p) in low], weight_decay=o["wd"], rank=o["rank"], update_proj_gap=o["every"], scale=o["scale"], proj_type=o["proj"])]
+    return PACKAGES["galore"].GaLoreAdamW([g for g in groups if g["params"]], lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
+
+
 def optimizer(o, model):
     params = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if o["method"] == "loraplus":
@@ -57,6 +140,24 @@ def optimizer(o, model):
     decay = set(Trainer.get_decay_parameter_names(None, model)) if o["skip_decay"] else {n for n, _ in params}
     groups = [dict(params=[p for n, p in params if n in decay], weight_decay=o["wd"]), dict(params=[p for n, p in params if n not in decay], weight_decay=0.0)]
     groups = [g for g in groups if g["params"]]
+    adam = dict(lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
+    if o["optimizer"] == "galore":
+        return galore(o, model, params, decay)
+    if o["optimizer"] == "adamw_8bit":
+        return PACKAGES["adamw_8bit"].optim.AdamW8bit(groups, **adam)
+    if o["optimizer"] == "badam":
+        return PACKAGES["badam"].BlockOptimizer(torch.optim.AdamW([p for _, p in params], weight_decay=o["wd"], foreach=False, **adam), params, switch_block_every=o["every"],
+                                                switch_mode=o["mode"], verbose=0)
+    if o["optimizer"] == "adam_mini":
+        c = model.config
+        return PACKAGES["adam_mini"].Adam_mini(params, weight_decay=o["wd"], dim=c.hidden_size, n_heads=c.num_attention_heads, n_kv_heads=c.num_key_value_heads, verbose=False, **adam)
+    if o["optimizer"] == "muon":
+        own = {id(p) for n, p in params if p.dim() == 2 and not any(s in n for s in ("embed", "wte", "wpe", "lm_head", "lora_", "oft_"))}
+        rest = [dict(g, params=[p for p in g["params"] if id(p) not in own]) for g in groups]
+        o["orthogonal"] = sorted(n for n, p in params if id(p) in own)
+        return Several(*[torch.optim.Muon([p for p in g["params"] if id(p) in own], lr=o["lr"], weight_decay=g["weight_decay"], momentum=o["momentum"], nesterov=o["nesterov"],
+                                          adjust_lr_fn="match_rms_adamw") for g in groups if any(id(p) in own for p in g["params"])],
+                       torch.optim.AdamW([g for g in rest if g["params"]], **adam) if any(g["params"] for g in rest) else None)
     if o["optimizer"] == "sgd":
         return torch.optim.SGD(groups, lr=o["lr"], momentum=o["momentum"], nesterov=o["nesterov"])
     if o["optimizer"] == "adafactor":
@@ -69,12 +170,17 @@ def optimizer(o, model):
 def options(r, kind):
     o = dict(steps=C(r, 3, 4, 6), accumulation=C(r, 1, 1, 2, 3), clip=C(r, 0.0, 0.3, 1.0), schedule=C(r, "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"),
              warmup=C(r, 0, 2), wd=C(r, 0.0, 0.1, 1.0), skip_decay=B(r), smoothing=C(r, 0.0, 0.0, 0.1), packed=B(r, .25), beta1=C(r, 0.9, 0.8), beta2=C(r, 0.999, 0.95), eps=C(r, 1e-8, 1e-6),
-             momentum=0.0, nesterov=False, ratio=0.0, train_layers=0)
-    methods = ["full", "full", "freeze"] + ([] if kind in STACKED else ["lora", "rslora", "dora", "loraplus"])
-    o["method"] = C(r, *methods)
-    o["optimizer"] = "adamw" if o["method"] == "loraplus" else C(r, "adamw", "adamw", "sgd", "adafactor", "lion")
-    o["lr"] = dict(adamw=1e-3, sgd=1e-2, adafactor=1e-3, lion=3e-5)[o["optimizer"]]
+             momentum=0.0, nesterov=False, ratio=0.0, train_layers=0, spread=False, modules=[], extra=[], targets=[], save=[])
+    o["method"] = C(r, "full", "full", "freeze", "lora", "lora", "rslora", "dora", "loraplus", "pissa", "oft")
+    o["optimizer"] = "adamw" if o["method"] == "loraplus" else C(r, "adamw", "adamw", "sgd", "adafactor", "lion", "adamw_8bit", "muon")
+    if o["method"] == "full": o["optimizer"] = C(r, o["optimizer"], "galore", "badam", "adam_mini" if kind in ("llama", "mistral", "qwen2") else "galore")
+    if o["optimizer"] in PACKAGES and not PACKAGES[o["optimizer"]]: raise ValueError("no package for " + o["optimizer"])
+    o["lr"] = dict(adamw=1e-3, sgd=1e-2, adafactor=1e-3, lion=3e-5, adamw_8bit=1e-3, galore=1e-3, badam=1e-3, adam_mini=1e-3, muon=1e-3)[o["optimizer"]]
     if o["optimizer"] == "sgd" and B(r): o.update(momentum=0.9, nesterov=B(r))
+    if o["optimizer"] == "muon": o.update(momentum=C(r, 0.95, 0.8), nesterov=B(r))
+    if o["optimizer"] == "galore": o.update(rank=C(r, 1, 3, 16), every=C(r, 1, 2, 3), scale=C(r, 1.0, 2.0), proj=C(r, "std", "std", "reverse_std", "left", "right"), galore_target=C(r, "all", "all", "proj"))
+    if o["optimizer"] == "badam": o.update(every=C(r, 2, 3), mode=C(r, "ascending", "descending"))
+    if o["optimizer"] == "adam_mini": o["skip_decay"] = True
     if o["method"] == "loraplus": o.update(ratio=C(r, 4.0, 16.0), skip_decay=True)
     if o["schedule"] == "constant": o["warmup"] = 0
     return o
@@ -83,12 +189,12 @@ def options(r, kind):
 def steps(model, o, ids, mask, labels, docs):
     """Losses, gradient norms and learning rates of the steps."""
     opt = optimizer(o, model)
-    sched = get_scheduler(o["schedule"], opt, o["warmup"], o["steps"])
+    scheds = [get_scheduler(o["schedule"], each, o["warmup"], o["steps"]) for each in getattr(opt, "each", [opt])]
     losses, norms, rates = [], [], []
     for step in range(o["steps"]):
         span = range(step * o["accumulation"], (step + 1) * o["accumulation"])
         total = sum((labels[i] != -100).sum().item() for i in span)
-        opt.zero_grad()
+        for p in model.parameters(): p.grad = None
         loss = 0.0
         for i in span:
             for a, b in zip(docs[i], docs[i][1:]):
@@ -98,14 +204,58 @@ def steps(model, o, ids, mask, labels, docs):
                 part.backward()
                 loss += part.item()
         params = [p for p in model.parameters() if p.requires_grad]
-        for p in params:
-            if p.grad is None: p.grad = torch.zeros_like(p)
         norms.append(torch.nn.utils.clip_grad_norm_(params, o["clip"] or float("inf")).item())
         losses.append(loss)
         rates.append(opt.param_groups[0]["lr"])
         opt.step()
-        sched.step()
+        for sched in scheds: sched.step()
     return losses, norms, rates
+
+
+def freeze(model, o, r):
+    """LLaMA-Factory's freeze tuning, whose names an expert of that number satisfies too."""
+    n = layers_of(model)
+    o["train_layers"], o["spread"] = r.choice([-1, 1]) * r.randint(1, n), B(r, .3)
+    if o["spread"]:
+        o["train_layers"] = r.choice([k for k in range(1, n + 1) if n % k == 0])
+        ids = range(n // o["train_layers"] - 1, n, n // o["train_layers"])
+    elif o["train_layers"] > 0: ids = range(n - o["train_layers"], n)
+    else: ids = range(-o["train_layers"])
+    names = [name for name, _ in model.named_parameters()]
+    hidden, rest = set(), set()
+    for name in names:
+        if ".0." in name: hidden.add(name.split(".0.")[-1].split(".")[0])
+        elif ".1." in name: hidden.add(name.split(".1.")[-1].split(".")[0])
+        if re.search(r"\.\d+\.", name) is None: rest.add(name.split(".")[-2])
+    if B(r, .4): o["modules"] = sorted(r.sample(sorted(hidden), r.randint(1, len(hidden))))
+    if B(r, .4): o["extra"] = sorted(r.sample(sorted(rest), 1))
+    wanted = [f".{i}.{m}" for i in ids for m in o["modules"] or [""]] + o["extra"]
+    for name, p in model.named_parameters(): p.requires_grad_(p.requires_grad and any(w in name for w in wanted))
+    if not any(p.requires_grad for p in model.parameters()): raise ValueError("nothing is trained")
+
+
+def adapt(model, o, r, g, out):
+    """The model with PEFT's adapter, which init receives; with "all" as LLaMA-Factory names its targets."""
+    last = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "head" not in n})
+    o["targets"] = C(r, ["all"], ["all"], ["all-linear"], sorted(r.sample(last, r.randint(1, len(last)))) if last else ["all-linear"])
+    names = {"all": linears(model), "all-linear": "all-linear"}.get(o["targets"][0], o["targets"])
+    if "embed_out" in names and model.config.tie_word_embeddings: raise ValueError("a tied head is no module of ours")
+    if o["method"] != "dora" and B(r, .25):
+        beside = [n.split(".")[-1] for n, m in model.named_modules() if m in (model.get_input_embeddings(), model.get_output_embeddings()) and not model.config.tie_word_embeddings]
+        o["save"] = C(r, *[[n] for n in beside + ["gate", "router"] if any(m.endswith(n) for m, _ in model.named_modules())] or [[]])
+    more = dict(target_modules=names, task_type="CAUSAL_LM", modules_to_save=o["save"] or None)
+    if o["method"] == "oft":
+        size = C(r, dict(r=0, oft_block_size=C(r, 2, 4, 8)), dict(r=C(r, 2, 3), oft_block_size=0))
+        model = get_peft_model(model, OFTConfig(**size, **more))
+        for n, p in model.named_parameters():
+            if "oft_" in n: p.data = 0.1 * torch.randn(p.shape, generator=g)
+            if "oft_" in n and not p.numel(): raise ValueError("nothing to rotate")
+    else:
+        model = get_peft_model(model, LoraConfig(r=C(r, 1, 3, 4), lora_alpha=C(r, 3, 8), use_rslora=o["method"] == "rslora", use_dora=o["method"] == "dora",
+                                                 init_lora_weights="pissa" if o["method"] == "pissa" else False, **more))
+    model = model.eval()
+    model.save_pretrained(out + "/init", save_embedding_layers=False)
+    return model
 
 
 def train(out, r, kind):
@@ -119,16 +269,8 @@ def train(out, r, kind):
     model.save_pretrained(out)
     o = options(r, kind)
     torch.manual_seed(r.randrange(1 << 30))
-    if o["method"] == "freeze":
-        n = layers_of(model)
-        o["train_layers"] = r.randint(1, n)
-        for name, p in model.named_parameters():  # by LLaMA-Factory's rule, which an expert of that number satisfies too
-            p.requires_grad_(any(f".{i}." in name for i in range(n - o["train_layers"], n)))
-    if "lora" in o["method"] or o["method"] == "dora":
-        c = LoraConfig(r=C(r, 1, 3, 4), lora_alpha=C(r, 3, 8), target_modules="all-linear", use_rslora=o["method"] == "rslora", use_dora=o["method"] == "dora", init_lora_weights=False,
-                       task_type="CAUSAL_LM")
-        model = get_peft_model(model, c).eval()
-        model.save_pretrained(out + "/init")
+    if o["method"] == "freeze": freeze(model, o, r)
+    elif o["method"] != "full": model = adapt(model, o, r, g, out)
     V, S, rows, leaves = config.vocab_size, C(r, 9, 17, 24), 1 if o["packed"] else C(r, 1, 2, 3), o["steps"] * o["accumulation"]
     ids = torch.randint(3, V, (leaves, rows, S), generator=g)
     mask = torch.ones_like(ids)
