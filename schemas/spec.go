@@ -213,7 +213,8 @@ type TrainStage struct {
 	// LossScale is what fp16 begins to multiply the loss by (default 65536), a power of two. A step whose gradient overflows is skipped and
 	// halves it, 2,000 good ones in a row double it, as torch.amp.GradScaler does.
 	LossScale float64 `json:"loss_scale,omitempty"`
-	// Sharding is "auto", "none" or "zero3".
+	// Sharding is "none" (every rank holds everything), "zero2" (gradients and optimizer state are shared out), "zero3" (parameters, too), "hybrid"
+	// (zero3 within each host, which all have as many ranks, copies between hosts), or "auto": none or zero3.
 	Sharding string `json:"sharding"`
 	// Reduction is "canonical" (same bits for any number of ranks) or "fast".
 	Reduction string `json:"reduction"`
@@ -321,6 +322,9 @@ type EvalStage struct {
 	Labels []string `json:"labels,omitempty"`
 	// Scripts are the user's own scores.
 	Scripts []EvalScript `json:"scripts,omitempty"`
+	// DType is what models are computed in: "fp32", "bf16", "fp16", or "auto" (default): what a stage was trained in, for a folder of files what its
+	// configuration (torch_dtype) says as far as the device multiplies it.
+	DType string `json:"dtype,omitempty" jsonschema:"enum=auto,enum=fp32,enum=bf16,enum=fp16"`
 }
 
 // EvalModel names a model to score.
@@ -340,4 +344,6 @@ type ExportStage struct {
 	Formats []string `json:"formats"`
 	// Tokenizer is copied beside the weights.
 	Tokenizer *Ref `json:"tokenizer,omitempty"`
+	// DType is what merged weights are written in: "fp32", "bf16", "fp16", or "auto" (default): what the base's files hold, tensor by tensor.
+	DType string `json:"dtype,omitempty" jsonschema:"enum=auto,enum=fp32,enum=bf16,enum=fp16"`
 }

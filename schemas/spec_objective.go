@@ -92,6 +92,9 @@ type RL struct {
 	// LossType of grpo is "bnpo", "grpo", "dr_grpo" or "dapo" (default dapo as TRL), ScaleRewards "group", "batch" or "none" (default group).
 	LossType     string `json:"loss_type,omitempty"`
 	ScaleRewards string `json:"scale_rewards,omitempty"`
+	// Gather is how ranks that share the parameters generate: "model" gathers the whole model for it, "block" each block at every token, "auto"
+	// (default) the model where it takes at most half of the free memory on every rank. Results do not depend on it.
+	Gather string `json:"gather,omitempty" jsonschema:"enum=auto,enum=model,enum=block"`
 }
 
 // TrainFeatures are refinements of a train stage. All are off when zero.
@@ -339,6 +342,7 @@ func (p *problems) rl(st *Stage, t *TrainStage, at string, before map[string]*St
 	p.check(r.Clip > 0 && r.Clip < 1 && r.ClipHigh > 0, at+".clip", "is %g and %g, must be in (0, 1)", r.Clip, r.ClipHigh)
 	p.check(slices.Contains([]string{"bnpo", "grpo", "dr_grpo", "dapo"}, r.LossType), at+".loss_type", "%q is unknown (bnpo, grpo, dr_grpo, dapo)", r.LossType)
 	p.check(slices.Contains([]string{"group", "batch", "none"}, r.ScaleRewards), at+".scale_rewards", "%q is unknown (group, batch, none)", r.ScaleRewards)
+	p.check(slices.Contains([]string{"", "auto", "model", "block"}, r.Gather), at+".gather", "%q is unknown (auto, model, block)", r.Gather)
 }
 
 func (p *problems) optim(o *OptimSpec, at string) {

@@ -166,6 +166,7 @@ func (p *problems) stage(st *Stage, place string, before map[string]*Stage) {
 		for _, f := range st.Export.Formats {
 			p.check(f == "peft" || f == "merged", at+".formats", "%q is unknown (peft, merged)", f)
 		}
+		p.precision(st.Export.DType, at+".dtype")
 		if st.Export.Tokenizer != nil {
 			p.ref(*st.Export.Tokenizer, at+".tokenizer")
 		}
@@ -215,11 +216,7 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 	m, _ := math.Frexp(t.LossScale)
 	p.check(t.LossScale == 0 || m == 0.5 && t.LossScale >= 1 && t.LossScale <= 1<<40, at+".loss_scale", "is %g, must be a power of two from 1 to 2^40", t.LossScale)
 	p.check(!t.PureBF16 || t.DType == "bf16", at+".pure_bf16", "needs dtype bf16, not %s", t.DType)
-	if t.Sharding == "zero2" || t.Sharding == "hybrid" {
-		p.check(false, at+".sharding", "%q is not built; auto, none and zero3 are: zero3 keeps less on a rank than zero2", t.Sharding)
-	} else {
-		p.check(slices.Contains([]string{"auto", "none", "zero3"}, t.Sharding), at+".sharding", "%q is unknown (auto, none, zero3)", t.Sharding)
-	}
+	p.check(slices.Contains([]string{"auto", "none", "zero2", "zero3", "hybrid"}, t.Sharding), at+".sharding", "%q is unknown (auto, none, zero2, zero3, hybrid)", t.Sharding)
 	p.check(slices.Contains([]string{"canonical", "fast"}, t.Reduction), at+".reduction", "%q is unknown (canonical, fast)", t.Reduction)
 	p.check(t.CommitEvery >= 1, at+".commit_every", "is %d, must be positive", t.CommitEvery)
 	w := t.World
@@ -253,6 +250,12 @@ func (p *problems) eval(st *Stage, e *EvalStage, at string, before map[string]*S
 	p.check(e.Slices >= 1 && e.Slices <= maxParts, at+".slices", "is %d, must be 1 to %d", e.Slices, maxParts)
 	p.check(e.MaxNewTokens >= 0 && e.GenerateRows >= 0, at, "max_new_tokens and generate_rows must not be negative")
 	p.scripts(e.Scripts, at+".scripts")
+	p.precision(e.DType, at+".dtype")
+}
+
+// precision checks what something finished is computed or written in.
+func (p *problems) precision(dtype, at string) {
+	p.check(slices.Contains([]string{"", "auto", "fp32", "bf16", "fp16"}, dtype), at, "%q is unknown (auto, fp32, bf16, fp16)", dtype)
 }
 
 // data checks "<prep stage>/<output>".

@@ -26,6 +26,12 @@ func report(t *testing.T, s *traintest.Stack, stage string, slices int) *evaluat
 	for part := range slices {
 		s.Part(evaluate.Handle, stage, part, slices)
 	}
+	return reduced(t, s, stage, slices)
+}
+
+// reduced is the report of slices that are done.
+func reduced(t *testing.T, s *traintest.Stack, stage string, slices int) *evaluate.Report {
+	t.Helper()
 	res := s.Part(evaluate.Handle, stage, slices, slices)
 	if len(res.Objects) != 1 || res.Objects[0].Name != evaluate.ReportName {
 		t.Fatalf("the reducer stored %+v", res.Objects)

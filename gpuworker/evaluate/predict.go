@@ -99,7 +99,7 @@ func predict(ctx context.Context, t *consume.Task) (err error) {
 	defer loaded.Close()
 	mem := autograd.NewMemory(dev, q, 0)
 	defer func() { err = errors.Join(err, mem.Close()) }()
-	a := &answerer{t: t, d: d, enc: enc, loaded: loaded, tape: autograd.New(mem, autograd.Config{}), p: p}
+	a := &answerer{t: t, d: d, enc: enc, loaded: loaded, tape: autograd.New(mem, autograd.Config{Compute: loaded.Compute}), p: p}
 	n, parts := d.Len(), t.Message.Parts
 	out, err := a.rows(ctx, n*t.Message.Part/parts, n*(t.Message.Part+1)/parts)
 	if err != nil {
@@ -114,15 +114,6 @@ func predict(ctx context.Context, t *consume.Task) (err error) {
 		return err
 	}
 	return w.Commit(ctx)
-}
-
-// loadPredicted loads the model: a finished stage's, or files.
-func loadPredicted(ctx context.Context, t *consume.Task, q *kernels.Queue) (*train.Loaded, error) {
-	p := t.Stage.Eval.Predict
-	if p.Model.From != "" {
-		return train.LoadModel(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, p.Model.From, q, t.Dir)
-	}
-	return train.LoadFiles(ctx, t.Objects, t.Message.Tenant, p.Model.Base, p.Adapters, q, t.Dir)
 }
 
 // answerer generates and decodes.

@@ -198,7 +198,7 @@ func (s *scoring) advance(n int) {
 }
 
 func (s *scoring) model(ctx context.Context, m schemas.EvalModel) (_ *modelSlice, err error) {
-	s.loaded, err = train.LoadModel(ctx, s.t.Objects, s.t.Spec, s.t.Message.Tenant, s.t.Message.Run, m.From, s.queue, s.t.Dir)
+	s.loaded, err = loadStage(ctx, s.t, s.queue, m.From)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (s *scoring) model(ctx context.Context, m schemas.EvalModel) (_ *modelSlice
 	}
 	mem := autograd.NewMemory(s.dev, s.queue, 0)
 	defer func() { err = errors.Join(err, mem.Close()) }()
-	s.tape = autograd.New(mem, autograd.Config{})
+	s.tape = autograd.New(mem, autograd.Config{Compute: s.loaded.Compute})
 	out := &modelSlice{Name: m.Name, Records: make([]record, len(s.in.rows))}
 	for i := range s.in.rows {
 		out.Records[i] = record{Index: s.in.rows[i].Index, Label: s.in.rows[i].Label}

@@ -10,7 +10,6 @@ import (
 	"strconv"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
-	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/partresult"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
@@ -43,19 +42,21 @@ func Handle(ctx context.Context, t *consume.Task) (err error) {
 		return err
 	}
 	t.Phase(consume.PhaseLoad, 0, 0)
-	loaded, err := load(ctx, t, q)
+	model, err := open(ctx, t, q)
 	if err != nil {
 		return err
 	}
-	defer loaded.Close()
-	tok, err := openTokenizer(ctx, t, e.Tokenizer, loaded.Recipe)
+	defer func() { err = errors.Join(err, model.Close()) }()
+	tok, err := openTokenizer(ctx, t, e.Tokenizer, model.Recipe)
 	if err != nil {
 		return err
 	}
-	x := &exporter{t: t, queue: q, loaded: loaded, tokenizer: tok, out: partresult.New(t)}
-	// The adapter is written before it is merged away.
+	x := &exporter{t: t, queue: q, model: model, tokenizer: tok, out: partresult.New(t)}
+	if x.dtype, err = elementType(e.DType); err != nil {
+		return err
+	}
 	formats := slices.Clone(e.Formats)
-	slices.SortFunc(formats, func(a, b string) int { return rank(a) - rank(b) })
+	slices.Sort(formats)
 	for i, f := range slices.Compact(formats) {
 		t.Phase("export", int64(i), int64(len(formats)))
 		if err := x.write(ctx, f); err != nil {
@@ -66,24 +67,40 @@ func Handle(ctx context.Context, t *consume.Task) (err error) {
 	return x.out.Commit(ctx)
 }
 
-// load loads what is exported: a finished stage's model, or files with adapters merged into them.
-func load(ctx context.Context, t *consume.Task, q *kernels.Queue) (*train.Loaded, error) {
+// open opens what is exported: a finished stage's model, or files with adapters merged into them. Weights are read while they are written: no more
+// than a tensor is in memory at a time.
+func open(ctx context.Context, t *consume.Task, q *kernels.Queue) (*train.Finished, error) {
 	e := t.Stage.Export
-	switch {
-	case e.Model == nil:
-		return train.LoadModel(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, e.From, q, t.Dir)
-	case e.Model.From != "":
-		return train.LoadModel(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, e.Model.From, q, t.Dir)
+	from := e.From
+	if e.Model != nil {
+		from = e.Model.From
 	}
-	return train.LoadFiles(ctx, t.Objects, t.Message.Tenant, e.Model.Base, e.Adapters, q, t.Dir)
+	if from == "" {
+		return train.OpenFiles(ctx, t.Objects, t.Message.Tenant, e.Model.Base, e.Adapters, q, t.Dir)
+	}
+	return train.OpenFinished(ctx, t.Objects, t.Spec, t.Message.Tenant, t.Message.Run, from, q, t.Dir)
 }
 
-func rank(format string) int { return slices.Index([]string{PEFT, Merged}, format) }
+// elementType is what all tensors are written in; "" is what the base's files hold.
+func elementType(dtype string) (safetensors.DType, error) {
+	switch dtype {
+	case "", "auto":
+		return "", nil
+	case "fp32":
+		return safetensors.F32, nil
+	case "bf16":
+		return safetensors.BF16, nil
+	case "fp16":
+		return safetensors.F16, nil
+	}
+	return "", schemas.Errorf(schemas.CodeInvalid, "export.dtype", "%q is unknown (auto, fp32, bf16, fp16)", dtype)
+}
 
 type exporter struct {
 	t         *consume.Task
 	queue     *kernels.Queue
-	loaded    *train.Loaded
+	model     *train.Finished
+	dtype     safetensors.DType
 	tokenizer *tokenizer
 	out       *partresult.Writer
 }
@@ -93,44 +110,48 @@ func (x *exporter) write(ctx context.Context, format string) error {
 	case PEFT:
 		return x.peft(ctx)
 	case Merged:
-		if err := x.loaded.Merge(ctx, x.queue); err != nil {
-			return err
-		}
-		return x.model(ctx, Merged)
+		return x.folderOf(ctx, Merged)
 	}
 	return schemas.Errorf(schemas.CodeUnsupported, "formats", "%q is unknown (peft, merged)", format)
 }
 
 // peft writes the adapter's folder, and the base's where only this run has it.
-func (x *exporter) peft(ctx context.Context) error {
-	if x.loaded.Adapters == nil {
+func (x *exporter) peft(ctx context.Context) (err error) {
+	if x.model.Adapters == nil {
 		return schemas.Errorf(schemas.CodeInvalid, "formats", "the stage trained no adapters").WithHint(`export it as "merged"`)
 	}
 	base := ""
-	if !x.loaded.Recipe.Uploaded() {
+	if !x.model.Recipe.Uploaded() {
 		base = "../" + Base
-		if err := x.model(ctx, Base); err != nil {
+		if err := x.folderOf(ctx, Base); err != nil {
 			return err
 		}
 	}
+	storage, err := x.model.LoadAdapters(ctx, x.queue)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, x.queue.Sync())
+		storage.Close()
+	}()
 	return x.folder(ctx, PEFT, func(root *os.Root) error {
-		return errors.Join(x.loaded.Adapters.Save(x.queue, root, base), x.valueHead(root))
+		return errors.Join(x.model.Adapters.Save(x.queue, root, base), x.valueHead(ctx, root))
 	})
 }
 
 // valueHead writes the head of a reward model beside it, as TRL and LLaMA-Factory do.
-func (x *exporter) valueHead(root *os.Root) error {
-	h := x.loaded.ValueHead
-	if h == nil {
+func (x *exporter) valueHead(ctx context.Context, root *os.Root) error {
+	if x.model.ValueHead == nil {
 		return nil
 	}
-	return safetensors.WriteFile(root, train.HeadFile, nn.Entries(x.queue, h.Unit().Params), map[string]string{"format": "pt"})
+	return safetensors.WriteFile(root, train.HeadFile, x.model.HeadTensors(ctx), map[string]string{"format": "pt"})
 }
 
-// model writes a Hugging Face folder of the base parameters as they are now.
-func (x *exporter) model(ctx context.Context, name string) error {
+// folderOf writes a Hugging Face folder: of the base, or of the base with the adapters merged into it.
+func (x *exporter) folderOf(ctx context.Context, name string) error {
 	return x.folder(ctx, name, func(root *os.Root) error {
-		entries, raw, err := x.entries(name)
+		entries, raw, err := x.model.Tensors(ctx, name == Merged, x.dtype)
 		if err != nil {
 			return err
 		}
@@ -138,11 +159,11 @@ func (x *exporter) model(ctx context.Context, name string) error {
 			return err
 		}
 		if name == Merged {
-			if err := x.valueHead(root); err != nil {
+			if err := x.valueHead(ctx, root); err != nil {
 				return err
 			}
 		}
-		config, generation, err := configs(raw, x.loaded.Model.Info(), x.tokenizer)
+		config, generation, err := configs(raw, x.model.Model.Info(), x.tokenizer, torchType(entries))
 		if err != nil {
 			return err
 		}
@@ -159,22 +180,23 @@ func (x *exporter) model(ctx context.Context, name string) error {
 	})
 }
 
-// entries are the tensors of a model's folder and its configuration. Modules that were trained whole lie beside the base's until they are
-// merged; a head that was tied to one of them becomes a tensor of its own then.
-func (x *exporter) entries(name string) ([]safetensors.Entry, json.RawMessage, error) {
-	config := x.loaded.Recipe.Config
-	if a := x.loaded.Adapters; a != nil {
-		a.Enable(false)
-		defer a.Enable(true)
+// torchType is torch's name for what most elements are written in, which transformers loads all tensors in.
+func torchType(entries []safetensors.Entry) string {
+	n := map[safetensors.DType]int64{}
+	for _, e := range entries {
+		len := int64(1)
+		for _, d := range e.Shape {
+			len *= d
+		}
+		n[e.DType] += len
 	}
-	entries := nn.Entries(x.queue, nn.Params(x.loaded.Model.Root()))
-	if head := x.loaded.Head; head != nil && name == Merged {
-		e := nn.Entries(x.queue, []*nn.Param{head})[0]
-		e.Name = x.loaded.HeadName
-		config, err := train.Untie(config)
-		return append(entries, e), config, err
+	switch {
+	case n[safetensors.BF16] > max(n[safetensors.F32], n[safetensors.F16]):
+		return "bfloat16"
+	case n[safetensors.F16] > n[safetensors.F32]:
+		return "float16"
 	}
-	return entries, config, nil
+	return "float32"
 }
 
 // folder lets fill write into a scratch folder and stores what it wrote under name.
@@ -195,7 +217,7 @@ func (x *exporter) folder(ctx context.Context, name string, fill func(root *os.R
 }
 
 // configs makes config.json and generation_config.json: the base's own keys, with what transformers needs to load them.
-func configs(raw []byte, info zoo.Info, tok *tokenizer) (config, generation []byte, err error) {
+func configs(raw []byte, info zoo.Info, tok *tokenizer, dtype string) (config, generation []byte, err error) {
 	// Values stay as they are written: "8.0" does not become 8, which transformers warns of.
 	doc := map[string]json.RawMessage{}
 	if err := json.Unmarshal(raw, &doc); err != nil {
@@ -209,7 +231,7 @@ func configs(raw []byte, info zoo.Info, tok *tokenizer) (config, generation []by
 	missing("architectures", fmt.Sprintf("[%q]", info.Architecture))
 	missing("model_type", strconv.Quote(info.ModelType))
 	delete(doc, "dtype")
-	doc["torch_dtype"] = json.RawMessage(`"float32"`)
+	doc["torch_dtype"] = json.RawMessage(strconv.Quote(dtype))
 	gen := map[string]json.RawMessage{"_from_model_config": json.RawMessage("true")}
 	for _, s := range []struct {
 		key string

@@ -27,6 +27,9 @@ type Options struct {
 	Rows []int64
 	// Observe, when not nil, sees the logits of each step before anything is done to them, [rows, vocab] flat.
 	Observe func(logits []float32)
+	// Going, when not nil, is told after each step whether a row goes on and says whether another step is made: with parameters that are gathered
+	// from other ranks, all ranks have to make the same passes. Steps after the last row has ended change no result.
+	Going func(ctx context.Context, live bool) (bool, error)
 }
 
 // Validate reports all problems at once.
@@ -116,6 +119,12 @@ func Generate(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts [][]in
 		if each != nil {
 			each(next)
 		}
+		over := !live
+		if o.Going != nil {
+			if live, err = o.Going(ctx, live); err != nil {
+				return nil, fmt.Errorf("cannot generate: %w", err)
+			}
+		}
 		if !live {
 			break
 		}
@@ -123,6 +132,9 @@ func Generate(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts [][]in
 		for r, id := range next {
 			b.IDs[r] = max(id, 0)
 			b.Positions[r] = int32(len(prompts[r]) + step)
+			if over {
+				b.Positions[r] = int32(len(prompts[r]) - 1) // there may be no position after the last
+			}
 		}
 	}
 	return out, nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
-	"unsafe"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
@@ -232,19 +231,36 @@ func Entries(q *kernels.Queue, params []*Param) []safetensors.Entry {
 }
 
 func stream(q *kernels.Queue, p *Param, w io.Writer) error {
+	flat := p.Data.Reshape(p.Len())
+	return pieces(p, safetensors.F32, func(start int64, dst []float32) error {
+		return kernels.DownloadFloats(q, dst, flat.Slice(0, start, start+int64(len(dst))))
+	}, w)
+}
+
+// ReadEntry describes a parameter for the safetensors writer, in an element type that safetensors.Encode knows. read gives elements from start on in
+// the order of memory; it is called while the file is written, for a piece at a time, or the whole of a transposed parameter.
+func ReadEntry(p *Param, dt safetensors.DType, read func(start int64, dst []float32) error) safetensors.Entry {
+	return safetensors.Entry{Name: p.Name, Shape: p.FileShape(), DType: dt, Stream: func(w io.Writer) error { return pieces(p, dt, read, w) }}
+}
+
+// pieces writes a parameter's elements in the order of checkpoints.
+func pieces(p *Param, dt safetensors.DType, read func(start int64, dst []float32) error, w io.Writer) error {
 	n, most := p.Len(), int64(staging)
 	if p.Transposed {
 		most = n
 	}
-	flat := p.Data.Reshape(n)
 	buf := make([]float32, min(n, most))
+	raw := make([]byte, dt.Size()*int64(len(buf)))
 	for at := int64(0); at < n; at += most {
 		part := buf[:min(most, n-at)]
-		if err := kernels.DownloadFloats(q, part, flat.Slice(0, at, at+int64(len(part)))); err != nil {
+		if err := read(at, part); err != nil {
 			return err
 		}
-		part = FileOrder(p, part)
-		if _, err := w.Write(unsafe.Slice((*byte)(unsafe.Pointer(&part[0])), 4*len(part))); err != nil {
+		out := raw[:dt.Size()*int64(len(part))]
+		if err := safetensors.Encode(dt, FileOrder(p, part), out); err != nil {
+			return err
+		}
+		if _, err := w.Write(out); err != nil {
 			return err
 		}
 	}

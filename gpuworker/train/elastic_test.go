@@ -111,7 +111,7 @@ func TestGangShrinksAndGrowsAtBoundaries(t *testing.T) {
 	for _, method := range []string{"full", "lora"} {
 		undisturbed := newFleet(t, elasticStage(method))
 		want, curve := undisturbed.complete("train", 1), undisturbed.losses()
-		for _, sharding := range []string{"zero3", "none"} {
+		for _, sharding := range []string{"zero3", "none", "zero2", "hybrid"} {
 			stage := elasticStage(method)
 			stage.Train.Sharding, stage.Train.CommitEvery = sharding, 100
 			f := newFleet(t, stage)
@@ -139,7 +139,7 @@ func TestEveryScheduleHasTheSameBits(t *testing.T) {
 				t.Parallel()
 				r := rand.New(rand.NewPCG(seed, uint64(n)))
 				stage := elasticStage(method)
-				stage.Train.Sharding = []string{"zero3", "none"}[r.IntN(2)]
+				stage.Train.Sharding = []string{"zero3", "none", "zero2", "hybrid"}[r.IntN(4)]
 				segments := schedule(r, stage.Train.Steps, stage.Train.Leaves)
 				f := newFleet(t, stage)
 				if m := f.play("train", segments); m.StateHash != want.StateHash {

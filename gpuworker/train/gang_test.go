@@ -165,7 +165,7 @@ func (f *fleet) generation(stage string, p plan) []error {
 		for i := range p.world {
 			f.issue++
 			h.Seats = append(h.Seats, schemas.Seat{Seat: i, Issue: f.issue})
-			members = append(members, schemas.Member{Rank: i, Seat: i, Issue: f.issue, Worker: fmt.Sprint("w", i)})
+			members = append(members, schemas.Member{Rank: i, Seat: i, Issue: f.issue, Worker: fmt.Sprint("w", i), Addr: fmt.Sprintf("host%d:%d", i%2, 1+i)})
 		}
 		return nil
 	})

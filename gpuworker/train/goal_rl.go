@@ -3,17 +3,13 @@ package train
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/tunefleet/tunefleet/gpuworker/autograd"
-	"github.com/tunefleet/tunefleet/gpuworker/generate"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/objective"
-	"github.com/tunefleet/tunefleet/gpuworker/zero"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -21,8 +17,8 @@ import (
 type RewardFunc func(ctx context.Context, prompts, completions [][]int32) ([]float64, error)
 
 // rlGoal is grpo and ppo: every step draws completions of its prompts, scores them, and updates the policy from them Epochs times. What is
-// drawn depends on the run's seed, the step and the sample only. Parameters are whole on every rank, since ranks draw different numbers of
-// tokens.
+// drawn depends on the run's seed, the step and the sample only. Ranks draw different numbers of tokens: where parameters are sharded, either all
+// ranks go on until the last one has ended, or the whole model is gathered for it. A prompt's completions are all on one rank.
 type rlGoal struct {
 	s      *session
 	rl     *schemas.RL
@@ -32,6 +28,8 @@ type rlGoal struct {
 	// critic is the reward model, nil with a function.
 	critic *critic
 	stop   []int32
+	// whole is what gathersWhole has decided.
+	whole *bool
 
 	leaves int
 	// own are this rank's leaves of the step by their number.
@@ -55,9 +53,6 @@ func (s *session) newRLGoal(custom RewardFunc) (*rlGoal, error) {
 	g := &rlGoal{s: s, rl: r, reward: custom,
 		grpo: objective.GRPO{Beta: *r.Beta, ClipLow: r.Clip, ClipHigh: r.ClipHigh, LossType: r.LossType, MaxLen: r.MaxNewTokens},
 		ppo:  objective.PPO{Beta: *r.Beta, Clip: r.Clip, ValueClip: r.ValueClip, ValueWeight: r.ValueWeight, Discount: r.Discount, Lambda: r.Lambda, Whiten: r.Whiten}}
-	if s.stage.Sharding == zero.Zero3 {
-		return nil, schemas.Errorf(schemas.CodeUnsupported, "sharding", "%s needs whole parameters on every rank to generate: none or auto", s.stage.Objective)
-	}
 	if r.RewardFunction != "" && custom == nil {
 		f, err := rewardFunction(r.RewardFunction)
 		if err != nil {
@@ -152,13 +147,9 @@ func (g *rlGoal) begin(ctx context.Context, step int64) error {
 	if g.stop == nil {
 		g.stop = append(slices.Clone(g.rl.StopIDs), eosIDs(s.model.Info().Config)...)
 	}
-	var mine []drawn
-	for leaf := s.t.Gang.Rank; leaf < g.leaves; leaf += s.t.Gang.World {
-		d, err := g.draw(ctx, step, leaf)
-		if err != nil {
-			return fmt.Errorf("cannot draw completions: %w", err)
-		}
-		mine = append(mine, d)
+	mine, err := g.draw(ctx, step)
+	if err != nil {
+		return fmt.Errorf("cannot draw completions: %w", err)
 	}
 	all, err := gatherJSON(ctx, s.t.Gang.Collective, mine)
 	if err != nil {
@@ -216,89 +207,11 @@ func (g *rlGoal) compare(byLeaf []drawn) error {
 	return nil
 }
 
-// draw makes the completions of one leaf.
-func (g *rlGoal) draw(ctx context.Context, step int64, leaf int) (d drawn, err error) {
-	s := g.s
-	var prompts [][]int32
-	var ids []int64
-	for _, i := range s.plan.Leaf(step, leaf) {
-		q, err := s.data.Sequence(ctx, int(i)*groupOf(s.data))
-		if err != nil {
-			return d, err
-		}
-		for c := range g.group() {
-			prompts = append(prompts, prompt(q))
-			ids = append(ids, int64(i)*int64(g.group())+int64(c))
-		}
-	}
-	for _, p := range prompts {
-		if err := (&nn.Batch{Rows: 1, Seq: len(p), IDs: p}).Validate(s.model.Info().Vocab); err != nil {
-			return d, schemas.Errorf(schemas.CodeModel, s.t.Stage.Name, "the data does not fit the model: %v", err)
-		}
-	}
-	completions, err := generate.Generate(ctx, s.tape, s.model, prompts, generate.Options{MaxNewTokens: g.rl.MaxNewTokens, Stop: g.stop, Rows: ids,
-		Seed: s.t.Spec.Seed ^ autograd.Mix(step), Sampling: generate.Sampling{Temperature: g.rl.Temperature, TopK: g.rl.TopK, TopP: g.rl.TopP}}, nil)
-	if err != nil {
-		return d, err
-	}
-	r := &rollouts{rows: objective.NewRows(prompts, completions, g.rl.Temperature)}
-	if r.scores, err = g.score(ctx, prompts, completions); err != nil {
-		return d, fmt.Errorf("cannot score completions: %w", err)
-	}
-	if len(r.scores) != len(completions) {
-		return d, fmt.Errorf("%d rewards for %d completions", len(r.scores), len(completions))
-	}
-	var ref [][]float64
-	if s.reference != nil {
-		if ref, err = s.reference.tokens(ctx, r.rows); err != nil {
-			return d, err
-		}
-	}
-	d = drawn{Leaf: leaf, Rewards: r.scores}
-	if g.isPPO() {
-		lp, values, err := r.rows.ActorCritic(ctx, s.tape, s.model, s.head, g.rl.MaxNewTokens)
-		if err != nil {
-			return d, err
-		}
-		for i := range completions {
-			r.ppo = append(r.ppo, objective.Rollout{Old: lp[i], Ref: ref[i], Values: values[i], Score: r.scores[i]})
-			d.Values += len(values[i])
-		}
-		d.Rollout = r.ppo
-	} else {
-		lp, err := r.rows.Tokens(ctx, s.tape, s.model)
-		if err != nil {
-			return d, err
-		}
-		for i := range completions {
-			c := objective.Completion{Old: lp[i]}
-			if ref != nil {
-				c.Ref = ref[i]
-			}
-			r.completions = append(r.completions, c)
-		}
-	}
-	for _, c := range completions {
-		d.Tokens += len(c)
-	}
-	r.length = float64(d.Tokens) / float64(len(completions))
-	g.own[leaf] = r
-	return d, nil
-}
-
-// score is the reward of each completion: the function's, or the reward model's at the last token.
-func (g *rlGoal) score(ctx context.Context, prompts, completions [][]int32) ([]float64, error) {
-	if g.critic == nil {
-		return g.reward(ctx, prompts, completions)
-	}
-	return g.critic.score(ctx, objective.NewRows(prompts, completions, 0).Batch)
-}
-
 func (g *rlGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResult, error) {
 	s, r := g.s, g.own[leaf]
 	out := leafResult{metrics: []float64{0, 0}}
 	if len(samples) == 0 || r == nil {
-		// Without sharding a pass over any tokens takes part in nothing but the exchange of gradients.
+		// A pass over any tokens takes part in the gathers and the exchange of gradients.
 		r = &rollouts{rows: objective.NewRows([][]int32{{0}}, [][]int32{{0}}, 0), completions: []objective.Completion{{Old: []float64{0}, Ref: []float64{0}}},
 			ppo: []objective.Rollout{{Old: []float64{0}, Values: []float64{0, 0}}}, advantages: [][]float64{{0}}, returns: [][]float64{{0, 0}}}
 		if g.rl.MaxNewTokens == 1 {
@@ -330,43 +243,4 @@ func (g *rlGoal) leaf(ctx context.Context, leaf int, samples []int32) (leafResul
 // eval has no loss of its own: rewards of held-out prompts are what eval stages are for.
 func (g *rlGoal) eval(context.Context, Dataset, []int32) (evalResult, error) {
 	return evalResult{}, schemas.Errorf(schemas.CodeUnsupported, "eval", "%s has no evaluation loss", g.s.stage.Objective)
-}
-
-// critic is a finished reward model, whole on this rank.
-type critic struct {
-	loaded *Loaded
-	tape   *autograd.Tape
-}
-
-// openCritic loads the reward model that the spec names.
-func (s *session) openCritic(ctx context.Context) error {
-	g, ok := s.goal.(*rlGoal)
-	if !ok || g.rl.RewardModel == "" {
-		return nil
-	}
-	l, err := LoadModel(ctx, s.t.Objects, s.t.Spec, s.t.Message.Tenant, s.t.Message.Run, g.rl.RewardModel, s.queue, s.t.Dir)
-	if err != nil {
-		return fmt.Errorf("cannot load the reward model: %w", err)
-	}
-	g.critic = &critic{loaded: l, tape: autograd.New(s.memory, autograd.Config{})}
-	if l.ValueHead == nil {
-		return schemas.Errorf(schemas.CodeModel, "rl.reward_model", "%s has no value head: it is no reward model", g.rl.RewardModel)
-	}
-	if l.Model.Info().Vocab < s.model.Info().Vocab {
-		return schemas.Errorf(schemas.CodeModel, "rl.reward_model", "the reward model has a vocabulary of %d, the policy one of %d", l.Model.Info().Vocab, s.model.Info().Vocab)
-	}
-	return nil
-}
-
-func (c *critic) score(ctx context.Context, b *nn.Batch) ([]float64, error) {
-	return c.loaded.ValueHead.Scores(ctx, c.tape, c.loaded.Model, b)
-}
-
-func (s *session) closeCritic() error {
-	if g, ok := s.goal.(*rlGoal); ok && g.critic != nil {
-		err := s.queue.Sync()
-		g.critic.loaded.Close()
-		return errors.Join(err)
-	}
-	return nil
 }

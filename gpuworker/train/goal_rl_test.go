@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
@@ -67,91 +68,6 @@ func (f *fleet) values(key string) []float64 {
 	return out
 }
 
-// A bandit: one token of 97 is rewarded, so the best policy always says it. Both methods find it, from chance, by their own samples.
-func TestReinforcementSolvesABandit(t *testing.T) {
-	beta := 0.0
-	for name, stage := range map[string]schemas.Stage{
-		"grpo": rlStage("grpo", func(t *schemas.TrainStage) { t.Steps, t.RL.Group = 40, 32 }),
-		"ppo":  rlStage("ppo", func(t *schemas.TrainStage) { t.Steps, t.MicroBatch, t.RL.Beta, t.RL.Epochs = 40, 16, &beta, 4 }),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := newFleet(t, stage)
-			f.rows = prompts(96)
-			f.complete("train", 1)
-			r := f.values("reward")
-			if len(r) != 40 || r[0] > 0.2 || r[39] < 0.95 {
-				t.Errorf("rewards %v: from chance to nearly 1 was expected", r)
-			}
-		})
-	}
-}
-
-// What is drawn and learned does not depend on the number of ranks, nor on a rank that was lost; adapters, several tokens, a divergence
-// from the reference, all losses and scalings included.
-func TestReinforcementOnAnyWorldAndResumed(t *testing.T) {
-	beta := 0.1
-	for name, stage := range map[string]schemas.Stage{
-		"grpo dapo": rlStage("grpo", func(t *schemas.TrainStage) { t.RL.MaxNewTokens, t.RL.Group = 4, 3 }),
-		"grpo dr_grpo": rlStage("grpo", func(t *schemas.TrainStage) {
-			t.RL.Group, t.RL.LossType, t.RL.ScaleRewards, t.RL.Temperature = 3, "dr_grpo", "batch", 0.7
-		}),
-		"grpo twice": rlStage("grpo", func(t *schemas.TrainStage) {
-			t.RL.MaxNewTokens, t.RL.Group, t.RL.LossType, t.RL.Epochs, t.RL.Beta, t.RL.StopIDs = 3, 2, "grpo", 2, &beta, []int32{1, 2, 3, 4, 5, 6, 7, 8, 9}
-		}),
-		"ppo": rlStage("ppo", func(t *schemas.TrainStage) { t.RL.MaxNewTokens, t.RL.Epochs, t.RL.Whiten = 3, 2, true }),
-		"ppo lora": rlStage("ppo", func(t *schemas.TrainStage) {
-			t.RL.MaxNewTokens, t.Method, t.LoRA, t.RL.StopIDs = 4, "lora", &schemas.LoRA{Rank: 4, Alpha: 8}, []int32{1, 2, 3, 4, 5, 6, 7, 8, 9}
-		}),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			stage.Train.Steps = 4
-			run := func() *fleet {
-				f := newFleet(t, stage)
-				f.rows = prompts(11)
-				return f
-			}
-			want := run().complete("train", 1).StateHash
-			for _, world := range []int{2, 3} {
-				if got := run().complete("train", world).StateHash; got != want {
-					t.Errorf("%d ranks: weights differ", world)
-				}
-			}
-			f := run()
-			if errs := f.generation("train", plan{world: 1, threads: 3}); errors.Join(errs...) != nil || f.manifest().StateHash != want {
-				t.Errorf("3 threads: weights differ, %v", errs)
-			}
-			f = run()
-			if errs := f.generation("train", plan{world: 2, killAt: 3, kill: 1}); !errors.Is(errors.Join(errs...), collective.ErrPeerLost) {
-				t.Fatalf("nothing was lost: %v", errs)
-			}
-			if got := f.complete("train", 3).StateHash; got != want {
-				t.Error("killed after step 3: weights differ")
-			}
-		})
-	}
-}
-
-// A reward model trained by an rm stage of the run scores the completions.
-func TestRewardModelScoresCompletions(t *testing.T) {
-	rm := prefStage("rm", "lora", "")
-	rm.Name = "rm"
-	ppo := rlStage("ppo", func(t *schemas.TrainStage) {
-		t.RL.RewardFunction, t.RL.RewardModel, t.RL.MaxNewTokens, t.Steps = "", "stage:rm", 3, 3
-	})
-	ppo.Needs = []string{"rm"}
-	f := newFleet(t, rm, ppo)
-	f.rows = newGroupedData(13, 5)
-	f.complete("rm", 1)
-	f.rows = prompts(12)
-	f.complete("train", 2)
-	r := f.values("reward")
-	if len(r) != 3 || r[0] == 0 || r[0] == r[1] {
-		t.Errorf("rewards %v", r)
-	}
-}
-
 // A function of the caller's scores in place of the named one.
 func TestRewardOfTheCaller(t *testing.T) {
 	f := newFleet(t, rlStage("grpo", func(t *schemas.TrainStage) { t.Steps = 1 }))
@@ -169,5 +85,145 @@ func TestRewardOfTheCaller(t *testing.T) {
 	}
 	if _, err := rewardFunction("beauty"); err == nil {
 		t.Error("an unknown reward function was accepted")
+	}
+}
+
+// sharded is a copy of a stage whose ranks share the parameters, and gather them for generation in that way; "" leaves them whole.
+func sharded(s schemas.Stage, gather string) schemas.Stage {
+	train, rl := *s.Train, *s.Train.RL
+	if gather != "" {
+		train.Sharding, rl.Gather = "zero3", gather
+	}
+	train.RL = &rl
+	s.Train = &train
+	return s
+}
+
+// A bandit: one token of 97 is rewarded, so the best policy always says it. Both methods find it, from chance, by their own samples; two ranks
+// that share the parameters do the same, bit for bit.
+func TestReinforcementSolvesABandit(t *testing.T) {
+	beta := 0.0
+	for name, stage := range map[string]schemas.Stage{
+		"grpo": rlStage("grpo", func(t *schemas.TrainStage) { t.Steps, t.RL.Group = 40, 32 }),
+		"ppo":  rlStage("ppo", func(t *schemas.TrainStage) { t.Steps, t.MicroBatch, t.RL.Beta, t.RL.Epochs = 40, 16, &beta, 4 }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hashes := map[string]bool{}
+			for _, how := range []struct {
+				gather string
+				world  int
+			}{{"", 1}, {gatherBlock, 2}, {gatherModel, 2}} {
+				f := newFleet(t, sharded(stage, how.gather))
+				f.rows = prompts(96)
+				hashes[f.complete("train", how.world).StateHash] = true
+				r := f.values("reward")
+				if len(r) != 40 || r[0] > 0.2 || r[39] < 0.95 {
+					t.Errorf("%d ranks, gather %q: rewards %v: from chance to nearly 1 was expected", how.world, how.gather, r)
+				}
+			}
+			if len(hashes) != 1 {
+				t.Errorf("%d different weights", len(hashes))
+			}
+		})
+	}
+}
+
+func rlCases() map[string]schemas.Stage {
+	beta := 0.1
+	stops := []int32{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29}
+	return map[string]schemas.Stage{
+		"grpo dapo": rlStage("grpo", func(t *schemas.TrainStage) { t.RL.MaxNewTokens, t.RL.Group = 4, 3 }),
+		"grpo dr_grpo": rlStage("grpo", func(t *schemas.TrainStage) {
+			t.RL.Group, t.RL.LossType, t.RL.ScaleRewards, t.RL.Temperature = 3, "dr_grpo", "batch", 0.7
+		}),
+		"grpo twice": rlStage("grpo", func(t *schemas.TrainStage) {
+			t.RL.MaxNewTokens, t.RL.Group, t.RL.LossType, t.RL.Epochs, t.RL.Beta, t.RL.StopIDs = 3, 2, "grpo", 2, &beta, stops[:9]
+		}),
+		"grpo ends early": rlStage("grpo", func(t *schemas.TrainStage) { t.RL.MaxNewTokens, t.RL.Group, t.RL.StopIDs = 6, 2, stops }),
+		"ppo":             rlStage("ppo", func(t *schemas.TrainStage) { t.RL.MaxNewTokens, t.RL.Epochs, t.RL.Whiten = 3, 2, true }),
+		"ppo lora": rlStage("ppo", func(t *schemas.TrainStage) {
+			t.RL.MaxNewTokens, t.Method, t.LoRA, t.RL.StopIDs = 4, "lora", &schemas.LoRA{Rank: 4, Alpha: 8}, stops[:9]
+		}),
+		"ppo recomputed": rlStage("ppo", func(t *schemas.TrainStage) { t.RL.MaxNewTokens, t.Recompute = 2, "on" }),
+	}
+}
+
+// What is drawn and learned does not depend on the number of ranks, on whether they share the parameters and how they gather them, nor on a rank
+// that was lost; adapters, several tokens, a divergence from the reference, all losses and scalings included. Of the three leaves of a step
+// four ranks have one too few, two one too many.
+func TestReinforcementOnAnyWorldAndResumed(t *testing.T) {
+	for name, stage := range rlCases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stage.Train.Steps = 4
+			run := func(gather string) *fleet {
+				f := newFleet(t, sharded(stage, gather))
+				f.rows = prompts(11)
+				return f
+			}
+			want := run("").complete("train", 1).StateHash
+			for _, gather := range []string{"", gatherAuto, gatherModel, gatherBlock} {
+				for _, world := range []int{2, 3, 4} {
+					if got := run(gather).complete("train", world).StateHash; got != want {
+						t.Errorf("%d ranks, gather %q: weights differ", world, gather)
+					}
+				}
+			}
+			f := run("")
+			if errs := f.generation("train", plan{world: 1, threads: 3}); errors.Join(errs...) != nil || f.manifest().StateHash != want {
+				t.Errorf("3 threads: weights differ, %v", errs)
+			}
+			for i, gather := range []string{"", gatherModel, gatherBlock} {
+				f = run(gather)
+				for kill := int64(1); kill < 4; kill++ {
+					p := plan{world: 2 + int(kill+int64(i))%3, killAt: kill, kill: 1}
+					if errs := f.generation("train", p); !errors.Is(errors.Join(errs...), collective.ErrPeerLost) {
+						t.Fatalf("gather %q: nothing was lost after step %d: %v", gather, kill, errs)
+					}
+				}
+				if got := f.complete("train", 3).StateHash; got != want {
+					t.Errorf("gather %q: killed after every step: weights differ", gather)
+				}
+			}
+		})
+	}
+}
+
+// A reward model trained by an rm stage of the run scores the completions; it and the frozen copy are shared by the ranks as the policy is.
+func TestRewardModelScoresCompletions(t *testing.T) {
+	for _, method := range []string{"lora", "full"} {
+		for _, objective := range []string{"ppo", "grpo"} {
+			t.Run(objective+" after rm "+method, func(t *testing.T) {
+				t.Parallel()
+				hashes := map[string]bool{}
+				for _, how := range []struct {
+					gather string
+					world  int
+				}{{"", 1}, {"", 2}, {gatherBlock, 2}, {gatherModel, 3}, {gatherBlock, 4}} {
+					rm := prefStage("rm", method, "")
+					rm.Name = "rm"
+					next := rlStage(objective, func(t *schemas.TrainStage) {
+						t.RL.RewardFunction, t.RL.RewardModel, t.RL.MaxNewTokens, t.Steps, t.RL.Group = "", "stage:rm", 3, 3, 2
+					})
+					next.Needs = []string{"rm"}
+					f := newFleet(t, rm, sharded(next, how.gather))
+					f.rows = newGroupedData(13, 5)
+					f.complete("rm", 1)
+					f.rows = prompts(12)
+					hashes[f.complete("train", how.world).StateHash] = true
+					if log := f.log.String(); how.gather != "" && (!strings.Contains(log, "reward model is laid out\" sharding=zero3") || strings.Contains(log, "sharding=none")) {
+						t.Errorf("%d ranks, gather %q: something is whole on every rank", how.world, how.gather)
+					}
+					r := f.values("reward")
+					if len(r) != 3 || r[0] == 0 || r[0] == r[1] {
+						t.Errorf("%d ranks, gather %q: rewards %v", how.world, how.gather, r)
+					}
+				}
+				if len(hashes) != 1 {
+					t.Errorf("%d different weights", len(hashes))
+				}
+			})
+		}
 	}
 }

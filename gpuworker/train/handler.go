@@ -234,13 +234,10 @@ func (s *session) openModel(ctx context.Context) (err error) {
 		return err
 	}
 	sharding, why := resolveSharding(s.stage.Sharding, units, s.t.Gang.World)
-	if _, ok := s.goal.(*rlGoal); ok {
-		sharding, why = zero.None, "every rank generates"
-	}
 	s.flosPerToken = flosPerToken(units, s.head != nil)
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
 	cfg := engineConfig(s.stage, sharding, optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), s.memory)
-	cfg.Devices = s.devices()
+	cfg.Devices, cfg.Hosts = s.devices(), s.hosts()
 	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, cfg)
 	if err != nil {
 		return err

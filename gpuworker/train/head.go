@@ -103,9 +103,12 @@ func (s *session) readHead(root *os.Root) error {
 	return nil
 }
 
+// isHead reports whether a parameter is a value head's.
+func isHead(p *autograd.Param) bool { return strings.HasPrefix(p.Name, headPrefix) }
+
 // fill writes a range of a parameter's initial values: the head's from its file or drawn, all others from the source.
 func (s *session) fill(ctx context.Context, f *filler, p *autograd.Param, start int64, dst kernels.Tensor) error {
-	if !strings.HasPrefix(p.Name, headPrefix) {
+	if !isHead(p) {
 		return f.fill(ctx, p, start, dst)
 	}
 	if v, ok := s.headValues[p.Name]; ok {

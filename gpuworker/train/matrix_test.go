@@ -23,7 +23,7 @@ func matrixStages() (stages map[string]schemas.Stage, rows map[string]func(*flee
 		stages[name], rows[name] = pairs[name], func(f *fleet) { f.rows = newGroupedData(13, 5) }
 	}
 	for _, objective := range []string{"ppo", "grpo"} {
-		stages[objective] = rlStage(objective, func(t *schemas.TrainStage) { t.RL.MaxNewTokens, t.RL.Group = 2, 2 })
+		stages[objective] = rlStage(objective, func(t *schemas.TrainStage) { t.RL.MaxNewTokens, t.RL.Group = 2, 2; t.Sharding = "zero3" })
 		rows[objective] = func(f *fleet) { f.rows = prompts(11) }
 	}
 	return stages, rows

@@ -43,6 +43,14 @@ func (r *reference) tokens(ctx context.Context, rows *objective.Rows) ([][]float
 	return rows.Tokens(ctx, r.own.tape, r.own.model)
 }
 
+// sharded reports whether asking the reference takes all ranks.
+func (r *reference) sharded() bool {
+	if r.own == nil {
+		return r.engine.Sharded()
+	}
+	return r.own.engine.Sharded()
+}
+
 func (r *reference) close() error {
 	if r == nil || r.engine == nil {
 		return nil
@@ -107,7 +115,7 @@ func (s *session) openReference(ctx context.Context, rec *Recipe, src *source) (
 	}
 	autograd.StoreFrozen(r.model.Units(), computeType(s.stage.DType))
 	sharding, _ := resolveSharding(s.stage.Sharding, r.model.Units(), s.t.Gang.World)
-	if r.engine, err = zero.New(s.queue, r.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding, Devices: s.devices()}); err != nil {
+	if r.engine, err = zero.New(s.queue, r.model.Units(), s.t.Gang.Collective, zero.Config{Sharding: sharding, Devices: s.devices(), Hosts: s.hosts()}); err != nil {
 		return err
 	}
 	s.reference = r

@@ -310,14 +310,21 @@ func (k *link) over(below adapter.Reader) (adapter.Reader, error) {
 		return nil, err
 	}
 	m := adapter.NewMerger(*k.adapter, k.stored())
+	return k.redirected(below, func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+		return m.Merge(ctx, p, start, dst, below)
+	}), nil
+}
+
+// redirected reads a head that was tied to an embedding which the stage trained apart from where that was below, all else as merge does.
+func (k *link) redirected(below, merge adapter.Reader) adapter.Reader {
 	return func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
 		if from, ok := k.untied[p.Name]; ok {
 			old := *p
 			old.Name = from
 			return below(ctx, &old, start, dst)
 		}
-		return m.Merge(ctx, p, start, dst, below)
-	}, nil
+		return merge(ctx, p, start, dst)
+	}
 }
 
 // stored is the adapter that the stage trained.

@@ -263,13 +263,15 @@ func TestStagesBuildOnEachOther(t *testing.T) {
 			}
 			last[i] = r.Sum / float64(r.Targets)
 			if l.Adapters != nil {
-				if err := l.Merge(t.Context(), q); err != nil {
-					t.Fatal(err)
-				}
-				m, err := objective.Loss(t.Context(), autograd.New(mem, autograd.Config{}), l.Model, toyBatch(t, f))
+				whole, _, err := loadMerged(t, f, from, q)
 				if err != nil {
 					t.Fatal(err)
 				}
+				m, err := objective.Loss(t.Context(), autograd.New(mem, autograd.Config{}), whole.Model, toyBatch(t, f))
+				if err != nil {
+					t.Fatal(err)
+				}
+				whole.Close()
 				if math.Abs(m.Sum-r.Sum) > 1e-4*r.Sum {
 					t.Errorf("merged adapters have loss %v, separate ones %v", m.Sum, r.Sum)
 				}

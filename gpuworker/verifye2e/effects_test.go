@@ -134,7 +134,8 @@ var effectsElsewhere = map[string]string{
 	"save_strategy": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "save_steps": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
 	"run_name": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "include_num_input_tokens_seen": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
 	"pool": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "priority": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "tenant": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
-	"report_to": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
+	"report_to":   "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
+	"infer_dtype": "gpuworker/export:TestElementTypesOfTheBaseAreKept",
 }
 
 // TestKeysChangeMemory: keys that never change a bit of the result change what a rank holds, by the same count that tunefleet plan prints.

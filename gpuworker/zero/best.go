@@ -21,7 +21,7 @@ type stretch struct {
 func (e *Engine) KeepBest() error {
 	best := map[*autograd.Param]stretch{}
 	for _, b := range e.plan.buckets {
-		for _, g := range e.stateSegments(b) {
+		for _, g := range b.kept {
 			v := make([]float32, g.Len)
 			if err := kernels.DownloadFloats(e.q, v, b.mem.p.Slice(0, g.Offset, g.Offset+g.Len)); err != nil {
 				return fmt.Errorf("cannot keep %s: %w", g.Param.Name, err)
@@ -36,7 +36,7 @@ func (e *Engine) KeepBest() error {
 // UseBest puts the kept values back. The optimizer's state stays as it is.
 func (e *Engine) UseBest() error {
 	for _, b := range e.plan.buckets {
-		for _, g := range e.stateSegments(b) {
+		for _, g := range b.kept {
 			v, ok := e.best[g.Param]
 			if !ok || v.start != g.Start || int64(len(v.data)) != g.Len {
 				return fmt.Errorf("cannot use the best value of %s: none is kept", g.Param.Name)
@@ -53,7 +53,7 @@ func (e *Engine) UseBest() error {
 func (e *Engine) RestoreBest(ctx context.Context, read func(ctx context.Context, tensor string, from int64, dst []float32) error) error {
 	e.best = map[*autograd.Param]stretch{}
 	for _, b := range e.plan.buckets {
-		for _, g := range e.stateSegments(b) {
+		for _, g := range b.kept {
 			v := make([]float32, g.Len)
 			if err := read(ctx, BestPrefix+g.Param.Name, g.Start, v); err != nil {
 				return fmt.Errorf("cannot restore the best value of %s: %w", g.Param.Name, err)
@@ -71,7 +71,7 @@ func (e *Engine) bestPieces() []piece {
 	}
 	var out []piece
 	for _, b := range e.plan.buckets {
-		for _, g := range e.ownState(b) {
+		for _, g := range b.mine {
 			v := e.best[g.Param]
 			at := g.Start - v.start
 			out = append(out, piece{tensor: BestPrefix + g.Param.Name, shape: g.Param.Shape, from: g.Start, data: v.data[at : at+g.Len]})

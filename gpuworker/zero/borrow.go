@@ -18,13 +18,13 @@ func (e *Engine) accumulators(leaves int) error {
 	if !e.borrows() || leaves <= e.plan.world {
 		return nil
 	}
-	spread := !e.sharded() && e.plan.world > 1
+	spread := e.spreads()
 	total := int64(0)
 	add := func(n int64) { total += (4*n + 255) / 256 * 256 }
 	for _, b := range e.plan.buckets {
 		add(b.ownLen)
 		if spread {
-			add(b.fullLen)
+			add(b.keptLen)
 		}
 	}
 	if total == 0 {
@@ -45,7 +45,7 @@ func (e *Engine) accumulators(leaves int) error {
 		b.mem.acc = take(b.ownLen)
 		b.mem.reduced = b.mem.acc
 		if spread {
-			b.mem.reduced = take(b.fullLen)
+			b.mem.reduced = take(b.keptLen)
 		}
 	}
 	if err != nil {
@@ -74,7 +74,7 @@ func (e *Engine) borrowSpread(b *bucket) error {
 	if !e.borrows() || b.mem.spread != nil {
 		return nil
 	}
-	loan, err := e.lend(b.fullLen)
+	loan, err := e.lend(b.keptLen)
 	if err != nil {
 		return err
 	}

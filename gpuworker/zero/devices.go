@@ -41,19 +41,23 @@ func addPiece(to []kernels.Tensor, t kernels.Tensor, lo, hi int64) []kernels.Ten
 func (e *Engine) gatherDevices(ctx context.Context, d Devices, u *unit, s *slot) (*kernels.Event, error) {
 	me, w := e.plan.rank, e.plan.world
 	var send []kernels.Tensor
-	if own := u.train.own(me); own > 0 {
-		send = append(send, wordsOf(u.bucket.mem.p.Slice(0, u.own, u.own+own)))
+	if own := u.heldLen(me); own > 0 {
+		send = append(send, wordsOf(u.bucket.mem.p.Slice(0, u.kept, u.kept+own)))
 	}
-	if u.frozen.own(me) > 0 {
+	if u.stillLen(me) > 0 {
 		send = append(send, e.frozen[u])
 	}
 	recv, base := make([][]kernels.Tensor, w), e.words(u.train.layout.Len)
 	for k := range w {
-		t, f := u.train.bounds[k:], u.frozen.bounds[k:]
-		recv[k] = addPiece(recv[k], s.flat, e.words(t[0]), e.words(t[1]))
-		recv[k] = addPiece(recv[k], s.flat, base+f[0], base+f[1])
+		if e.gatherWords(u, k) == 0 {
+			continue
+		}
+		lo, hi := u.held(k)
+		from, to := u.still(k)
+		recv[k] = addPiece(recv[k], s.flat, e.words(lo), e.words(hi))
+		recv[k] = addPiece(recv[k], s.flat, base+from, base+to)
 	}
-	event, err := d.AllGather(ctx, e.q, send, recv)
+	event, err := e.deviceGather(ctx, d, send, recv, func(r int) bool { return e.plan.copy[r] == e.plan.copy[me] }, e.plan.copies == 1)
 	if err != nil {
 		return nil, fmt.Errorf("cannot gather %s: %w", u.u.Name, err)
 	}
@@ -67,11 +71,11 @@ func (e *Engine) exchangeDevices(ctx context.Context, d Devices, b *bucket, full
 	row := int64(0)
 	for k := range w {
 		for _, u := range b.units {
-			if e.contributes(me) {
-				send[k] = addPiece(send[k], full, u.full+u.train.bounds[k], u.full+u.train.bounds[k+1])
+			if lo, hi := u.owned(k); e.contributes(me) {
+				send[k] = addPiece(send[k], full, u.full+lo, u.full+hi)
 			}
 			if e.contributes(k) {
-				recv[k] = addPiece(recv[k], slices, row+u.own, row+u.own+u.train.own(me))
+				recv[k] = addPiece(recv[k], slices, row+u.own, row+u.own+u.ownLen(me))
 			}
 		}
 		if e.contributes(k) {
@@ -86,20 +90,55 @@ func (e *Engine) exchangeDevices(ctx context.Context, d Devices, b *bucket, full
 	return e.q.Err()
 }
 
-// spreadDevices gives every rank the whole reduced gradient of a bucket.
-func (e *Engine) spreadDevices(ctx context.Context, d Devices, b *bucket) error {
+// deviceGather gives the ranks that to names what each of them sends; all says that these are all ranks.
+func (e *Engine) deviceGather(ctx context.Context, d Devices, send []kernels.Tensor, recv [][]kernels.Tensor, to func(rank int) bool, all bool) (*kernels.Event, error) {
+	if all {
+		return d.AllGather(ctx, e.q, send, recv)
+	}
+	out := make([][]kernels.Tensor, e.plan.world)
+	for r := range out {
+		if to(r) {
+			out[r] = send
+		}
+	}
+	return d.AllToAll(ctx, e.q, out, recv)
+}
+
+// spreadDevices gives every rank the reduced gradient of what it holds of a bucket, or, with values, the updated values of what others own.
+func (e *Engine) spreadDevices(ctx context.Context, d Devices, b *bucket, values bool) error {
+	into := b.mem.reduced
+	if values {
+		into = b.mem.p
+	}
 	var send []kernels.Tensor
 	recv := make([][]kernels.Tensor, e.plan.world)
 	for _, u := range b.units {
-		send = addPiece(send, b.mem.acc, u.own, u.own+u.train.own(e.plan.rank))
+		lo, hi := u.owned(e.plan.rank)
+		from, _ := u.held(e.plan.rank)
+		if values {
+			send = appendWords(send, into, u.kept+lo-from, u.kept+hi-from)
+		} else {
+			send = addPiece(send, b.mem.acc, u.own, u.own+hi-lo)
+		}
 		for k := range recv {
-			recv[k] = addPiece(recv[k], b.mem.reduced, u.full+u.train.bounds[k], u.full+u.train.bounds[k+1])
+			if lo, hi := u.owned(k); e.sameRange(k) && !(values && k == e.plan.rank) { // its own values are there
+				recv[k] = appendWords(recv[k], into, u.kept+lo-from, u.kept+hi-from)
+			}
 		}
 	}
-	event, err := d.AllGather(ctx, e.q, send, recv)
+	to := func(r int) bool { return e.sameRange(r) && !(values && r == e.plan.rank) }
+	event, err := e.deviceGather(ctx, d, send, recv, to, e.plan.group == 1 && !values)
 	if err != nil {
 		return err
 	}
 	e.q.Wait(event)
 	return e.q.Err()
+}
+
+// appendWords appends elements [lo, hi) of t as words, if there are any.
+func appendWords(to []kernels.Tensor, t kernels.Tensor, lo, hi int64) []kernels.Tensor {
+	if lo == hi {
+		return to
+	}
+	return append(to, wordsOf(t.Slice(0, lo, hi)))
 }

@@ -24,7 +24,7 @@ func TestDevicesGiveTheSameBits(t *testing.T) {
 			want := runWorld(t, 1, s)[0]
 			s.devices = true
 			for _, world := range []int{2, 3, 5, 7} {
-				for _, s.sharding = range []string{zero.None, zero.Zero3} {
+				for _, s.sharding = range []string{zero.None, zero.Zero2, zero.Zero3, zero.Hybrid} {
 					if world == 7 {
 						s.sharding = zero.Zero3 // some ranks have no leaf
 					}
@@ -54,7 +54,7 @@ func TestDevicesForgetNoEvent(t *testing.T) {
 	want := runWorld(t, 1, s)[0]
 	s.devices, s.backend = true, path
 	for world := 2; world <= 3; world++ {
-		for _, s.sharding = range []string{zero.None, zero.Zero3} {
+		for _, s.sharding = range []string{zero.None, zero.Zero2, zero.Zero3, zero.Hybrid} {
 			if got := runWorld(t, world, s)[0]; got.hash != want.hash {
 				t.Errorf("%d ranks, %s: weights differ from the CPU's", world, s.sharding)
 			}

@@ -4,7 +4,9 @@
 // Every unit (embedding, block, norm, head) is laid out flat, its trainable and its frozen parameters apart, and cut at chunks of 4,096
 // elements counted from each tensor's start; a rank owns one contiguous range of each. With "zero3" only the owner holds values,
 // gradients and moments: a unit is gathered into a window just before its forward, again before its backward, and freed after each.
-// With "none" every rank holds all values and moments.
+// With "none" every rank holds all values and moments. With "zero2" it holds all values, and gradients and moments of its range; updated values
+// are shared. With "hybrid" the ranks of a host share one copy of everything as with "zero3", and hosts have copies: what a rank reduces is a part of
+// what it holds, and the ranks that hold the same exchange the reduced parts. Bits do not depend on any of this.
 //
 // Canonical reduction: leaf s*W+r of a step runs on rank r in micro-step s. After the backward of a unit (or of a group of small units)
 // each rank sends every owner its slice of that leaf's gradient, and the owner adds the slices in leaf order: acc = g0, acc += g1, ...

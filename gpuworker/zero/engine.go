@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
@@ -21,14 +22,22 @@ type Collective interface {
 
 // Names of sharding modes.
 const (
-	None  = "none"
+	// None: every rank holds and updates everything.
+	None = "none"
+	// Zero2: every rank holds all values, and gradients and the optimizer's state of its range; updated values are shared.
+	Zero2 = "zero2"
+	// Zero3: every rank holds its range of everything.
 	Zero3 = "zero3"
+	// Hybrid: every rank holds a range of everything, of which the ranks of each host have all: parameters are gathered within a host.
+	Hybrid = "hybrid"
 )
 
 // Config of an Engine.
 type Config struct {
-	// Sharding is None or Zero3.
+	// Sharding is None, Zero2, Zero3 or Hybrid.
 	Sharding string
+	// Hosts are the hosts of the ranks, by any number, for Hybrid; nil: all are on one.
+	Hosts []int
 	// BucketElements is the most elements of a group of small units that share one exchange a leaf. Default 256 Ki.
 	BucketElements int64
 	// Optim configures the optimizer.
@@ -67,8 +76,8 @@ func (c Config) WithDefaults() Config {
 // Validate reports every problem.
 func (c Config) Validate() error {
 	var errs []error
-	if c.Sharding != None && c.Sharding != Zero3 {
-		errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, "sharding", "%q is not supported (none and zero3 are)", c.Sharding))
+	if !slices.Contains([]string{None, Zero2, Zero3, Hybrid}, c.Sharding) {
+		errs = append(errs, schemas.Errorf(schemas.CodeUnsupported, "sharding", "%q is not supported (none, zero2, zero3 and hybrid are)", c.Sharding))
 	}
 	if o := c.Overlap; o != "" && o != OverlapAuto && o != OverlapOn && o != OverlapOff {
 		errs = append(errs, schemas.Errorf(schemas.CodeInvalid, "overlap", "%q is none of auto, on, off", o))
@@ -85,7 +94,7 @@ func (c Config) Validate() error {
 
 // bucketMemory is what a rank holds of a bucket all the time.
 type bucketMemory struct {
-	// p has the elements of the bucket's state; acc those of its own ranges; reduced (none, several ranks) those of all.
+	// p has the elements that the rank holds; acc those that it owns; reduced those that it holds, where several ranks hold them.
 	p, acc, reduced kernels.Tensor
 	// loan is where acc lies when it is borrowed for one step, and spread where reduced does.
 	loan, spread *autograd.Loan
@@ -116,7 +125,10 @@ type Engine struct {
 
 	micro, leaves int
 	inLeaf        bool
-	best          map[*autograd.Param]stretch // nil: none is kept
+	// holding: the whole model is gathered, into window slots from heldFrom on as far as those before did not do.
+	holding  bool
+	heldFrom int
+	best     map[*autograd.Param]stretch // nil: none is kept
 }
 
 // staging is host memory that exchanges go through.
@@ -139,8 +151,34 @@ type Resident struct {
 // Total is params, gradients and optimizer state, without the gather window.
 func (r Resident) Total() int64 { return r.Params + r.Grads + r.Optimizer }
 
-// sharded reports whether values and moments lie at their owner only.
-func (e *Engine) sharded() bool { return e.cfg.Sharding == Zero3 && e.plan.world > 1 }
+// sharded reports whether a rank holds a part of the values only, and gathers the rest.
+func (e *Engine) sharded() bool { return e.plan.group > 1 }
+
+// shares reports whether ranks update a part of the values that they hold, and share the updated ones.
+func (e *Engine) shares() bool { return e.cfg.Sharding == Zero2 && e.plan.world > 1 }
+
+// spreads reports whether a reduced gradient goes to several ranks, which all update the same values with it.
+func (e *Engine) spreads() bool { return e.plan.copies > 1 && !e.shares() }
+
+// groups says which ranks share a copy of the values.
+func (c Config) groups(rank, world int) (ranks, error) {
+	hosts := make([]int, world) // one group
+	switch c.Sharding {
+	case None, Zero2:
+		for r := range hosts {
+			hosts[r] = r // each on its own
+		}
+	case Hybrid:
+		if c.Hosts == nil {
+			break
+		}
+		if len(c.Hosts) != world {
+			return ranks{}, fmt.Errorf("the hosts of %d ranks are given, there are %d", len(c.Hosts), world)
+		}
+		copy(hosts, c.Hosts)
+	}
+	return newRanks(rank, hosts)
+}
 
 // New allocates one rank's share of the units, whose adapters and frozen flags are final. Optimizer state is zero, values undefined until Load.
 // With one rank, or with "none", the parameters' Data stay bound.
@@ -153,7 +191,14 @@ func New(q *kernels.Queue, units []*autograd.Unit, comm Collective, cfg Config) 
 	if err != nil {
 		return nil, err
 	}
-	p, err := makePlan(units, comm.Rank(), comm.World(), cfg.BucketElements, cfg.Sharding == Zero3, opt)
+	if comm.World() < 1 {
+		return nil, fmt.Errorf("cannot shard the model over %d ranks", comm.World())
+	}
+	groups, err := cfg.groups(comm.Rank(), comm.World())
+	if err != nil {
+		return nil, fmt.Errorf("cannot shard the model: %w", err)
+	}
+	p, err := makePlan(units, groups, cfg.BucketElements, cfg.Sharding == Zero2 && comm.World() > 1, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -196,24 +241,11 @@ func (e *Engine) clear(b *bucket) {
 	}
 }
 
-// stateLen is the number of elements of the bucket's p on this rank.
-func (e *Engine) stateLen(b *bucket) int64 {
-	if e.sharded() {
-		return b.ownLen
-	}
-	return b.fullLen
-}
-
 // words is the number of 32-bit words that n trained values take, for n at the bounds of parameters and chunks.
 func (e *Engine) words(n int64) int64 { return n * e.cfg.Store.Size() / 4 }
 
 // frozenLen is the number of 32-bit words that this rank holds of the unit's frozen parameters.
-func (e *Engine) frozenLen(u *unit) int64 {
-	if e.sharded() {
-		return u.frozen.own(e.plan.rank)
-	}
-	return u.frozen.layout.Len
-}
+func (e *Engine) frozenLen(u *unit) int64 { return u.stillLen(e.plan.rank) }
 
 // allocate takes everything resident as one arena.
 func (e *Engine) allocate() error {
@@ -224,7 +256,7 @@ func (e *Engine) allocate() error {
 		add(4 * e.frozenLen(u))
 	}
 	for _, b := range e.plan.buckets {
-		add(e.cfg.Store.Size() * e.stateLen(b))
+		add(e.cfg.Store.Size() * b.keptLen)
 		for _, r := range b.runs {
 			for _, t := range r.decl {
 				add(t.DType.Size() * t.Len(r.len))
@@ -233,8 +265,8 @@ func (e *Engine) allocate() error {
 		if !e.borrows() {
 			add(4 * b.ownLen)
 		}
-		if !e.borrows() && !e.sharded() && e.plan.world > 1 {
-			add(4 * b.fullLen)
+		if !e.borrows() && e.spreads() {
+			add(4 * b.keptLen)
 		}
 	}
 	own := int64(len(e.plan.chunkOf[e.plan.rank]))
@@ -261,7 +293,7 @@ func (e *Engine) allocate() error {
 		}
 	}
 	for _, b := range e.plan.buckets {
-		n := e.stateLen(b)
+		n := b.keptLen
 		b.mem = bucketMemory{p: take(e.cfg.Store, n, &e.state.Params)}
 		if !e.borrows() {
 			b.mem.acc = take(kernels.F32, b.ownLen, &e.state.Grads)
@@ -278,8 +310,8 @@ func (e *Engine) allocate() error {
 			}
 		}
 		b.mem.reduced = b.mem.acc
-		if !e.borrows() && !e.sharded() && e.plan.world > 1 {
-			b.mem.reduced = take(kernels.F32, b.fullLen, &e.state.Grads)
+		if !e.borrows() && e.spreads() {
+			b.mem.reduced = take(kernels.F32, b.keptLen, &e.state.Grads)
 		}
 	}
 	if own > 0 && err == nil {
@@ -297,7 +329,7 @@ func (e *Engine) bindAll() error {
 			}
 		}
 		if u.bucket != nil {
-			if err := u.train.layout.Bind(u.bucket.mem.p.Slice(0, u.full, u.full+u.train.layout.Len), false); err != nil {
+			if err := u.train.layout.Bind(u.bucket.mem.p.Slice(0, u.kept, u.kept+u.train.layout.Len), false); err != nil {
 				return err
 			}
 		}
@@ -330,7 +362,7 @@ func (e *Engine) Close() error {
 // Resident tells what this rank holds, and the size of the windows so far.
 func (e *Engine) Resident() Resident {
 	r := e.state
-	r.Window = e.window.bytes()
+	r.Window = e.window.most
 	r.Staging = 4 * (e.host.sent + e.host.received)
 	for _, n := range e.over.words {
 		r.Staging += 4 * n
@@ -369,10 +401,7 @@ func (e *Engine) Load(ctx context.Context, fill func(ctx context.Context, p *aut
 		if !ok {
 			continue
 		}
-		lo, hi := int64(0), u.frozen.layout.Len
-		if e.sharded() {
-			lo, hi = u.frozen.bounds[e.plan.rank], u.frozen.bounds[e.plan.rank+1]
-		}
+		lo, hi := u.still(e.plan.rank)
 		for _, s := range u.frozen.segments(lo, hi, 0) {
 			if err := one(s, kernels.NewTensor(flat.Data+kernels.Addr(4*s.Offset), s.Param.DType(), s.Len)); err != nil {
 				return err
@@ -380,18 +409,11 @@ func (e *Engine) Load(ctx context.Context, fill func(ctx context.Context, p *aut
 		}
 	}
 	for _, b := range e.plan.buckets {
-		for _, s := range e.stateSegments(b) {
+		for _, s := range b.kept {
 			if err := one(s, b.mem.p.Slice(0, s.Offset, s.Offset+s.Len)); err != nil {
 				return err
 			}
 		}
 	}
 	return e.q.Err()
-}
-
-func (e *Engine) stateSegments(b *bucket) []Segment {
-	if e.sharded() {
-		return b.segs
-	}
-	return b.all
 }

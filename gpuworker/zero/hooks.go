@@ -182,7 +182,7 @@ func (e *Engine) drop(au *autograd.Unit) error {
 
 // Reset frees what a failed or abandoned pass left open.
 func (e *Engine) Reset() {
-	e.inLeaf, e.stream = false, Stream{}
+	e.inLeaf, e.stream, e.holding = false, Stream{}, false
 	e.dropOverlap()
 	e.returnLoans()
 	for _, u := range e.plan.units {
@@ -212,7 +212,7 @@ func (e *Engine) gather(ctx context.Context, u *unit) error {
 		e.q.Wait(event)
 		return e.q.Err()
 	}
-	own, all := e.words(u.train.own(e.plan.rank))+u.frozen.own(e.plan.rank), e.words(u.train.layout.Len)+u.frozen.layout.Len
+	own, all := e.gatherWords(u, e.plan.rank), e.words(u.train.layout.Len)+u.frozen.layout.Len
 	send, recv := e.room(own, all)
 	if e.counts() {
 		return nil
@@ -222,18 +222,45 @@ func (e *Engine) gather(ctx context.Context, u *unit) error {
 	}
 	bufs := e.host.bufs[1]
 	e.gatherInto(u, recv, bufs)
-	if err := e.comm.AllGather(ctx, bytesOf(send), bufs); err != nil {
+	if err := e.comm.settled(func(c Collective) error { return e.gatherFrom(ctx, c, bytesOf(send), bufs) }); err != nil {
 		return fmt.Errorf("cannot gather %s: %w", u.u.Name, err)
 	}
 	return e.putValues(u, u.data, recv)
 }
 
+// gatherWords is the number of 32-bit words that a rank of this one's group holds of a unit; 0 for ranks of others.
+func (e *Engine) gatherWords(u *unit, rank int) int64 {
+	if e.plan.copy[rank] != e.plan.copy[e.plan.rank] {
+		return 0
+	}
+	return e.words(u.heldLen(rank)) + u.stillLen(rank)
+}
+
+// gatherFrom exchanges what the ranks of a group hold.
+func (e *Engine) gatherFrom(ctx context.Context, c Collective, send []byte, recv [][]byte) error {
+	if e.plan.copies == 1 {
+		return c.AllGather(ctx, send, recv)
+	}
+	return c.AllToAll(ctx, e.toSome(send, func(r int) bool { return e.plan.copy[r] == e.plan.copy[e.plan.rank] }), recv)
+}
+
+// toSome is what goes to each rank when some get the same.
+func (e *Engine) toSome(send []byte, to func(rank int) bool) [][]byte {
+	out := make([][]byte, e.plan.world)
+	for r := range out {
+		if to(r) {
+			out[r] = send
+		}
+	}
+	return out
+}
+
 // ownValues brings this rank's ranges of a unit to the host: the trained one, then the frozen one.
 func (e *Engine) ownValues(u *unit, send []float32) error {
-	ot, of := u.train.own(e.plan.rank), u.frozen.own(e.plan.rank)
+	ot, of := u.heldLen(e.plan.rank), u.stillLen(e.plan.rank)
 	ow := e.words(ot)
 	if ot > 0 {
-		if err := kernels.Download(e.q, send[:ow], u.bucket.mem.p.Slice(0, u.own, u.own+ot)); err != nil {
+		if err := kernels.Download(e.q, send[:ow], u.bucket.mem.p.Slice(0, u.kept, u.kept+ot)); err != nil {
 			return err
 		}
 	}
@@ -247,7 +274,7 @@ func (e *Engine) ownValues(u *unit, send []float32) error {
 func (e *Engine) gatherInto(u *unit, recv []float32, bufs [][]byte) {
 	at := int64(0)
 	for k := range e.plan.world {
-		n := e.words(u.train.own(k)) + u.frozen.own(k)
+		n := e.gatherWords(u, k)
 		bufs[k] = bytesOf(recv[at : at+n])
 		at += n
 	}
@@ -265,8 +292,12 @@ func (e *Engine) putValues(u *unit, s *slot, recv []float32) error {
 		return kernels.Upload(e.q, s.flat.Slice(0, base+lo, base+hi), src)
 	}
 	for k := range e.plan.world {
-		t, f := u.train.bounds[k:], u.frozen.bounds[k:]
-		if err := errors.Join(put(0, e.words(t[0]), e.words(t[1])), put(e.words(u.train.layout.Len), f[0], f[1])); err != nil {
+		if e.gatherWords(u, k) == 0 {
+			continue
+		}
+		lo, hi := u.held(k)
+		from, to := u.still(k)
+		if err := errors.Join(put(0, e.words(lo), e.words(hi)), put(e.words(u.train.layout.Len), from, to)); err != nil {
 			return err
 		}
 	}
@@ -435,7 +466,7 @@ func (e *Engine) slicesInto(b *bucket, full kernels.Tensor, out, in []float32, s
 		for k := range e.plan.world {
 			from := at
 			for _, u := range b.units {
-				lo, hi := u.train.bounds[k], u.train.bounds[k+1]
+				lo, hi := u.owned(k)
 				if lo == hi {
 					continue
 				}

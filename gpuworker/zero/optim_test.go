@@ -19,7 +19,7 @@ func TestEveryOptimizerOnAnyWorldAndResumed(t *testing.T) {
 				t.Fatalf("nothing was trained: %v", want.losses)
 			}
 			for _, world := range []int{2, 3, 4} {
-				for _, sharding := range []string{zero.None, zero.Zero3} {
+				for _, sharding := range []string{zero.None, zero.Zero2, zero.Zero3, zero.Hybrid} {
 					c := s
 					c.sharding = sharding
 					if got := runWorld(t, world, c)[0]; got.hash != want.hash {
@@ -43,9 +43,11 @@ func TestEveryOptimizerOnAnyWorldAndResumed(t *testing.T) {
 				if got := runWorld(t, 1, c)[0]; got.hash != want.hash {
 					t.Errorf("stopped after step %d: weights differ", stop)
 				}
-				c.sharding = zero.Zero3
-				if got := runWorld(t, 2+stop%2, c)[0]; got.hash != want.hash {
-					t.Errorf("stopped after step %d, gone on with %d ranks: weights differ", stop, 2+stop%2)
+				for _, sharding := range []string{zero.Zero2, zero.Zero3, zero.Hybrid} {
+					c.sharding = sharding
+					if got := runWorld(t, 2+stop, c)[0]; got.hash != want.hash {
+						t.Errorf("stopped after step %d, gone on with %d ranks, %s: weights differ", stop, 2+stop, sharding)
+					}
 				}
 			}
 		})

@@ -71,6 +71,14 @@ func (l *lane) settle() error {
 	return err
 }
 
+// settled makes a call once what is in the background is done.
+func (l *lane) settled(call func(c Collective) error) error {
+	if err := l.settle(); err != nil {
+		return err
+	}
+	return call(l.comm)
+}
+
 // Rank implements Collective.
 func (l *lane) Rank() int { return l.comm.Rank() }
 
@@ -209,7 +217,7 @@ func (e *Engine) gatherAhead(ctx context.Context, u *unit) error {
 		a.event, err = e.gatherDevices(ctx, d, v, s)
 		return err
 	}
-	own := e.words(v.train.own(e.plan.rank)) + v.frozen.own(e.plan.rank)
+	own := e.gatherWords(v, e.plan.rank)
 	o.words[0], o.words[1] = max(o.words[0], own), max(o.words[1], n)
 	if e.counts() {
 		return nil
@@ -221,7 +229,7 @@ func (e *Engine) gatherAhead(ctx context.Context, u *unit) error {
 	}
 	bufs := make([][]byte, e.plan.world)
 	e.gatherInto(v, a.recv, bufs)
-	a.call = e.comm.begin(func() error { return e.comm.comm.AllGather(ctx, bytesOf(send), bufs) })
+	a.call = e.comm.begin(func() error { return e.gatherFrom(ctx, e.comm.comm, bytesOf(send), bufs) })
 	return nil
 }
 

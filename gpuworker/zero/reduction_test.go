@@ -66,7 +66,7 @@ func TestFastReduction(t *testing.T) {
 			s.leaves, s.steps, s.sharding, s.fast = leaves, 3, zero.None, false
 			want := runWorld(t, 1, s)[0]
 			for world := 1; world <= 4; world++ {
-				for _, sharding := range []string{zero.None, zero.Zero3} {
+				for _, sharding := range []string{zero.None, zero.Zero2, zero.Zero3, zero.Hybrid} {
 					s.sharding, s.fast = sharding, true
 					got, again := runWorld(t, world, s)[0], runWorld(t, world, s)[0]
 					if got.hash != again.hash {

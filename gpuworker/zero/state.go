@@ -47,24 +47,11 @@ func (s *Snapshot) Write(add func(tensor string, shape []int64, from int64, data
 	return nil
 }
 
-// ownState lists the stretches that this rank writes to checkpoints, with offsets into the bucket's state.
-func (e *Engine) ownState(b *bucket) []Segment {
-	if e.sharded() || e.plan.world == 1 {
-		return b.segs
-	}
-	var out []Segment
-	for _, u := range b.units {
-		lo, hi := u.train.bounds[e.plan.rank], u.train.bounds[e.plan.rank+1]
-		out = append(out, u.train.segments(lo, hi, u.full+lo)...)
-	}
-	return out
-}
-
 // SnapshotBytes is the size of a snapshot that would be taken now.
 func (e *Engine) SnapshotBytes() int64 {
 	n := int64(0)
 	for _, b := range e.plan.buckets {
-		for _, g := range e.ownState(b) {
+		for _, g := range b.mine {
 			for _, t := range b.tensors(g) {
 				n += 4 * t.elements()
 			}
@@ -87,7 +74,7 @@ func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 	}
 	total := int64(0)
 	for _, b := range e.plan.buckets {
-		for _, g := range e.ownState(b) {
+		for _, g := range b.mine {
 			for _, t := range b.tensors(g) {
 				total += t.elements()
 			}
@@ -96,7 +83,7 @@ func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 	buf := grow(&s.buf, total)
 	s.buf = buf
 	for _, b := range e.plan.buckets {
-		for _, g := range e.ownState(b) {
+		for _, g := range b.mine {
 			for _, t := range b.tensors(g) {
 				n := t.elements()
 				dst := buf[:n:n]
@@ -146,9 +133,14 @@ func (t stored) upload(q *kernels.Queue, src []float32) error {
 	return kernels.Upload(q, t.data, bytesOf(src)[:t.data.Numel()])
 }
 
+// values are those of a stretch of what this rank holds.
+func (b *bucket) values(g Segment) stored {
+	return stored{name: ParamPrefix + g.Param.Name, shape: g.Param.Shape, from: g.Start, data: b.mem.p.Slice(0, g.Offset, g.Offset+g.Len)}
+}
+
 // tensors lists what is stored of a stretch of the bucket's state: the values, and the optimizer's state.
 func (b *bucket) tensors(g Segment) []stored {
-	out := []stored{{name: ParamPrefix + g.Param.Name, shape: g.Param.Shape, from: g.Start, data: b.mem.p.Slice(0, g.Offset, g.Offset+g.Len)}}
+	out := []stored{b.values(g)}
 	for _, r := range b.runs {
 		if g.Offset < r.off || g.Offset >= r.off+r.len {
 			continue
@@ -173,18 +165,33 @@ func (b *bucket) tensors(g Segment) []stored {
 	return out
 }
 
+// restored lists what this rank reads of a checkpoint: all values that it holds, and the optimizer's state of what it updates.
+func (e *Engine) restored(b *bucket) (out []stored) {
+	if !e.shares() {
+		for _, g := range b.kept {
+			out = append(out, b.tensors(g)...)
+		}
+		return out
+	}
+	for _, g := range b.kept {
+		out = append(out, b.values(g))
+	}
+	for _, g := range b.mine {
+		out = append(out, b.tensors(g)[1:]...)
+	}
+	return out
+}
+
 // Restore fills trainable values and optimizer state from a checkpoint of any world: read fills dst with the elements from `from` on.
 func (e *Engine) Restore(ctx context.Context, read func(ctx context.Context, tensor string, from int64, dst []float32) error) error {
 	for _, b := range e.plan.buckets {
-		for _, g := range e.stateSegments(b) {
-			for _, t := range b.tensors(g) {
-				buf := grow(&e.host.send, t.elements())
-				if err := read(ctx, t.name, t.from, buf); err != nil {
-					return fmt.Errorf("cannot restore %s: %w", t.name, err)
-				}
-				if err := t.upload(e.q, buf); err != nil {
-					return fmt.Errorf("cannot restore %s: %w", t.name, err)
-				}
+		for _, t := range e.restored(b) {
+			buf := grow(&e.host.send, t.elements())
+			if err := read(ctx, t.name, t.from, buf); err != nil {
+				return fmt.Errorf("cannot restore %s: %w", t.name, err)
+			}
+			if err := t.upload(e.q, buf); err != nil {
+				return fmt.Errorf("cannot restore %s: %w", t.name, err)
 			}
 		}
 	}
@@ -244,15 +251,14 @@ func (e *Engine) collect(ctx context.Context, u *unit, offset, n int64) ([]float
 		whole = grow(&e.host.recv, n)
 	}
 	for k := range e.plan.world {
-		lo, hi := max(offset, u.train.bounds[k]), min(offset+n, u.train.bounds[k+1])
+		lo, hi := u.owned(k)
+		lo, hi = max(offset, lo), min(offset+n, hi)
 		if lo >= hi {
 			continue
 		}
 		if k == e.plan.rank {
-			at := u.full + lo
-			if e.sharded() {
-				at = u.own + lo - u.train.bounds[k]
-			}
+			from, _ := u.held(k)
+			at := u.kept + lo - from
 			mine := grow(&e.host.send, hi-lo)
 			if err := kernels.DownloadFloats(e.q, mine, u.bucket.mem.p.Slice(0, at, at+hi-lo)); err != nil {
 				return nil, err

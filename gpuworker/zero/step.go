@@ -124,15 +124,18 @@ func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float3
 	return nil
 }
 
-// spread gives every rank the whole reduced gradient of a bucket.
+// sameRange reports whether a rank holds the same values as this one.
+func (e *Engine) sameRange(rank int) bool { return e.plan.place[rank] == e.plan.place[e.plan.rank] }
+
+// spread gives every rank the reduced gradient of what it holds of a bucket.
 func (e *Engine) spread(ctx context.Context, b *bucket) error {
 	if err := e.borrowSpread(b); err != nil {
 		return err
 	}
 	if d := e.devices(); d != nil {
-		return e.spreadDevices(ctx, d, b)
+		return e.spreadDevices(ctx, d, b, false)
 	}
-	send, recv := e.room(b.ownLen, b.fullLen)
+	send, recv := e.room(b.ownLen, b.keptLen)
 	if e.counts() {
 		return nil
 	}
@@ -141,29 +144,70 @@ func (e *Engine) spread(ctx context.Context, b *bucket) error {
 			return err
 		}
 	}
+	return e.spreadWords(ctx, b, send, recv, b.mem.reduced)
+}
+
+// share gives every rank the values of a bucket that the others have updated.
+func (e *Engine) share(ctx context.Context, b *bucket) error {
+	if d := e.devices(); d != nil {
+		return e.spreadDevices(ctx, d, b, true)
+	}
+	send, recv := e.room(e.words(b.ownLen), e.words(b.keptLen))
+	if e.counts() {
+		return nil
+	}
+	at := int64(0)
+	for _, u := range b.units {
+		lo, hi := u.owned(e.plan.rank)
+		from, _ := u.held(e.plan.rank)
+		if lo == hi {
+			continue
+		}
+		n := e.words(hi - lo)
+		if err := kernels.Download(e.q, send[at:at+n], wordsOf(b.mem.p.Slice(0, u.kept+lo-from, u.kept+hi-from))); err != nil {
+			return err
+		}
+		at += n
+	}
+	return e.spreadWords(ctx, b, send, recv, b.mem.p)
+}
+
+// spreadWords exchanges what ranks own of a bucket among those that hold the same of it, and puts it at its places in what this rank holds.
+func (e *Engine) spreadWords(ctx context.Context, b *bucket, send, recv []float32, into kernels.Tensor) error {
+	words := func(n int64) int64 { return n * into.DType.Size() / 4 }
 	bufs, at := e.host.bufs[1], int64(0)
 	for k := range e.plan.world {
 		n := int64(0)
 		for _, u := range b.units {
-			n += u.train.own(k)
+			if e.sameRange(k) {
+				n += words(u.ownLen(k))
+			}
 		}
 		bufs[k] = bytesOf(recv[at : at+n])
 		at += n
 	}
-	if err := e.comm.AllGather(ctx, bytesOf(send), bufs); err != nil {
+	err := e.comm.settled(func(c Collective) error {
+		if e.plan.group == 1 {
+			return c.AllGather(ctx, bytesOf(send), bufs)
+		}
+		return c.AllToAll(ctx, e.toSome(bytesOf(send), e.sameRange), bufs)
+	})
+	if err != nil {
 		return err
 	}
 	at = 0
 	for k := range e.plan.world {
 		for _, u := range b.units {
-			lo, hi := u.train.bounds[k], u.train.bounds[k+1]
-			if lo == hi {
+			lo, hi := u.owned(k)
+			if lo == hi || !e.sameRange(k) {
 				continue
 			}
-			if err := kernels.Upload(e.q, b.mem.reduced.Slice(0, u.full+lo, u.full+hi), recv[at:at+hi-lo]); err != nil {
+			from, _ := u.held(e.plan.rank)
+			n := words(hi - lo)
+			if err := kernels.Upload(e.q, wordsOf(into.Slice(0, u.kept+lo-from, u.kept+hi-from)), recv[at:at+n]); err != nil {
 				return err
 			}
-			at += hi - lo
+			at += n
 		}
 	}
 	return nil

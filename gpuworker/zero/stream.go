@@ -62,7 +62,7 @@ const updatePiece = 4 << 20
 // update applies the optimizer to a bucket.
 func (e *Engine) update(ctx context.Context, b *bucket, step optim.Step) error {
 	grads := b.mem.acc
-	if !e.sharded() && e.plan.world > 1 {
+	if e.spreads() {
 		if err := e.spread(ctx, b); err != nil {
 			return fmt.Errorf("cannot share reduced gradients from %s on: %w", b.units[0].u.Name, err)
 		}
@@ -85,13 +85,18 @@ func (e *Engine) update(ctx context.Context, b *bucket, step optim.Step) error {
 			}
 		}
 	}
+	if e.shares() {
+		if err := e.share(ctx, b); err != nil {
+			return fmt.Errorf("cannot share updated values from %s on: %w", b.units[0].u.Name, err)
+		}
+	}
 	return nil
 }
 
 // piece is elements [at, at+n) of a run; at is a multiple of every block.
 func (r run) piece(at, n int64) run {
 	p := r
-	p.off, p.len, p.state = r.off+at, n, nil
+	p.off, p.grad, p.len, p.state = r.off+at, r.grad+at, n, nil
 	p.first.Start += at
 	for i, d := range r.decl {
 		t := r.state[i]
@@ -112,7 +117,7 @@ func (e *Engine) apply(b *bucket, grads kernels.Tensor, r run, step optim.Step) 
 		return err
 	}
 	err = e.opt.Update(e.q, step, []optim.Stretch{{Param: r.first.Param, Start: r.first.Start, Len: r.len, Group: r.group, P: p,
-		G: grads.Slice(0, r.off, r.off+r.len), State: r.state}})
+		G: grads.Slice(0, r.grad, r.grad+r.len), State: r.state}})
 	if p != held {
 		e.q.Copy(kernels.Copy{X: p, Y: held})
 	}

@@ -17,10 +17,13 @@ type slot struct {
 // view is the first n elements.
 func (s *slot) view(n int64) kernels.Tensor { return s.flat.Slice(0, 0, n) }
 
-// pool lends the memory that units are gathered into and that gradients pass through. What it has taken from the device it keeps.
+// pool lends the memory that units are gathered into and that gradients pass through. What it has taken from the device it keeps until it is
+// trimmed.
 type pool struct {
 	dev   *kernels.Device
 	slots []*slot
+	// most is the most bytes so far.
+	most int64
 }
 
 // take lends at least n elements: the smallest free slot that fits, else a new one.
@@ -44,6 +47,7 @@ func (p *pool) take(n int64) (*slot, error) {
 		}
 		best = &slot{arena: arena, flat: flat, elems: n}
 		p.slots = append(p.slots, best)
+		p.most = max(p.most, p.held())
 	}
 	best.busy = true
 	return best, nil
@@ -55,7 +59,20 @@ func (p *pool) give(s *slot) {
 	}
 }
 
-func (p *pool) bytes() int64 {
+// trim gives free slots from the n-th on back to the device. Nothing may be queued that uses them.
+func (p *pool) trim(n int) {
+	kept := p.slots[:n:n]
+	for _, s := range p.slots[n:] {
+		if s.busy {
+			kept = append(kept, s)
+			continue
+		}
+		s.arena.Close()
+	}
+	p.slots = kept
+}
+
+func (p *pool) held() int64 {
 	var n int64
 	for _, s := range p.slots {
 		n += 4 * s.elems

@@ -59,6 +59,8 @@ type setup struct {
 	devices bool
 	// overlap is as zero.Config has it.
 	overlap string
+	// hold gathers the whole model before each step, for passes of which every rank makes another number.
+	hold bool
 }
 
 // outcome is what must not depend on the world.
@@ -128,7 +130,13 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 		}
 		devices, closeDevices = l, l.Close
 	}
-	e, err := zero.New(q, m.Units(), c, zero.Config{Overlap: s.overlap, Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
+	var hosts []int
+	if s.sharding == zero.Hybrid && c.World()%2 == 0 {
+		for r := range c.World() {
+			hosts = append(hosts, []int{r % 2, r / (c.World() / 2)}[s.layers%2]) // side by side, or by turns
+		}
+	}
+	e, err := zero.New(q, m.Units(), c, zero.Config{Hosts: hosts, Overlap: s.overlap, Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
 		Optim: optim.Config{Name: s.optim, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, SkipDecay: true, HeadDim: int64(s.hidden / 4),
 			LowRank: optim.LowRankConfig{Rank: 3, Every: 2}, Blocks: optim.BlockConfig{Every: 2}}})
 	if err != nil {
@@ -174,6 +182,11 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 		tokens := int64(0)
 		for l := range s.leaves {
 			tokens += leafOf(step, l).LabelTokens()
+		}
+		if s.hold {
+			if err := holdAndPass(ctx, e, tape, m, rank); err != nil {
+				return out, err
+			}
 		}
 		var meta []byte
 		for micro := 0; micro*w < s.leaves; micro++ {
@@ -229,6 +242,20 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	return out, err
 }
 
+// holdAndPass makes rank+1 passes through a model that is held whole.
+func holdAndPass(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.Model, rank int) error {
+	if err := e.Hold(ctx); err != nil {
+		return err
+	}
+	for range rank + 1 {
+		tape.Reset(ctx, false)
+		if _, err := tape.Read(m.Logits(tape, leafOf(2000, rank))); err != nil {
+			return err
+		}
+	}
+	return e.Release()
+}
+
 // runWorld trains on ranks that are goroutines and returns every rank's outcome.
 func runWorld(t *testing.T, world int, s setup) []outcome {
 	t.Helper()
@@ -267,9 +294,9 @@ func TestSameBitsForAnyWorldAndSharding(t *testing.T) {
 			if want.hash == "" || want.norms[0] == 0 || want.losses[0] == want.losses[2] {
 				t.Fatalf("nothing was trained: %+v", want.losses)
 			}
-			for _, world := range []int{1, 2, 3, 5} {
-				for _, sharding := range []string{zero.None, zero.Zero3} {
-					c.s.sharding = sharding
+			for _, world := range []int{1, 2, 3, 4, 5, 6} {
+				for _, sharding := range []string{zero.None, zero.Zero2, zero.Zero3, zero.Hybrid} {
+					c.s.sharding, c.s.hold = sharding, world%2 == 0
 					outs := runWorld(t, world, c.s)
 					if outs[0].hash != want.hash {
 						t.Errorf("world %d, %s: weights differ", world, sharding)
@@ -315,7 +342,7 @@ func TestResidentBytesOfFourRanks(t *testing.T) {
 
 // Every element of every trainable tensor is written by exactly one rank.
 func TestSnapshotsOfAllRanksCoverTheState(t *testing.T) {
-	for _, sharding := range []string{zero.None, zero.Zero3} {
+	for _, sharding := range []string{zero.None, zero.Zero2, zero.Zero3, zero.Hybrid} {
 		s := setup{hidden: 64, layers: 2, sharding: sharding, leaves: 3, steps: 1}
 		whole := runWorld(t, 1, s)[0].state
 		covered := map[string]int64{}
@@ -390,6 +417,48 @@ func TestBorrowedGradientsGiveTheSameBits(t *testing.T) {
 			if one := runWorld(t, 1, s)[0]; one.hash != two.hash {
 				t.Errorf("lora %v: weights of two ranks differ", lora)
 			}
+		}
+	}
+}
+
+// With zero2 a rank of four holds all values, and its share of gradients and optimizer state; with hybrid, on two hosts, half of the values and of
+// the optimizer's state.
+func TestResidentBytesOfOtherShardings(t *testing.T) {
+	s := setup{hidden: 256, layers: 2, leaves: 4, steps: 1, sharding: zero.None}
+	one := runWorld(t, 1, s)[0].resident
+	for sharding, most := range map[string]zero.Resident{zero.Zero2: {Params: 100, Grads: 30, Optimizer: 30}, zero.Hybrid: {Params: 55, Grads: 80, Optimizer: 55}} {
+		s.sharding = sharding
+		for r, o := range runWorld(t, 4, s) {
+			got := o.resident
+			t.Logf("%s, rank %d: %+v of %+v", sharding, r, got, one)
+			if 100*got.Params > most.Params*one.Params || 100*got.Grads > most.Grads*one.Grads || 100*got.Optimizer > most.Optimizer*one.Optimizer {
+				t.Errorf("%s: rank %d holds %+v, one rank alone %+v", sharding, r, got, one)
+			}
+		}
+	}
+}
+
+// Hosts with different numbers of ranks have no hybrid sharding.
+func TestHybridNeedsEqualHosts(t *testing.T) {
+	dev, err := kernels.Open(kernels.Options{Counting: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	q, err := dev.NewQueue(kernels.Compute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := zoo.New(config(32, 1, false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := collective.NewLocal(3)[0]
+	defer c.Close()
+	for _, hosts := range [][]int{{0, 0, 1}, {0, 1}} {
+		if e, err := zero.New(q, m.Units(), c, zero.Config{Sharding: zero.Hybrid, Hosts: hosts, Optim: optim.Config{Beta1: 0.9, Beta2: 0.99, Eps: 1e-8}}); err == nil {
+			t.Errorf("hosts %v were accepted", hosts)
+			_ = e.Close()
 		}
 	}
 }

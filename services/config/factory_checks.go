@@ -188,9 +188,9 @@ func (v *factoryValues) ranges() {
 	for key, names := range map[string][]string{
 		"stage": {"pt", "sft", "rm", "ppo", "dpo", "kto"}, "finetuning_type": {"lora", "oft", "freeze", "full"},
 		"mix_strategy": {"concat", "interleave_under", "interleave_over", "interleave_once"}, "on_bad_row": {"fail", "skip", "quarantine"},
-		"pref_loss": {"sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"}, "compat": {"", "llamafactory"},
+		"pref_loss": {"sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"}, "compat": {"", "llamafactory"}, "infer_dtype": {"auto", "float32", "bfloat16", "float16"},
 		"rope_scaling": append([]string{""}, schemas.RopeScalings()...),
-		"sharding":     {"auto", "none", "zero3"}, "precision": {"auto", "fp32", "bf16", "fp16"}, "lr_scheduler_type": append([]string{"reduce_lr_on_plateau"}, scheduleNames()...),
+		"sharding":     {"auto", "none", "zero2", "zero3", "hybrid"}, "precision": {"auto", "fp32", "bf16", "fp16"}, "lr_scheduler_type": append([]string{"reduce_lr_on_plateau"}, scheduleNames()...),
 		"galore_proj_type": {"std", "reverse_std", "right", "left", "full"}, "apollo_proj_type": {"std", "reverse_std", "right", "left"}, "apollo_scale_type": {"channel", "tensor"},
 		"badam_switch_mode": {"ascending", "descending", "random", "fixed"},
 	} {

@@ -103,7 +103,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Model", "offload_folder", kText, "offload", noEffect, "what is offloaded is the planner's decision"},
 		{"Model", "use_kv_cache", kTruth, "true", noEffect, "generation always uses a cache of keys and values; training never does"},
 		{"Model", "use_v1_kernels", kTruth, "false", refused, "the engine is our own"},
-		{"Model", "infer_dtype", kText, "auto", noEffect, "generation runs in the dtype of the training"},
+		{"Model", "infer_dtype", kText, "auto", works, "auto, float32, bfloat16 or float16: what predictions without do_train compute in (unless bf16 or fp16 say so) and what export writes; auto is the model's own, for export tensor by tensor (upstream exports float32 as bf16 where a GPU has it)"},
 		{"Model", "hf_hub_token", kText, "", noEffect, "tokens come from the environment (HF_TOKEN), never from a configuration that is stored"},
 		{"Model", "ms_hub_token", kText, "", noEffect, "tokens come from the environment (MODELSCOPE_API_TOKEN)"},
 		{"Model", "om_hub_token", kText, "", noEffect, "openMind is not read"},

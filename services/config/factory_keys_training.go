@@ -147,7 +147,7 @@ func trainingKeys() []factoryKey {
 		{"tunefleet", "use_modelscope_hub", kTruth, "false", works, "names without a scheme are looked up on ModelScope, as USE_MODELSCOPE_HUB=1 has it"},
 		{"tunefleet", "value_head", kText, "", works, "folder with the value_head.safetensors that rm starts from; default: the last adapter's or the model's own"},
 		{"tunefleet", "compat", kText, "", works, "llamafactory: hinge and kto_pair are computed as sigmoid, ipo as sigmoid of averaged log-probabilities, as upstream does"},
-		{"tunefleet", "sharding", kText, "auto", works, "auto, none or zero3"},
+		{"tunefleet", "sharding", kText, "auto", works, "auto, none, zero2, zero3 or hybrid"},
 		{"tunefleet", "precision", kText, "fp32", works, "auto (bf16, fp16 or fp32, whichever comes first that the device multiplies), fp32, bf16 or fp16"},
 		{"tunefleet", "by_block", kTruth, "false", works, "gradients are applied block by block, so that only one block's are in memory; the same bits, in two passes unless max_grad_norm is 0"},
 	}

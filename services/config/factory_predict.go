@@ -35,7 +35,7 @@ func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) err
 			return err
 		}
 	}
-	spec.Stages = append(spec.Stages, schemas.Stage{Name: "predict", Kind: schemas.KindEval, Needs: needs, Eval: &schemas.EvalStage{Data: "prep/eval", Slices: v.whole("num_workers"), Predict: p}})
+	spec.Stages = append(spec.Stages, schemas.Stage{Name: "predict", Kind: schemas.KindEval, Needs: needs, Eval: &schemas.EvalStage{Data: "prep/eval", Slices: v.whole("num_workers"), Predict: p, DType: v.predictDType()}})
 	return nil
 }
 
@@ -46,8 +46,28 @@ func (b *factoryBuilder) export(ctx context.Context, spec *schemas.RunSpec) erro
 		return err
 	}
 	spec.Stages = []schemas.Stage{{Name: "export", Kind: schemas.KindExport, Export: &schemas.ExportStage{Model: &schemas.ModelSpec{Base: b.base}, Adapters: adapters,
-		Formats: []string{"merged"}, Tokenizer: &b.tokenizer}}}
+		Formats: []string{"merged"}, Tokenizer: &b.tokenizer, DType: b.v.inferDType()}}}
 	return nil
+}
+
+// predictDType is what predictions are computed in: after training what that was in, else what the flags say, infer_dtype, or the model's own.
+func (v *factoryValues) predictDType() string {
+	switch {
+	case v.truth("do_train"):
+		return ""
+	case v.truth("bf16") || v.truth("pure_bf16"):
+		return "bf16"
+	case v.truth("fp16"):
+		return "fp16"
+	case v.given("precision"):
+		return v.text("precision")
+	}
+	return v.inferDType()
+}
+
+// inferDType is infer_dtype in our words; "" is the model's own.
+func (v *factoryValues) inferDType() string {
+	return map[string]string{"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[v.text("infer_dtype")]
 }
 
 // adapterRefs are the PEFT folders that a key names, in order.
