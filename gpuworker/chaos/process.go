@@ -38,6 +38,7 @@ const (
 	envScratch  = "TUNEFLEET_CHAOS_SCRATCH"
 	roleRank    = "rank"
 	stepStall   = 4 * time.Second
+	loadStall   = 15 * time.Second // of loading and committing, which wait for a store that faults keep away
 	pruneEvery  = 2 * time.Second
 	watchPoll   = 500 * time.Millisecond
 	spotPoll    = 300 * time.Millisecond
@@ -121,7 +122,7 @@ func RunProcess(ctx context.Context, real map[schemas.StageKind]consume.Handler)
 			*c = consume.Config{Name: c.Name, Pool: c.Pool, Threads: 1, LeaseTTL: ttl, RankCommand: c.RankCommand, RankEnv: c.RankEnv}
 		} else {
 			c.WatchPoll, c.DrainTimeout = watchPoll, drainWithin
-			c.Stall = map[string]time.Duration{consume.PhaseStep: stepStall}
+			c.Stall = map[string]time.Duration{consume.PhaseStep: stepStall, consume.PhaseLoad: loadStall, consume.PhaseCommit: loadStall}
 		}
 		c.Dir = os.Getenv(envScratch)
 		if watcher != nil {

@@ -272,7 +272,9 @@ func hangStep(ctx context.Context, a *act) error {
 		}
 		return errNotReached
 	}
-	deadline := time.Now().Add(4*stepStall + 10*time.Second)
+	// It may hang in a step, or while it still loads.
+	const within = loadStall + 2*stepStall + 10*time.Second
+	deadline := time.Now().Add(within)
 	for time.Now().Before(deadline) && ctx.Err() == nil {
 		if gone := syscall.Kill(ranks[0], 0); errors.Is(gone, syscall.ESRCH) {
 			return nil // by its agent
@@ -282,7 +284,7 @@ func hangStep(ctx context.Context, a *act) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return fmt.Errorf("the hung rank of %s still has its seat after %s without a step (stall limit %s)", worker, 4*stepStall+10*time.Second, stepStall)
+	return fmt.Errorf("the hung rank of %s still has its seat after %s without a step (stall limits %s, %s while it loads)", worker, within, stepStall, loadStall)
 }
 
 func killRank(ctx context.Context, a *act) error {
