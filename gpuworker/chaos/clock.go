@@ -100,7 +100,10 @@ func jumpClocks(ctx context.Context, a *act) error {
 	if err := a.f.superviseClocks(ctx, targets); err != nil {
 		return err
 	}
-	pause(ctx, 3*a.f.shape.TTL) // what comes of the kills is over
+	pause(ctx, 3*a.f.shape.TTL)
+	if !a.until(ctx, 10*a.f.shape.TTL, func() bool { return a.intact(ctx) }) { // what comes of the kills has come
+		return errNotReached
+	}
 	h := a.w.await(ctx, 10*time.Second, func(h *schemas.Head) bool {
 		return slices.ContainsFunc(h.Members, func(m schemas.Member) bool { return slices.Contains(targets, m.Worker) }) && a.w.remaining(h) > time.Second
 	})

@@ -222,6 +222,26 @@ func (a *act) seated(ctx context.Context, worker string) bool {
 	return false
 }
 
+// intact reports whether every gang has the workers that its HEAD names, and not processes that were killed and not yet missed.
+func (a *act) intact(ctx context.Context) bool {
+	live, err := a.f.direct.Leases.Workers(ctx, "cpu")
+	if err != nil {
+		return false
+	}
+	for _, h := range a.w.training() {
+		now, _, err := a.f.heads.Read(ctx, h.Tenant, h.Run)
+		if err != nil {
+			return false
+		}
+		for _, m := range now.Members {
+			if !slices.ContainsFunc(live, func(w lease.Worker) bool { return w.Name == m.Worker && w.Incarnation == m.Incarnation }) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // stepping waits for a member of a gang whose rank makes steps: the same process before and after a commit of the gang. A rank that has only
 // been started, or that is idle, has other limits than those of a step.
 func (a *act) stepping(ctx context.Context) (worker string, ranks []int) {

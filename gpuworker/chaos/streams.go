@@ -26,10 +26,10 @@ const (
 	// spareFiles are what this process and the API need beside the streams.
 	spareFiles = 2_000
 	// openWithin is how long streams are opened for; on a small machine they are then fewer.
-	openWithin  = 10 * time.Second
+	openWithin  = 25 * time.Second
 	goodReaders = 12
 	slowReaders = 6
-	streamSteps = 400
+	streamSteps = 1000
 	// streamBytes is what the API may hold for a stream, apiBytes for itself, and growBytes what may come on top while nobody reads.
 	streamBytes = 96 << 10
 	apiBytes    = 160 << 20

@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/api"
 	"github.com/tunefleet/tunefleet/services/api/client"
@@ -31,8 +29,6 @@ import (
 )
 
 const token = "0123456789abcdef0123"
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type bench struct {
 	objects store.Objects

@@ -11,10 +11,12 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-const eventBatch = 500
-
-// writeLimit is how long a client may take no byte before its stream is ended; it resumes by Last-Event-ID.
-const writeLimit = time.Minute
+// eventBatch is how many events are read from the lease server at a time, streamBatch how many a stream holds while it writes: one that is not
+// read holds them for as long as it stands.
+const (
+	eventBatch  = 500
+	streamBatch = 50
+)
 
 var streamID = regexp.MustCompile(`^[0-9]{1,20}(-[0-9]{1,20})?$`)
 
@@ -49,9 +51,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if err := out.Flush(); err != nil {
 			return err
 		}
-		return patient(out)
+		return s.patient(out)
 	}
-	if patient(out) != nil {
+	if s.patient(out) != nil {
 		return
 	}
 	defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection may serve another request
@@ -72,7 +74,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", e.Type, data)
 		return err
 	}
-	history := s.newReplay(r.Context(), tenant, run, after)
+	history := s.newReplay(r.Context(), feed, after)
 	past := func(e schemas.Event) error { return send("", e) }
 	caughtUp := history.resumed
 	beat := time.Now()
@@ -100,7 +102,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		if !caughtUp {
 			wait = 0 // what there is comes at once
 		}
-		evs, err := feed.tail(r.Context(), after, eventBatch, wait)
+		evs, err := feed.tail(r.Context(), after, streamBatch, wait)
 		if err != nil && r.Context().Err() == nil {
 			s.log.DebugContext(r.Context(), "cannot read live events", "run", run, "error", err)
 			pause(r, s.cfg.Poll)
@@ -114,7 +116,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			told = told || e.Event.Type == schemas.EventState && schemas.RunState(e.Event.Message).Terminal()
 		}
 		over := len(evs) == 0 && last
-		if err == nil && len(evs) < eventBatch && !caughtUp || over {
+		if err == nil && len(evs) < streamBatch && !caughtUp || over {
 			// The tail begins late, or is gone.
 			if history.fill(r.Context(), past) != nil {
 				return
@@ -141,8 +143,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 }
 
 // patient gives a client time for what is written next.
-func patient(out *http.ResponseController) error {
-	if err := out.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+func (s *Server) patient(out *http.ResponseController) error {
+	if err := out.SetWriteDeadline(time.Now().Add(s.cfg.WriteLimit)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	return nil

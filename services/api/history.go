@@ -2,17 +2,18 @@ package api
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/tunefleet/tunefleet/schemas"
-	"github.com/tunefleet/tunefleet/services/checkpoint"
 )
 
 // replay completes a live tail with the segment logs of HEAD's lineage: for who joins after the tail was trimmed, and when the tail was
 // lost. Steps are told once each, by (generation, step): a step that a later generation did again is told again.
 type replay struct {
 	s           *Server
+	feed        *feed
 	tenant, run string
 	// resumed says that the client has what came before the tail's first event.
 	resumed bool
@@ -22,29 +23,68 @@ type replay struct {
 
 // told is what was told of one stage.
 type told struct {
-	// generations holds the generation whose event was told, by step; 0 none.
-	generations []uint64
+	// spans are the steps that were told, in order and apart: few, since a generation's steps follow each other.
+	spans []span
 	// evals holds the same for evaluations.
 	evals map[int64]uint64
 	// upto is the highest step up to which gaps have been looked for.
 	upto int64
 }
 
+// span is steps [from, to] that were told of one generation.
+type span struct {
+	from, to   int64
+	generation uint64
+}
+
+// at is the index of the span that holds a step, or the one before which a span of it belongs.
+func (t *told) at(step int64) (int, bool) {
+	return slices.BinarySearchFunc(t.spans, step, func(s span, step int64) int {
+		switch {
+		case s.to < step:
+			return -1
+		case s.from > step:
+			return 1
+		}
+		return 0
+	})
+}
+
 func (t *told) has(e schemas.Event) bool {
-	return e.Step < int64(len(t.generations)) && t.generations[e.Step] >= max(1, e.Generation)
+	i, ok := t.at(e.Step)
+	return ok && t.spans[i].generation >= max(1, e.Generation)
 }
 
 func (t *told) add(e schemas.Event) {
-	for int64(len(t.generations)) <= e.Step {
-		t.generations = append(t.generations, 0)
+	g := max(1, e.Generation)
+	i, ok := t.at(e.Step)
+	if !ok {
+		t.spans = slices.Insert(t.spans, i, span{e.Step, e.Step, g})
+	} else if s := t.spans[i]; s.generation != g { // told again by another generation: what is around it stays as it was
+		var parts []span
+		for _, p := range []span{{s.from, e.Step - 1, s.generation}, {e.Step, e.Step, g}, {e.Step + 1, s.to, s.generation}} {
+			if p.from <= p.to {
+				parts = append(parts, p)
+			}
+		}
+		t.spans = slices.Replace(t.spans, i, i+1, parts...)
+		if e.Step > s.from {
+			i++
+		}
 	}
-	t.generations[e.Step] = max(1, e.Generation)
+	for _, k := range []int{i, i - 1} { // together what follows each other
+		if k >= 0 && k+1 < len(t.spans) && t.spans[k].generation == t.spans[k+1].generation && t.spans[k].to+1 == t.spans[k+1].from {
+			t.spans[k].to = t.spans[k+1].to
+			t.spans = slices.Delete(t.spans, k+1, k+2)
+		}
+	}
 }
 
 // newReplay begins after the event that the client saw last ("" none). When that one is no longer in the tail, the client may have missed
 // some, and everything is told.
-func (s *Server) newReplay(ctx context.Context, tenant, run, after string) *replay {
-	r := &replay{s: s, tenant: tenant, run: run, stages: map[string]*told{}, read: map[string]bool{}}
+func (s *Server) newReplay(ctx context.Context, f *feed, after string) *replay {
+	tenant, run := f.tenant, f.run
+	r := &replay{s: s, feed: f, tenant: tenant, run: run, stages: map[string]*told{}, read: map[string]bool{}}
 	if after != "" {
 		oldest, err := s.live.Tail(ctx, tenant, run, "", 1, 0)
 		r.resumed = err == nil && len(oldest) == 1 && !idBefore(after, oldest[0].ID)
@@ -132,14 +172,14 @@ func (r *replay) live(ctx context.Context, e schemas.Event, tell func(schemas.Ev
 
 // fill tells every committed step and evaluation that was not told. Only an error of tell is one: history that cannot be read now is left out.
 func (r *replay) fill(ctx context.Context, tell func(schemas.Event) error) error {
-	head, _, err := checkpoint.NewHeads(r.s.objects, checkpoint.Config{}).Read(ctx, r.tenant, r.run)
+	head, err := r.feed.head(ctx, r.s.objects)
 	if err != nil {
 		return nil //nolint:nilerr // a run without HEAD has no history
 	}
 	var failed error
 	known := func(m schemas.ManifestRef) bool { return r.read[m.Key] }
 	done := map[string]bool{}
-	err = checkpoint.History(ctx, r.s.objects, head, known, func(m schemas.ManifestRef, e schemas.Event) error {
+	err = r.feed.segments.History(ctx, r.s.objects, head, known, func(m schemas.ManifestRef, e schemas.Event) error {
 		done[m.Key] = true
 		if !isStep(e) && !isEval(e) {
 			return nil
@@ -158,7 +198,7 @@ func (r *replay) fill(ctx context.Context, tell func(schemas.Event) error) error
 			}
 			return failed
 		}
-		if t.has(e) || r.resumed && (len(t.generations) == 0 || e.Step <= t.first()) {
+		if t.has(e) || r.resumed && (len(t.spans) == 0 || e.Step <= t.spans[0].from) {
 			return nil
 		}
 		t.add(e)
@@ -177,14 +217,4 @@ func (r *replay) fill(ctx context.Context, tell func(schemas.Event) error) error
 		r.read[k] = true
 	}
 	return nil
-}
-
-// first is the lowest step that was told.
-func (t *told) first() int64 {
-	for i, g := range t.generations {
-		if g != 0 {
-			return int64(i)
-		}
-	}
-	return 0
 }

@@ -7,11 +7,16 @@ import (
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/lease"
+	"github.com/tunefleet/tunefleet/services/store"
 )
 
 // ringEvents is how many of a run's newest events its streams share in memory; who is further behind reads from the lease server.
 const ringEvents = 1024
+
+// segmentEvents is how many events of a run's segment logs are kept for those who join later.
+const segmentEvents = 1 << 16
 
 // hub lets all streams of a run share one reader of the lease server and of HEAD: thousands of clients cost them what one does.
 type hub struct {
@@ -43,6 +48,31 @@ type feed struct {
 	view    *schemas.RunView
 	changed chan struct{}
 	stop    context.CancelFunc
+
+	// segments are the segment logs, read once for all.
+	segments checkpoint.Segments
+	// heading is held while HEAD is read; known is what was read last, asked for at asked.
+	heading sync.Mutex
+	known   *schemas.Head
+	asked   time.Time
+	// opening is held while the tail is read from its start.
+	opening sync.Mutex
+}
+
+// head reads HEAD, or takes what another stream has read since this one asked.
+func (f *feed) head(ctx context.Context, objects store.Objects) (*schemas.Head, error) {
+	since := time.Now()
+	f.heading.Lock()
+	defer f.heading.Unlock()
+	if f.known != nil && f.asked.After(since) {
+		return f.known, nil
+	}
+	at := time.Now()
+	head, _, err := checkpoint.NewHeads(objects, checkpoint.Config{}).Read(ctx, f.tenant, f.run)
+	if err == nil {
+		f.known, f.asked = head, at
+	}
+	return head, err
 }
 
 // join returns the run's feed; leave must be called once.
@@ -52,7 +82,7 @@ func (h *hub) join(tenant, run string) *feed {
 	key := tenant + "/" + run
 	f := h.feeds[key]
 	if f == nil {
-		f = &feed{hub: h, tenant: tenant, run: run, changed: make(chan struct{})}
+		f = &feed{hub: h, tenant: tenant, run: run, changed: make(chan struct{}), segments: checkpoint.Segments{Limit: segmentEvents}}
 		h.feeds[key] = f
 	}
 	f.users++
@@ -77,13 +107,49 @@ func (f *feed) leave() {
 func (f *feed) begin(ctx context.Context, after string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.begun {
-		return
+	if !f.begun {
+		f.from = after
+		f.start(ctx, after)
 	}
-	f.begun, f.from = true, after
+}
+
+// start starts the reader; f.mu is held.
+func (f *feed) start(ctx context.Context, after string) {
+	f.begun = true
 	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	f.stop = stop
 	go f.follow(rctx, after)
+}
+
+// open reads the tail from its start. One that is short is kept: those who join next find it in memory.
+func (f *feed) open(ctx context.Context, limit int) ([]lease.StreamEvent, error) {
+	f.opening.Lock()
+	defer f.opening.Unlock()
+	f.mu.Lock()
+	if f.begun && f.from == "" { // by who held the lock before
+		defer f.mu.Unlock()
+		return slices.Clone(f.ring[:min(len(f.ring), limit)]), nil
+	}
+	f.mu.Unlock()
+	evs, err := f.hub.live.Tail(ctx, f.tenant, f.run, "", eventBatch, 0)
+	if err != nil {
+		return nil, err
+	}
+	first := slices.Clone(evs[:min(len(evs), limit)])
+	if len(evs) == eventBatch {
+		return first, nil // there are more
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.begun {
+		last := ""
+		if len(evs) > 0 {
+			last = evs[len(evs)-1].ID
+		}
+		f.ring = slices.Clone(evs)
+		f.start(ctx, last)
+	}
+	return first, nil
 }
 
 func (f *feed) follow(ctx context.Context, after string) {
@@ -160,7 +226,12 @@ func (f *feed) tail(ctx context.Context, after string, limit int, d time.Duratio
 		changed, err := f.changed, f.err
 		f.mu.Unlock()
 		if !covered {
-			if evs, err = f.hub.live.Tail(ctx, f.tenant, f.run, after, limit, 0); err != nil {
+			if after == "" {
+				evs, err = f.open(ctx, limit)
+			} else {
+				evs, err = f.hub.live.Tail(ctx, f.tenant, f.run, after, limit, 0)
+			}
+			if err != nil {
 				return nil, err
 			}
 		}

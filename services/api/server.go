@@ -87,6 +87,8 @@ type Config struct {
 	Spool string
 	// Heartbeat is the pace of SSE comments (default 15 s); Poll the longest wait for live events (default 1 s).
 	Heartbeat, Poll time.Duration
+	// WriteLimit is how long a client may take no byte of its event stream before it is ended (default 1 minute); it resumes by Last-Event-ID.
+	WriteLimit time.Duration
 	// Grace is how long the last events of a run that is over are waited for (default 2 s).
 	Grace time.Duration
 	// Version is shown in /healthz and the OpenAPI description.
@@ -107,6 +109,9 @@ func (c Config) WithDefaults() Config {
 	if c.Poll == 0 {
 		c.Poll = time.Second
 	}
+	if c.WriteLimit == 0 {
+		c.WriteLimit = time.Minute
+	}
 	if c.Grace == 0 {
 		c.Grace = 2 * time.Second
 	}
@@ -119,7 +124,7 @@ func (c Config) Validate() error {
 	if len(c.Token) < 16 {
 		errs = append(errs, errors.New("the API token must have at least 16 characters"))
 	}
-	if c.MaxInputBytes < 1 || c.Heartbeat <= 0 || c.Poll <= 0 {
+	if c.MaxInputBytes < 1 || c.Heartbeat <= 0 || c.Poll <= 0 || c.WriteLimit <= 0 {
 		errs = append(errs, errors.New("the API's limits must be positive"))
 	}
 	return errors.Join(errs...)
