@@ -36,7 +36,9 @@ import (
 //	20 a rejected publish does not use up its Msg-Id                        TestFactRejectedPublishKeepsItsID
 //	   a pull without group on a prioritized consumer is refused            TestFactPriorityWantsAGroup
 //	   an exhausted message can be moved away by its sequence               TestFactExhaustedMessages
+//	   on three servers an acknowledged message goes after the answer       TestConformanceOnThreeServers (the suite waits for it)
 //	   an ack from before a wipe hits nothing where sequences go on         queuetest, "an ack from before a wipe hits nothing"
+//	 1, 2, 7 and the ack from before a wipe, on three servers               TestConformanceOnThreeServers
 //
 // Of Redis: expiry by the server's clock, and eviction that is refused (redislease: TestRealServer, TestEvictingServerIsRefused). Of S3:
 // If-None-Match and If-Match under races, If-Match on a missing key, equal bytes give equal ETags (storetest by embedded: TestServers on
