@@ -20,10 +20,10 @@ import (
 // time and maxRechecks for queued and paused ones looked at again. A decision considers maxQueued queued runs that may start and maxBlocked
 // that may not yet.
 const (
-	maxReads    = 150
+	maxReads    = 200
 	maxRechecks = 20
-	// fewRechecks is what is left of maxRechecks while runs wait to be read for the first time and nobody says that one changed: a queued run
-	// that is not looked at again is safe, because its start is a write that fails where HEAD is there.
+	// fewRechecks bounds looking again at paused runs while others wait to be read for the first time and nobody says that one changed. Queued
+	// ones are then not looked at again at all: the start of a run is a write that fails where HEAD is there.
 	fewRechecks = 2
 	readers     = 32 // GETs at a time
 	maxQueued   = 2000
@@ -68,7 +68,8 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		}
 	}
 	again, from := maxRechecks, p.cursor
-	if more && !poked {
+	first := more && !poked
+	if first {
 		again = fewRechecks
 	}
 	for i := range p.keys {
@@ -87,6 +88,7 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 			} else {
 				running = append(running, r)
 			}
+		case first && r.head == nil:
 		case now-r.readAt < pause:
 		default:
 			if again--; again < 0 {
