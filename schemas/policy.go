@@ -16,6 +16,8 @@ type Policy struct {
 	Drain  bool `json:"drained,omitempty"`
 	// Workers names workers that get no new work; they are not counted as capacity.
 	Workers []string `json:"workers,omitempty"`
+	// DrainedWorkers names workers that also give back what they hold: their gangs commit, yield and form again without them.
+	DrainedWorkers []string `json:"drained_workers,omitempty"`
 	// Tenants holds what each tenant may use; "*" stands for all that are not named.
 	Tenants map[string]Quota `json:"tenants,omitempty"`
 	Updated time.Time        `json:"updated,omitzero"`
@@ -59,15 +61,20 @@ func (p *Policy) Of(tenant string) Quota {
 // Cordoned lists the workers that get no new work. A cordoned pool keeps its workers pulling: the parts and seats of what runs still need
 // holders.
 func (p *Policy) Cordoned() []string {
-	if p == nil || p.Workers == nil {
+	if p == nil {
 		return []string{}
 	}
-	return p.Workers
+	return append(append([]string{}, p.Workers...), p.DrainedWorkers...)
 }
 
 // Cordons reports whether a worker gets no new work.
 func (p *Policy) Cordons(worker string) bool {
-	return p != nil && slices.Contains(p.Workers, worker)
+	return p != nil && (slices.Contains(p.Workers, worker) || p.DrainsWorker(worker))
+}
+
+// DrainsWorker reports whether a worker is to give back what it holds.
+func (p *Policy) DrainsWorker(worker string) bool {
+	return p != nil && slices.Contains(p.DrainedWorkers, worker)
 }
 
 // maxPolicyNames bounds the tenants and the workers that a policy names.
@@ -77,7 +84,7 @@ const maxPolicyNames = 100_000
 func (p *Policy) Validate() error {
 	var errs problems
 	errs.check(ValidName(p.Pool), "pool", "%q is not a name", p.Pool)
-	errs.check(len(p.Workers) <= maxPolicyNames && len(p.Tenants) <= maxPolicyNames, "policy", "names more than %d workers or tenants", maxPolicyNames)
+	errs.check(len(p.Workers)+len(p.DrainedWorkers) <= maxPolicyNames && len(p.Tenants) <= maxPolicyNames, "policy", "names more than %d workers or tenants", maxPolicyNames)
 	for name, q := range p.Tenants {
 		at := "tenants." + name
 		errs.check(name == AnyTenant || ValidName(name), at, "%q is neither a name nor %q", name, AnyTenant)

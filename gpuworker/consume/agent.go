@@ -210,6 +210,7 @@ func (a *Agent) pullLoop(ctx, wctx context.Context) {
 			failing = false
 			if !a.leaveToOthers(ctx, &left, d) {
 				a.take(wctx, d)
+				a.readCordon(ctx) // what was taken may have been given back because of it
 			}
 		case errors.Is(err, queue.ErrEmpty):
 			failing = false

@@ -136,3 +136,42 @@ func TestNoticeCostsNoStep(t *testing.T) {
 		}
 	}
 }
+
+// TestDrainedWorkerGivesItsSeatBack: the operator drains one worker of a gang. The gang commits where it is and goes on with another worker,
+// without a step lost; the drained one stays, idle, and works again when the drain is taken back.
+func TestDrainedWorkerGivesItsSeatBack(t *testing.T) {
+	f := newFleet(t)
+	service := control.NewService(f.objects, f.leases, f.work, f.logger)
+	f.worker("a", nil, nil)
+	f.worker("b", nil, nil)
+	spec := chaostest.Spec(chaostest.Options{Steps: 1200, CommitEvery: 100000, StepDelayMS: 5})
+	f.submit(spec)
+	f.until(spec, "generation", func(h *schemas.Head) bool { return len(h.Members) == 2 })
+	f.awaitStep(spec, 10)
+	f.worker("c", nil, nil)
+	_, version, err := service.SetPolicy(t.Context(), &schemas.Policy{Pool: "cpu", DrainedWorkers: []string{"a"}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := f.until(spec, "a gang without the drained worker", func(h *schemas.Head) bool { return h.Generation > 1 && len(h.Members) == 2 })
+	for _, m := range h.Members {
+		if m.Worker == "a" {
+			t.Errorf("the drained worker is a member: %+v", h.Members)
+		}
+	}
+	if h.Step < 10 || h.Ended[0].Cause != schemas.CausePreempted {
+		t.Errorf("committed step %d, ended %+v; want what was done before the drain", h.Step, h.Ended)
+	}
+	h = f.finish(spec, schemas.RunSucceeded)
+	if l := f.lineage(spec, h); l.Hash != undisturbed(t, spec) || l.Steps != 1200 || l.Generations != 2 {
+		t.Fatalf("lineage %+v; ended %+v", l, h.Ended)
+	}
+	if _, _, err := service.SetPolicy(t.Context(), &schemas.Policy{Pool: "cpu", Workers: []string{"b", "c"}}, version); err != nil {
+		t.Fatal(err)
+	}
+	again := chaostest.Spec(chaostest.Options{Steps: 3, CommitEvery: 3, World: 1})
+	f.submit(again)
+	if h := f.finish(again, schemas.RunSucceeded); h.Ended == nil {
+		t.Errorf("HEAD %+v", h)
+	}
+}

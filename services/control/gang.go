@@ -29,14 +29,18 @@ func (d *decider) gang(r *Run) bool {
 	}
 	if h.Control == schemas.ControlPreempt {
 		if len(h.Members) == 0 || r.Asked >= d.v.Limits.PauseGrace {
-			d.act(r, ActGiveBack, Action{Stage: h.Stage, Delete: d.seatMessages(r), Reason: h.Stage + ": yields to a gang of higher priority"})
+			d.act(r, ActGiveBack, Action{Stage: h.Stage, Delete: d.seatMessages(r), Reason: h.Stage + ": yields " + d.yieldsFor(h)})
 			return true
 		}
-		d.why(r, "%s: yields at its next commit to a gang of higher priority", h.Stage)
+		d.why(r, "%s: yields at its next commit %s", h.Stage, d.yieldsFor(h))
 		return false
 	}
 	if p := d.v.Policy; p != nil && p.Drain && h.Control == schemas.ControlNone && len(h.Seats) > 0 {
 		d.act(r, ActPreempt, Action{Stage: h.Stage, Reason: h.Stage + ": asked to yield, the pool is drained"})
+		return true
+	}
+	if w := d.drained(h); w != "" && h.Control == schemas.ControlNone {
+		d.act(r, ActPreempt, Action{Stage: h.Stage, Reason: h.Stage + ": asked to yield, worker " + w + " is drained"})
 		return true
 	}
 	if len(h.Seats) == 0 {
@@ -100,6 +104,29 @@ func (d *decider) gang(r *Run) bool {
 	return false
 }
 
+// drained names a member of the gang whose worker is to give back what it holds, "" when there is none.
+func (d *decider) drained(h *schemas.Head) string {
+	if p := d.v.Policy; p != nil && len(p.DrainedWorkers) > 0 {
+		for _, m := range h.Members {
+			if p.DrainsWorker(m.Worker) {
+				return m.Worker
+			}
+		}
+	}
+	return ""
+}
+
+// yieldsFor says what a gang that was asked to yield does it for.
+func (d *decider) yieldsFor(h *schemas.Head) string {
+	if p := d.v.Policy; p != nil && p.Drain {
+		return "because the pool is drained"
+	}
+	if w := d.drained(h); w != "" {
+		return "because worker " + w + " is drained"
+	}
+	return "to a gang of higher priority, or to a drain"
+}
+
 // calm reports whether gang would find nothing to do or to say but that the run trains.
 func (d *decider) calm(r *Run) bool {
 	h := r.Head
@@ -113,7 +140,7 @@ func (d *decider) calm(r *Run) bool {
 	if e := len(h.Ended) - 1; e >= 0 && h.Ended[e].Step == h.Step && h.Ended[e].Cause != schemas.CauseDone {
 		return false
 	}
-	if p := d.v.Policy; p != nil && p.Drain {
+	if p := d.v.Policy; p != nil && p.Drain || d.drained(h) != "" {
 		return false
 	}
 	spec, err := r.Spec.StageOf(h.Stage)

@@ -24,9 +24,14 @@ func (a *app) poolCommand() *cobra.Command {
 				p.Workers = append(p.Workers, worker)
 			}
 		}),
-		a.cordonCommand("drain", "Cordon a pool and let its gangs commit and yield", func(p *schemas.Policy) { p.Cordon, p.Drain = true, true }, nil),
+		a.cordonCommand("drain", "Cordon a pool and let its gangs commit and yield, or those of one worker", func(p *schemas.Policy) { p.Cordon, p.Drain = true, true }, func(p *schemas.Policy, worker string) {
+			if !p.DrainsWorker(worker) {
+				p.DrainedWorkers = append(p.DrainedWorkers, worker)
+			}
+		}),
 		a.cordonCommand("uncordon", "Take a cordon or drain back", func(p *schemas.Policy) { p.Cordon, p.Drain = false, false }, func(p *schemas.Policy, worker string) {
 			p.Workers = slices.DeleteFunc(p.Workers, func(w string) bool { return w == worker })
+			p.DrainedWorkers = slices.DeleteFunc(p.DrainedWorkers, func(w string) bool { return w == worker })
 		}))
 }
 
@@ -69,16 +74,15 @@ func (a *app) cordonCommand(use, short string, whole func(*schemas.Policy), one 
 			if err != nil {
 				return err
 			}
-			a.say("pool %s: cordoned %t, drained %t, cordoned workers: %s", p.Pool, p.Cordon, p.Drain, nonEmpty(strings.Join(p.Workers, ", "), "none"))
+			a.say("pool %s: cordoned %t, drained %t, cordoned workers: %s, drained workers: %s", p.Pool, p.Cordon, p.Drain, nonEmpty(strings.Join(p.Workers, ", "), "none"),
+				nonEmpty(strings.Join(p.DrainedWorkers, ", "), "none"))
 			if a.json {
 				return a.print(p)
 			}
 			return nil
 		},
 	}
-	if one != nil {
-		c.Flags().StringVar(&worker, "worker", "", "only this worker")
-	}
+	c.Flags().StringVar(&worker, "worker", "", "only this worker")
 	return c
 }
 
