@@ -17,7 +17,7 @@ type attnCase struct {
 	start                     []int32
 	first, last, cu           []int32
 	mask                      []uint8
-	alibi, sinks              []float32
+	bias, sinks               []float32
 	drop                      float32
 	fused                     bool // q, k, v are views of one tensor
 }
@@ -54,9 +54,9 @@ func (c attnCase) forward(q, k, v, sinks []float64) (o, lse []float64) {
 		for h := range c.hq {
 			kv := h / (c.hq / c.hk)
 			for i := range c.tq {
-				m, pos := math.Inf(-1), float64(i)
+				m, pos := math.Inf(-1), i
 				if c.start != nil {
-					pos += float64(c.start[b])
+					pos += int(c.start[b])
 				}
 				if sinks != nil {
 					m = sinks[h]
@@ -74,8 +74,9 @@ func (c attnCase) forward(q, k, v, sinks []float64) (o, lse []float64) {
 					if c.softcap > 0 {
 						x = c.softcap * math.Tanh(x/c.softcap)
 					}
-					if c.alibi != nil {
-						x += float64(c.alibi[h]) * (float64(j) - pos)
+					if c.bias != nil {
+						keys := c.bias[(b*c.hq+h)*c.tk:][:c.tk]
+						x += float64(keys[j]) - float64(keys[min(pos, c.tk-1)])
 					}
 					s[j] = x
 					m = max(m, x)
@@ -142,8 +143,10 @@ func TestAttention(t *testing.T) {
 		{name: "mask", b: 1, tq: 5, tk: 5, hq: 1, hk: 1, dk: 3, dv: 2, scale: 0.5, causal: true, left: -1, right: -1, mask: []uint8{0, 1, 0, 1, 1}},
 		{name: "documents", b: 1, tq: 14, tk: 14, hq: 2, hk: 2, dk: 4, dv: 4, scale: 0.5, causal: true, left: -1, right: -1, cu: []int32{0, 5, 5, 6, 14}},
 		{name: "decode", b: 2, tq: 1, tk: 11, hq: 4, hk: 2, dk: 4, dv: 4, scale: 0.5, causal: true, left: -1, right: -1, start: []int32{10, 4}},
-		{name: "alibi softcap sinks", b: 1, tq: 7, tk: 7, hq: 2, hk: 1, dk: 4, dv: 4, scale: 0.9, softcap: 2, causal: true, left: -1, right: -1,
-			alibi: []float32{0.5, 0.25}, sinks: []float32{0.3, -1}},
+		{name: "bias softcap sinks", b: 1, tq: 7, tk: 7, hq: 2, hk: 1, dk: 4, dv: 4, scale: 0.9, softcap: 2, causal: true, left: -1, right: -1,
+			bias: noise(6, 14), sinks: []float32{0.3, -1}},
+		{name: "bias of a batch, decode", b: 2, tq: 3, tk: 11, hq: 4, hk: 2, dk: 4, dv: 4, scale: 0.5, causal: true, left: -1, right: -1, start: []int32{8, 4},
+			bias: noise(7, 88), mask: []uint8{1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -190,8 +193,8 @@ func runAttention(e *env, c attnCase, q, k, v, do, base []float32) outputs {
 	if c.mask != nil {
 		f.KeyMask = put(e, U8, c.mask, int64(len(c.mask)))
 	}
-	if c.alibi != nil {
-		f.ALiBi = e.f32(c.alibi, int64(len(c.alibi)))
+	if c.bias != nil {
+		f.Bias = e.f32(c.bias, int64(c.b), int64(c.hq), int64(c.tk))
 	}
 	if c.sinks != nil {
 		f.Sinks = e.f32(c.sinks, int64(len(c.sinks)))

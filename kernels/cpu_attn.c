@@ -24,6 +24,19 @@ static tf_status optional(tf_queue *q, const tf_tensor *t, const char *name, int
   return TF_OK;
 }
 
+/* The bias, [b,hq,tk]. */
+static tf_status bias_view(tf_queue *q, const tf_tensor *t, tf_attn_job *j) {
+  if (!tf_has(t)) return TF_OK;
+  if (t->rank != 3 || t->dim[0] != j->b || t->dim[1] != j->hq || t->dim[2] != j->tk)
+    return tf_fail(q, TF_EINVALID, "bias has to be [%ld,%ld,%ld]", (long)j->b, (long)j->hq, (long)j->tk);
+  if (t->dtype != TF_F32) return tf_fail(q, TF_EUNSUPPORTED, "bias has element type %d, f32 is needed", t->dtype);
+  if (j->tk > 1 && t->stride[2] != 1) return tf_fail(q, TF_EINVALID, "bias has a last stride of %ld", (long)t->stride[2]);
+  j->bias = j->tk ? tf_addr(t) : NULL;
+  j->bias_b = t->stride[0];
+  j->bias_h = t->stride[1];
+  return TF_OK;
+}
+
 typedef struct {
   int64_t ints, lo, delta, sink, kv[2], kvt[2], qo[2], qot[2], total; /* floats */
 } layout;
@@ -71,14 +84,14 @@ static tf_status prepare(tf_queue *q, const tf_attn_fwd *p, const tf_attn_bwd *g
   TF_TRY(head_view(q, &p->v, "v", j->b, j->tk, j->hk, j->dv, p->q.dtype));
   TF_TRY(head_view(q, &p->o, "o", j->b, j->tq, j->hq, j->dv, p->q.dtype));
   j->group = j->hq / j->hk;
-  const void *lse = NULL, *start = NULL, *first = NULL, *last = NULL, *mask = NULL, *cu = NULL, *alibi = NULL, *sinks = NULL, *ids = NULL;
+  const void *lse = NULL, *start = NULL, *first = NULL, *last = NULL, *mask = NULL, *cu = NULL, *sinks = NULL, *ids = NULL;
   TF_TRY(optional(q, &p->lse, "lse", TF_F32, j->b * j->hq * j->tq, &lse));
   TF_TRY(optional(q, &p->q_start, "q_start", TF_I32, j->b, &start));
   TF_TRY(optional(q, &p->kv_first, "kv_first", TF_I32, j->b, &first));
   TF_TRY(optional(q, &p->kv_last, "kv_last", TF_I32, j->b, &last));
   TF_TRY(optional(q, &p->key_mask, "key_mask", TF_U8, j->b * j->tk, &mask));
   TF_TRY(optional(q, &p->cu_seqlens, "cu_seqlens", TF_I32, -1, &cu));
-  TF_TRY(optional(q, &p->alibi, "alibi", TF_F32, j->hq, &alibi));
+  TF_TRY(bias_view(q, &p->bias, j));
   TF_TRY(optional(q, &p->sinks, "sinks", TF_F32, j->hq, &sinks));
   TF_TRY(optional(q, &p->row_ids, "row_ids", TF_I64, j->b * j->tq, &ids));
   if (!(p->dropout >= 0 && p->dropout < 1)) return tf_fail(q, TF_EINVALID, "dropout is %g", (double)p->dropout);
@@ -95,7 +108,6 @@ static tf_status prepare(tf_queue *q, const tf_attn_fwd *p, const tf_attn_bwd *g
   j->lse = (float *)(uintptr_t)lse;
   j->q_start = start;
   j->key_mask = mask;
-  j->alibi = alibi;
   j->sinks = sinks;
   j->kblocks = tf_ceil_div(j->tk, TF_ATTN_BLOCK);
   j->qblocks = tf_ceil_div(j->tq, TF_ATTN_BLOCK);

@@ -149,7 +149,8 @@ typedef struct {
   int64_t b, tq, tk, hq, hk, dk, dv, group;
   const int32_t *q_start;
   const uint8_t *key_mask;
-  const float *alibi, *sinks;
+  const float *bias, *sinks;
+  int64_t bias_b, bias_h; /* strides of bias */
   const int64_t *row_ids;
   int drop; /* whether probabilities are dropped: with this key, where a number is below the threshold; the others times keep */
   uint32_t k0, k1, threshold;
@@ -165,6 +166,14 @@ typedef struct {
 #define TF_ATTN_LANES 32 /* queries or keys of one task */
 
 static inline int64_t tf_attn_pos(const tf_attn_job *j, int64_t b) { return j->q_start ? j->q_start[b] : j->p->q_start0; }
+/* The bias of the keys of a head, or NULL. */
+static inline const float *tf_attn_bias(const tf_attn_job *j, int64_t b, int64_t h) {
+  return j->bias ? j->bias + b * j->bias_b + h * j->bias_h : NULL;
+}
+/* What is taken off the bias for query i: that of the key at its position, so that scores stay small however far the keys go. */
+static inline float tf_attn_own(const tf_attn_job *j, const float *bias, int64_t b, int64_t i) {
+  return bias[tf_max(0, tf_min(tf_attn_pos(j, b) + i, j->tk - 1))];
+}
 
 struct tf_kern {
   int mr, nr;

@@ -21,39 +21,37 @@ V1 void panel_accumulate(const float *colp, int64_t len, int64_t r0, int64_t n, 
 
 /* How products become scores, for one head. */
 typedef struct {
-  v16 scale, slope, cap, inv_cap;
-  int capped, alibi;
+  v16 scale, cap, inv_cap;
+  int capped;
+  const float *bias; /* of each key, or NULL */
 } scoring;
 
-V1 scoring scoring_of(const tf_attn_job *j, int64_t h) {
+V1 scoring scoring_of(const tf_attn_job *j, int64_t b, int64_t h) {
   float cap = j->p->softcap;
-  return (scoring){v_set1(j->p->scale), v_set1(j->alibi ? j->alibi[h] : 0), v_set1(cap), v_set1(cap > 0 ? 1.0f / cap : 0), cap > 0, j->alibi != NULL};
+  return (scoring){v_set1(j->p->scale), v_set1(cap), v_set1(cap > 0 ? 1.0f / cap : 0), cap > 0, tf_attn_bias(j, b, h)};
 }
 
-/* From a product q.k to the score; rel is key minus query position. */
-V1 v16 score(const scoring *c, v16 x, v16 rel) {
+/* From a product q.k to the score, the bias not yet added. */
+V1 v16 score(const scoring *c, v16 x) {
   x = v_mul(x, c->scale);
-  if (c->capped) x = v_mul(c->cap, v_tanh(v_mul(x, c->inv_cap)));
-  if (c->alibi) x = v_fma(c->slope, rel, x);
-  return x;
+  return c->capped ? v_mul(c->cap, v_tanh(v_mul(x, c->inv_cap))) : x;
 }
 
-/* The derivative of softcap at the score (ALiBi taken off again). */
-V1 v16 cap_grad(const scoring *c, v16 ds, v16 s, v16 rel) {
+/* The derivative of softcap at the score, without the bias. */
+V1 v16 cap_grad(const scoring *c, v16 ds, v16 s) {
   if (!c->capped) return ds;
-  if (c->alibi) s = v_fma(v_neg(c->slope), rel, s);
   v16 u = v_mul(s, c->inv_cap);
   return v_mul(ds, v_fma(v_neg(u), u, v_set1(1.0f)));
 }
 
-/* A panel of queries: which keys each lane sees. */
+/* A panel of queries: which keys each lane sees, and what is taken off the bias. */
 typedef struct {
-  float lo[NR], hi[NR], pos[NR];
+  float lo[NR], hi[NR], own[NR];
   int64_t first, last;         /* union */
   int64_t all_first, all_last; /* intersection of valid lanes */
 } lanes_q;
 
-static void query_lanes(const tf_attn_job *j, int64_t b, int64_t q0, int64_t n, lanes_q *w) {
+static void query_lanes(const tf_attn_job *j, int64_t b, const float *bias, int64_t q0, int64_t n, lanes_q *w) {
   w->first = j->tk;
   w->last = 0;
   w->all_first = 0;
@@ -72,7 +70,7 @@ static void query_lanes(const tf_attn_job *j, int64_t b, int64_t q0, int64_t n, 
     }
     w->lo[i] = (float)lo - 0.5f;
     w->hi[i] = (float)hi - 0.5f;
-    w->pos[i] = (float)(tf_attn_pos(j, b) + q0 + i);
+    w->own[i] = bias ? tf_attn_own(j, bias, b, q0 + i) : 0;
   }
 }
 
@@ -162,12 +160,12 @@ static void K(attn_fwd)(void *arg, int64_t task, int thread) {
   const float *ka = j->ka + kv * len * dk, *vt = j->vt + kv * len * (dv + TF_ATTN_PAD);
   float *qp = tf_scratch(j->dev, thread), *s = qp + dk * NR, *o = s + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
   float *keep = o + (dv + TF_ATTN_PAD) * NR;
-  const scoring sc = scoring_of(j, h);
+  const scoring sc = scoring_of(j, b, h);
   int64_t end = tf_min(j->tq, (task % qt + 1) * TF_ATTN_LANES);
   for (int64_t q0 = task % qt * TF_ATTN_LANES; q0 < end; q0 += NR) {
     int64_t n = tf_min(NR, end - q0), qs = j->p->q.stride[1];
     lanes_q w;
-    query_lanes(j, b, q0, n, &w);
+    query_lanes(j, b, sc.bias, q0, n, &w);
     PACK_COLS(K(head_of)(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp);
     v16 m[NG], l[NG];
     for (int g = 0; g < NG; g++) {
@@ -181,10 +179,11 @@ static void K(attn_fwd)(void *arg, int64_t task, int thread) {
       panel_product(ka + j0 * dk, kn, dk, qp, s);
       if (j->drop) drop_lanes_q(j, b, h, q0, n, j0, kn, keep);
       for (int g = 0; g < NG; g++) {
-        v16 pos = v_ld(w.pos + 16 * g), mx = m[g];
+        v16 own = v_ld(w.own + 16 * g), mx = m[g];
         for (int64_t i = 0; i < kn; i++) {
           float *si = s + i * NR + 16 * g;
-          v16 x = score(&sc, v_ld(si), v_sub(v_set1((float)(j0 + i)), pos));
+          v16 x = score(&sc, v_ld(si));
+          if (sc.bias) x = v_add(x, v_sub(v_set1(sc.bias[j0 + i]), own));
           if (partial) x = masked(x, &w, g, j0 + i, j->key_mask && !j->key_mask[b * j->tk + j0 + i]);
           v_st(si, x);
           mx = v_max(mx, x);
@@ -268,7 +267,7 @@ static void K(attn_bwd_kv)(void *arg, int64_t task, int thread) {
       const float *qt = j->qt + bh * len * (dk + TF_ATTN_PAD), *ot = j->ot + bh * len * (dv + TF_ATTN_PAD);
       const float *lse = j->lse + bh * j->tq, *delta = j->delta + bh * j->tq;
       const int32_t *lo = j->lo + b * j->tq, *hi = j->hi + b * j->tq;
-      const scoring sc = scoring_of(j, h);
+      const scoring sc = scoring_of(j, b, h);
       for (int64_t q0 = 0; q0 < j->tq; q0 += TF_ATTN_BLOCK) {
         /* Queries of the block that see any of the keys. */
         int64_t first = tf_min(q0 + TF_ATTN_BLOCK, j->tq), last = q0;
@@ -286,11 +285,12 @@ static void K(attn_bwd_kv)(void *arg, int64_t task, int thread) {
         for (int64_t i = 0; i < rows; i++) {
           int64_t q = first + i;
           int whole = lo[q] <= k0 && hi[q] >= k0 + n;
-          v16 ls = v_set1(lse[q]), de = v_set1(delta[q]), pos = v_set1((float)(tf_attn_pos(j, b) + q));
+          v16 ls = v_set1(lse[q]), de = v_set1(delta[q]), own = v_set1(sc.bias ? tf_attn_own(j, sc.bias, b, q) : 0);
           for (int g = 0; g < NG; g++) {
             float *si = s + i * NR + 16 * g, *ei = e + i * NR + 16 * g;
-            v16 kv = v_ld(key + 16 * g), rel = v_sub(kv, pos);
-            v16 x = score(&sc, v_ld(si), rel), p = v_exp(v_sub(x, ls));
+            v16 kv = v_ld(key + 16 * g), x = score(&sc, v_ld(si)), y = x;
+            if (sc.bias) y = v_add(x, v_sub(v_ldn(sc.bias + k0 + 16 * g, tf_max(0, n - 16 * g)), own));
+            v16 p = v_exp(v_sub(y, ls));
             if (!whole || j->key_mask) {
               m16 vis = v_and(v_lt(v_set1((float)lo[q] - 0.5f), kv), v_lt(kv, v_set1((float)hi[q] - 0.5f)));
               p = v_sel(v_and(vis, v_lt(v_zero(), v_ld(see + 16 * g))), p, v_zero());
@@ -302,7 +302,7 @@ static void K(attn_bwd_kv)(void *arg, int64_t task, int thread) {
               dp = v_mul(dp, f);
               v_st(si, v_mul(p, f));
             }
-            v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(dp, de), x, rel)), sc.scale));
+            v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(dp, de), x)), sc.scale));
           }
         }
         panel_accumulate(ot, len, first, rows, dv, s, gv, load);
@@ -328,12 +328,12 @@ static void K(attn_bwd_q)(void *arg, int64_t task, int thread) {
   const float *ka = j->ka + kv * len * dk, *va = j->va + kv * len * dv, *kt = j->kt + kv * len * (dk + TF_ATTN_PAD);
   float *qp = tf_scratch(j->dev, thread), *op = qp + dk * NR, *s = op + dv * NR, *e = s + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR;
   float *gq = e + (TF_ATTN_BLOCK + TF_ATTN_PAD) * NR, *keep = gq + (dk + TF_ATTN_PAD) * NR;
-  const scoring sc = scoring_of(j, h);
+  const scoring sc = scoring_of(j, b, h);
   int64_t end = tf_min(j->tq, (task % qt + 1) * TF_ATTN_LANES);
   for (int64_t q0 = task % qt * TF_ATTN_LANES; q0 < end; q0 += NR) {
     int64_t n = tf_min(NR, end - q0), qs = j->p->q.stride[1], os = j->g->d_o.stride[1];
     lanes_q w;
-    query_lanes(j, b, q0, n, &w);
+    query_lanes(j, b, sc.bias, q0, n, &w);
     PACK_COLS(K(head_of)(&j->p->q, b, h) + q0 * qs, qs, 1, n, dk, qp);
     PACK_COLS(K(head_of)(&j->g->d_o, b, h) + q0 * os, os, 1, n, dv, op);
     int load = 0;
@@ -344,19 +344,20 @@ static void K(attn_bwd_q)(void *arg, int64_t task, int thread) {
       panel_product(va + j0 * dv, kn, dv, op, e);
       if (j->drop) drop_lanes_q(j, b, h, q0, n, j0, kn, keep);
       for (int g = 0; g < NG; g++) {
-        v16 pos = v_ld(w.pos + 16 * g), ls = v_ldn(j->lse + bh * j->tq + q0 + 16 * g, tf_max(0, n - 16 * g));
+        v16 own = v_ld(w.own + 16 * g), ls = v_ldn(j->lse + bh * j->tq + q0 + 16 * g, tf_max(0, n - 16 * g));
         v16 de = v_ldn(j->delta + bh * j->tq + q0 + 16 * g, tf_max(0, n - 16 * g));
         for (int64_t i = 0; i < kn; i++) {
           float *si = s + i * NR + 16 * g, *ei = e + i * NR + 16 * g;
-          v16 rel = v_sub(v_set1((float)(j0 + i)), pos);
-          v16 x = score(&sc, v_ld(si), rel), p = v_exp(v_sub(x, ls));
+          v16 x = score(&sc, v_ld(si)), y = x;
+          if (sc.bias) y = v_add(x, v_sub(v_set1(sc.bias[j0 + i]), own));
+          v16 p = v_exp(v_sub(y, ls));
           if (partial) {
-            v16 y = masked(x, &w, g, j0 + i, j->key_mask && !j->key_mask[b * j->tk + j0 + i]);
+            y = masked(y, &w, g, j0 + i, j->key_mask && !j->key_mask[b * j->tk + j0 + i]);
             p = v_sel(v_lt(y, v_set1(0.5f * LOW)), v_zero(), p);
           }
           v16 dp = v_ld(ei);
           if (j->drop) dp = v_mul(dp, v_ld(keep + i * NR + 16 * g));
-          v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(dp, de), x, rel)), sc.scale));
+          v_st(ei, v_mul(v_mul(p, cap_grad(&sc, v_sub(dp, de), x)), sc.scale));
         }
       }
       panel_accumulate(kt, len, j0, kn, dk, e, gq, load);

@@ -183,16 +183,17 @@ type Rope struct {
 // AttnFwd computes: Q [b,tq,hq,dk], K [b,tk,hk,dk], V [b,tk,hk,dv], O [b,tq,hq,dv] with any strides but the last (1); LSE f32 [b,hq,tq].
 // Query i of sequence b has position p = QStart[b]+i (or QStart0+i) among the keys: Causal: keys <= p; WindowLeft >= 0: keys >=
 // p-WindowLeft (HF's sliding_window w is WindowLeft w-1); WindowRight likewise; -1 is no limit. KVFirst, KVLast i32 [b] bound the keys,
-// KeyMask u8 [b,tk] hides some, CuSeqlens i32 [docs+1] separates documents packed in one sequence (b = 1, tq = tk). All optional.
+// KeyMask u8 [b,tk] hides some, CuSeqlens i32 [docs+1] separates documents packed in one sequence (b = 1, tq = tk).
+// Bias f32 [b,hq,tk] (last stride 1) is added to the scores of each key, less that of key p: ALiBi; it has no gradient. All optional.
 // Dropout, in [0, 1), drops probabilities by (Seed, Stream), the query's id (RowIDs i64 [b,tq], default its number), the head and the key.
 type AttnFwd struct {
-	Q, K, V, O, LSE, QStart, KVFirst, KVLast, KeyMask, CuSeqlens, ALiBi, Sinks, RowIDs Tensor
-	QStart0                                                                            int64
-	Seed, Stream                                                                       uint64
-	Scale, Softcap                                                                     float32
-	Causal                                                                             Bool
-	WindowLeft, WindowRight                                                            int32
-	Dropout                                                                            float32
+	Q, K, V, O, LSE, QStart, KVFirst, KVLast, KeyMask, CuSeqlens, Bias, Sinks, RowIDs Tensor
+	QStart0                                                                           int64
+	Seed, Stream                                                                      uint64
+	Scale, Softcap                                                                    float32
+	Causal                                                                            Bool
+	WindowLeft, WindowRight                                                           int32
+	Dropout                                                                           float32
 }
 
 // AttnBwd is the backward; AttnFwd as it was called.

@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 7
+#define TF_ABI_VERSION 8
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -233,12 +233,13 @@ typedef struct {
  * Which keys a query sees: with p = q_start[b] + i (q_start i32 [b] optional, default q_start0): causal: j <= p; window_left >= 0:
  * j >= p - window_left; window_right >= 0: j <= p + window_right; kv_first[b] <= j < kv_last[b] (i32 [b], optional: padding, cache);
  * key_mask u8 [b,tk] optional, 0 hides a key; cu_seqlens i32 [documents+1] optional: b is 1, tq == tk, and a query sees its own document.
- * A query that sees nothing gives 0. score = scale * q.k, then softcap*tanh(score/softcap) when softcap > 0, plus
- * alibi[h] * (j - p) (f32 [hq], optional). sinks f32 [hq] optional: one more logit of each head, in the denominator only.
+ * A query that sees nothing gives 0. score = scale * q.k, then softcap*tanh(score/softcap) when softcap > 0, plus bias[b,h,j] - bias[b,h,p]
+ * (f32 [b,hq,tk] optional, last stride 1, others any; p at most tk - 1 and at least 0): ALiBi. It has no gradient; what is taken off is the same
+ * for all keys of a query and keeps scores small. sinks f32 [hq] optional: one more logit of each head, in the denominator only.
  * dropout > 0: each probability, the sum over them taken, is 0 or divided by 1 - dropout, as in tf_dropout with the key of (seed, stream)
  * and the counter (j / 4, h, row id); row_ids i64 [b,tq] optional (default: the number of the query, b * tq + i). */
 typedef struct {
-  tf_tensor q, k, v, o, lse, q_start, kv_first, kv_last, key_mask, cu_seqlens, alibi, sinks, row_ids;
+  tf_tensor q, k, v, o, lse, q_start, kv_first, kv_last, key_mask, cu_seqlens, bias, sinks, row_ids;
   int64_t q_start0;
   uint64_t seed, stream;
   float scale, softcap;
@@ -487,7 +488,7 @@ typedef struct tf_queue tf_queue;
 typedef struct tf_event tf_event;
 
 enum { TF_QUEUE_COMPUTE = 0, TF_QUEUE_COPY = 1, TF_QUEUE_COMM = 2 };
-enum { TF_ISA_AUTO = 0, TF_ISA_SCALAR = 1, TF_ISA_AVX2 = 2, TF_ISA_AVX512 = 3 };
+enum { TF_ISA_AUTO = 0, TF_ISA_SCALAR = 1, TF_ISA_AVX2 = 2, TF_ISA_AVX512 = 3, TF_ISA_NEON = 4 };
 
 typedef struct {
   int32_t threads; /* CPU threads; 0: all cores the process may use */

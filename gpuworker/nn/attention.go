@@ -32,7 +32,7 @@ func (h *Heads) Attend(t *Tape, q, k, v Value, p *Positions, cache *ops.LayerCac
 	c := ops.AttentionConfig{
 		Batch: p.Batch, Seq: p.Seq, Heads: h.Heads, KVHeads: h.KVHeads, HeadDim: h.HeadDim, ValueDim: h.ValueDim, Layout: h.Layout,
 		Scale: h.Scale, Window: h.Window, Softcap: h.Softcap, Pos: p.Pos, KVFirst: p.KVFirst, KVLast: p.KVLast, KeyMask: p.KeyMask,
-		Docs: p.Docs, ALiBi: p.ALiBi, Sinks: t.Param(h.Sinks), Start: p.Start, Cache: cache,
+		Docs: p.Docs, Bias: p.Bias, Sinks: t.Param(h.Sinks), Start: p.Start, Cache: cache,
 	}
 	if !h.NoRope && h.Rope < len(p.Tables) {
 		r := p.Tables[h.Rope]
@@ -186,8 +186,8 @@ type Positions struct {
 	KeyMask autograd.Tensor
 	// Docs (i32 [documents+1], batch 1) are the boundaries of packed documents that do not see each other.
 	Docs autograd.Tensor
-	// ALiBi (f32 [heads]) are the slopes of https://arxiv.org/abs/2108.12409.
-	ALiBi autograd.Tensor
+	// Bias (f32 [batch, heads, keys], those of a cache included) is added to scores: ALiBi.
+	Bias autograd.Tensor
 	// Start is the position of the first query: the length of the cache.
 	Start int
 	// Drop, when not nil, acts on the probabilities of the block that is being computed.

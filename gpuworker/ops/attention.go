@@ -50,8 +50,8 @@ type AttentionConfig struct {
 	KVFirst, KVLast, Docs autograd.Tensor
 	// KeyMask (u8 [batch, seq]) hides single keys.
 	KeyMask autograd.Tensor
-	// ALiBi (f32 [heads]) are slopes of https://arxiv.org/abs/2108.12409.
-	ALiBi autograd.Tensor
+	// Bias (f32 [batch, heads, keys], those of a cache included) is added to the scores of each key: ALiBi. It has no gradient.
+	Bias autograd.Tensor
 	// Sinks ([heads]) are one more logit of each head, in the denominator only; may be absent.
 	Sinks autograd.Value
 	// Drop, with a P above 0, drops probabilities after the softmax; its Rows are the tokens'.
@@ -102,7 +102,7 @@ func Attention(t *autograd.Tape, q, k, v autograd.Value, c AttentionConfig) auto
 	op.rotate(queue, qd, false)
 	op.rotate(queue, kd, false)
 	f := kernels.AttnFwd{Q: qd, K: kd, V: vd, O: od.Reshape(b, s, int64(c.Heads), int64(c.ValueDim)), LSE: lse, KVFirst: c.KVFirst, KVLast: c.KVLast,
-		CuSeqlens: c.Docs, KeyMask: c.KeyMask, ALiBi: c.ALiBi, Scale: float32(c.Scale), Softcap: float32(c.Softcap), Causal: 1, WindowLeft: -1, WindowRight: -1}
+		CuSeqlens: c.Docs, KeyMask: c.KeyMask, Bias: c.Bias, Scale: float32(c.Scale), Softcap: float32(c.Softcap), Causal: 1, WindowLeft: -1, WindowRight: -1}
 	if c.Drop.P > 0 {
 		f.Dropout, f.Seed, f.Stream, f.RowIDs = c.Drop.P, c.Drop.Seed, c.Drop.Stream, c.Drop.Rows
 	}

@@ -15,19 +15,31 @@ func TestRandomOptions(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs transformers")
 	}
-	dir, seed := t.TempDir(), os.Getenv("TUNEFLEET_SEED")
-	var names []string
-	if seed == "" {
-		seed, names = "23", strings.Fields("olmoe nemotron smollm3 opt gpt_neox gemma3_text phi3 qwen3_moe deepseek_v3 glm4_moe gpt_oss cohere2")
+	if seed := os.Getenv("TUNEFLEET_SEED"); seed != "" {
+		randomOptions(t, seed)
+		return
 	}
+	randomOptions(t, "23", strings.Fields("olmoe nemotron smollm3 opt gpt_neox gemma3_text phi3 qwen3_moe deepseek_v3 glm4_moe gpt_oss cohere2")...)
+	randomOptions(t, "201", "falcon") // ALiBi with 16 heads
+	randomOptions(t, "204", "bloom")  // a mask with holes, 12 heads
+}
+
+// randomOptions draws the options of the named architectures, or of all.
+func randomOptions(t *testing.T, seed string, names ...string) {
+	t.Helper()
+	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), python(t), append([]string{"testdata/random/make.py", dir, seed}, names...)...)
 	cmd.Env = append(os.Environ(), "CUDA_VISIBLE_DEVICES=", "HF_HUB_OFFLINE=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	least := len(names)
+	if least == 0 {
+		least = 10
+	}
 	folders, err := filepath.Glob(filepath.Join(dir, "*", goldenName))
-	if err != nil || len(folders) < max(len(names), 10) {
+	if err != nil || len(folders) < least {
 		t.Fatalf("%d folders: %v\n%s", len(folders), err, out)
 	}
 	for i, f := range folders {

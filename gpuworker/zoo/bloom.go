@@ -99,7 +99,7 @@ func describeBloom(c BloomConfig) description {
 	m := &bloom{Head: c.output(false)}
 	m.Model.Embed, m.Model.EmbedNorm, m.Model.Norm = nn.NewEmbedding(c.Vocab, c.Hidden, c.InitRange), norm(), norm()
 	d := description{root: m, info: c.info("transformer"), embed: &m.Model.Embed, embedNorm: &m.Model.EmbedNorm, norm: &m.Model.Norm, head: &m.Head,
-		alibi: alibiSlopes(c.Heads)}
+		alibi: &alibi{slopes: alibiSlopes(c.Heads), value: product}}
 	h := c.geometry()
 	h.Layout = ops.FusedHeads
 	m.Model.Layers, d.blocks = makeBlocks(c.Layers, func(i int) bloomBlock {

@@ -62,9 +62,9 @@ type description struct {
 	shortRatio float64
 	// experts is the number of experts of a layer, where the routers' load-balancing loss can be had.
 	experts int
-	// ropes are the rotary tables that blocks refer to by index; alibi the slopes, one a head.
+	// ropes are the rotary tables that blocks refer to by index; alibi is what is added to scores instead, or nil.
 	ropes []nn.Rope
-	alibi []float32
+	alibi *alibi
 	// attnDrop is the dropout of attention's probabilities, default the configuration's attention_dropout; embedDrop what the embedding's
 	// is, or nil.
 	attnDrop  maybe[float64]
@@ -253,7 +253,7 @@ func (m *causal) begin(t *autograd.Tape, b *nn.Batch, cache *Cache) *pass {
 		p.KVFirst = t.Ints(cache.KVFirst, int64(b.Rows))
 	}
 	if m.alibi != nil {
-		p.ALiBi = t.Floats(m.alibi, int64(len(m.alibi)))
+		p.Bias = m.alibi.upload(t, b, cache)
 	}
 	return p
 }

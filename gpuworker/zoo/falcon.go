@@ -153,18 +153,20 @@ func (c FalconConfig) heads() nn.Heads {
 	return h
 }
 
-// slopes are falcon's: rounded to bfloat16 and, unlike BLOOM's, scaled as scores are. Transformers adds them once, as the model was
-// trained, except in its eager code (4.57), where the mask holds them and the scores get them again; its default is not eager.
-func (c FalconConfig) slopes() []float32 {
-	s := alibiSlopes(c.Heads)
-	times := 1.0
+// alibi is falcon's: slope, position and their product are rounded to bfloat16 and, unlike BLOOM's, scaled as scores are. Transformers adds
+// it once, as the model was trained, except in its eager code (4.57), where the mask holds it and the scores get it again; its default is not
+// eager.
+func (c FalconConfig) alibi() *alibi {
+	a := &alibi{slopes: alibiSlopes(c.Heads)}
+	for i, v := range a.slopes {
+		a.slopes[i] = roundBF16(v)
+	}
+	times, root := float32(1), float32(math.Sqrt(float64(c.headDim())))
 	if c.Implementation == "eager" {
 		times = 2
 	}
-	for i, v := range s {
-		s[i] = float32(times * float64(roundBF16(v)) / math.Sqrt(float64(c.headDim())))
-	}
-	return s
+	a.value = func(slope, position float32) float32 { return times * roundBF16(slope*roundBF16(position)) / root }
+	return a
 }
 
 func describeFalcon(c FalconConfig) description {
@@ -176,7 +178,7 @@ func describeFalcon(c FalconConfig) description {
 	m.Model.Embed, m.Model.Norm = nn.NewEmbedding(c.Vocab, c.Hidden, c.InitRange), *norm()
 	d := description{root: m, info: c.info("transformer"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head}
 	if c.ALiBi {
-		d.alibi = c.slopes()
+		d.alibi = c.alibi()
 	} else {
 		d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
 		d.attnDrop = some(0.0) // transformers drops probabilities only with ALiBi

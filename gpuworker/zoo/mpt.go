@@ -100,7 +100,8 @@ func describeMpt(c MptConfig) description {
 	norm := func() nn.Norm { return nn.NewLayerNorm(c.Hidden, c.Eps, false) }
 	m := &mpt{Head: c.output(false)}
 	m.Model.Embed, m.Model.Norm = nn.NewEmbedding(c.Vocab, c.Hidden, c.InitRange), norm()
-	d := description{root: m, info: c.info("transformer"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head, alibi: mptSlopes(c.Heads)}
+	d := description{root: m, info: c.info("transformer"), embed: &m.Model.Embed, norm: &m.Model.Norm, head: &m.Head,
+		alibi: &alibi{slopes: mptSlopes(c.Heads), value: product, fromEnd: true}}
 	h := c.geometry()
 	h.Layout, h.Scale = ops.FusedParts, c.Attention.Scale.or(0)
 	d.attnDrop = some(c.Attention.Dropout)

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_
   const int64_t q0 = tile * kAttn, n = a.tq - q0 < kAttn ? a.tq - q0 : kAttn;
   const int nk = chunks(a.d_qk), nv = chunks(a.d_v);
   Cell *qs = mem, *xs = qs + (a.resident ? nk : 2) * kTileCells, *ps = xs + 2 * kTileCells;
-  const Scoring score = scoring(a, h);
+  const Scoring score = scoring(a, b, h);
   const T *q = a.q.at<T>(b, q0, h);
   int64_t first, last;
   seen_keys(a.lo + b * a.tq + q0, a.hi + b * a.tq + q0, n, &first, &last);
@@ -101,14 +101,14 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_fwd_kernel(Attn a, int64_
     }
     TF_UNROLL
     for (int r = 0; r < R; r++) {
-      const float pos = a.position(b, q0 + E::row(r));
+      const float own = a.own(score.bias, b, q0 + E::row(r));
       float most = kHidden;
       TF_UNROLL
       for (int c = 0; c < C; c++) {
         const int i = E::score_col(c);
         const int64_t key = j0 + i;
         const bool seen = key >= lo[r] && key < hi[r] && (!mask || mask[i]);
-        s[r][c] = seen ? score(s[r][c], (float)key - pos) : kHidden;
+        s[r][c] = seen ? score.biased(score(s[r][c]), key, own) : kHidden;
         most = fmaxf(most, s[r][c]);
       }
       most = fmaxf(m[r], peer_reduce<Max, E::kPeers>(most));
@@ -210,7 +210,7 @@ tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
   a->d_v = p->v.dim[3];
   const int32_t dt = p->q.dtype;
   if (a->hk < 1 || a->hq % a->hk) return fail(q, TF_EINVALID, "%ld query heads are no multiple of %ld kv heads", (long)a->hq, (long)a->hk);
-  if (a->tk >= 1 << 23) return fail(q, TF_EUNSUPPORTED, "more than %d keys", (1 << 23) - 1); /* positions are f32 */
+  if (a->tk >= 1 << 23) return fail(q, TF_EUNSUPPORTED, "more than %d keys", (1 << 23) - 1); /* as on the CPU */
   if (a->d_qk < 1 || a->d_v < 1) return fail(q, TF_EINVALID, "heads of %ld and %ld elements", (long)a->d_qk, (long)a->d_v);
   TF_TRY(attn_heads(q, p->q, "q", a->batch, a->tq, a->hq, a->d_qk, dt, &a->q));
   TF_TRY(attn_heads(q, p->k, "k", a->batch, a->tk, a->hk, a->d_qk, dt, &a->k));
@@ -219,14 +219,23 @@ tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
   int32_t *start, *first, *last, *documents;
   int64_t *ids;
   uint8_t *mask;
-  float *alibi, *sinks;
+  float *sinks;
   TF_TRY(maybe_flat(q, p->lse, "lse", TF_F32, a->batch * a->hq * a->tq, &a->lse));
   TF_TRY(maybe_flat(q, p->q_start, "q_start", TF_I32, a->batch, &start));
   TF_TRY(maybe_flat(q, p->kv_first, "kv_first", TF_I32, a->batch, &first));
   TF_TRY(maybe_flat(q, p->kv_last, "kv_last", TF_I32, a->batch, &last));
   TF_TRY(maybe_flat(q, p->key_mask, "key_mask", TF_U8, a->batch * a->tk, &mask));
   TF_TRY(maybe_flat(q, p->cu_seqlens, "cu_seqlens", TF_I32, -1, &documents));
-  TF_TRY(maybe_flat(q, p->alibi, "alibi", TF_F32, a->hq, &alibi));
+  if (has(p->bias)) {
+    const tf_tensor &t = p->bias;
+    if (t.rank != 3 || t.dim[0] != a->batch || t.dim[1] != a->hq || t.dim[2] != a->tk)
+      return fail(q, TF_EINVALID, "bias has to be [%ld,%ld,%ld]", (long)a->batch, (long)a->hq, (long)a->tk);
+    if (t.dtype != TF_F32) return fail(q, TF_EUNSUPPORTED, "bias has element type %d, f32 is needed", t.dtype);
+    if (a->tk > 1 && t.stride[2] != 1) return fail(q, TF_EINVALID, "bias has a last stride of %ld", (long)t.stride[2]);
+    a->bias = a->tk ? at<const float>(t.data) : nullptr;
+    a->bias_b = t.stride[0];
+    a->bias_h = t.stride[1];
+  }
   TF_TRY(maybe_flat(q, p->sinks, "sinks", TF_F32, a->hq, &sinks));
   TF_TRY(maybe_flat(q, p->row_ids, "row_ids", TF_I64, a->batch * a->tq, &ids));
   if (!(p->dropout >= 0 && p->dropout < 1)) return fail(q, TF_EINVALID, "dropout is %g", (double)p->dropout);
@@ -243,7 +252,6 @@ tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
   a->kv_last = last;
   a->key_mask = mask;
   a->documents = documents;
-  a->alibi = alibi;
   a->sinks = sinks;
   a->q_start0 = p->q_start0;
   a->scale = p->scale;

@@ -44,7 +44,8 @@ struct Attn {
   int32_t *lo, *hi; /* [b,tq]: the keys that a query sees are lo <= j < hi, without those of key_mask */
   const int32_t *q_start, *kv_first, *kv_last, *documents;
   const uint8_t *key_mask;
-  const float *alibi, *sinks;
+  const float *bias, *sinks;
+  int64_t bias_b, bias_h; /* strides of bias */
   const int64_t *row_ids;
   float *lse, *delta, *sink_parts;
   int64_t q_start0, batch, tq, tk, hq, hk, d_qk, d_v, n_documents;
@@ -58,7 +59,14 @@ struct Attn {
   bool resident; /* the block's own operands stay in shared memory; otherwise they are loaded again for each tile */
 
   __host__ __device__ int64_t group() const { return hq / hk; }
-  __device__ float position(int64_t b, int64_t i) const { return (float)((q_start ? q_start[b] : q_start0) + i); }
+  /* The bias of the keys of a head, or null. */
+  __device__ const float *bias_of(int64_t b, int64_t h) const { return bias ? bias + b * bias_b + h * bias_h : nullptr; }
+  /* What is taken off the bias for query i: that of the key at its position, so that scores stay small however far the keys go. */
+  __device__ float own(const float *keys, int64_t b, int64_t i) const {
+    if (!keys) return 0.0f;
+    const int64_t p = (q_start ? q_start[b] : q_start0) + i;
+    return keys[p < 0 ? 0 : p < tk ? p : tk - 1];
+  }
 };
 
 /* The factor of dropout of a probability. */
@@ -73,23 +81,24 @@ __device__ inline float kept(const Attn &a, int64_t b, int64_t h, int64_t i, int
 
 /* How a product of query and key becomes a score, for one head. */
 struct Scoring {
-  float scale, cap, slope;
-  bool alibi;
-  /* rel: key minus query position. */
-  __device__ float operator()(float x, float rel) const {
+  float scale, cap;
+  const float *bias; /* of each key, or null */
+  /* The score, the bias not yet added. */
+  __device__ float operator()(float x) const {
     x *= scale;
-    if (cap > 0) x = cap * tanhf(x / cap);
-    return alibi ? fmaf(slope, rel, x) : x;
+    return cap > 0 ? cap * tanhf(x / cap) : x;
   }
-  /* The derivative of the score x by the product. */
-  __device__ float slope_at(float x, float rel) const {
+  /* The score x with the bias of a key; own as Attn::own gives it. */
+  __device__ float biased(float x, int64_t key, float own) const { return bias ? x + (bias[key] - own) : x; }
+  /* The derivative of the score x, without the bias, by the product. */
+  __device__ float slope_at(float x) const {
     if (!(cap > 0)) return scale;
-    const float u = (alibi ? fmaf(-slope, rel, x) : x) / cap;
+    const float u = x / cap;
     return scale * fmaf(-u, u, 1.0f);
   }
 };
 
-__device__ inline Scoring scoring(const Attn &a, int64_t h) { return Scoring{a.scale, a.softcap, a.alibi ? a.alibi[h] : 0.0f, a.alibi != nullptr}; }
+__device__ inline Scoring scoring(const Attn &a, int64_t b, int64_t h) { return Scoring{a.scale, a.softcap, a.bias_of(b, h)}; }
 
 __host__ __device__ inline int chunks(int64_t d) { return (int)((d + kAttn - 1) / kAttn); }
 /* Columns of chunk c that are worked on: a multiple of 16, those beyond d are 0. */

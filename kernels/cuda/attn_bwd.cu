@@ -51,16 +51,17 @@ __device__ inline void probabilities(const Attn &a, const Scoring &score, float 
     const int64_t i = E::row(r);
     const bool there = i < n;
     const int32_t lo = there ? a.lo[b * a.tq + q0 + i] : 0, hi = there ? a.hi[b * a.tq + q0 + i] : 0;
-    const float lse = there ? a.lse[bh * a.tq + q0 + i] : 0.0f, delta = there ? a.delta[bh * a.tq + q0 + i] : 0.0f, pos = a.position(b, q0 + i);
+    const float lse = there ? a.lse[bh * a.tq + q0 + i] : 0.0f, delta = there ? a.delta[bh * a.tq + q0 + i] : 0.0f;
+    const float own = a.own(score.bias, b, q0 + i);
     TF_UNROLL
     for (int c = 0; c < E::C; c++) {
       const int k = E::score_col(c);
       const int64_t key = j0 + k;
       const bool seen = key >= lo && key < hi && (!mask || mask[k]);
-      const float rel = (float)key - pos, x = score(s[r][c], rel), p = seen ? expf(x - lse) : 0.0f;
+      const float x = score(s[r][c]), p = seen ? expf(score.biased(x, key, own) - lse) : 0.0f;
       const float f = a.drop ? kept(a, b, bh % a.hq, q0 + i, key) : 1.0f;
       s[r][c] = p * f;
-      e[r][c] = seen ? p * (e[r][c] * f - delta) * score.slope_at(x, rel) : 0.0f;
+      e[r][c] = seen ? p * (e[r][c] * f - delta) * score.slope_at(x) : 0.0f;
     }
   }
 }
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_kv_kernel(Attn a, int64_t
       E::nt(e, xs + now * kTileCells, vs + (a.resident ? c : now) * kTileCells, chunk_width(a.d_v, c));
       now = 1 - now;
     }
-    probabilities<E>(a, scoring(a, it.h), s, e, b, bh, it.q0, n, k0);
+    probabilities<E>(a, scoring(a, b, it.h), s, e, b, bh, it.q0, n, k0);
     put_tile<E>(ps, s);
     TF_UNROLL
     for (int j = 0; j < NJ; j++) {
@@ -246,7 +247,7 @@ __global__ void __launch_bounds__(E::kThreads, 1) attn_q_kernel(Attn a, int64_t 
       E::nt(e, gs + (a.resident ? c : now) * kTileCells, xs + now * kTileCells, chunk_width(a.d_v, c));
       now = 1 - now;
     }
-    probabilities<E>(a, scoring(a, h), s, e, b, bh, q0, n, j0);
+    probabilities<E>(a, scoring(a, b, h), s, e, b, bh, q0, n, j0);
     put_tile<E>(ps, e);
     TF_UNROLL
     for (int j = 0; j < NJ; j++) {

@@ -20,12 +20,12 @@ __global__ void __launch_bounds__(kThreads, 4) attn_part_kernel(Attn a, int64_t 
   TF_SHARED(float, ps, kKeys);
   TF_SHARED(float, red, 32);
   const int64_t part = blockIdx.x % parts, bh = blockIdx.x / parts, b = bh / a.hq, h = bh % a.hq, hk = h / a.group();
-  const Scoring score = scoring(a, h);
+  const Scoring score = scoring(a, b, h);
   const T *q = a.q.at<T>(b, 0, h);
   for (int64_t i = threadIdx.x; i < a.d_qk; i += kThreads) query[i] = up(q[i]);
   const int64_t lo = a.lo[b] > part * each ? a.lo[b] : part * each, hi = a.hi[b] < (part + 1) * each ? a.hi[b] : (part + 1) * each;
   const int lane = (int)(threadIdx.x % kWarp), warp = (int)(threadIdx.x / kWarp);
-  const float pos = a.position(b, 0);
+  const float own = a.own(score.bias, b, 0);
   float m = kHidden, l = 0, o[kMostEach];
   TF_UNROLL
   for (int e = 0; e < kMostEach; e++) o[e] = 0;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads, 4) attn_part_kernel(Attn a, int64_t 
       float s = 0;
       for (int64_t i = lane; i < a.d_qk; i += kWarp) s = fmaf(query[i], up(k[i]), s);
       s = warp_reduce<Sum>(s);
-      if (lane == 0) ps[j] = !a.key_mask || a.key_mask[b * a.tk + j0 + j] ? score(s, (float)(j0 + j) - pos) : kHidden;
+      if (lane == 0) ps[j] = !a.key_mask || a.key_mask[b * a.tk + j0 + j] ? score.biased(score(s), j0 + j, own) : kHidden;
     }
     __syncthreads();
     const float s = (int)threadIdx.x < n ? ps[threadIdx.x] : kHidden;

@@ -12,8 +12,26 @@ type attn struct {
 	name string
 	a    oracle.Attn
 	acc  bool
-	// qstart gives positions by tensor, not by number; aligned operands have rows without gaps.
-	qstart, aligned bool
+	// qstart gives positions by tensor, not by number; aligned operands have rows without gaps; sequences share a sharedBias.
+	qstart, aligned, sharedBias bool
+}
+
+// bias is slope times the number of each key, as ALiBi has it, and a little noise, so that it is no function of the distance; with shared
+// the same for all sequences.
+func (c *attn) bias(slope float64, shared bool) {
+	a := &c.a
+	c.sharedBias = shared
+	for b := range a.Batch {
+		for h := range a.Heads {
+			for j := range a.TK {
+				n := h*31 + j*17
+				if !shared {
+					n += b * 7
+				}
+				a.Bias = append(a.Bias, float64(float32(slope/float64(h+1)*float64(j)+float64(n%11)/32)))
+			}
+		}
+	}
 }
 
 func attnCases() []attn {
@@ -29,7 +47,15 @@ func attnCases() []attn {
 			c.a.Mask = []uint8{1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1}
 		}),
 		with("documents", func(c *attn) { c.a.Batch, c.a.Causal, c.a.Docs = 1, true, []int32{0, 0, 0, 1, 1, 2, 2, 2, 2} }),
-		with("softcap and ALiBi", func(c *attn) { c.a.Causal, c.a.Softcap, c.a.ALiBi = true, 1.5, []float64{-0.5, -0.25, -0.125, -0.0625} }),
+		with("softcap and bias", func(c *attn) { c.a.Causal, c.a.Softcap = true, 1.5; c.bias(0.5, false) }),
+		with("bias that sequences share, key range", func(c *attn) {
+			c.a.Causal, c.a.KVFirst, c.a.KVLen = true, []int32{0, 2}, []int32{9, 7}
+			c.bias(0.25, true)
+		}),
+		with("bias of documents", func(c *attn) {
+			c.a.Batch, c.a.Causal, c.a.Docs = 1, true, []int32{0, 0, 0, 1, 1, 2, 2, 2, 2}
+			c.bias(0.5, false)
+		}),
 		with("sinks", func(c *attn) { c.a.Causal, c.a.Sinks, c.acc = true, []float64{0.5, -1, 2, 0}, true }),
 		with("decode", func(c *attn) { c.a.Causal, c.a.TQ, c.a.QOffset = true, 1, 8 }),
 		with("decode by tensor", func(c *attn) { c.a.Causal, c.a.TQ, c.a.QOffset, c.qstart = true, 3, 6, true }),
@@ -37,9 +63,10 @@ func attnCases() []attn {
 			c.a.Causal, c.a.TQ, c.a.TK, c.a.QOffset, c.a.Sinks = true, 1, 700, 650, []float64{0.5, -1, 2, 0}
 			c.a.KVFirst, c.a.KVLen = []int32{0, 300}, []int32{700, 640}
 		}),
-		with("decode over many keys, mask, window, ALiBi, softcap", func(c *attn) {
+		with("decode over many keys, mask, window, bias, softcap", func(c *attn) {
 			c.a.Causal, c.a.TQ, c.a.TK, c.a.QOffset, c.a.Band, c.a.DQK, c.a.DV = true, 1, 400, 390, &[2]int{350, -1}, 40, 136
-			c.a.Softcap, c.a.ALiBi, c.aligned = 1.5, []float64{-0.05, -0.025, -0.0125, -0.00625}, true
+			c.a.Softcap, c.aligned = 1.5, true
+			c.bias(0.05, false)
 			for i := range 800 {
 				c.a.Mask = append(c.a.Mask, uint8(min(i%3, 1)))
 			}
@@ -57,6 +84,14 @@ func attnCases() []attn {
 			c.a.Batch, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.Band, c.acc = 1, 140, 150, 2, 2, &[2]int{70, 3}, true
 			for i := range 150 {
 				c.a.Mask = append(c.a.Mask, uint8(min(i%5, 1)))
+			}
+		}),
+		with("bias of several blocks, mask, dropout", func(c *attn) {
+			c.a.TQ, c.a.TK, c.a.Causal, c.acc, c.a.Drop = 130, 150, true, true, &oracle.Drop{P: 0.2, Seed: 8, Stream: 9}
+			c.a.QOffset, c.qstart = 20, true
+			c.bias(0.125, false)
+			for i := range 300 {
+				c.a.Mask = append(c.a.Mask, uint8(min(i%7, 1)))
 			}
 		}),
 		with("dropout", func(c *attn) { c.a.Causal, c.a.Drop = true, &oracle.Drop{P: 0.25, Seed: 7, Stream: 1 << 40} }),
@@ -106,8 +141,13 @@ func (c attn) operands(e *Env) (p kernels.AttnFwd, q, k, v []float64, sinks []fl
 		}
 		p.CuSeqlens = e.I32(cu, int64(len(cu)))
 	}
-	if a.ALiBi != nil {
-		p.ALiBi = e.Vals32(a.ALiBi, hq).T
+	if a.Bias != nil {
+		if c.sharedBias {
+			p.Bias = e.put(kernels.F32, a.Bias[:hq*tk], 0, 1, hq, tk).T
+			p.Bias.Dim[0], p.Bias.Stride[0] = b, 0
+		} else {
+			p.Bias = e.put(kernels.F32, a.Bias, 3, b, hq, tk).T
+		}
 	}
 	if a.Sinks != nil {
 		s := e.Vals32(a.Sinks, hq)

@@ -23,8 +23,8 @@ type Attn struct {
 	Mask []uint8
 	// Softcap, when positive, bounds scores: softcap * tanh(score / softcap).
 	Softcap float64
-	// ALiBi, when set, adds slope[h] * (j - position) to each score.
-	ALiBi []float64
+	// Bias, when set, is added to the scores of each key [batch, heads, tk], less that of the key at the query's position.
+	Bias []float64
 	// Sinks, when set, is one more logit of each head in the denominator.
 	Sinks []float64
 	// Drop, when set, drops probabilities; RowIDs [batch, tq] are the ids of the queries, default their numbers.
@@ -81,8 +81,9 @@ func (a Attn) probs(q, k []float64, b, h, i int) (p []float64, lse float64, slop
 			t := math.Tanh(p[j] / a.Softcap)
 			p[j], slope[j] = a.Softcap*t, a.Scale*(1-t*t)
 		}
-		if a.ALiBi != nil {
-			p[j] += a.ALiBi[h] * float64(j-i-a.QOffset)
+		if a.Bias != nil {
+			keys := a.Bias[(b*a.Heads+h)*a.TK:][:a.TK]
+			p[j] += keys[j] - keys[min(i+a.QOffset, a.TK-1)]
 		}
 		top = max(top, p[j])
 	}

@@ -98,7 +98,7 @@ func TestAttentionGradients(t *testing.T) {
 		"lengths":       with(func(a *Attn) { a.KVLen = []int32{5, 3} }),
 		"documents":     with(func(a *Attn) { a.Causal, a.Docs = true, []int32{0, 0, 1, 1, 1, 0, 1, 1, 2, 2} }),
 		"band":          with(func(a *Attn) { a.Band, a.Mask = &[2]int{2, 1}, []uint8{1, 1, 0, 1, 1, 0, 1, 1, 1, 1} }),
-		"softcap":       with(func(a *Attn) { a.Softcap, a.ALiBi = 1.5, []float64{-0.1, -0.2, -0.4, 0.3} }),
+		"softcap":       with(func(a *Attn) { a.Softcap, a.Bias = 1.5, random(rand.New(rand.NewPCG(5, 6)), a.Batch*a.Heads*a.TK) }),
 		"sinks":         with(func(a *Attn) { a.Causal, a.Sinks, a.KVFirst = true, []float64{0.5, -1, 2, 0}, []int32{0, 1} }),
 		"dropout":       with(func(a *Attn) { a.Causal, a.Drop = true, &Drop{P: 0.3, Seed: 1, Stream: 2} }),
 		"decode":        with(func(a *Attn) { a.Causal, a.TQ, a.QOffset = true, 2, 3 }),
