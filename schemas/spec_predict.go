@@ -32,17 +32,20 @@ type Generation struct {
 
 // prediction checks a prediction stage.
 func (p *problems) prediction(st *Stage, e *EvalStage, at string, before map[string]*Stage) {
-	g := e.Predict.Generation
 	p.check(len(e.Models) == 0, at+".models", "cannot be given beside predict")
-	p.check(g.Beams >= 0 && g.Beams <= 256, at+".predict.generation.beams", "is %d, must be 0 to 256", g.Beams)
-	p.check(g.LengthPenalty == nil || finite(*g.LengthPenalty), at+".predict.generation.length_penalty", "must be a number")
-	p.check(g.Beams < 2 || !g.Sample, at+".predict.generation.beams", "beam search does not draw: sample must be off")
 	p.model(st, &e.Predict.Model, at+".predict.model", before)
 	for _, a := range e.Predict.Adapters {
 		p.ref(a, at+".predict.adapters")
 	}
 	p.check(e.Predict.Batch >= 0 && e.Predict.Batch <= 1<<12, at+".predict.batch", "is %d, must be 0 to 4096", e.Predict.Batch)
-	gp := at + ".predict.generation"
+	p.generation(&e.Predict.Generation, at+".predict.generation")
+}
+
+// generation checks how answers are generated.
+func (p *problems) generation(g *Generation, gp string) {
+	p.check(g.Beams >= 0 && g.Beams <= 256, gp+".beams", "is %d, must be 0 to 256", g.Beams)
+	p.check(g.LengthPenalty == nil || finite(*g.LengthPenalty), gp+".length_penalty", "must be a number")
+	p.check(g.Beams < 2 || !g.Sample, gp+".beams", "beam search does not draw: sample must be off")
 	p.check(g.MaxNewTokens >= 1 && g.MaxNewTokens <= 1<<20, gp+".max_new_tokens", "is %d, must be 1 to 1048576", g.MaxNewTokens)
 	p.check(finite(g.Temperature) && g.Temperature >= 0, gp+".temperature", "is %g, must be >= 0", g.Temperature)
 	p.check(g.TopK >= 0, gp+".top_k", "is %d, must be >= 0", g.TopK)

@@ -223,10 +223,19 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 	p.check(w.Min >= 1 && w.Min <= w.Max && w.Max <= maxWorld, at+".world", "min %d and max %d: 1 <= min <= max <= %d must hold", w.Min, w.Max, maxWorld)
 	p.check(w.Max <= t.Leaves, at+".world.max", "is %d, but a step has only %d leaves to deal out", w.Max, t.Leaves)
 	p.check(slices.Contains([]string{"", "off", "on", "auto"}, t.Recompute), at+".recompute", "%q is unknown (off, on, auto)", t.Recompute)
-	if d := t.Pad; d != nil {
-		p.check(t.Objective == "sft" || t.Objective == "pt", at+".pad", "is for the objectives sft and pt, not %s", t.Objective)
-		p.check(d.Multiple >= 1 && d.Multiple <= 1<<12, at+".pad.multiple", "is %d, must be 1 to 4096", d.Multiple)
-		p.check(d.ID >= 0, at+".pad.id", "is %d, must be a token", d.ID)
+	if g := t.EvalGenerate; g != nil {
+		p.check(t.Objective == "sft" && t.Eval != "" && len(t.Evals) == 0 && !t.EvalAccuracy, at+".eval_generate", "needs objective sft and eval, without evals and eval_accuracy")
+		f := t.Features
+		p.check(f == nil || f.EarlyStopping == 0 && !f.LoadBest, at+".eval_generate", "measures no loss, which early_stopping and load_best need")
+		p.generation(g, at+".eval_generate")
+	}
+	p.check(t.Pad == nil || t.Objective == "sft" || t.Objective == "pt", at+".pad", "is for the objectives sft and pt, not %s", t.Objective)
+	p.check(t.EvalPad == nil || t.EvalGenerate != nil, at+".eval_pad", "needs eval_generate")
+	for key, d := range map[string]*Padding{".pad": t.Pad, ".eval_pad": t.EvalPad} {
+		if d != nil {
+			p.check(d.Multiple >= 1 && d.Multiple <= 1<<12, at+key+".multiple", "is %d, must be 1 to 4096", d.Multiple)
+			p.check(d.ID >= 0, at+key+".id", "is %d, must be a token", d.ID)
+		}
 	}
 	p.check(t.StepDelayMS >= 0 && t.StepDelayMS <= 60_000, at+".step_delay_ms", "is %d, must be 0 to 60000", t.StepDelayMS)
 	p.optim(&t.Optim, at+".optim")

@@ -30,7 +30,7 @@ type padding struct {
 // padPredictions writes texts that keep special tokens as LLaMA-Factory does: they end with the padding of the arrays that all predictions, and
 // all labels, are gathered in.
 func padPredictions(ctx context.Context, t *consume.Task, rows []prediction) error {
-	enc, ps, err := predictEncoder(ctx, t)
+	enc, ps, err := predictEncoder(ctx, t, t.Stage.Eval.Data)
 	if err != nil {
 		return err
 	}

@@ -57,8 +57,8 @@ type predictionSlice struct {
 }
 
 // predictEncoder is the encoder of the data that are answered, and their preparation.
-func predictEncoder(ctx context.Context, t *consume.Task) (*chat.Encoder, *schemas.PrepStage, error) {
-	_, name, ps, err := data.FindOutput(t.Spec, t.Stage.Eval.Data)
+func predictEncoder(ctx context.Context, t *consume.Task, ref string) (*chat.Encoder, *schemas.PrepStage, error) {
+	_, name, ps, err := data.FindOutput(t.Spec, ref)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -70,11 +70,35 @@ func predictEncoder(ctx context.Context, t *consume.Task) (*chat.Encoder, *schem
 	return enc, ps, err
 }
 
+// answerScorer scores answers that a model gives while it trains.
+type answerScorer struct{ enc *chat.Encoder }
+
+// TrainAnswers opens what scores the answers to an evaluation set while a model trains; it is train.Options.Answers.
+func TrainAnswers(ctx context.Context, t *consume.Task, ref string) (train.Answers, error) {
+	enc, _, err := predictEncoder(ctx, t, ref)
+	if err != nil {
+		return nil, err
+	}
+	return &answerScorer{enc}, nil
+}
+
+// Stops implements train.Answers.
+func (s *answerScorer) Stops() []int32 { return stopsOf(s.enc) }
+
+// Score implements train.Answers.
+func (s *answerScorer) Score(prefix string, answers, references [][]int32) (map[string]float64, error) {
+	texts := make([][2]string, len(answers))
+	for i := range answers {
+		texts[i] = [2]string{decoded(s.enc, answers[i], true), decoded(s.enc, references[i], true)}
+	}
+	return scoreTexts(prefix, texts)
+}
+
 // predict answers the prompts of one slice: a contiguous range of the data.
 func predict(ctx context.Context, t *consume.Task) (err error) {
 	t.Phase(consume.PhaseLoad, 0, 0)
 	p, e := t.Stage.Eval.Predict, t.Stage.Eval
-	enc, _, err := predictEncoder(ctx, t)
+	enc, _, err := predictEncoder(ctx, t, e.Data)
 	if err != nil {
 		return err
 	}
@@ -126,11 +150,11 @@ type answerer struct {
 	p      *schemas.Prediction
 }
 
-// stops are the ids that end an answer: the end of a sequence and all additional special tokens, as LLaMA-Factory has it.
-func (a *answerer) stops() []int32 {
-	tok := a.enc.Tokenizer
+// stopsOf are the ids that end an answer: the end of a sequence and all additional special tokens, as LLaMA-Factory has it.
+func stopsOf(enc *chat.Encoder) []int32 {
+	tok := enc.Tokenizer
 	var out []int32
-	if id := a.enc.EOSID(); id != chat.NoID {
+	if id := enc.EOSID(); id != chat.NoID {
 		out = append(out, id)
 	}
 	roles := map[string]bool{}
@@ -151,25 +175,21 @@ func (a *answerer) stops() []int32 {
 func (a *answerer) rows(ctx context.Context, from, to int) (*predictionSlice, error) {
 	out := &predictionSlice{Rows: []prediction{}}
 	g := a.p.Generation
-	opt := generate.Options{MaxNewTokens: g.MaxNewTokens, Stop: a.stops(), Seed: a.t.Spec.Seed}
-	if g.Sample {
-		opt.Sampling = generate.Sampling{Temperature: cmp.Or(g.Temperature, 1), TopK: g.TopK, TopP: g.TopP}
-	}
-	opt.RepetitionPenalty = g.RepetitionPenalty
+	stops := stopsOf(a.enc)
 	batch := cmp.Or(a.p.Batch, generateRows)
 	start := time.Now()
 	for at := from; at < to; at += batch {
 		var prompts, answers [][]int32
-		opt.Rows = opt.Rows[:0]
+		var ids []int64
 		for i := at; i < min(at+batch, to); i++ {
 			s, err := a.d.Sequence(ctx, i)
 			if err != nil {
 				return nil, err
 			}
 			n := len(s.IDs) - s.Trained()
-			prompts, answers, opt.Rows = append(prompts, s.IDs[:n]), append(answers, s.IDs[n:]), append(opt.Rows, int64(i))
+			prompts, answers, ids = append(prompts, s.IDs[:n]), append(answers, s.IDs[n:]), append(ids, int64(i))
 		}
-		made, err := a.generate(ctx, prompts, opt)
+		made, err := generate.Answer(ctx, a.tape, a.loaded.Model, prompts, ids, &g, stops, a.t.Spec.Seed)
 		if err != nil {
 			return nil, err
 		}
@@ -184,27 +204,6 @@ func (a *answerer) rows(ctx context.Context, from, to int) (*predictionSlice, er
 		a.t.Phase("generate", int64(min(at+batch, to)-from), int64(to-from))
 	}
 	out.Seconds = time.Since(start).Seconds()
-	return out, nil
-}
-
-// generate answers prompts: a beam search each, or all at once.
-func (a *answerer) generate(ctx context.Context, prompts [][]int32, opt generate.Options) ([][]int32, error) {
-	g := a.p.Generation
-	if g.Beams < 2 {
-		return generate.Generate(ctx, a.tape, a.loaded.Model, prompts, opt, nil)
-	}
-	o := generate.BeamOptions{MaxNewTokens: opt.MaxNewTokens, Stop: opt.Stop, Beams: g.Beams, LengthPenalty: 1, RepetitionPenalty: g.RepetitionPenalty}
-	if g.LengthPenalty != nil {
-		o.LengthPenalty = *g.LengthPenalty
-	}
-	out := make([][]int32, len(prompts))
-	for i, p := range prompts {
-		ids, _, err := generate.Beams(ctx, a.tape, a.loaded.Model, p, o)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = ids
-	}
 	return out, nil
 }
 
@@ -276,19 +275,28 @@ func reducePredictions(ctx context.Context, t *consume.Task) error {
 
 // scorePredictions averages LLaMA-Factory's four scores over the rows.
 func scorePredictions(rows []prediction) (map[string]float64, error) {
-	if len(rows) == 0 {
+	texts := make([][2]string, len(rows))
+	for i, r := range rows {
+		texts[i] = r.Scored
+	}
+	return scoreTexts("predict_", texts)
+}
+
+// scoreTexts averages LLaMA-Factory's four scores over pairs of an answer and what it should have been; their names begin with prefix.
+func scoreTexts(prefix string, texts [][2]string) (map[string]float64, error) {
+	if len(texts) == 0 {
 		return nil, schemas.Errorf(schemas.CodeData, "predict", "there are no rows")
 	}
 	cutter, err := jieba.Default()
 	if err != nil {
 		return nil, fmt.Errorf("cannot load jieba's tables: %w", err)
 	}
-	scores := make([]metrics.Similarity, len(rows))
-	for i, r := range rows {
-		scores[i], _, _ = metrics.ComputeSimilarity(cutter, r.Scored[0], r.Scored[1])
+	scores := make([]metrics.Similarity, len(texts))
+	for i, x := range texts {
+		scores[i], _, _ = metrics.ComputeSimilarity(cutter, x[0], x[1])
 	}
 	m := metrics.MeanSimilarity(scores)
-	return map[string]float64{"predict_rouge-1": m.Rouge1, "predict_rouge-2": m.Rouge2, "predict_rouge-l": m.RougeL, "predict_bleu-4": m.BLEU4}, nil
+	return map[string]float64{prefix + "rouge-1": m.Rouge1, prefix + "rouge-2": m.Rouge2, prefix + "rouge-l": m.RougeL, prefix + "bleu-4": m.BLEU4}, nil
 }
 
 // encodePredictions writes {prompt, predict, label} a line, spaced as Python's json does.

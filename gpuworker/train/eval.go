@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/generate"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -17,6 +19,8 @@ import (
 type evalSet struct {
 	prefix string
 	data   Dataset
+	// answers, when not nil, scores what the model answers; no loss is measured then.
+	answers Answers
 }
 
 // openEvals opens the stage's evaluation sets.
@@ -34,7 +38,17 @@ func (s *session) openEvals(ctx context.Context, o Options) error {
 		if e.Name != "" {
 			prefix += "_" + e.Name
 		}
-		s.evals = append(s.evals, evalSet{prefix: prefix, data: d})
+		set := evalSet{prefix: prefix, data: d}
+		s.evals = append(s.evals, set)
+		if s.stage.EvalGenerate == nil {
+			continue
+		}
+		if o.Answers == nil {
+			return schemas.Errorf(schemas.CodeUnsupported, s.t.Stage.Name, "this worker cannot evaluate by generating")
+		}
+		if s.evals[len(s.evals)-1].answers, err = o.Answers(ctx, s.t, e.Data); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -48,7 +62,11 @@ func (s *session) evaluate(ctx context.Context) (map[string]float64, error) {
 	values := map[string]float64{}
 	for _, e := range s.evals {
 		start := time.Now()
-		if err := s.evalOne(ctx, e, values); err != nil {
+		measure := s.evalOne
+		if e.answers != nil {
+			measure = s.evalAnswers
+		}
+		if err := measure(ctx, e, values); err != nil {
 			return nil, fmt.Errorf("cannot measure the evaluation loss: %w", err)
 		}
 		seconds := time.Since(start).Seconds()
@@ -185,6 +203,50 @@ func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]floa
 		}
 	}
 	s.reduceEval(e, total, values)
+	return nil
+}
+
+// evalAnswers lets the model answer the prompts of a set, and scores the answers. Every rank answers all of them: ranks that share the model's
+// weights must take the same steps.
+func (s *session) evalAnswers(ctx context.Context, e evalSet, values map[string]float64) error {
+	n, batch := e.data.Len(), s.evalBatch()
+	seed := s.t.Spec.Seed ^ autograd.Mix(s.done)
+	var answers, references [][]int32
+	tokens := 0
+	for at := 0; at < n; at += batch {
+		var prompts [][]int32
+		var rows []int64
+		for i := at; i < min(at+batch, n); i++ {
+			q, err := e.data.Sequence(ctx, i)
+			if err != nil {
+				return err
+			}
+			k := len(q.IDs) - q.Trained()
+			prompts, references, rows = append(prompts, q.IDs[:k]), append(references, q.IDs[k:]), append(rows, int64(i))
+		}
+		var made [][]int32
+		var err error
+		if p := s.stage.EvalPad; p != nil && (s.evalDue() || s.done == 0) {
+			// Upstream answers behind the padding while it trains, and behind the prompts at the end.
+			made, err = generate.AnswerPadded(ctx, s.tape, s.model, prompts, rows, s.stage.EvalGenerate, e.answers.Stops(), seed, *p)
+		} else {
+			made, err = generate.Answer(ctx, s.tape, s.model, prompts, rows, s.stage.EvalGenerate, e.answers.Stops(), seed)
+		}
+		if err != nil {
+			return err
+		}
+		for _, ids := range made {
+			tokens += len(ids)
+		}
+		answers = append(answers, made...)
+		s.t.Phase("eval_answers", int64(min(at+batch, n)), int64(n))
+	}
+	scores, err := e.answers.Score(e.prefix+"_", answers, references)
+	if err != nil {
+		return err
+	}
+	maps.Copy(values, scores)
+	values[e.prefix+"_tokens"] = float64(tokens)
 	return nil
 }
 

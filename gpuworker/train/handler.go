@@ -35,6 +35,16 @@ type Options struct {
 	OpenData func(ctx context.Context, t *consume.Task, ref string) (Dataset, error)
 	// Reward, when not nil, scores completions in place of the reward function that a ppo or grpo stage names.
 	Reward RewardFunc
+	// Answers opens what scores the answers to an evaluation set, where a stage evaluates by generating; nil: such stages are refused.
+	Answers func(ctx context.Context, t *consume.Task, ref string) (Answers, error)
+}
+
+// Answers scores what a model answers to the prompts of an evaluation set.
+type Answers interface {
+	// Stops are the ids that end an answer.
+	Stops() []int32
+	// Score compares answers with the references, row by row; the names of the values begin with prefix.
+	Score(prefix string, answers, references [][]int32) (map[string]float64, error)
 }
 
 // Handle runs one rank of a generation of a train stage on the task's device. It returns as consume.Handler says.

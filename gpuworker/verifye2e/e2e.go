@@ -68,6 +68,8 @@ type verification struct {
 	dir, scratch string
 	o            Options
 	rep          *verify.Report
+	// generates says that evaluations while it trains are by generating.
+	generates bool
 }
 
 func isFile(p string) bool {
@@ -143,6 +145,9 @@ func (v *verification) train(ctx context.Context) error {
 		return err
 	}
 	got := readEvents(run.Events())
+	for _, st := range run.Spec().Stages {
+		v.generates = v.generates || st.Train != nil && st.Train.EvalGenerate != nil
+	}
 	if err := v.emitLog(got); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func options() verifye2e.Options {
 			}
 			return r.Spec, in, nil
 		},
-		Handlers: map[schemas.StageKind]consume.Handler{schemas.KindPrep: prep.Handle, schemas.KindTrain: train.Handle, schemas.KindEval: evaluate.Handle, schemas.KindExport: export.Handle},
+		Handlers: map[schemas.StageKind]consume.Handler{schemas.KindPrep: prep.Handle, schemas.KindTrain: train.NewHandler(train.Options{Answers: evaluate.TrainAnswers}), schemas.KindEval: evaluate.Handle, schemas.KindExport: export.Handle},
 	}
 }
 

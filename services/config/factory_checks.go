@@ -55,8 +55,8 @@ func (v *factoryValues) rules() {
 	if v.generates() && v.truth("eval_on_each_dataset") {
 		v.bad("eval_on_each_dataset", "cannot be combined with predict_with_generate: upstream predicts one set")
 	}
-	if v.generates() && v.truth("do_train") && (v.evalStrategy() != "no" || v.truth("eval_on_start")) {
-		v.bad("predict_with_generate", "evaluates by generating, which is not built while it trains: do_eval: true without eval_strategy generates at the end")
+	if v.generates() && (v.truth("load_best_model_at_end") || v.given("early_stopping_steps")) {
+		v.bad("predict_with_generate", "measures no loss while it trains, which load_best_model_at_end and early_stopping_steps need")
 	}
 	if stage != "sft" {
 		for _, k := range []string{"predict_with_generate", "neat_packing", "train_on_prompt", "mask_history"} {

@@ -7,8 +7,8 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// predict adds the stage that answers the prompts of the held-out data: with what was trained, or with the model and its adapters.
-func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) error {
+// generation says how prompts are answered.
+func (b *factoryBuilder) generation() schemas.Generation {
 	v := b.v
 	g := schemas.Generation{MaxNewTokens: v.whole("max_new_tokens"), Sample: v.truth("do_sample"), Temperature: v.number("temperature"), TopK: v.whole("top_k"), TopP: v.number("top_p"),
 		RepetitionPenalty: v.number("repetition_penalty"), KeepSpecial: !v.truth("skip_special_tokens")}
@@ -24,7 +24,13 @@ func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) err
 			g.LengthPenalty = &penalty
 		}
 	}
-	p := &schemas.Prediction{Batch: v.whole("per_device_eval_batch_size"), Generation: g}
+	return g
+}
+
+// predict adds the stage that answers the prompts of the held-out data: with what was trained, or with the model and its adapters.
+func (b *factoryBuilder) predict(ctx context.Context, spec *schemas.RunSpec) error {
+	v := b.v
+	p := &schemas.Prediction{Batch: v.whole("per_device_eval_batch_size"), Generation: b.generation()}
 	needs := []string{"prep"}
 	if v.truth("do_train") {
 		p.Model.From, needs = "stage:train", append(needs, "train")

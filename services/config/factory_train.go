@@ -85,7 +85,9 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if err := b.padding(t); err != nil {
 		return nil, err
 	}
-	b.evaluation(t, prep)
+	if err := b.evaluation(t, prep); err != nil {
+		return nil, err
+	}
 	if !v.truth("do_train") {
 		b.evalOnly(t)
 		return t, nil
@@ -423,9 +425,21 @@ func (b *factoryBuilder) evalOnly(t *schemas.TrainStage) {
 }
 
 // evaluation names the held-out data, when the loss on them is measured.
-func (b *factoryBuilder) evaluation(t *schemas.TrainStage, prep *schemas.PrepStage) {
-	if !b.v.doEval() || b.v.generates() {
-		return
+func (b *factoryBuilder) evaluation(t *schemas.TrainStage, prep *schemas.PrepStage) error {
+	if !b.v.doEval() {
+		return nil
+	}
+	if b.v.generates() {
+		if b.v.truth("do_train") && (b.v.evalStrategy() != "no" || b.v.truth("eval_on_start")) {
+			g := b.generation()
+			id, err := b.padToken()
+			if err != nil {
+				return err
+			}
+			t.Eval, t.EvalGenerate, t.EvalPad = "prep/eval", &g, &schemas.Padding{ID: id, Multiple: collatorMultiple}
+			b.notes = append(b.notes, "evaluations while it trains answer behind the padding of a batch, as LLaMA-Factory's do")
+		}
+		return nil
 	}
 	for _, o := range prep.Outputs {
 		i := -1
@@ -439,4 +453,5 @@ func (b *factoryBuilder) evaluation(t *schemas.TrainStage, prep *schemas.PrepSta
 			t.Eval = "prep/" + o.Name
 		}
 	}
+	return nil
 }

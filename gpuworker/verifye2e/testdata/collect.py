@@ -13,5 +13,5 @@ for name in sys.argv[2:]:
     log = []
     for line in (d / "full_log.jsonl").read_text().splitlines():
         x = json.loads(line)
-        log.append({k: v for k, v in x.items() if k == "step" or k == "train_loss" or k == "loss_exact" or k.startswith("eval_") and k.endswith(("_loss", "_accuracy"))})
+        log.append({k: v for k, v in x.items() if k == "step" or k == "train_loss" or k == "loss_exact" or k.startswith("eval_") and k.endswith(("_loss", "_accuracy", "rouge-1", "rouge-2", "rouge-l", "bleu-4"))})
     print(json.dumps({"name": name, "yaml": (d / "train.yaml").read_text().replace("../adapter_llama3", "../sft_lora/out"), "log": log}))

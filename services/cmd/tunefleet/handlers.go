@@ -13,7 +13,7 @@ import (
 func handlers() map[schemas.StageKind]consume.Handler {
 	return map[schemas.StageKind]consume.Handler{
 		schemas.KindPrep:   prep.Handle,
-		schemas.KindTrain:  train.Handle,
+		schemas.KindTrain:  train.NewHandler(train.Options{Answers: evaluate.TrainAnswers}),
 		schemas.KindEval:   evaluate.Handle,
 		schemas.KindExport: export.Handle,
 	}
