@@ -224,7 +224,8 @@ type TrainStage struct {
 	// Reduction is "canonical" (same bits for any number of ranks) or "fast".
 	Reduction string `json:"reduction"`
 	// CommitEvery is the most steps that a worker lost without notice costs: a segment is shorter by the steps that are made while its
-	// checkpoint is stored and committed. Where the store is away or too slow for that, training goes on all the same. With CommitAuto it
+	// checkpoint is stored and committed, and where a commit takes longer than that, training waits for it (up to 5 s at a time: a store that is
+	// away stops no training, and a loss costs more then). With CommitAuto it
 	// holds until the first checkpoint's cost is known; then segments are as long as costs least for that cost and the losses that the run
 	// has seen (Young and Daly).
 	CommitEvery int64 `json:"commit_every"`

@@ -15,10 +15,8 @@ const (
 	slowdown = 0.3
 	// leadMargin is by how much longer than the commits before it one is taken to need.
 	leadMargin = 1.25
-	// holdShare bounds holding: it stops where training has waited for checkpoints for this share of its time, which is less than the 3.5 %
-	// that it may. holdMost bounds one hold: a cancelled run stops within that time.
-	holdShare = 0.025
-	holdMost  = 5 * time.Second
+	// holdMost bounds one hold: a cancelled run stops within that time.
+	holdMost = 5 * time.Second
 )
 
 // cadence says after which steps to commit. Every rank asks it at the same steps and gets the same answer: what depends on measurements
@@ -26,9 +24,10 @@ const (
 //
 // commit_every is a promise: a worker that is lost without notice costs at most so many steps. Steps go on while a checkpoint is stored and
 // committed, so the snapshot is taken earlier than that by as many steps as the commit needs, which is measured: that costs nothing but some
-// more checkpoints, where waiting for each commit would cost training the time of every upload. Where a commit takes longer than it did,
-// training is held at the last step that may be lost, for a bounded time: a store that is away, or too slow for the interval, stops no
-// training, and the promise is not kept then.
+// more checkpoints, where waiting for each commit would cost training the time of every upload. Where a commit takes longer than it did, or
+// longer than commit_every steps, training is held at the last step that may be lost: the promise goes before the time that training waits
+// for checkpoints (ADR 0006); commit_auto promises nothing and keeps that time short. One hold is bounded, and none follows one in vain before
+// a commit stands: a store that is away stops no training, and the promise is not kept then.
 type cadence struct {
 	// every is the most steps between commits while auto is false, and until the first checkpoint's cost is known.
 	every int64
@@ -42,19 +41,13 @@ type cadence struct {
 	step, stall, flight float64
 	// life is the mean time between losses of this gang, in seconds.
 	life float64
-	// trained and waited are the run's seconds of steps and of waiting for checkpoints up to the newest snapshot, held those of holding
-	// since. barren: training was held, and no commit has come to stand since.
-	trained, waited, held float64
-	barren                bool
+	// barren: training was held, and no commit has come to stand since.
+	barren bool
 }
 
 func newCadence(t *schemas.TrainStage, head *schemas.Head, world int) *cadence {
 	exact := t.Features != nil && t.Features.OnAnomaly == onRollback
-	c := &cadence{every: t.CommitEvery, auto: t.CommitAuto && !exact, exact: exact, life: meanLife(head, world)}
-	if head != nil {
-		c.spent(head.Time.Seconds)
-	}
-	return c
+	return &cadence{every: t.CommitEvery, auto: t.CommitAuto && !exact, exact: exact, life: meanLife(head, world)}
 }
 
 // meanLife estimates the mean time between losses of a gang of this size: that of a prior loss beside those that the run has seen.
@@ -81,13 +74,6 @@ func follow(old, now float64) float64 {
 	return old + slowdown*(now-old)
 }
 
-// spent adds what time went to up to a snapshot.
-func (c *cadence) spent(seconds map[string]float64) {
-	c.trained += seconds[schemas.TimeStep]
-	c.waited += seconds[schemas.TimeCheckpoint]
-	c.held = 0
-}
-
 // observe notes how long a commit took, from its snapshot until it stood; 0 is none. What is known rises at once and falls slowly.
 func (c *cadence) observe(flight float64) {
 	if flight > 0 {
@@ -95,16 +81,15 @@ func (c *cadence) observe(flight float64) {
 	}
 }
 
-// waitedFor notes that training was held.
-func (c *cadence) waitedFor(seconds float64) { c.held, c.barren = c.held+seconds, true }
+// waited notes that training was held.
+func (c *cadence) waited() { c.barren = true }
 
 // allowance is how long training may be held now.
 func (c *cadence) allowance() time.Duration {
 	if c.auto || c.barren {
 		return 0
 	}
-	seconds := holdShare*c.trained - c.waited - c.held
-	return time.Duration(max(0, min(holdMost.Seconds(), seconds)) * float64(time.Second))
+	return holdMost
 }
 
 // interval is the number of steps between commits that costs least: Young's first-order optimum sqrt(2 * cost * time between losses)

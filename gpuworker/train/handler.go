@@ -514,7 +514,6 @@ func (s *session) hold(ctx context.Context, r stepResult) error {
 	if r.hold <= 0 {
 		return nil
 	}
-	began := time.Now()
 	hctx, cancel := context.WithTimeout(ctx, r.hold)
 	defer cancel()
 	all := true
@@ -532,7 +531,7 @@ func (s *session) hold(ctx context.Context, r stepResult) error {
 			return err
 		}
 	}
-	s.cadence.waitedFor(time.Since(began).Seconds())
+	s.cadence.waited()
 	return nil
 }
 
@@ -544,7 +543,6 @@ func (s *session) measure(ctx context.Context, f *flight) {
 	}
 	s.snapped, s.snapBytes = f.step, f.snap.Bytes()
 	c.stall = follow(c.stall, f.spent[schemas.TimeCheckpoint])
-	c.spent(f.spent)
 	if s.t.Gang.Rank == 0 {
 		recordPhase(ctx, s.metrics, phaseStall, f.spent[schemas.TimeCheckpoint])
 	}
