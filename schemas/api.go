@@ -122,18 +122,19 @@ type CheckpointList struct {
 	DroppedBytes int64            `json:"dropped_bytes,omitempty"`
 }
 
-// WorkerView is one worker of the inventory.
+// WorkerView is one worker of the inventory, as its agent registers it.
 type WorkerView struct {
-	Name        string    `json:"name"`
-	Incarnation string    `json:"incarnation"`
-	Pool        string    `json:"pool"`
-	Host        string    `json:"host"`
-	PID         int       `json:"pid"`
-	Devices     int       `json:"devices"`
-	Device      string    `json:"device"`
-	Busy        string    `json:"busy,omitempty"`
-	Draining    bool      `json:"draining,omitempty"`
-	Started     time.Time `json:"started"`
+	Name        string `json:"name"`
+	Incarnation string `json:"incarnation"`
+	Pool        string `json:"pool"`
+	Host        string `json:"host"`
+	PID         int    `json:"pid"`
+	Devices     int    `json:"devices"`
+	Device      string `json:"device"`
+	// Busy names what the worker holds: "<tenant>/<run>/<stage>/<index>", empty when idle.
+	Busy     string    `json:"busy,omitempty"`
+	Draining bool      `json:"draining,omitempty"`
+	Started  time.Time `json:"started"`
 }
 
 // WorkerList lists workers.

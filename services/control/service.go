@@ -358,10 +358,7 @@ func (s *Service) Workers(ctx context.Context, pool string) (*schemas.WorkerList
 		if err != nil {
 			return nil, unreachable(err)
 		}
-		for _, w := range list {
-			out.Workers = append(out.Workers, schemas.WorkerView{Name: w.Name, Incarnation: w.Incarnation, Pool: w.Pool, Host: w.Host, PID: w.PID,
-				Devices: w.Devices, Device: w.Device, Busy: w.Busy, Draining: w.Draining, Started: w.Started})
-		}
+		out.Workers = append(out.Workers, list...)
 	}
 	return out, nil
 }

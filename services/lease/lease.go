@@ -83,20 +83,8 @@ type StreamEvent struct {
 	Event schemas.Event `json:"event"`
 }
 
-// Worker is the inventory record of one agent.
-type Worker struct {
-	Name        string `json:"name"`
-	Incarnation string `json:"incarnation"`
-	Pool        string `json:"pool"`
-	Host        string `json:"host"`
-	PID         int    `json:"pid"`
-	Devices     int    `json:"devices"`
-	Device      string `json:"device"`
-	// Busy names what the worker holds: "<tenant>/<run>/<stage>/<index>", empty when idle.
-	Busy     string    `json:"busy,omitempty"`
-	Draining bool      `json:"draining,omitempty"`
-	Started  time.Time `json:"started"`
-}
+// Worker is the inventory record of one agent; the API shows it as it is.
+type Worker = schemas.WorkerView
 
 // Inventory lists workers; records expire unless refreshed.
 type Inventory interface {
