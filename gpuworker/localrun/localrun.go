@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tunefleet/tunefleet/gpuworker/collective"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
@@ -53,7 +52,7 @@ type Run struct {
 	cfg     Config
 	objects store.Objects
 	heads   *checkpoint.Heads
-	issue   uint64
+	gang    *Gang
 
 	mu     sync.Mutex
 	events []schemas.Event
@@ -70,6 +69,7 @@ func New(ctx context.Context, c Config) (*Run, error) {
 	}
 	objects := memstore.New()
 	r := &Run{cfg: c, objects: objects, heads: checkpoint.NewHeads(objects, checkpoint.Config{})}
+	r.gang = &Gang{Heads: r.heads, Spec: c.Spec, Worker: "local"}
 	for _, in := range c.Inputs {
 		if err := r.upload(ctx, in); err != nil {
 			return nil, err
@@ -136,7 +136,8 @@ func (r *Run) Stage(ctx context.Context, name string) error {
 	}
 	switch st.Kind {
 	case schemas.KindTrain:
-		return r.train(ctx, h, st, st.Train.World.Min)
+		_, err := r.gang.Train(ctx, h, name, st.Train.World.Min, func() (*consume.Task, func() error, error) { return r.task(st, 0, 0) })
+		return err
 	case schemas.KindPrep:
 		return r.parts(ctx, h, st, st.Prep.Parts, false)
 	case schemas.KindEval:
@@ -184,64 +185,4 @@ func (r *Run) task(st *schemas.Stage, part, parts int) (t *consume.Task, done fu
 			r.events = append(r.events, e)
 		}}
 	return t, func() error { return os.RemoveAll(dir) }, nil
-}
-
-// train runs a gang of goroutines to the stage's end.
-func (r *Run) train(ctx context.Context, h consume.Handler, st *schemas.Stage, world int) error {
-	spec := r.cfg.Spec
-	var members []schemas.Member
-	head, err := r.heads.Swap(ctx, spec.Tenant, spec.ID, func(h *schemas.Head) error {
-		if h.Stage != st.Name {
-			h.Stage, h.Manifest, h.Previous, h.Step = st.Name, nil, nil, 0
-		}
-		h.Seats, h.Members, members = nil, nil, nil
-		for i := range world {
-			r.issue++
-			h.Seats = append(h.Seats, schemas.Seat{Seat: i, Issue: r.issue})
-			members = append(members, schemas.Member{Rank: i, Seat: i, Issue: r.issue, Worker: fmt.Sprint("local", i)})
-		}
-		return nil
-	})
-	if err == nil {
-		head, err = r.heads.FormGeneration(ctx, spec.Tenant, spec.ID, st.Name, checkpoint.Forming{Expect: head.Generation, Members: members})
-	}
-	if err != nil {
-		return fmt.Errorf("cannot form the gang of stage %s: %w", st.Name, err)
-	}
-	errs := make([]error, world)
-	var wg sync.WaitGroup
-	for rank, c := range collective.NewLocal(world) {
-		t, done, err := r.task(st, 0, 0)
-		if err != nil {
-			return err
-		}
-		t.Message.Seat = rank
-		t.Gang = &consume.Gang{Generation: head.Generation, Rank: rank, World: world, Members: members, Collective: c, Head: head,
-			Control: func() schemas.Control { return schemas.ControlNone },
-			Commit: func(ctx context.Context, m *schemas.Manifest) error {
-				m.Tenant, m.Run, m.Stage, m.Generation, m.World = head.Tenant, head.Run, head.Stage, head.Generation, world
-				_, err := r.heads.Commit(ctx, m)
-				return err
-			}}
-		wg.Go(func() {
-			err := h(ctx, t)
-			errs[rank] = errors.Join(err, c.Close(), done())
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	_, err = r.heads.Swap(ctx, spec.Tenant, spec.ID, func(h *schemas.Head) error {
-		ref := *h.Manifest
-		s := h.StageByName(st.Name)
-		s.Manifest, s.State = &ref, schemas.StageSucceeded
-		h.Members = nil
-		h.Ended = append(h.Ended, schemas.GenerationEnd{Generation: h.Generation, Cause: schemas.CauseDone, Step: h.Step})
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("cannot end stage %s: %w", st.Name, err)
-	}
-	return nil
 }

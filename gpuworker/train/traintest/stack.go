@@ -2,18 +2,15 @@
 package traintest
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
 
-	"github.com/tunefleet/tunefleet/gpuworker/collective"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
+	"github.com/tunefleet/tunefleet/gpuworker/localrun"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -30,7 +27,7 @@ type Stack struct {
 
 	mu     sync.Mutex
 	events []schemas.Event
-	issue  uint64
+	gang   *localrun.Gang
 }
 
 // New makes a run of tenant acme; add its stages with Start.
@@ -115,56 +112,14 @@ func (s *Stack) Part(h consume.Handler, stage string, part, parts int) *schemas.
 func (s *Stack) Train(h consume.Handler, stage string, world int) *schemas.Manifest {
 	s.T.Helper()
 	ctx := s.T.Context()
-	var members []schemas.Member
-	head, err := s.Heads.Swap(ctx, s.Spec.Tenant, s.Spec.ID, func(h *schemas.Head) error {
-		if h.Stage != stage {
-			h.Stage, h.Manifest, h.Previous, h.Step = stage, nil, nil, 0
-		}
-		h.Seats, h.Members, members = nil, nil, nil
-		for i := range world {
-			s.issue++
-			h.Seats = append(h.Seats, schemas.Seat{Seat: i, Issue: s.issue})
-			members = append(members, schemas.Member{Rank: i, Seat: i, Issue: s.issue, Worker: fmt.Sprint("w", i)})
-		}
-		return nil
+	if s.gang == nil {
+		s.gang = &localrun.Gang{Heads: s.Heads, Spec: s.Spec, Worker: "w"}
+	}
+	head, err := s.gang.Train(ctx, h, stage, world, func() (*consume.Task, func() error, error) {
+		return s.Task(stage, 0, 0), func() error { return nil }, nil
 	})
-	if err == nil {
-		head, err = s.Heads.FormGeneration(ctx, s.Spec.Tenant, s.Spec.ID, stage, checkpoint.Forming{Expect: head.Generation, Members: members})
-	}
 	if err != nil {
-		s.T.Fatal(err)
-	}
-	errs := make([]error, world)
-	var wg sync.WaitGroup
-	for r, c := range collective.NewLocal(world) {
-		t := s.Task(stage, 0, 0)
-		t.Message.Seat = r
-		t.Gang = &consume.Gang{Generation: head.Generation, Rank: r, World: world, Members: members, Collective: c, Head: head,
-			Control: func() schemas.Control { return schemas.ControlNone },
-			Commit: func(ctx context.Context, m *schemas.Manifest) error {
-				m.Tenant, m.Run, m.Stage, m.Generation, m.World = head.Tenant, head.Run, head.Stage, head.Generation, world
-				_, err := s.Heads.Commit(ctx, m)
-				return err
-			}}
-		wg.Go(func() {
-			errs[r] = h(ctx, t)
-			c.Close()
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
 		s.T.Fatalf("stage %s: %v", stage, err)
-	}
-	head, err = s.Heads.Swap(ctx, s.Spec.Tenant, s.Spec.ID, func(h *schemas.Head) error {
-		ref := *h.Manifest
-		st := h.StageByName(stage)
-		st.Manifest, st.State = &ref, schemas.StageSucceeded
-		h.Members = nil
-		h.Ended = append(h.Ended, schemas.GenerationEnd{Generation: h.Generation, Cause: schemas.CauseDone, Step: h.Step})
-		return nil
-	})
-	if err != nil {
-		s.T.Fatal(err)
 	}
 	m, err := checkpoint.ReadManifest(ctx, s.Objects, *head.Manifest)
 	if err != nil {
