@@ -30,6 +30,9 @@ static int has(int isa) {
     case TF_ISA_AVX512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512dq");
+#elif defined(__aarch64__)
+    case TF_ISA_NEON:
+      return 1;
 #endif
   }
   return 0;
@@ -50,6 +53,9 @@ const tf_kern *tf_isa_table(int isa, int dt) {
       return PICK(tf_kern_avx2);
     case TF_ISA_AVX512:
       return PICK(tf_kern_avx512);
+#elif defined(__aarch64__)
+    case TF_ISA_NEON:
+      return PICK(tf_kern_neon);
 #endif
     default:
       return PICK(tf_kern_scalar);
@@ -60,7 +66,7 @@ const tf_kern *tf_isa_table(int isa, int dt) {
 
 int tf_isa_pick(int wish) {
   if (wish != TF_ISA_AUTO) return has(wish) ? wish : 0;
-  for (int isa = TF_ISA_AVX512; isa > TF_ISA_SCALAR; isa--)
+  for (int isa = TF_ISA_NEON; isa > TF_ISA_SCALAR; isa--)
     if (has(isa)) return isa;
   return TF_ISA_SCALAR;
 }
@@ -73,6 +79,8 @@ const char *tf_isa_name(int isa) {
       return "avx2";
     case TF_ISA_AVX512:
       return "avx512";
+    case TF_ISA_NEON:
+      return "neon";
   }
   return "?";
 }

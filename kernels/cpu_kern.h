@@ -188,6 +188,8 @@ struct tf_kern {
 extern const tf_kern tf_kern_scalar, tf_kern_scalar_bf16, tf_kern_scalar_f16;
 #if defined(__x86_64__)
 extern const tf_kern tf_kern_avx2, tf_kern_avx512, tf_kern_avx2_bf16, tf_kern_avx512_bf16, tf_kern_avx2_f16, tf_kern_avx512_f16, tf_kern_avx512_dp;
+#elif defined(__aarch64__)
+extern const tf_kern tf_kern_neon, tf_kern_neon_bf16, tf_kern_neon_f16;
 #endif
 
 /* Runs a product with the device locked; packed_b has tf_gemm_pack_bytes. */

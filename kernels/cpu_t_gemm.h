@@ -56,7 +56,7 @@ V1 void micro(int64_t mr, int64_t kc, const float *a, const float *b, float *c, 
     tile_part((int)mr, kc, a, b, c, ldc, load);
 }
 
-#ifdef TF_TRANSPOSE8
+#if defined(TF_TRANSPOSE8) && defined(__x86_64__)
 /* dst[i * dld + j] = src[j * sld + i], 8 x 8; of fewer rows n the last is repeated. */
 V1 void transpose8(const float *src, int64_t sld, int64_t n, float *dst, int64_t dld) {
   __m256 r[8], t[8];
@@ -101,11 +101,11 @@ V1 void pack_panel(const float *restrict src, int64_t is, int64_t ks, int64_t n,
       const float *s = src + k0 * ks;
       float *d = dst + k0 * w;
       if (w >= 8) {
-        for (int64_t i = 0; i + 8 <= w; i += 8) _mm256_storeu_ps(d + i, _mm256_loadu_ps(s + i));
-        if (w % 8) _mm256_storeu_ps(d + w - 8, _mm256_loadu_ps(s + w - 8));
+        for (int64_t i = 0; i + 8 <= w; i += 8) __builtin_memcpy(d + i, s + i, 32);
+        if (w % 8) __builtin_memcpy(d + w - 8, s + w - 8, 32);
       } else {
-        _mm_storeu_ps(d, _mm_loadu_ps(s));
-        _mm_storeu_ps(d + w - 4, _mm_loadu_ps(s + w - 4));
+        __builtin_memcpy(d, s, 16);
+        __builtin_memcpy(d + w - 4, s + w - 4, 16);
       }
     }
   }

@@ -117,6 +117,7 @@ const (
 	ISAScalar ISA = 1
 	ISAAVX2   ISA = 2
 	ISAAVX512 ISA = 3
+	ISANEON   ISA = 4
 )
 
 // Options choose a device.

@@ -28,11 +28,14 @@ func (s setup) String() string {
 func setups(t testing.TB) []setup {
 	t.Helper()
 	list := []setup{{isa: ISAScalar, threads: 1}, {isa: ISAScalar, threads: 3}}
-	for _, isa := range []ISA{ISAAVX2, ISAAVX512} {
+	for _, isa := range []ISA{ISAAVX2, ISAAVX512, ISANEON} {
 		d, err := Open(Options{ISA: isa, Threads: 1})
 		if err != nil {
 			if isa == ISAAVX512 && runtime.GOARCH == "amd64" {
 				list = append(list, setup{isa, 2, emulated(t)})
+			}
+			if isa == ISANEON && runtime.GOARCH == "arm64" {
+				t.Fatal(err) // all such machines have it
 			}
 			continue
 		}
@@ -85,6 +88,10 @@ func emulated(t testing.TB) string {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if err := writeBits(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if emulation.path != "" {
 		if err := os.RemoveAll(filepath.Dir(emulation.path)); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, err)
@@ -187,6 +194,7 @@ func compare(t *testing.T, tol float64, run func(e *env) outputs, want map[strin
 		e.close()
 		if first == nil {
 			first = got
+			wantBits(t, got)
 			for name, w := range want {
 				near(t, name, got[name], w, tol)
 			}

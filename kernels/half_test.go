@@ -76,7 +76,9 @@ func comparePaths(t *testing.T, all bool, run func(e *env) outputs) {
 		}
 		want, ok := first[key]
 		if !ok {
-			first[key] = got
+			if first[key] = got; all {
+				wantBits(t, got)
+			}
 			continue
 		}
 		for name := range want {

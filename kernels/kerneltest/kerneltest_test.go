@@ -46,7 +46,7 @@ func wantOK(t *testing.T, rs []kerneltest.Result) {
 
 // TestCPU: every operation against the oracle, with every instruction set.
 func TestCPU(t *testing.T) {
-	for name, isa := range map[string]kernels.ISA{"scalar": kernels.ISAScalar, "avx2": kernels.ISAAVX2, "avx512": kernels.ISAAVX512} {
+	for name, isa := range map[string]kernels.ISA{"scalar": kernels.ISAScalar, "avx2": kernels.ISAAVX2, "avx512": kernels.ISAAVX512, "neon": kernels.ISANEON} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			rs := run(t, cpu(t, kernels.Options{ISA: isa, Threads: 2}), kerneltest.Test, kerneltest.Options{})
@@ -63,7 +63,7 @@ func TestCPU(t *testing.T) {
 // TestHalf: every operation with operands of 16 bits against the oracle, bf16 with every instruction set (f16 has equal bits with all, see
 // TestHalfBits of package kernels), and against central differences.
 func TestHalf(t *testing.T) {
-	for name, isa := range map[string]kernels.ISA{"scalar": kernels.ISAScalar, "avx2": kernels.ISAAVX2, "avx512": kernels.ISAAVX512} {
+	for name, isa := range map[string]kernels.ISA{"scalar": kernels.ISAScalar, "avx2": kernels.ISAAVX2, "avx512": kernels.ISAAVX512, "neon": kernels.ISANEON} {
 		t.Run("bf16 "+name, func(t *testing.T) {
 			t.Parallel()
 			wantOK(t, run(t, cpu(t, kernels.Options{ISA: isa, Threads: 2}), kerneltest.Test, kerneltest.Options{DType: kernels.BF16}))

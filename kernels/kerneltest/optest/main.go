@@ -30,7 +30,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	op := fs.String("op", "", "one operation only, by its name in tunefleet.h")
 	dtype := fs.String("dtype", "f32", "element type of operands: f32, bf16, f16")
 	threads := fs.Int("threads", 0, "CPU threads (0: all)")
-	isa := fs.String("isa", "auto", "instruction set of the CPU backend: auto, scalar, avx2, avx512")
+	isa := fs.String("isa", "auto", "instruction set of the CPU backend: auto, scalar, avx2, avx512, neon")
 	least := fs.Duration("time", 200*time.Millisecond, "how long perf measures a case")
 	asJSON := fs.Bool("json", false, "one JSON object a line")
 	if err := fs.Parse(args); err != nil {
@@ -40,7 +40,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	dt, ok := map[string]kernels.DType{"f32": kernels.F32, "bf16": kernels.BF16, "f16": kernels.F16}[*dtype]
-	set, known := map[string]kernels.ISA{"auto": kernels.ISAAuto, "scalar": kernels.ISAScalar, "avx2": kernels.ISAAVX2, "avx512": kernels.ISAAVX512}[*isa]
+	set, known := map[string]kernels.ISA{"auto": kernels.ISAAuto, "scalar": kernels.ISAScalar, "avx2": kernels.ISAAVX2, "avx512": kernels.ISAAVX512, "neon": kernels.ISANEON}[*isa]
 	if !ok || !known {
 		fmt.Fprintf(stderr, "optest: no element type %q or instruction set %q\n", *dtype, *isa)
 		return 2
