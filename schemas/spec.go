@@ -176,8 +176,10 @@ type TrainStage struct {
 	// EvalGenerate answers the prompts of Eval, an output of the form "predict", and scores the answers (ROUGE, BLEU) in place of a loss.
 	EvalGenerate *Generation `json:"eval_generate,omitempty"`
 	// EvalPad follows the prompts of EvalGenerate, whose answers then begin behind it, as in LLaMA-Factory's evaluations while it trains; nil:
-	// answers follow the prompts.
-	EvalPad *Padding `json:"eval_pad,omitempty"`
+	// answers follow the prompts. EvalLast, in place of EvalGenerate, is how the last evaluation answers, behind the prompts, unless one of
+	// those while it trains is due.
+	EvalPad  *Padding    `json:"eval_pad,omitempty"`
+	EvalLast *Generation `json:"eval_last,omitempty"`
 	// Order says how samples are dealt to leaves; nil: a shuffle by Philox, each epoch cut into global batches.
 	Order *SampleOrder `json:"order,omitempty"`
 	// Pad, when not nil, fills the sequences of a leaf on the right to one length; nil: no padding is computed.

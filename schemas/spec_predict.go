@@ -13,8 +13,12 @@ type Prediction struct {
 
 // Generation says how answers are generated.
 type Generation struct {
-	// MaxNewTokens bounds an answer.
+	// MaxNewTokens bounds an answer. MaxLength, when positive, bounds a batch's longest prompt, its padding and the answer together in its place
+	// (TrainStage.EvalPad).
 	MaxNewTokens int `json:"max_new_tokens"`
+	MaxLength    int `json:"max_length,omitempty"`
+	// Stop are the ids that end an answer; none: the tokenizer's end of a sequence and its additional special tokens.
+	Stop []int32 `json:"stop,omitempty"`
 	// Sample draws tokens; otherwise the likeliest one is taken. Temperature, TopK and TopP (0: off) shape the draw.
 	Sample      bool    `json:"sample,omitempty"`
 	Temperature float64 `json:"temperature,omitempty"`
@@ -46,6 +50,7 @@ func (p *problems) generation(g *Generation, gp string) {
 	p.check(g.Beams >= 0 && g.Beams <= 256, gp+".beams", "is %d, must be 0 to 256", g.Beams)
 	p.check(g.LengthPenalty == nil || finite(*g.LengthPenalty), gp+".length_penalty", "must be a number")
 	p.check(g.Beams < 2 || !g.Sample, gp+".beams", "beam search does not draw: sample must be off")
+	p.check(g.MaxLength >= 0 && g.MaxLength <= 1<<20, gp+".max_length", "is %d, must be 0 to 1048576", g.MaxLength)
 	p.check(g.MaxNewTokens >= 1 && g.MaxNewTokens <= 1<<20, gp+".max_new_tokens", "is %d, must be 1 to 1048576", g.MaxNewTokens)
 	p.check(finite(g.Temperature) && g.Temperature >= 0, gp+".temperature", "is %g, must be >= 0", g.Temperature)
 	p.check(g.TopK >= 0, gp+".top_k", "is %d, must be >= 0", g.TopK)

@@ -230,7 +230,10 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 		p.generation(g, at+".eval_generate")
 	}
 	p.check(t.Pad == nil || t.Objective == "sft" || t.Objective == "pt", at+".pad", "is for the objectives sft and pt, not %s", t.Objective)
-	p.check(t.EvalPad == nil || t.EvalGenerate != nil, at+".eval_pad", "needs eval_generate")
+	p.check(t.EvalPad == nil && t.EvalLast == nil || t.EvalGenerate != nil, at+".eval_pad", "needs eval_generate, as eval_last does")
+	if t.EvalLast != nil {
+		p.generation(t.EvalLast, at+".eval_last")
+	}
 	for key, d := range map[string]*Padding{".pad": t.Pad, ".eval_pad": t.EvalPad} {
 		if d != nil {
 			p.check(d.Multiple >= 1 && d.Multiple <= 1<<12, at+key+".multiple", "is %d, must be 1 to 4096", d.Multiple)

@@ -43,7 +43,7 @@ func options(rows []int64, g *schemas.Generation, stop []int32, seed uint64) Opt
 
 // AnswerPadded is Answer as transformers computes it for prompts that padding follows: an answer's first token is the one that follows the
 // padding, which no token sees, itself included, and which stands at position 1; the others come after the prompt and what has been answered.
-// The length of a batch is that of its longest prompt, rounded up. Beams are searched behind the prompts.
+// The length of a batch is that of its longest prompt, rounded up; MaxLength bounds it and the answer. Beams are searched behind the prompts.
 func AnswerPadded(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts [][]int32, rows []int64, g *schemas.Generation, stop []int32, seed uint64, pad schemas.Padding) ([][]int32, error) {
 	longest := 0
 	for _, p := range prompts {
@@ -51,6 +51,10 @@ func AnswerPadded(ctx context.Context, t *autograd.Tape, m zoo.Model, prompts []
 	}
 	multiple := max(1, pad.Multiple)
 	longest = (longest + multiple - 1) / multiple * multiple
+	limited := *g
+	if g = &limited; g.MaxLength > 0 {
+		g.MaxNewTokens = max(1, g.MaxLength-longest)
+	}
 	if g.Beams > 1 {
 		return Answer(ctx, t, m, prompts, rows, g, stop, seed)
 	}

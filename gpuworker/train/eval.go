@@ -211,6 +211,14 @@ func (s *session) evalOne(ctx context.Context, e evalSet, values map[string]floa
 func (s *session) evalAnswers(ctx context.Context, e evalSet, values map[string]float64) error {
 	n, batch := e.data.Len(), s.evalBatch()
 	seed := s.t.Spec.Seed ^ autograd.Mix(s.done)
+	due, g := s.evalDue() || s.done == 0, s.stage.EvalGenerate
+	if !due && s.stage.EvalLast != nil {
+		g = s.stage.EvalLast
+	}
+	stop := g.Stop
+	if len(stop) == 0 {
+		stop = e.answers.Stops()
+	}
 	var answers, references [][]int32
 	tokens := 0
 	for at := 0; at < n; at += batch {
@@ -226,11 +234,10 @@ func (s *session) evalAnswers(ctx context.Context, e evalSet, values map[string]
 		}
 		var made [][]int32
 		var err error
-		if p := s.stage.EvalPad; p != nil && (s.evalDue() || s.done == 0) {
-			// Upstream answers behind the padding while it trains, and behind the prompts at the end.
-			made, err = generate.AnswerPadded(ctx, s.tape, s.model, prompts, rows, s.stage.EvalGenerate, e.answers.Stops(), seed, *p)
+		if due && s.stage.EvalPad != nil {
+			made, err = generate.AnswerPadded(ctx, s.tape, s.model, prompts, rows, g, stop, seed, *s.stage.EvalPad)
 		} else {
-			made, err = generate.Answer(ctx, s.tape, s.model, prompts, rows, s.stage.EvalGenerate, e.answers.Stops(), seed)
+			made, err = generate.Answer(ctx, s.tape, s.model, prompts, rows, g, stop, seed)
 		}
 		if err != nil {
 			return err

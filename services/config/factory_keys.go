@@ -52,7 +52,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Data", "cutoff_len", kWhole, "2048", works, "-1 applied at init iff packing/neat_packing explicitly true"},
 		{"Data", "train_on_prompt", kTruth, "false", works, "SFT only; rejected for efficient_eos templates"},
 		{"Data", "mask_history", kTruth, "false", works, "SFT only; train last turn; excl. with train_on_prompt"},
-		{"Data", "streaming", kTruth, "false", works, "order of the shuffle buffer over concatenated or interleaved sets, max_steps, val_size rows from the beginning of the stream; every pass has an order of its own (that of the first where sets are above 64 MB or rows are chosen); data are prepared before training all the same"},
+		{"Data", "streaming", kTruth, "false", works, "order of the shuffle buffer over concatenated or interleaved sets, max_steps, val_size rows from the beginning of the stream; files of a hub's data set are shards; every pass has an order of its own (that of the first where rows are chosen by sample, augment or clean.contamination); what training takes of the stream is prepared before it, by one worker"},
 		{"Data", "buffer_size", kWhole, "16384", works, "rows in the shuffle buffer of streaming"},
 		{"Data", "mix_strategy", kText, "concat", works, "concat|interleave_under|interleave_over|interleave_once"},
 		{"Data", "interleave_probs", kNumbers, "", works, "comma floats"},

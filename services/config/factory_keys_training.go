@@ -74,7 +74,7 @@ func trainingKeys() []factoryKey {
 		{"Training", "dataloader_persistent_workers", kTruth, "false", noEffect, "prepared data are read in place"},
 		{"Training", "dataloader_prefetch_factor", kWhole, "", noEffect, "prepared data are read in place"},
 		{"Training", "dataloader_drop_last", kTruth, "false", works, "leaves the short last batch of an epoch out"},
-		{"Training", "predict_with_generate", kTruth, "false", works, ""},
+		{"Training", "predict_with_generate", kTruth, "false", works, "while it trains evaluations answer as upstream's do, which forget the settings there: by generation_config.json, up to cutoff_len, behind the padding of a batch"},
 		{"Training", "include_num_input_tokens_seen", kAnything, "false", works, "tokens are always counted, padding included as upstream does"},
 		{"Training", "include_tokens_per_second", kTruth, "false", noEffect, "throughput is always logged"},
 		{"Training", "remove_unused_columns", kTruth, "true", noEffect, "only token columns are stored"},

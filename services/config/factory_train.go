@@ -431,13 +431,7 @@ func (b *factoryBuilder) evaluation(t *schemas.TrainStage, prep *schemas.PrepSta
 	}
 	if b.v.generates() {
 		if b.v.truth("do_train") && (b.v.evalStrategy() != "no" || b.v.truth("eval_on_start")) {
-			g := b.generation()
-			id, err := b.padToken()
-			if err != nil {
-				return err
-			}
-			t.Eval, t.EvalGenerate, t.EvalPad = "prep/eval", &g, &schemas.Padding{ID: id, Multiple: collatorMultiple}
-			b.notes = append(b.notes, "evaluations while it trains answer behind the padding of a batch, as LLaMA-Factory's do")
+			return b.generatingEval(t)
 		}
 		return nil
 	}

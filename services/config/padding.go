@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"os"
 	"slices"
 	"time"
@@ -33,32 +34,7 @@ func (b *factoryBuilder) padding(t *schemas.TrainStage) error {
 
 // padToken is the id that fills batches, under the template.
 func (b *factoryBuilder) padToken() (int32, error) {
-	var f hftok.Files
-	for name, dst := range map[string]*[]byte{"tokenizer.json": &f.Tokenizer, "tokenizer.model": &f.SentencePiece, "tokenizer_config.json": &f.Config,
-		"special_tokens_map.json": &f.SpecialMap, "chat_template.jinja": &f.ChatTemplate} {
-		i := slices.IndexFunc(b.tokenizer.Files, func(x schemas.File) bool { return x.Path == name })
-		if i < 0 {
-			continue
-		}
-		k := slices.IndexFunc(b.c.inputs, func(in Input) bool { return in.File.SHA256 == b.tokenizer.Files[i].SHA256 })
-		if k < 0 {
-			return 0, schemas.Errorf(schemas.CodeInternal, name, "is not among the files of this run")
-		}
-		raw, err := os.ReadFile(b.c.inputs[k].Local)
-		if err != nil {
-			return 0, schemas.Errorf(schemas.CodeModel, b.c.inputs[k].Local, "cannot be read: %v", err)
-		}
-		*dst = raw
-	}
-	tok, err := hftok.New("tokenizer", f)
-	if err != nil {
-		return 0, err
-	}
-	c, err := chat.ForTokenizer(b.template, tok, time.Now())
-	if err != nil {
-		return 0, err
-	}
-	enc, err := chat.NewEncoder(c, tok)
+	_, enc, err := b.chatEncoder()
 	if err != nil {
 		return 0, err
 	}
@@ -66,4 +42,102 @@ func (b *factoryBuilder) padToken() (int32, error) {
 		return 0, schemas.Errorf(schemas.CodeModel, "tokenizer", "has no token to fill batches with")
 	}
 	return enc.PadID(), nil
+}
+
+// tokenizerBytes reads one of the tokenizer's files; nil when it is not among them.
+func (b *factoryBuilder) tokenizerBytes(name string) ([]byte, error) {
+	i := slices.IndexFunc(b.tokenizer.Files, func(x schemas.File) bool { return x.Path == name })
+	if i < 0 {
+		return nil, nil
+	}
+	k := slices.IndexFunc(b.c.inputs, func(in Input) bool { return in.File.SHA256 == b.tokenizer.Files[i].SHA256 })
+	if k < 0 {
+		return nil, schemas.Errorf(schemas.CodeInternal, name, "is not among the files of this run")
+	}
+	raw, err := os.ReadFile(b.c.inputs[k].Local)
+	if err != nil {
+		return nil, schemas.Errorf(schemas.CodeModel, b.c.inputs[k].Local, "cannot be read: %v", err)
+	}
+	return raw, nil
+}
+
+// chatEncoder is the tokenizer under the template.
+func (b *factoryBuilder) chatEncoder() (*hftok.Tokenizer, *chat.Encoder, error) {
+	var f hftok.Files
+	for name, dst := range map[string]*[]byte{"tokenizer.json": &f.Tokenizer, "tokenizer.model": &f.SentencePiece, "tokenizer_config.json": &f.Config,
+		"special_tokens_map.json": &f.SpecialMap, "chat_template.jinja": &f.ChatTemplate} {
+		raw, err := b.tokenizerBytes(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		*dst = raw
+	}
+	tok, err := hftok.New("tokenizer", f)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := chat.ForTokenizer(b.template, tok, time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	enc, err := chat.NewEncoder(c, tok)
+	return tok, enc, err
+}
+
+// generatingEval makes the evaluations of a training answer prompts. Those while it trains are as upstream's, which forgets its settings there:
+// the model's generation_config.json, cutoff_len for prompt, padding and answer together, and answers behind the padding of a batch. The last one
+// is as configured.
+func (b *factoryBuilder) generatingEval(t *schemas.TrainStage) error {
+	last := b.generation()
+	tok, enc, err := b.chatEncoder()
+	if err != nil {
+		return err
+	}
+	if enc.PadID() == chat.NoID {
+		return schemas.Errorf(schemas.CodeModel, "tokenizer", "has no token to fill batches with")
+	}
+	g := schemas.Generation{MaxNewTokens: last.MaxNewTokens, MaxLength: b.v.whole("cutoff_len"), Beams: 0}
+	if id := enc.EOSID(); id != chat.NoID {
+		g.Stop = append(g.Stop, id)
+	}
+	var c struct {
+		Sample            bool     `json:"do_sample"`
+		Temperature       *float64 `json:"temperature"`
+		TopK              *int     `json:"top_k"`
+		TopP              *float64 `json:"top_p"`
+		RepetitionPenalty float64  `json:"repetition_penalty"`
+		EOS               any      `json:"eos_token_id"`
+	}
+	if raw, err := b.tokenizerBytes("generation_config.json"); err != nil {
+		return err
+	} else if raw != nil {
+		if err := json.Unmarshal(raw, &c); err != nil {
+			return schemas.Errorf(schemas.CodeModel, "generation_config.json", "cannot be parsed: %v", err)
+		}
+	}
+	ends, _ := c.EOS.([]any)
+	if one, ok := c.EOS.(float64); ok {
+		ends = []any{one}
+	}
+	for _, x := range ends {
+		if id, ok := x.(float64); ok && id >= 0 && int(id) < tok.Len() && !slices.Contains(g.Stop, int32(id)) {
+			g.Stop = append(g.Stop, int32(id))
+		}
+	}
+	g.RepetitionPenalty = c.RepetitionPenalty
+	if c.Sample {
+		g.Sample, g.Temperature, g.TopK, g.TopP = true, 1, 50, 1 // transformers' defaults
+		if c.Temperature != nil {
+			g.Temperature = *c.Temperature
+		}
+		if c.TopK != nil {
+			g.TopK = *c.TopK
+		}
+		if c.TopP != nil {
+			g.TopP = *c.TopP
+		}
+	}
+	t.Eval, t.EvalGenerate, t.EvalLast, t.EvalPad = "prep/eval", &g, &last, &schemas.Padding{ID: enc.PadID(), Multiple: collatorMultiple}
+	b.notes = append(b.notes, "evaluations while it trains answer behind the padding of a batch, by the model's generation_config.json and up to cutoff_len, as LLaMA-Factory's do; the last one as configured")
+	return nil
 }
