@@ -179,7 +179,12 @@ const scaleLimit = 15 * time.Second
 // autoscale lets two autoscalers follow the demand while it falls and rises; meanwhile one of them is killed, control restarts and the cloud
 // misbehaves. In the end the group has to have followed.
 func autoscale(ctx context.Context, a *act) error {
-	fault := a.pick([]string{cloudThrottled, cloudSlow, cloudFull, cloudStillborn})
+	if len(a.f.clouds) == 0 { // each once, before one comes again
+		a.f.clouds = []string{cloudThrottled, cloudSlow, cloudFull, cloudStillborn}
+		a.rng.Shuffle(len(a.f.clouds), func(i, j int) { a.f.clouds[i], a.f.clouds[j] = a.f.clouds[j], a.f.clouds[i] })
+	}
+	fault := a.f.clouds[0]
+	a.f.clouds = a.f.clouds[1:]
 	c, err := newCloud(a.f)
 	if err != nil {
 		return err

@@ -112,6 +112,26 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestAutoscalersEachFault runs row 23 until two autoscalers, one of which is killed, have met each of the cloud's faults: throttled, silent,
+// full, and instances that never join.
+func TestAutoscalersEachFault(t *testing.T) {
+	if os.Getenv("TUNEFLEET_TEST_FULL") != "1" {
+		t.Skip("takes a minute; set TUNEFLEET_TEST_FULL=1 (go tool task test:full)")
+	}
+	res, err := chaos.Run(t.Context(), options(t, 60*time.Second, 23))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := res.Episodes[0]; !res.OK || e.Report.Checked["R9"] == 0 {
+		t.Fatalf("R9 was not judged, or something did not hold:\n%s", res.Text())
+	}
+	for _, fault := range []string{"answers 429", "does not answer", "has no capacity", "never join"} {
+		if !slices.ContainsFunc(res.Episodes[0].Outcomes, func(o chaos.Outcome) bool { return o.Result == "done" && strings.Contains(o.What, fault) }) {
+			t.Errorf("no autoscaler has met a cloud that %s:\n%s", fault, res.Text())
+		}
+	}
+}
+
 // TestClocksJump is row 7 alone: no gang loses its generation over wall clocks that are an hour off, and the store takes what is signed by them.
 func TestClocksJump(t *testing.T) {
 	if why := clockfault.Unsupported(); why != "" {

@@ -81,7 +81,7 @@ func Rows() []Row {
 		{24, "telemetry collector: black-holed", "", blackholeCollector},
 		{25, "network: latency, one-way and full partitions, resets, slicing, per pair", "", troubleNetwork},
 		{26, "trainer: a gradient's bit flips, a batch gives no number, a shard of the data is damaged", "", hurtTrainer},
-		{27, "upgrade: a worker of an older build among new ones", "", olderWorker},
+		{27, "upgrade: a worker of an older build among new ones, or controls of one over new workers", "", olderBuild},
 		{28, "everything: random kills of any process", "", killAnything},
 	}
 }
@@ -409,29 +409,43 @@ func blackholeCollector(ctx context.Context, a *act) error {
 // needOlder says what row 27 needs.
 const needOlder = "give a binary of an earlier build with --older"
 
-// olderWorker lets a worker of an earlier build work among new ones for a while, under new control.
-func olderWorker(ctx context.Context, a *act) error {
+// olderBuild lets a worker of an earlier build work among new ones for a while, under new control, or the other way round: all controls are of
+// the earlier build. What the one commits or decides the other goes on from.
+func olderBuild(ctx context.Context, a *act) error {
 	worker := a.pick(a.f.workers())
 	d := a.between(8*time.Second, 12*time.Second)
-	a.begin(27, worker, "of an older build for %s", d.Round(100*time.Millisecond))
-	set := func(old bool) error {
-		a.f.mu.Lock()
-		a.f.old[worker] = old
-		a.f.mu.Unlock()
-		return errors.Join(a.f.kill(worker), a.f.start(worker))
+	names, what := []string{worker}, worker
+	if a.rng.IntN(2) == 0 {
+		names, what = a.f.controls(), "controls"
 	}
+	a.begin(27, what, "of an older build for %s", d.Round(100*time.Millisecond))
+	set := func(old bool) error {
+		var errs []error
+		for _, n := range names {
+			a.f.mu.Lock()
+			a.f.old[n] = old
+			a.f.mu.Unlock()
+			errs = append(errs, a.f.kill(n), a.f.start(n))
+		}
+		return errors.Join(errs...)
+	}
+	before := a.f.swaps.Load()
 	if err := set(true); err != nil {
 		return err
 	}
 	pause(ctx, d)
-	alive := a.f.cell.Alive(worker)
+	alive := !slices.ContainsFunc(names, func(n string) bool { return !a.f.cell.Alive(n) })
 	a.f.mu.Lock()
 	took := a.f.latest[worker]
 	a.f.mu.Unlock()
 	if !alive && ctx.Err() == nil {
-		return errors.Join(fmt.Errorf("%s of an older build has ended by itself", worker), set(false))
+		return errors.Join(fmt.Errorf("%s of an older build has ended by itself", what), set(false))
 	}
-	a.what += "; its last message: " + took.Subject
+	if swaps := a.f.swaps.Load() - before; what == worker {
+		a.what += "; its last message: " + took.Subject
+	} else if a.what += fmt.Sprintf("; %d swaps of HEAD meanwhile", swaps); swaps == 0 && ctx.Err() == nil {
+		return errors.Join(errors.New("nothing was committed under controls of an older build"), set(false))
+	}
 	return set(false)
 }
 
