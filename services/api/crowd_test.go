@@ -64,7 +64,7 @@ func beCrowd() error {
 	for range 64 {
 		wg.Go(func() {
 			for range todo {
-				c, err := net.Dial("tcp", addr) //nolint:noctx // a test's client
+				c, err := net.Dial("tcp", addr)
 				line := make([]byte, len("HTTP/1.1 200"))
 				if err == nil {
 					if _, err = io.WriteString(c, request); err == nil {
@@ -160,7 +160,7 @@ func TestACrowdThatReadsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := srv.Client().Do(req)
+	resp, err := srv.Client().Do(req) //nolint:bodyclose // it is closed below
 	if err != nil {
 		t.Fatal(err)
 	}

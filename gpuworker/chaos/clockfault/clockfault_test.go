@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
-		cmd := exec.Command(exe) //nolint:noctx // ends with its input
+		cmd := exec.Command(exe)
 		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = append(os.Environ(), envPlay+"=child"), os.Stdin, os.Stdout, os.Stderr
 		say(time.Now())
 		if err := cmd.Run(); err != nil {
@@ -128,7 +128,7 @@ func TestTheWallClockJumps(t *testing.T) {
 			t.Fatalf("the victim says nothing: %v (supervisor: %+v, %v)", err, st, serr)
 		}
 		if d := r.Wall.Sub(time.Now().Add(offset)).Abs(); d > 10*time.Second {
-			t.Errorf("the wall clock of process %d is %s off, it should be %s off", r.PID, r.Wall.Sub(time.Now()).Round(time.Second), offset)
+			t.Errorf("the wall clock of process %d is %s off, it should be %s off", r.PID, time.Until(r.Wall).Round(time.Second), offset)
 		}
 		return r
 	}

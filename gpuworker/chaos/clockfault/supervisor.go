@@ -67,7 +67,6 @@ func (c *clockOf) status() Status {
 type supervisor struct {
 	mu     sync.Mutex
 	clocks map[string]*clockOf
-	wg     sync.WaitGroup
 }
 
 func (s *supervisor) clock(name string) *clockOf {

@@ -124,8 +124,11 @@ func stackStart(pid int) (int64, error) {
 		return 0, fmt.Errorf("cannot find the stack of process %d in %q", pid, raw)
 	}
 	sp, err := strconv.ParseUint(fields[25], 10, 63)
-	if err != nil || sp == 0 {
-		return 0, fmt.Errorf("cannot find the stack of process %d: the kernel does not tell (%v)", pid, err)
+	if err != nil {
+		return 0, fmt.Errorf("cannot find the stack of process %d: %w", pid, err)
+	}
+	if sp == 0 {
+		return 0, fmt.Errorf("cannot find the stack of process %d: the kernel does not tell", pid)
 	}
 	return int64(sp), nil //nolint:gosec // 63 bits
 }

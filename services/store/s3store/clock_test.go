@@ -94,10 +94,10 @@ func (e *elsewhere) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.seen = append(e.seen, r.Method)
 	w.Header().Set("ETag", `"e"`)
 	w.Header().Set("Last-Modified", now.UTC().Format(http.TimeFormat))
-	switch key := r.URL.Path; {
-	case r.Method == http.MethodPut:
+	switch key := r.URL.Path; r.Method {
+	case http.MethodPut:
 		e.objects[key] = body
-	case r.Method == http.MethodHead:
+	case http.MethodHead:
 		w.Header().Set("Content-Length", fmt.Sprint(len(e.objects[key])))
 	default:
 		_, _ = w.Write(e.objects[key])
