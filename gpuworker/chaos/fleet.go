@@ -87,6 +87,8 @@ type fleet struct {
 	extra      map[string][]string // environment of single processes
 	// hurts are the faults of the trainer that are still to come.
 	hurts []int
+	// openFor is how long row 22 opens streams for.
+	openFor time.Duration
 	// clouds are the cloud's faults that are still to come.
 	clouds []string
 	// swaps counts the successful writes of any HEAD.

@@ -260,7 +260,7 @@ func (o Options) episode(ctx context.Context, n int, p planned) (_ *Episode, err
 	}
 	defer f.close()
 	e.Broker = f.brokerVersion(ctx)
-	f.older = o.Older
+	f.older, f.openFor = o.Older, max(openLeast, min(openMost, p.d/8))
 	w := newWorkload(f, o.Seed+uint64(n)<<32, o.Workers) //nolint:gosec // n is small
 	wctx, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})

@@ -25,11 +25,14 @@ const (
 	maxStreams = 10_000
 	// spareFiles are what this process and the API need beside the streams.
 	spareFiles = 2_000
-	// openWithin is how long streams are opened for; on a small machine they are then fewer.
-	openWithin  = 25 * time.Second
+	// openLeast and openMost bound how long streams are opened for, an eighth of the episode; on a small machine they are then fewer.
+	openLeast   = 10 * time.Second
+	openMost    = 25 * time.Second
 	goodReaders = 12
 	slowReaders = 6
-	streamSteps = 1000
+	// streamDelay is the time of a step of the run that is watched, watchAfter how long it lasts after the streams are open, at least.
+	streamDelay = 40 * time.Millisecond
+	watchAfter  = 6 * time.Second
 	// streamBytes is what the API may hold for a stream, apiBytes for itself, and growBytes what may come on top while nobody reads.
 	streamBytes = 96 << 10
 	apiBytes    = 160 << 20
@@ -38,7 +41,7 @@ const (
 
 // streamRun hands in a toy run long enough to be watched.
 func (a *act) streamRun(ctx context.Context) (*schemas.RunSpec, error) {
-	o := chaostest.Options{Steps: streamSteps, CommitEvery: 40, StepDelayMS: 40, World: 1, Seed: a.rng.Uint64(), PrepParts: 1}
+	o := chaostest.Options{Steps: int64((a.f.openFor + watchAfter) / streamDelay), CommitEvery: 40, StepDelayMS: int(streamDelay.Milliseconds()), World: 1, Seed: a.rng.Uint64(), PrepParts: 1}
 	s := chaostest.Spec(o)
 	s.Tenant, s.Key = "alpha", fmt.Sprintf("streams-%d", o.Seed)
 	s.ID = schemas.RunID(s.Tenant, s.Key)
@@ -157,7 +160,7 @@ func (f *fleet) streamPath(s *schemas.RunSpec) string {
 // crowd opens streams until there are enough or the time is over.
 func (a *act) crowd(ctx context.Context, s *schemas.RunSpec, want int) *crowd {
 	c := &crowd{}
-	dctx, cancel := context.WithTimeout(ctx, openWithin)
+	dctx, cancel := context.WithTimeout(ctx, a.f.openFor)
 	defer cancel()
 	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer %s\r\n\r\n", a.f.streamPath(s), a.f.rec.APIToken)
 	var wg sync.WaitGroup
