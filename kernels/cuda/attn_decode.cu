@@ -15,7 +15,7 @@ int64_t parts_of(int64_t keys) { return ceil_div(keys, span(keys)); }
 
 /* A block has one part of the keys of one head: the greatest score, the sum of exponents, and the sum of values, [d_v + 2] of out. */
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 4) attn_part_kernel(Attn a, int64_t each, int64_t parts, float *out) {
+__global__ void __launch_bounds__(kThreads, 3) attn_part_kernel(Attn a, int64_t each, int64_t parts, float *out) {
   TF_SHARED_DYNAMIC(float, query);
   TF_SHARED(float, ps, kKeys);
   TF_SHARED(float, red, 32);
