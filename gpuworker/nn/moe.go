@@ -55,6 +55,14 @@ func RouteLinear(t *Tape, l *Linear, x Value, c ops.RouteConfig, aux *ops.Router
 	return out
 }
 
+// MixLinear chooses two experts for x [n, hidden] by a router that is a Linear, as ops.Mix does.
+func MixLinear(t *Tape, l *Linear, x Value, c ops.MixerConfig, aux *ops.RouterLoss) *ops.Routing {
+	logits := RouterLogits(t, l, x)
+	out := ops.Mix(t, logits, c, aux)
+	t.Release(logits)
+	return out
+}
+
 // GatedExperts computes residual + the weighted sum of each token's gated experts down(act(gate(x)) * up(x)), one Linear of each kind an
 // expert. x [n, hidden] stays the caller's; the routing is released.
 func GatedExperts(t *Tape, x, residual Value, r *ops.Routing, gate, up, down []*Linear, act kernels.Activation) Value {

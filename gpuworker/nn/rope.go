@@ -29,6 +29,9 @@ type RopeScaling struct {
 	// LongFactor and ShortFactor divide the frequencies of longrope, one each.
 	LongFactor  []float64 `json:"long_factor"`
 	ShortFactor []float64 `json:"short_factor"`
+	// ShortMScale and LongMScale are phimoe's factors on cos and sin.
+	ShortMScale *float64 `json:"short_mscale"`
+	LongMScale  *float64 `json:"long_mscale"`
 }
 
 // Rope makes rotary-embedding tables as transformers 4.57 does (modeling_rope_utils.py): frequencies are rounded to float32 before
@@ -46,6 +49,8 @@ type Rope struct {
 	MaxPos int
 	// Scaling is nil for the default type.
 	Scaling *RopeScaling
+	// MScales takes ShortMScale or LongMScale, by the length, for the attention factor of longrope; both and OriginalMax are given.
+	MScales bool
 }
 
 // Kind is the rope type's name, "default" when there is no scaling.
@@ -221,6 +226,10 @@ func (r Rope) long(inv []float64, seqLen int) float64 {
 		factor = float64(r.MaxPos) / float64(r.Original)
 	}
 	switch {
+	case r.MScales && float64(seqLen) > *s.OriginalMax:
+		return *s.LongMScale
+	case r.MScales:
+		return *s.ShortMScale
 	case s.AttentionFactor != nil:
 		return *s.AttentionFactor
 	case factor <= 1:

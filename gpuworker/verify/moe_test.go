@@ -26,7 +26,7 @@ func TestRandomMoE(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs transformers")
 	}
-	names := strings.Fields("mixtral qwen2_moe qwen3_moe olmoe granitemoe granitemoeshared deepseek_v2 deepseek_v3 glm4_moe dots1 ernie4_5_moe flex_olmo gpt_oss")
+	names := strings.Fields("mixtral qwen2_moe qwen3_moe olmoe granitemoe granitemoeshared deepseek_v2 deepseek_v3 glm4_moe dots1 ernie4_5_moe flex_olmo gpt_oss hunyuan_v1_moe phimoe")
 	for _, seed := range []string{"6", "7"} {
 		dir := t.TempDir()
 		out, err := exec.CommandContext(t.Context(), python(t), append([]string{"testdata/moe/make.py", dir, seed}, names...)...).CombinedOutput()

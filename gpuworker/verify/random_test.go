@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 )
 
 // TestRandomOptions compares architectures with transformers, with options drawn from those of their configurations. With TUNEFLEET_SEED
@@ -19,7 +21,7 @@ func TestRandomOptions(t *testing.T) {
 		randomOptions(t, seed)
 		return
 	}
-	randomOptions(t, "23", strings.Fields("olmoe nemotron smollm3 opt gpt_neox gemma3_text phi3 qwen3_moe deepseek_v3 glm4_moe gpt_oss cohere2")...)
+	randomOptions(t, "23", strings.Fields("olmoe nemotron smollm3 opt gpt_neox gemma3_text phi3 qwen3_moe deepseek_v3 glm4_moe gpt_oss cohere2 hunyuan_v1_moe phimoe")...)
 	randomOptions(t, "201", "falcon") // ALiBi with 16 heads
 	randomOptions(t, "204", "bloom")  // a mask with holes, 12 heads
 }
@@ -47,6 +49,30 @@ func randomOptions(t *testing.T, seed string, names ...string) {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
 			rep, err := VerifyModel(context.Background(), folder, Options{Threads: 2, Checkpoint: i%2 == 1})
 			mustPass(t, rep, err)
+			emitsWhatTheReferenceHas(t, folder)
 		})
+	}
+}
+
+// emitsWhatTheReferenceHas checks that a folder's results are emitted under the reference's keys, with the same bytes when the folder has the inputs alone.
+func emitsWhatTheReferenceHas(t *testing.T, folder string) {
+	t.Helper()
+	bare, with, without := copyTree(t, folder), t.TempDir(), t.TempDir()
+	input := func(e *safetensors.Entry) bool { return inputsOnly(e) || e.Name == "position_ids" }
+	rewrite(t, bare, goldenName, input)
+	for dir, out := range map[string]string{folder: with, bare: without} {
+		if _, err := VerifyModel(context.Background(), dir, Options{Emit: out, Threads: 2}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sameFile(t, with, without, goldenName)
+	want, got := openFile(t, folder, goldenName), openFile(t, without, goldenName)
+	for _, i := range want.Infos() {
+		if input(&safetensors.Entry{Name: i.Name}) {
+			continue
+		}
+		if j, ok := got.Info(i.Name); !ok || j.DType != i.DType || !equal(i.Shape, j.Shape) {
+			t.Errorf("%s is emitted as %v %v, the reference has %v %v", i.Name, j.DType, j.Shape, i.DType, i.Shape)
+		}
 	}
 }

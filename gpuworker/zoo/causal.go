@@ -106,7 +106,7 @@ func define[C configuration[C]](name, modelType string, defaults C, names map[st
 			d.probDrops = append(d.probDrops, nn.NewDropout(d.attnDrop.or(d.info.Dropout["attention_dropout"]), i, nn.DropProbs))
 		}
 		for _, k := range slices.Sorted(maps.Keys(c.dropouts())) {
-			if k != LayerDrop && k != RouterJitter {
+			if k != LayerDrop && k != RouterJitter && k != InputJitter {
 				d.info.DropoutKeys = append(d.info.DropoutKeys, k)
 			}
 		}

@@ -65,10 +65,20 @@ type hunyuanAttn struct {
 	nn.Heads
 }
 
-func (b *hunyuanBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Value {
-	a := &b.Attn
+// add computes residual + attention of x [tokens, hidden], which it releases.
+func (a *hunyuanAttn) add(t *nn.Tape, x, residual nn.Value, p *pass, layer int) nn.Value {
 	l := nn.Projections{Q: &a.Q, K: &a.K, V: &a.V, O: &a.O, QNorm: a.QNorm, KNorm: a.KNorm, NormRotated: true}
-	h := a.Add(t, b.AttnNorm.Forward(t, x), x, l, p.Positions, p.layer(layer))
+	return a.Add(t, x, residual, l, p.Positions, p.layer(layer))
+}
+
+func (c HunYuanConfig) attention() hunyuanAttn {
+	a := nn.NewAttention(c.Hidden, c.geometry(), c.AttentionBias, c.AttentionBias, c.InitRange)
+	norm := func() *nn.Norm { return nn.NewRMSNorm(c.headDim(), c.Eps).PerHead(c.headDim(), 0) }
+	return hunyuanAttn{Q: a.Q, K: a.K, V: a.V, O: a.O, Heads: a.Heads, QNorm: norm(), KNorm: norm()}
+}
+
+func (b *hunyuanBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Value {
+	h := b.Attn.add(t, b.AttnNorm.Forward(t, x), x, p, layer)
 	y := b.MLP.Add(t, b.MLPNorm.Forward(t, h), h)
 	t.Release(h)
 	return y
@@ -76,10 +86,7 @@ func (b *hunyuanBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Va
 
 func describeHunYuan(c HunYuanConfig) description {
 	d := newDecoder(c.Sizes, nn.NewRMSNorm(c.Hidden, c.Eps), func(int) hunyuanBlock {
-		a := nn.NewAttention(c.Hidden, c.geometry(), c.AttentionBias, c.AttentionBias, c.InitRange)
-		norm := func() *nn.Norm { return nn.NewRMSNorm(c.headDim(), c.Eps).PerHead(c.headDim(), 0) }
-		return hunyuanBlock{AttnNorm: nn.NewRMSNorm(c.Hidden, c.Eps), MLPNorm: nn.NewRMSNorm(c.Hidden, c.Eps), MLP: newGated(c.Sizes, false),
-			Attn: hunyuanAttn{Q: a.Q, K: a.K, V: a.V, O: a.O, Heads: a.Heads, QNorm: norm(), KNorm: norm()}}
+		return hunyuanBlock{AttnNorm: nn.NewRMSNorm(c.Hidden, c.Eps), MLPNorm: nn.NewRMSNorm(c.Hidden, c.Eps), MLP: newGated(c.Sizes, false), Attn: c.attention()}
 	})
 	d.ropes = []nn.Rope{c.rope(c.headDim(), c.MaxPositions)}
 	return d

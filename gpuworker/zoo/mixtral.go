@@ -93,13 +93,17 @@ func describeMixtral(c MixtralConfig) description {
 func (b *mixtralBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Value {
 	h := b.Attn.Add(t, b.AttnNorm.Forward(t, x), x, p.Positions, p.layer(layer))
 	n := b.MLPNorm.Forward(t, h)
-	r := nn.RouteLinear(t, &b.MoE.Gate, n, b.route, p.aux)
-	var gate, up, down []*nn.Linear
-	for i := range b.MoE.Experts {
-		e := &b.MoE.Experts[i]
-		gate, up, down = append(gate, &e.W1), append(up, &e.W3), append(down, &e.W2)
-	}
-	y := nn.GatedExperts(t, n, h, r, gate, up, down, b.act)
+	y := gatedByThree(t, n, h, nn.RouteLinear(t, &b.MoE.Gate, n, b.route, p.aux), b.MoE.Experts, b.act)
 	t.Release(n, h)
 	return y
+}
+
+// gatedByThree is nn.GatedExperts of experts with Mixtral's names.
+func gatedByThree(t *nn.Tape, x, residual nn.Value, r *ops.Routing, experts []mixtralExpert, act kernels.Activation) nn.Value {
+	var gate, up, down []*nn.Linear
+	for i := range experts {
+		e := &experts[i]
+		gate, up, down = append(gate, &e.W1), append(up, &e.W3), append(down, &e.W2)
+	}
+	return nn.GatedExperts(t, x, residual, r, gate, up, down, act)
 }

@@ -30,7 +30,7 @@ func architectures() []entry {
 	return slices.Concat(
 		llamaEntries(),
 		mixtralEntries(), qwenMoEEntries(), olmoeEntries(), graniteMoEEntries(), deepseekEntries(), glm4MoEEntries(), gptOssEntries(),
-		ernie45MoEEntries(), dots1Entries(), flexOlmoEntries(),
+		ernie45MoEEntries(), dots1Entries(), flexOlmoEntries(), hunyuanMoEEntries(), phimoeEntries(),
 		mistralEntries(),
 		qwen2Entries(),
 		qwen3Entries(),

@@ -52,7 +52,7 @@ type Decoder interface {
 // random choices that are not made here.
 func (i Info) Trainable() error {
 	var p problems
-	for _, k := range [...]struct{ key, what string }{{LayerDrop, "layers are not left out at random"}, {RouterJitter, "routers' inputs are not shaken"}} {
+	for _, k := range [...]struct{ key, what string }{{LayerDrop, "layers are not left out at random"}, {RouterJitter, "routers' inputs are not shaken"}, {InputJitter, "routers' inputs are not shaken"}} {
 		if v := i.Dropout[k.key]; v != 0 {
 			p.errs = append(p.errs, schemas.Errorf(schemas.CodeUnsupported, "config.json:"+k.key, "%s (%g) in training", k.what, v).
 				WithHint("set it to 0 in the model's config.json to train without; verifying, evaluating, generating and exporting do not depend on it"))
@@ -65,6 +65,7 @@ func (i Info) Trainable() error {
 const (
 	LayerDrop    = "layerdrop"           // OPT
 	RouterJitter = "router_jitter_noise" // Mixtral
+	InputJitter  = "input_jitter_noise"  // Phi MoE
 )
 
 // Model is a causal language model.

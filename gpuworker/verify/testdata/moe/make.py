@@ -132,8 +132,13 @@ def gpt_oss(r):
                                   truncate=r.random() < 0.5))
 
 
+def phimoe(r):
+    return dict(sizes(r), model_type="phimoe", num_local_experts=r.choice([5, 7, 9]), num_experts_per_tok=2, router_jitter_noise=r.choice([0.02, 0.3]),
+                attention_bias=r.random() < 0.5, lm_head_bias=r.random() < 0.5)  # its cache forgets keys that its mask still counts where there is a window
+
+
 CONFIGS = {f.__name__: f for f in [mixtral, qwen2_moe, qwen3_moe, olmoe, granitemoe, granitemoeshared, deepseek_v2, deepseek_v3, glm4_moe, dots1,
-                                   ernie4_5_moe, hunyuan_v1_moe, flex_olmo, gpt_oss]}
+                                   ernie4_5_moe, hunyuan_v1_moe, flex_olmo, gpt_oss, phimoe]}
 
 
 def fill(model, g):
@@ -147,7 +152,7 @@ def fill(model, g):
             p.data.copy_(0.1 * n.abs())  # below 0, a choice may tie with those of other groups, which are 0
         elif p.dim() == 1 or name.endswith("_bias"):
             p.data.copy_(0.1 * n)
-        elif "gate.weight" in name or "router" in name:
+        elif "gate.weight" in name or "gate.wg" in name or "router" in name:
             p.data.copy_(0.6 * n)
         else:
             p.data.copy_((0.3 if "embed" in name else 0.2) * n)

@@ -354,6 +354,23 @@ def seed_oss(r):
     d = sizes(r, head_dim=C(r, 6, 8, 10), attention_bias=B(r), attention_out_bias=B(r), mlp_bias=B(r), attention_dropout=0.0, residual_dropout=0.0)
     return dict(d, **rope(r, dim(d)))
 
+def hunyuan_v1_moe(r):
+    n, k = experts(r)
+    d = sizes(r, head_dim=C(r, 6, 8, 10), attention_bias=B(r), num_experts=n, moe_topk=k)
+    L = d["num_hidden_layers"]
+    if B(r): d.update(num_experts=[r.randint(2, 7) for _ in range(L)], moe_topk=[r.randint(1, 2) for _ in range(L)])
+    if B(r): return dict(d, rope_scaling=dict(type="dynamic", alpha=7.0, factor=1.0))
+    return dict(d, **rope(r, dim(d), ("linear", "yarn", "llama3")))
+
+def phimoe(r):
+    d = sizes(r, num_local_experts=C(r, 2, 5, 7, 16), num_experts_per_tok=2, router_jitter_noise=C(r, 0.01, 0.1, 0.4), sliding_window=C(r, None, 3, 8), attention_bias=B(r), lm_head_bias=B(r),
+              router_aux_loss_coef=C(r, 0.001, 0.02), hidden_act=act(r) if B(r, .3) else "silu")
+    if B(r, .6):
+        h = dim(d) // 2
+        d["rope_scaling"] = {C(r, "type", "rope_type"): "longrope", "long_factor": [round(r.uniform(1, 4), 2) for _ in range(h)], "short_factor": [round(r.uniform(1, 1.6), 2) for _ in range(h)],
+                             "short_mscale": C(r, 1.0, 1.24), "long_mscale": C(r, 1.1, 1.24), "original_max_position_embeddings": C(r, 12, 64)}
+    return d
+
 def hunyuan_v1_dense(r):
     d = sizes(r, head_dim=C(r, 6, 8, 10), attention_bias=B(r))
     if B(r): return dict(d, rope_scaling=dict(type="dynamic", alpha=7.0, factor=1.0))
@@ -366,7 +383,7 @@ def fixernie():
 fixernie()
 
 NAMES = [llama, mistral, qwen2, qwen3, smollm3, mixtral, qwen2_moe, qwen3_moe, olmoe, flex_olmo, granite, granitemoe, granitemoeshared, deepseek_v2, deepseek_v3, glm4_moe, dots1, gpt_oss,
-         gemma, gemma2, gemma3_text, phi, phi3, gpt2, gpt_bigcode, gptj, gpt_neox, bloom, opt, falcon, mpt, starcoder2, stablelm, olmo, olmo2, cohere, cohere2, glm, nemotron, exaone4, ernie4_5, ernie4_5_moe, seed_oss, hunyuan_v1_dense]
+         gemma, gemma2, gemma3_text, phi, phi3, gpt2, gpt_bigcode, gptj, gpt_neox, bloom, opt, falcon, mpt, starcoder2, stablelm, olmo, olmo2, cohere, cohere2, glm, nemotron, exaone4, ernie4_5, ernie4_5_moe, seed_oss, hunyuan_v1_dense, hunyuan_v1_moe, phimoe]
 KINDS = {f.__name__: f for f in NAMES}
 KINDS["glm4"] = glm
 
@@ -392,7 +409,7 @@ def fill(model, g):
                 p.data.copy_(1 + .1 * n if "gemma" not in model.config.model_type else .1 * n)
             elif id(p) in emb:
                 p.data.copy_((0.1 if "gemma" in model.config.model_type or "granite" in model.config.model_type else 0.3) * n)
-            elif "router" in name or name.endswith("gate.weight"):
+            elif "router" in name or name.endswith(("gate.weight", "gate.wg.weight")):
                 p.data.copy_(0.4 * n)
             else:
                 p.data.copy_(0.14 * n)
