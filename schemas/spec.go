@@ -306,6 +306,8 @@ type OptimSpec struct {
 	WarmupSteps  int64         `json:"warmup_steps,omitempty"`
 	WarmupRatio  float64       `json:"warmup_ratio,omitempty"`
 	DecayNoNorms bool          `json:"decay_no_norms,omitempty"`
+	// DecayOwnNorms makes norms decay that are not torch.nn.LayerNorm in transformers (RMS norms), although DecayNoNorms is set.
+	DecayOwnNorms bool `json:"decay_own_norms,omitempty"`
 	// ByBlock applies gradients block by block during the backward pass, so that only one block's are there at a time. Bits are the same:
 	// what clipping and anomalies need, the norm of the whole gradient, comes from a forward and backward pass of its own, which doubles the
 	// time of a step; without clipping, and where anomalies are kept, one pass does. Steps of several leaves a rank keep their gradients.

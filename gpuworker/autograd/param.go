@@ -60,7 +60,8 @@ type Param struct {
 	Init  Init
 	// Transposed says that checkpoints hold the matrix as [in, out]; Shape, Data and Grad are [out, in].
 	Transposed bool
-	// Bare says that the matrix belongs to no linear module of the reference, as those of some routers.
+	// Bare says that the parameter belongs to no torch.nn.Linear or torch.nn.LayerNorm of the reference but to a class of its own, such as those of
+	// some routers and of RMS norms.
 	Bare bool
 	// Frozen parameters get no gradient and no optimizer state.
 	Frozen bool

@@ -67,7 +67,13 @@ type Norm struct {
 
 // NewRMSNorm describes a root-mean-square norm over dim elements with weights of one.
 func NewRMSNorm(dim int, eps float64) Norm {
-	return Norm{NormConfig: ops.NormConfig{Eps: float32(eps)}, Weight: ones(dim)}
+	return Norm{NormConfig: ops.NormConfig{Eps: float32(eps)}, Weight: ones(dim)}.Own()
+}
+
+// Own says that the reference's norm is a class of its own, not torch.nn.LayerNorm or one that is made of it; RMS norms are.
+func (n Norm) Own() Norm {
+	n.Weight.Bare = true
+	return n
 }
 
 // NewLayerNorm describes a layer norm over dim elements with weights of one and, with bias, biases of zero.
@@ -98,7 +104,9 @@ func (n Norm) OnePlus() Norm {
 func (n Norm) PerHead(dim, heads int) *Norm {
 	n.Dim = dim
 	if heads > 0 {
+		own := n.Weight.Bare
 		n.Weight = ones(heads, dim)
+		n.Weight.Bare = own
 	}
 	return &n
 }

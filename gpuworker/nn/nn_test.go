@@ -94,3 +94,20 @@ func TestBatchValidate(t *testing.T) {
 		}
 	}
 }
+
+// Yarn over one rotated element has no frequency, as in transformers, and rotates nothing; dynamic scaling of two divides by zero there.
+func TestSmallRotaryDimensions(t *testing.T) {
+	t.Parallel()
+	factor := 4.0
+	r := Rope{Dim: 1, Odd: true, Theta: 1e4, MaxPos: 16, Scaling: &RopeScaling{Type: "yarn", Factor: &factor}}
+	if err := r.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if inv, _ := r.Frequencies(16); len(inv) != 0 || r.RotDim() != 0 {
+		t.Errorf("yarn over one element has %d frequencies and rotates %d elements", len(inv), r.RotDim())
+	}
+	r.Dim, r.Scaling.Type = 2, "dynamic"
+	if err := r.Validate(); err == nil {
+		t.Error("dynamic scaling of two elements was accepted")
+	}
+}

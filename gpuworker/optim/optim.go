@@ -109,8 +109,9 @@ type Config struct {
 	// LR is the base learning rate; only LoRAPlusEmbeddingLR is related to it here.
 	LR                             float64
 	Beta1, Beta2, Eps, WeightDecay float64
-	// SkipDecay exempts biases and norms from weight decay, as transformers' Trainer does.
-	SkipDecay bool
+	// SkipDecay exempts biases and norms from weight decay, as transformers' Trainer does. With OwnNorms only norms that are torch.nn.LayerNorm
+	// are: RMS norms decay, as in the groups that LLaMA-Factory makes itself for GaLore, APOLLO and LoRA+.
+	SkipDecay, OwnNorms bool
 	// LoRAPlusRatio multiplies the learning rate of LoRA's B matrices and of trainable vectors, LoRAPlusEmbeddingLR replaces that of the B
 	// matrices of embeddings (https://arxiv.org/abs/2402.12354); 0 means off.
 	LoRAPlusRatio, LoRAPlusEmbeddingLR float64
@@ -256,7 +257,7 @@ func (c Config) Validate() error {
 
 // Decays reports whether weight decay applies to a parameter.
 func (c Config) Decays(p *autograd.Param) bool {
-	return !c.SkipDecay || p.Role != autograd.RoleBias && p.Role != autograd.RoleNorm
+	return !c.SkipDecay || p.Role != autograd.RoleBias && (p.Role != autograd.RoleNorm || c.OwnNorms && p.Bare)
 }
 
 // Group places a parameter in the groups that transformers' Trainer, PEFT's LoRA+ or neither would make.

@@ -10,7 +10,7 @@ import (
 func optimizerOf(t *schemas.TrainStage, info zoo.Info, seed uint64) optim.Config {
 	s := t.Optim
 	c := optim.Config{Name: s.Name, LR: s.LR, Beta1: s.Beta1, Beta2: s.Beta2, Eps: s.Eps, WeightDecay: s.WeightDecay, SkipDecay: s.DecayNoNorms,
-		HeadDim: int64(info.HeadDim), Seed: seed}
+		OwnNorms: s.DecayOwnNorms, HeadDim: int64(info.HeadDim), Seed: seed}
 	if l := t.LoRA; l != nil {
 		c.LoRAPlusRatio, c.LoRAPlusEmbeddingLR = l.PlusRatio, l.PlusEmbeddingLR
 	}

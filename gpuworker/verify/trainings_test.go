@@ -27,6 +27,7 @@ type training struct {
 	Clip, WD, Smoothing, LR            float64
 	Beta1, Beta2, Eps, Momentum, Ratio float64
 	SkipDecay                          bool `json:"skip_decay"`
+	OwnNorms                           bool `json:"own_norms"`
 	Nesterov, Packed, Spread           bool
 	TrainLayers                        int `json:"train_layers"`
 	Modules, Extra, Targets            []string
@@ -44,7 +45,7 @@ type training struct {
 
 // optimizer is the engine's configuration of a training's.
 func (r training) optimizer() optim.Config {
-	c := optim.Config{Name: r.Optimizer, LR: r.LR, Beta1: r.Beta1, Beta2: r.Beta2, Eps: r.Eps, WeightDecay: r.WD, SkipDecay: r.SkipDecay,
+	c := optim.Config{Name: r.Optimizer, LR: r.LR, Beta1: r.Beta1, Beta2: r.Beta2, Eps: r.Eps, WeightDecay: r.WD, SkipDecay: r.SkipDecay, OwnNorms: r.OwnNorms,
 		LoRAPlusRatio: r.Ratio, Momentum: r.Momentum, Nesterov: r.Nesterov}
 	switch r.Optimizer {
 	case optim.GaLore:

@@ -75,13 +75,13 @@ func (b *cohereBlock) forward(t *nn.Tape, x nn.Value, p *pass, layer int) nn.Val
 
 // describe is what both versions share.
 func (c CohereConfig) describe(heads func(i int) nn.Heads) description {
-	d := newDecoder(c.Sizes, nn.NewLayerNorm(c.Hidden, c.Eps, false), func(i int) cohereBlock {
+	norm := func(dim int) nn.Norm { return nn.NewLayerNorm(dim, c.Eps, false).Own() }
+	d := newDecoder(c.Sizes, norm(c.Hidden), func(i int) cohereBlock {
 		a := nn.NewAttention(c.Hidden, heads(i), c.AttentionBias, c.AttentionBias, c.InitRange)
 		if c.QKNorm {
-			a.QNorm = nn.NewLayerNorm(c.headDim(), c.Eps, false).PerHead(c.headDim(), c.Heads)
-			a.KNorm = nn.NewLayerNorm(c.headDim(), c.Eps, false).PerHead(c.headDim(), c.kv())
+			a.QNorm, a.KNorm = norm(c.headDim()).PerHead(c.headDim(), c.Heads), norm(c.headDim()).PerHead(c.headDim(), c.kv())
 		}
-		return cohereBlock{Norm: nn.NewLayerNorm(c.Hidden, c.Eps, false), Attn: a, MLP: newGated(c.Sizes, false)}
+		return cohereBlock{Norm: norm(c.Hidden), Attn: a, MLP: newGated(c.Sizes, false)}
 	})
 	d.logitScale = c.LogitScale
 	d.ropes = []nn.Rope{c.table()}

@@ -28,6 +28,7 @@ from peft import LoraConfig, OFTConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import save_file
 from transformers import Adafactor, AutoConfig, AutoModelForCausalLM, Trainer, get_scheduler
+from transformers.trainer_pt_utils import get_parameter_names
 
 logging.disable(logging.CRITICAL)
 
@@ -138,6 +139,7 @@ def optimizer(o, model):
         return create_loraplus_optimizer(model, torch.optim.AdamW, lr=o["lr"], loraplus_lr_ratio=o["ratio"], loraplus_weight_decay=o["wd"],
                                          betas=(o["beta1"], o["beta2"]), eps=o["eps"])
     decay = set(Trainer.get_decay_parameter_names(None, model)) if o["skip_decay"] else {n for n, _ in params}
+    if o["own_norms"]: decay = {n for n in get_parameter_names(model, [torch.nn.LayerNorm]) if "bias" not in n}  # LLaMA-Factory's _get_decay_parameter_names
     groups = [dict(params=[p for n, p in params if n in decay], weight_decay=o["wd"]), dict(params=[p for n, p in params if n not in decay], weight_decay=0.0)]
     groups = [g for g in groups if g["params"]]
     adam = dict(lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
@@ -174,13 +176,14 @@ def options(r, kind):
     o["method"] = C(r, "full", "full", "freeze", "lora", "lora", "rslora", "dora", "loraplus", "pissa", "oft")
     o["optimizer"] = "adamw" if o["method"] == "loraplus" else C(r, "adamw", "adamw", "sgd", "adafactor", "lion", "adamw_8bit", "muon")
     if o["method"] == "full": o["optimizer"] = C(r, o["optimizer"], "galore", "badam", "adam_mini" if kind in ("llama", "mistral", "qwen2") else "galore")
-    if o["optimizer"] in PACKAGES and not PACKAGES[o["optimizer"]]: raise ValueError("no package for " + o["optimizer"])
+    if not PACKAGES.get(o["optimizer"], True): o["optimizer"] = "adamw"
     o["lr"] = dict(adamw=1e-3, sgd=1e-2, adafactor=1e-3, lion=3e-5, adamw_8bit=1e-3, galore=1e-3, badam=1e-3, adam_mini=1e-3, muon=1e-3)[o["optimizer"]]
     if o["optimizer"] == "sgd" and B(r): o.update(momentum=0.9, nesterov=B(r))
     if o["optimizer"] == "muon": o.update(momentum=C(r, 0.95, 0.8), nesterov=B(r))
     if o["optimizer"] == "galore": o.update(rank=C(r, 1, 3, 16), every=C(r, 1, 2, 3), scale=C(r, 1.0, 2.0), proj=C(r, "std", "std", "reverse_std", "left", "right"), galore_target=C(r, "all", "all", "proj"))
     if o["optimizer"] == "badam": o.update(every=C(r, 2, 3), mode=C(r, "ascending", "descending"))
     if o["optimizer"] == "adam_mini": o["skip_decay"] = True
+    o["own_norms"] = o["skip_decay"] and o["method"] != "loraplus" and (o["optimizer"] == "galore" or B(r, .3))
     if o["method"] == "loraplus": o.update(ratio=C(r, 4.0, 16.0), skip_decay=True)
     if o["schedule"] == "constant": o["warmup"] = 0
     return o
@@ -268,6 +271,7 @@ def train(out, r, kind):
     fill(model, g)
     model.save_pretrained(out)
     o = options(r, kind)
+    torch.linalg.svd = svd
     torch.manual_seed(r.randrange(1 << 30))
     if o["method"] == "freeze": freeze(model, o, r)
     elif o["method"] != "full": model = adapt(model, o, r, g, out)
