@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "62c656ccea8c74b4656d14a7646fae4469cd47e0686308166e0d88625724fd0b"
+#define TF_ABI_HASH "c2db575a95dbd09e2cb372bc7c98f49e29625acf70fbec9cd36e7c3c8eb91700"

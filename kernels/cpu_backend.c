@@ -115,6 +115,17 @@ static void dev_release(tf_device *d, tf_ptr p, int64_t bytes) {
   munmap((void *)(uintptr_t)p, (size_t)bytes);
 }
 
+static tf_status host_alloc(tf_device *d, int64_t bytes, void **p) {
+  (void)d;
+  *p = bytes > 0 ? map(bytes) : NULL;
+  return *p ? TF_OK : TF_ENOMEM;
+}
+
+static void host_release(tf_device *d, void *p, int64_t bytes) {
+  (void)d;
+  munmap(p, (size_t)bytes);
+}
+
 static tf_status queue_open(tf_device *d, int32_t kind, tf_queue **q) {
   if (kind < TF_QUEUE_COMPUTE || kind > TF_QUEUE_COMM) return TF_EINVALID;
   *q = calloc(1, sizeof **q);
@@ -208,6 +219,10 @@ static const tf_backend table = {
     .event_done = event_done,
     .upload = upload,
     .download = download,
+    .host_alloc = host_alloc,
+    .host_release = host_release,
+    .upload_async = upload,
+    .download_async = download,
     .workspace = workspace,
     .set_workspace = set_workspace,
 #define TF_X(name) .name = cpu_##name,

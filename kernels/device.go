@@ -159,6 +159,7 @@ type Device struct {
 	library  string
 	next     atomic.Uint64 // the next address of a counting device
 	live     atomic.Int64
+	host     atomic.Int64 // bytes of HostMemory
 	peak     atomic.Int64
 
 	mu     sync.Mutex
@@ -203,6 +204,10 @@ var errABI = errors.New("it was built against another tunefleet.h")
 // ZeroesMemory reports whether what a new arena hands out reads as zeros until it is written. The CPU's comes as zero pages from the
 // system: leaving them untouched saves the time and the memory until they are used.
 func (d *Device) ZeroesMemory() bool { return d.builtin }
+
+// SharesHost reports whether the device's memory is the host's, and its queues run before the call returns: there is nothing to copy from,
+// and nothing to wait for.
+func (d *Device) SharesHost() bool { return d.builtin }
 
 func backend(name string) (*C.tf_backend, error) {
 	if name == "" || name == CPU {
@@ -299,7 +304,7 @@ func (d *Device) Close() error {
 	for q := range qs {
 		q.close()
 	}
-	live := d.live.Load()
+	live := d.live.Load() + d.host.Load()
 	C.tf_be_close(d.be, d.dev)
 	if live != 0 {
 		return fmt.Errorf("cannot close device cleanly: %d bytes are still allocated", live)

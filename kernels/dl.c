@@ -92,6 +92,14 @@ tf_status tf_be_upload(const tf_backend *be, tf_queue *q, tf_ptr dst, const void
 tf_status tf_be_download(const tf_backend *be, tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
   return be->download(q, dst, src, bytes);
 }
+tf_status tf_be_host_alloc(const tf_backend *be, tf_device *d, int64_t bytes, void **p) { return be->host_alloc(d, bytes, p); }
+void tf_be_host_release(const tf_backend *be, tf_device *d, void *p, int64_t bytes) { be->host_release(d, p, bytes); }
+tf_status tf_be_upload_async(const tf_backend *be, tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
+  return be->upload_async(q, dst, src, bytes);
+}
+tf_status tf_be_download_async(const tf_backend *be, tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
+  return be->download_async(q, dst, src, bytes);
+}
 tf_status tf_be_set_workspace(const tf_backend *be, tf_queue *q, tf_ptr p, int64_t bytes) { return be->set_workspace(q, p, bytes); }
 
 static tf_status no_comm(const tf_backend *be, char *why, int64_t n) {

@@ -37,6 +37,10 @@ tf_status tf_be_event_sync(const tf_backend *be, tf_event *e);
 tf_status tf_be_event_done(const tf_backend *be, tf_event *e);
 tf_status tf_be_upload(const tf_backend *be, tf_queue *q, tf_ptr dst, const void *src, int64_t bytes);
 tf_status tf_be_download(const tf_backend *be, tf_queue *q, void *dst, tf_ptr src, int64_t bytes);
+tf_status tf_be_host_alloc(const tf_backend *be, tf_device *d, int64_t bytes, void **p);
+void tf_be_host_release(const tf_backend *be, tf_device *d, void *p, int64_t bytes);
+tf_status tf_be_upload_async(const tf_backend *be, tf_queue *q, tf_ptr dst, const void *src, int64_t bytes);
+tf_status tf_be_download_async(const tf_backend *be, tf_queue *q, void *dst, tf_ptr src, int64_t bytes);
 tf_status tf_be_set_workspace(const tf_backend *be, tf_queue *q, tf_ptr p, int64_t bytes);
 /* Communicators; the first two are TF_EUNSUPPORTED for a backend without. */
 tf_status tf_be_comm_version(const tf_backend *be, tf_device *d, int32_t *version, char *why, int64_t n);

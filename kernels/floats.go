@@ -1,6 +1,11 @@
 package kernels
 
-import "math"
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"unsafe"
+)
 
 // floatsStep is the number of elements that are converted on the host at a time.
 const floatsStep = 1 << 20
@@ -61,6 +66,29 @@ func DownloadFloats(q *Queue, dst []float32, src Tensor) error {
 		}
 	}
 	return q.err
+}
+
+// Widen decodes raw, elements of type f32, bf16 or f16 as they lie on a device, into as many dst.
+func Widen(dst []float32, raw []byte, dt DType) error {
+	n := int64(len(dst))
+	if dt != F32 && dt != BF16 && dt != F16 || int64(len(raw)) != n*dt.Size() {
+		return &Error{Op: "widen", Status: StatusInvalid, Why: fmt.Sprintf("%d bytes of %v into %d elements", len(raw), dt, n)}
+	}
+	if n == 0 {
+		return nil
+	}
+	if dt == F32 {
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), 4*n), raw)
+		return nil
+	}
+	widen := fromBF16
+	if dt == F16 {
+		widen = fromF16
+	}
+	for i := range dst {
+		dst[i] = widen(binary.NativeEndian.Uint16(raw[2*i:]))
+	}
+	return nil
 }
 
 // toBF16 rounds to nearest, ties to even; a NaN stays one.

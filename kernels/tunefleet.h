@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 8
+#define TF_ABI_VERSION 9
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -545,6 +545,14 @@ typedef struct tf_backend {
   /* upload: src may be reused on return. download: waits for the queue; dst is filled on return. */
   tf_status (*upload)(tf_queue *, tf_ptr dst, const void *src, int64_t bytes);
   tf_status (*download)(tf_queue *, void *dst, tf_ptr src, int64_t bytes);
+  /* Host memory that a device copies from and to by itself (page-locked where it is not the CPU); aligned to 4,096 bytes, its content
+   * undefined. */
+  tf_status (*host_alloc)(tf_device *, int64_t bytes, void **);
+  void (*host_release)(tf_device *, void *, int64_t bytes);
+  /* Queue a copy between the device and memory of host_alloc. Until the queue has passed it (a sync, an event recorded afterwards), src of
+   * upload_async may not be written, and dst of download_async neither read nor written. */
+  tf_status (*upload_async)(tf_queue *, tf_ptr dst, const void *src, int64_t bytes);
+  tf_status (*download_async)(tf_queue *, void *dst, tf_ptr src, int64_t bytes);
   /* Bytes of workspace that the operation needs; reads shapes only, never device memory. */
   tf_status (*workspace)(tf_queue *, int32_t op, const void *params, int64_t *bytes);
   /* Gives the queue its workspace, after a sync; the caller owns the memory. */

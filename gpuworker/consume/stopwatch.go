@@ -22,6 +22,12 @@ func (w *Stopwatch) To(cause string) (before string) {
 	return before
 }
 
+// Move counts seconds of what was or is being spent for one cause for another.
+func (w *Stopwatch) Move(from, to string, seconds float64) {
+	w.spent[from] -= seconds
+	w.spent[to] += seconds
+}
+
 // Take returns the seconds by cause since the last Take and the time of this one: what a commit's manifest says of its segment.
 func (w *Stopwatch) Take() (spent map[string]float64, at time.Time) {
 	w.To(w.cause)

@@ -386,6 +386,8 @@ func (s *session) run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("step %d: %w", s.done+1, err)
 		}
+		// Where the update waited for the copies of a snapshot, that is the snapshot's time.
+		s.time.Move(schemas.TimeStep, schemas.TimeCheckpoint, s.engine.Stalled().Seconds())
 		s.done++
 		if err := s.pace(ctx); err != nil {
 			return err

@@ -35,6 +35,7 @@ func (e *Engine) KeepBest() error {
 
 // UseBest puts the kept values back. The optimizer's state stays as it is.
 func (e *Engine) UseBest() error {
+	e.copies.settleAll()
 	for _, b := range e.plan.buckets {
 		for _, g := range b.kept {
 			v, ok := e.best[g.Param]

@@ -122,6 +122,7 @@ type Engine struct {
 	over    overlap
 	experts experts
 	turn    int64
+	copies  copier
 
 	micro, leaves int
 	inLeaf        bool
@@ -339,7 +340,7 @@ func (e *Engine) bindAll() error {
 
 // Close gives the memory back, after waiting for the queue.
 func (e *Engine) Close() error {
-	err := e.q.Sync()
+	err := errors.Join(e.q.Sync(), e.copies.close())
 	for _, u := range e.plan.units {
 		u.u.DataLayout().Unbind(false)
 		u.u.GradLayout().Unbind(true)
@@ -387,6 +388,7 @@ func (e *Engine) Trainable() int64 {
 // Load fills this rank's share: fill writes elements [start, start+dst.Numel()) of a parameter to dst, whose type is the parameter's
 // DType. start is a multiple of 4,096.
 func (e *Engine) Load(ctx context.Context, fill func(ctx context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error) error {
+	e.copies.settleAll()
 	one := func(s Segment, dst kernels.Tensor) error {
 		if err := ctx.Err(); err != nil {
 			return err

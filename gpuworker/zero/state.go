@@ -19,6 +19,11 @@ const ParamPrefix = "param/"
 type Snapshot struct {
 	pieces []piece
 	buf    []float32
+	// arrived has a token for each of the first pieces that has come from the device and not been asked for; it is closed when no more will
+	// come, err being set before. nil: all are there.
+	arrived chan struct{}
+	awaited int // pieces that come from the device
+	err     error
 }
 
 type piece struct {
@@ -37,9 +42,18 @@ func (s *Snapshot) Bytes() int64 {
 	return n
 }
 
-// Write hands every stretch to add: a flat tensor's name, full shape, first element and values.
+// Write hands every stretch to add: a flat tensor's name, full shape, first element and values. It waits for those that are still on their way
+// from the device, and is called once.
 func (s *Snapshot) Write(add func(tensor string, shape []int64, from int64, data []float32) error) error {
-	for _, p := range s.pieces {
+	for i, p := range s.pieces {
+		if s.arrived != nil && i < s.awaited {
+			if _, ok := <-s.arrived; !ok {
+				if s.err != nil {
+					return s.err
+				}
+				s.arrived = nil // written once before: all are there
+			}
+		}
 		if err := add(p.tensor, p.shape, p.from, p.data); err != nil {
 			return err
 		}
@@ -66,8 +80,11 @@ func (e *Engine) SnapshotBytes() int64 {
 	return n
 }
 
-// Snapshot copies what this rank owns to the host; training may go on at once. old, when not nil, is a snapshot whose memory may be reused.
+// Snapshot copies what this rank owns to the host; training may go on at once. From a device of its own memory the copies run in the
+// background, see staged.go; they are those of the state at this call. old, when not nil, is a snapshot that was written, whose memory may be
+// reused.
 func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
+	e.copies.settleAll()
 	s := &Snapshot{}
 	if old != nil {
 		s.pieces, s.buf = old.pieces[:0], old.buf
@@ -82,13 +99,19 @@ func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 	}
 	buf := grow(&s.buf, total)
 	s.buf = buf
+	var jobs []copyJob
 	for _, b := range e.plan.buckets {
 		for _, g := range b.mine {
 			for _, t := range b.tensors(g) {
 				n := t.elements()
 				dst := buf[:n:n]
 				buf = buf[n:]
-				if err := t.download(e.q, dst); err != nil {
+				if !e.q.Device().SharesHost() {
+					if t.data.DType == kernels.U8 {
+						clear(dst[n-1:]) // the last element may be filled in part
+					}
+					jobs = append(jobs, copyJob{b, t, dst})
+				} else if err := t.download(e.q, dst); err != nil {
 					return nil, fmt.Errorf("cannot take a snapshot of %s: %w", t.name, err)
 				}
 				s.pieces = append(s.pieces, piece{tensor: t.name, shape: t.shape, from: t.from, data: dst})
@@ -97,6 +120,12 @@ func (e *Engine) Snapshot(old *Snapshot) (*Snapshot, error) {
 	}
 	s.pieces = append(s.pieces, e.bestPieces()...)
 	s.pieces = append(s.pieces, e.skipPieces()...)
+	if len(jobs) > 0 {
+		s.awaited, s.arrived = len(jobs), make(chan struct{}, len(jobs))
+		if err := e.copies.begin(e.q, s, jobs); err != nil {
+			return nil, fmt.Errorf("cannot take a snapshot: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -184,6 +213,7 @@ func (e *Engine) restored(b *bucket) (out []stored) {
 
 // Restore fills trainable values and optimizer state from a checkpoint of any world: read fills dst with the elements from `from` on.
 func (e *Engine) Restore(ctx context.Context, read func(ctx context.Context, tensor string, from int64, dst []float32) error) error {
+	e.copies.settleAll()
 	for _, b := range e.plan.buckets {
 		for _, t := range e.restored(b) {
 			buf := grow(&e.host.send, t.elements())

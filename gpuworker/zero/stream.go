@@ -68,6 +68,9 @@ func (e *Engine) update(ctx context.Context, b *bucket, step optim.Step) error {
 		}
 		grads = b.mem.reduced
 	}
+	if err := e.copies.settle(b); err != nil {
+		return err
+	}
 	for _, r := range b.runs {
 		step, ok := e.experts.step(r.first.Param.Expert, step)
 		if !ok {

@@ -61,6 +61,11 @@ type setup struct {
 	overlap string
 	// hold gathers the whole model before each step, for passes of which every rank makes another number.
 	hold bool
+	// snapshots takes one after each step, written while the next is computed; staging is the bytes of a slot that they go through, store the
+	// type that values are held in.
+	snapshots bool
+	staging   int64
+	store     kernels.DType
 }
 
 // outcome is what must not depend on the world.
@@ -70,6 +75,8 @@ type outcome struct {
 	norms    []float64
 	resident zero.Resident
 	state    map[string][]float32
+	// states are the snapshots after each step.
+	states []map[string][]float32
 	// overlap is whether exchanges overlapped at the end, and why.
 	overlap bool
 	why     string
@@ -87,6 +94,14 @@ func leafOf(step, leaf int) *nn.Batch {
 		}
 	}
 	return b
+}
+
+// collect writes a snapshot to a map.
+func collect(snap *zero.Snapshot, state map[string][]float32) error {
+	return snap.Write(func(tensor string, _ []int64, from int64, data []float32) error {
+		state[fmt.Sprintf("%s@%d", tensor, from)] = append([]float32(nil), data...)
+		return nil
+	})
 }
 
 func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err error) {
@@ -136,7 +151,7 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 			hosts = append(hosts, []int{r % 2, r / (c.World() / 2)}[s.layers%2]) // side by side, or by turns
 		}
 	}
-	e, err := zero.New(q, m.Units(), c, zero.Config{Hosts: hosts, Overlap: s.overlap, Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
+	e, err := zero.New(q, m.Units(), c, zero.Config{Hosts: hosts, Overlap: s.overlap, Store: s.store, Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
 		Optim: optim.Config{Name: s.optim, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, SkipDecay: true, HeadDim: int64(s.hidden / 4),
 			LowRank: optim.LowRankConfig{Rank: 3, Every: 2}, Blocks: optim.BlockConfig{Every: 2}}})
 	if err != nil {
@@ -174,7 +189,12 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 			return out, err
 		}
 	}
+	e.SetStaging(s.staging)
 	w, rank := c.World(), c.Rank()
+	written := make(chan error, 1)
+	written <- nil
+	var old *zero.Snapshot
+	defer func() { err = errors.Join(err, <-written) }()
 	for step := s.first; step < s.steps; step++ {
 		if s.pattern != nil {
 			s.leaves = s.pattern[step]
@@ -223,6 +243,20 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 		if err := e.Update(ctx, 1e-2, int64(step+1), zero.ClipFactor(norm, 0.5)); err != nil {
 			return out, err
 		}
+		if s.snapshots {
+			err := <-written
+			written <- nil
+			if err != nil {
+				return out, err
+			}
+			if old, err = e.Snapshot(old); err != nil {
+				return out, err
+			}
+			<-written
+			state := map[string][]float32{}
+			out.states = append(out.states, state)
+			go func(snap *zero.Snapshot) { written <- collect(snap, state) }(old)
+		}
 	}
 	out.resident = e.Resident()
 	out.overlap, out.why = e.Overlap()
@@ -231,11 +265,7 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 		return out, err
 	}
 	out.state = map[string][]float32{}
-	err = snap.Write(func(tensor string, _ []int64, from int64, data []float32) error {
-		out.state[fmt.Sprintf("%s@%d", tensor, from)] = append([]float32(nil), data...)
-		return nil
-	})
-	if err != nil {
+	if err := collect(snap, out.state); err != nil {
 		return out, err
 	}
 	out.hash, err = e.StateHash(ctx)

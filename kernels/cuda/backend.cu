@@ -365,6 +365,34 @@ static tf_status download(tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
   return queue_sync(q);
 }
 
+/* --- copies that nobody waits for ------------------------------------------------------------------------------------------------------ */
+
+static tf_status host_alloc(tf_device *d, int64_t bytes, void **p) {
+  if (bytes <= 0) return TF_EINVALID;
+  d->used = true;
+  cudaSetDevice(d->index);
+  cudaError_t e = cudaHostAlloc(p, (size_t)bytes, cudaHostAllocPortable); /* whole pages */
+  if (e != cudaSuccess) cudaGetLastError();
+  return tf::status_of(e);
+}
+
+static void host_release(tf_device *d, void *p, int64_t) {
+  cudaSetDevice(d->index);
+  cudaFreeHost(p);
+}
+
+static tf_status upload_async(tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
+  if (q->st != TF_OK) return q->st;
+  cudaSetDevice(q->d->index);
+  return check(q, cudaMemcpyAsync(at<char>(dst), src, (size_t)bytes, cudaMemcpyHostToDevice, q->stream), "upload_async");
+}
+
+static tf_status download_async(tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
+  if (q->st != TF_OK) return q->st;
+  cudaSetDevice(q->d->index);
+  return check(q, cudaMemcpyAsync(dst, at<const char>(src), (size_t)bytes, cudaMemcpyDeviceToHost, q->stream), "download_async");
+}
+
 /* --- operations --------------------------------------------------------------------------------------------------------------------------- */
 
 static tf_status workspace(tf_queue *q, int32_t op, const void *params, int64_t *bytes) {
@@ -421,6 +449,10 @@ static tf_backend make_table() {
   if (tf::comm_table) tf::comm_table(&t);
   t.upload = upload;
   t.download = download;
+  t.host_alloc = host_alloc;
+  t.host_release = host_release;
+  t.upload_async = upload_async;
+  t.download_async = download_async;
   t.workspace = workspace;
   t.set_workspace = set_workspace;
 #define TF_X(name) t.name = op_##name;

@@ -80,7 +80,7 @@ typedef struct {
   int refs;
 } event;
 
-enum { JOB_OP, JOB_UPLOAD, JOB_MARK, JOB_WAIT, JOB_WORKSPACE };
+enum { JOB_OP, JOB_UPLOAD, JOB_FROM_HOST, JOB_TO_HOST, JOB_MARK, JOB_WAIT, JOB_WORKSPACE };
 
 typedef struct job {
   struct job *next;
@@ -90,6 +90,7 @@ typedef struct job {
   uint64_t n; /* of the event, or bytes */
   tf_ptr at;
   int64_t bytes;
+  void *host;
   uint64_t data[]; /* parameters or bytes of an upload */
 } job;
 
@@ -181,6 +182,12 @@ static void run_job(queue *q, job *j) {
       break;
     case JOB_UPLOAD:
       if (q->st == TF_OK) memcpy(real(j->at), j->data, (size_t)j->bytes);
+      break;
+    case JOB_FROM_HOST: /* read when it runs: what the caller writes too early shows */
+      if (q->st == TF_OK) memcpy(real(j->at), j->host, (size_t)j->bytes);
+      break;
+    case JOB_TO_HOST:
+      if (q->st == TF_OK) memcpy(j->host, real(j->at), (size_t)j->bytes);
       break;
     case JOB_WORKSPACE:
       cpu->set_workspace(q->cpu, j->at ? j->at + space.delta : 0, j->bytes);
@@ -438,6 +445,37 @@ static tf_status download(tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
   return st;
 }
 
+/* Host memory holds NaN at first, as the device's does. */
+static tf_status host_alloc(tf_device *d, int64_t bytes, void **p) {
+  (void)d;
+  if (bytes <= 0) return TF_EINVALID;
+  *p = mmap(NULL, pages(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (*p == MAP_FAILED) return TF_ENOMEM;
+  memset(*p, 0xff, (size_t)(bytes < POISON_BYTES ? bytes : POISON_BYTES));
+  return TF_OK;
+}
+
+static void host_release(tf_device *d, void *p, int64_t bytes) {
+  (void)d;
+  munmap(p, pages(bytes));
+}
+
+static tf_status host_copy(tf_queue *q, int kind, void *host, tf_ptr at, int64_t bytes) {
+  job *j = new_job(kind, 0);
+  if (j) {
+    j->host = host;
+    j->at = at;
+    j->bytes = bytes;
+  }
+  return push(Q(q), j);
+}
+
+static tf_status upload_async(tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
+  return host_copy(q, JOB_FROM_HOST, (void *)(uintptr_t)src, dst, bytes);
+}
+
+static tf_status download_async(tf_queue *q, void *dst, tf_ptr src, int64_t bytes) { return host_copy(q, JOB_TO_HOST, dst, src, bytes); }
+
 /* The question gets the caller's addresses: one that reads device memory to answer dies. */
 static tf_status workspace(tf_queue *tq, int32_t op, const void *params, int64_t *bytes) {
   queue *q = Q(tq);
@@ -493,6 +531,10 @@ static const tf_backend table = {
     .event_done = event_done,
     .upload = upload,
     .download = download,
+    .host_alloc = host_alloc,
+    .host_release = host_release,
+    .upload_async = upload_async,
+    .download_async = download_async,
     .workspace = workspace,
     .set_workspace = set_workspace,
 #define TF_X(name) .name = op_##name,
