@@ -162,6 +162,14 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 		if p.Role == autograd.RoleLoRAB {
 			p.Init = autograd.Init{Kind: autograd.InitNormal, Std: 0.02} // so that gradients of A are not zero
 		}
+		if dst.DType != kernels.F32 {
+			r := rand.New(rand.NewPCG(uint64(start), uint64(len(p.Name))))
+			values := make([]float32, dst.Numel())
+			for i := range values {
+				values[i] = 0.02 * float32(r.NormFloat64())
+			}
+			return kernels.UploadFloats(q, dst, values)
+		}
 		nn.InitRange(q, p, dst, start, 42)
 		return q.Err()
 	})
