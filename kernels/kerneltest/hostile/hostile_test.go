@@ -221,3 +221,58 @@ func TestFreedMemory(t *testing.T) {
 		t.Errorf("%d bytes live", d.Live())
 	}
 }
+
+// TestCopiesThatNobodyWaitsFor: what is copied from host memory is what it held until the event after the copy, and comes back behind it; what
+// does not fit is refused, and memory that was not given back is reported.
+func TestCopiesThatNobodyWaitsFor(t *testing.T) {
+	const n = 1 << 12
+	d := hostile.Open(t, kernels.Options{Threads: 1})
+	q, a := queueOf(t, d, kernels.CopyOps), arenaOf(t, d)
+	x := tensor(t, a, n)
+	h, err := d.NewHostMemory(8 * n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	e, err := d.NewEvent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	floats := unsafe.Slice((*float32)(unsafe.Pointer(&h.Bytes()[0])), 2*n)
+	for round := range 20 {
+		want := noise(n + round)[round:]
+		copy(floats, want)
+		kernels.UploadAsync(q, x, h, 0)
+		q.Add(kernels.Add{A: x, Y: x, Alpha: 2})
+		kernels.DownloadAsync(q, h, 4*n, x)
+		q.Record(e)
+		if err := e.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range want {
+			if floats[n+i] != 2*v {
+				t.Fatalf("round %d: element %d is %g, not %g", round, i, floats[n+i], 2*v)
+			}
+		}
+	}
+	if d.HostLive() != 8*n {
+		t.Errorf("%d bytes of host memory", d.HostLive())
+	}
+	kernels.DownloadAsync(q, h, 4*n+4, x)
+	var ke *kernels.Error
+	if err := q.Err(); !errors.As(err, &ke) || ke.Status != kernels.StatusInvalid {
+		t.Errorf("a copy past the end: %v", err)
+	}
+	other, err := kernels.Open(kernels.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := other.NewHostMemory(64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Close(); err == nil {
+		t.Errorf("%d bytes were left and nobody said so", len(left.Bytes()))
+	}
+}
