@@ -121,12 +121,12 @@ func (e *Engine) spreadDevices(ctx context.Context, d Devices, b *bucket, values
 			send = addPiece(send, b.mem.acc, u.own, u.own+hi-lo)
 		}
 		for k := range recv {
-			if lo, hi := u.owned(k); e.sameRange(k) && !(values && k == e.plan.rank) { // its own values are there
+			if lo, hi := u.owned(k); e.sameRange(k) && (!values || k != e.plan.rank) { // its own values are there
 				recv[k] = appendWords(recv[k], into, u.kept+lo-from, u.kept+hi-from)
 			}
 		}
 	}
-	to := func(r int) bool { return e.sameRange(r) && !(values && r == e.plan.rank) }
+	to := func(r int) bool { return e.sameRange(r) && (!values || r != e.plan.rank) }
 	event, err := e.deviceGather(ctx, d, send, recv, to, e.plan.group == 1 && !values)
 	if err != nil {
 		return err
