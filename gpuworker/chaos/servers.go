@@ -50,9 +50,16 @@ func freezeBroker(ctx context.Context, a *act) error {
 // jetStream opens a connection of the nemesis's own.
 func (a *act) jetStream(ctx context.Context) (*nats.Conn, jetstream.JetStream, error) {
 	c := a.f.directConfig().NATS
-	nc, err := nats.Connect(c.URL, nats.Token(c.Token.Reveal()), nats.Timeout(3*time.Second))
-	if err != nil {
-		return nil, nil, fmt.Errorf("the nemesis cannot reach the broker: %w", err)
+	var nc *nats.Conn
+	var err error
+	// A broker that has just been started again, on a loaded machine, may not answer yet.
+	for end := time.Now().Add(20 * time.Second); ; pause(ctx, 200*time.Millisecond) {
+		if nc, err = nats.Connect(c.URL, nats.Token(c.Token.Reveal()), nats.Timeout(3*time.Second)); err == nil {
+			break
+		}
+		if ctx.Err() != nil || time.Now().After(end) {
+			return nil, nil, fmt.Errorf("the nemesis cannot reach the broker: %w", err)
+		}
 	}
 	js, err := jetstream.New(nc)
 	if err != nil || ctx.Err() != nil {
