@@ -32,8 +32,13 @@ const (
 	slowReaders = 6
 	// streamDelay is the time of a step of the run that is watched, watchAfter how long it lasts after the streams are open, at least.
 	streamDelay = 40 * time.Millisecond
-	watchAfter  = 6 * time.Second
-	// streamBytes is what the API may hold for a stream, apiBytes for itself, and growBytes what may come on top while nobody reads.
+	watchAfter  = 18 * time.Second
+	// settleLeast and settleMost bound the wait for what the API holds to settle, settleFor is how long its peak stays the same by then.
+	settleLeast = 5 * time.Second
+	settleMost  = 10 * time.Second
+	settleFor   = 2 * time.Second
+	// streamBytes is what the API may hold for a stream, apiBytes for itself, and growBytes what may come on top, while nobody reads, of its peak once
+	// every stream holds what it may and the collector has let the heap grow to its pace.
 	streamBytes = 96 << 10
 	apiBytes    = 160 << 20
 	growBytes   = 64 << 20
@@ -85,7 +90,7 @@ func streams(ctx context.Context, a *act) error {
 	crowd := a.crowd(ctx, spec, want)
 	defer crowd.close()
 	a.begin(22, apiProcess, "%d streams that nobody reads (limit of files %d), %d slow readers, %d others; then kill -9 of the API", crowd.size(), limit.Cur, slowReaders, goodReaders)
-	before := a.f.resident()
+	before := a.settled(ctx)
 	a.memory(crowd.size(), before, apiBytes+int64(crowd.size())*streamBytes)
 	pause(ctx, a.between(3*time.Second, 4*time.Second))
 	a.memory(crowd.size(), a.f.resident(), before+growBytes)
@@ -109,6 +114,21 @@ func streams(ctx context.Context, a *act) error {
 		a.f.history.Add(check.Event{Kind: check.KindStream, Proc: fmt.Sprintf("reader-%d", i+1), Tenant: spec.Tenant, Run: spec.ID, Stage: "tune", Names: r.seen, Count: r.broken})
 	}
 	return nil
+}
+
+// settled is the peak of what the API has resident, once it has not risen for a while, in bytes. What grows for ever never settles: its peak
+// is then the newest value, and what comes on top of that is judged.
+func (a *act) settled(ctx context.Context) (peak int64) {
+	began := time.Now()
+	for rose := began; ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
+		if now := a.f.resident(); now > peak {
+			peak, rose = now, time.Now()
+		}
+		if t := time.Since(began); t >= settleMost || t >= settleLeast && time.Since(rose) >= settleFor {
+			break
+		}
+	}
+	return peak
 }
 
 // memory notes what the API has resident, and what it may have.
