@@ -282,7 +282,13 @@ func (p *pool) close(ctx context.Context, r *openRun, a Action) error {
 	if err := putSpec(ctx, p.c.objects, r.spec); err != nil {
 		return err
 	}
-	view := RunView(r.spec, r.head, r.submitted)
+	// The record and the metrics date the run as its page does, by the spec: the open object that control knows it by is stored a moment
+	// later, or much later when the front died in between.
+	at, err := p.c.objects.Stat(ctx, schemas.SpecKey(a.Tenant, a.Run))
+	if err != nil {
+		return fmt.Errorf("cannot date the spec of run %s: %w", a.Run, err)
+	}
+	view := RunView(r.spec, r.head, at.Modified)
 	data, err := json.Marshal(view)
 	if err != nil {
 		return fmt.Errorf("cannot encode the record of run %s: %w", a.Run, err)
