@@ -1,6 +1,7 @@
 package prep_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -62,6 +63,29 @@ func (f *fixture) upload(name string, body []byte) schemas.Ref {
 		f.t.Fatal(err)
 	}
 	return schemas.Ref{Files: []schemas.File{{Path: name, SHA256: sha, Bytes: int64(len(body))}}}
+}
+
+// damage flips a bit in the middle of the cached object whose key ends in suffix, and returns its key.
+func (f *fixture) damage(suffix string) string {
+	f.t.Helper()
+	var key string
+	for i, err := range f.objects.List(f.t.Context(), "cache/acme/") {
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if strings.HasSuffix(i.Key, suffix) {
+			key = i.Key
+		}
+	}
+	b, _, err := f.objects.Get(f.t.Context(), key, 1<<30)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := f.objects.Upload(f.t.Context(), key, bytes.NewReader(b), int64(len(b))); err != nil {
+		f.t.Fatal(err)
+	}
+	return key
 }
 
 func (f *fixture) handle(ctx context.Context, part int) error {

@@ -138,23 +138,7 @@ func TestDamagedRowsAreNoticed(t *testing.T) {
 	if err := f.handle(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	var key string
-	for i, err := range f.objects.List(t.Context(), "cache/acme/") {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasSuffix(i.Key, "/rows") {
-			key = i.Key
-		}
-	}
-	b, _, err := f.objects.Get(t.Context(), key, 1<<30)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b[len(b)/2] ^= 1
-	if _, err := f.objects.Put(t.Context(), key, b, store.Condition{}); err != nil {
-		t.Fatal(err)
-	}
+	key := f.damage("/rows")
 	if err := f.handle(t.Context(), 1); !schemas.IsCode(err, schemas.CodeVerify) {
 		t.Fatalf("damaged rows: %v", err)
 	}

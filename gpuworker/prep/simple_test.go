@@ -227,23 +227,7 @@ func TestASimplePlanIsMadeAgain(t *testing.T) {
 	if err := f.handle(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	var key string
-	for i, err := range f.objects.List(t.Context(), "cache/acme/") {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasSuffix(i.Key, "/train-00001") {
-			key = i.Key
-		}
-	}
-	b, _, err := f.objects.Get(t.Context(), key, 1<<30)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b[len(b)/2] ^= 1
-	if err := f.objects.Upload(t.Context(), key, strings.NewReader(string(b)), int64(len(b))); err != nil {
-		t.Fatal(err)
-	}
+	key := f.damage("/train-00001")
 	if err := f.handle(t.Context(), 1); !schemas.IsCode(err, schemas.CodeVerify) {
 		t.Fatalf("damaged rows: %v", err)
 	}
