@@ -31,23 +31,6 @@ func ReadInput(ctx context.Context, objects store.Objects, tenant string, f sche
 	return b, nil
 }
 
-// ReadRefRecords reads the rows of every file of a data reference, in order.
-func ReadRefRecords(ctx context.Context, objects store.Objects, tenant string, ref schemas.Ref, format string) ([]Record, error) {
-	var out []Record
-	for _, f := range ref.Files {
-		b, err := ReadInput(ctx, objects, tenant, f, MaxInputBytes)
-		if err != nil {
-			return nil, err
-		}
-		recs, err := ReadRecords(ctx, f.Path, format, b, nil)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, recs...)
-	}
-	return out, nil
-}
-
 // LoadTokenizer loads tokenizer.json of a reference (a single file of any name, or a folder that holds one).
 func LoadTokenizer(ctx context.Context, objects store.Objects, tenant string, ref schemas.Ref) (*HFTokenizer, error) {
 	for _, f := range ref.Files {
