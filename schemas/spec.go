@@ -241,11 +241,13 @@ type TrainStage struct {
 }
 
 // Padding fills sequences to the longest of their leaf, rounded up to Multiple, with the token ID, which no other token sees. Labels trains the
-// model to write it: padding counts among a step's labels.
+// model to write it: padding counts among a step's labels. Before that Whole fills packed sequences to that length with tokens that are seen and
+// never trained on, as LLaMA-Factory's packing does; 0: not.
 type Padding struct {
 	ID       int32 `json:"id"`
 	Multiple int   `json:"multiple" jsonschema:"minimum=1"`
 	Labels   bool  `json:"labels,omitempty"`
+	Whole    int   `json:"whole,omitempty" jsonschema:"minimum=0"`
 }
 
 // World bounds the number of seats of the gang.

@@ -14,6 +14,7 @@ const (
 	maxStages = 64
 	maxParts  = 4096
 	maxWorld  = 4096
+	maxWhole  = 1 << 20
 )
 
 // problems collects every problem of a spec, so that a user mends them all at once.
@@ -229,7 +230,7 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 		p.check(f == nil || f.EarlyStopping == 0 && !f.LoadBest, at+".eval_generate", "measures no loss, which early_stopping and load_best need")
 		p.generation(g, at+".eval_generate")
 	}
-	p.check(t.Pad == nil || t.Objective == "sft" || t.Objective == "pt", at+".pad", "is for the objectives sft and pt, not %s", t.Objective)
+	p.check(t.Pad == nil || slices.Contains([]string{"pt", "sft", "dpo", "kto"}, t.Objective), at+".pad", "is for the objectives pt, sft, dpo and kto, not %s", t.Objective)
 	p.check(t.EvalPad == nil && t.EvalLast == nil || t.EvalGenerate != nil, at+".eval_pad", "needs eval_generate, as eval_last does")
 	if t.EvalLast != nil {
 		p.generation(t.EvalLast, at+".eval_last")
@@ -238,6 +239,7 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 		if d != nil {
 			p.check(d.Multiple >= 1 && d.Multiple <= 1<<12, at+key+".multiple", "is %d, must be 1 to 4096", d.Multiple)
 			p.check(d.ID >= 0, at+key+".id", "is %d, must be a token", d.ID)
+			p.check(d.Whole >= 0 && d.Whole <= maxWhole, at+key+".whole", "is %d, must be 0 to %d", d.Whole, maxWhole)
 		}
 	}
 	p.check(t.StepDelayMS >= 0 && t.StepDelayMS <= 60_000, at+".step_delay_ms", "is %d, must be 0 to 60000", t.StepDelayMS)

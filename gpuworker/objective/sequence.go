@@ -15,7 +15,8 @@ import (
 // Span is the positions [From, To) of one sequence in a batch laid out flat, without padding at its end.
 type Span struct{ From, To int }
 
-// Spans lists the sequences of a batch: its documents, or its rows up to their last attended position.
+// Spans lists the sequences of a batch: its documents, or its rows up to their last position that is attended or, where padding is trained on, has
+// a label.
 func Spans(b *nn.Batch) []Span {
 	var out []Span
 	if len(b.Docs) > 0 {
@@ -26,7 +27,7 @@ func Spans(b *nn.Batch) []Span {
 	}
 	for r := range b.Rows {
 		s := Span{r * b.Seq, (r + 1) * b.Seq}
-		for b.Mask != nil && s.To > s.From && b.Mask[s.To-1] == 0 {
+		for b.Mask != nil && s.To > s.From && b.Mask[s.To-1] == 0 && (len(b.Labels) == 0 || b.Labels[s.To-1] == nn.IgnoreLabel) {
 			s.To--
 		}
 		out = append(out, s)

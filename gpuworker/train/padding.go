@@ -68,13 +68,13 @@ func padLength(p *schemas.Padding, longest int) int {
 	return (longest + m - 1) / m * m
 }
 
-// padLeaf fills the sequences of a leaf to one length; the mask has 0 for what was added, nil when nothing was. Packed documents stay as they
-// are: they are not padded.
+// padLeaf fills the sequences of a leaf to one length; the mask has 0 for what was added, nil when nothing was. Documents that do not see each
+// other are not padded: LLaMA-Factory's mask lets such padding see every token, later ones too.
 func padLeaf(seqs []Sequence, p *schemas.Padding) (out []Sequence, mask []uint8, err error) {
-	longest := 0
+	longest := p.Whole
 	for _, s := range seqs {
-		if len(s.Docs) > 2 {
-			return nil, nil, schemas.Errorf(schemas.CodeUnsupported, "pad", "packed sequences are not padded")
+		if len(s.Docs) > 2 && !s.Open {
+			return nil, nil, schemas.Errorf(schemas.CodeUnsupported, "pad", "packed sequences that do not see each other are not padded")
 		}
 		longest = max(longest, len(s.IDs))
 	}
@@ -86,8 +86,10 @@ func padLeaf(seqs []Sequence, p *schemas.Padding) (out []Sequence, mask []uint8,
 		label = p.ID
 	}
 	for i, s := range seqs {
+		s = fillWhole(s, p)
 		k := n - len(s.IDs)
-		out[i] = Sequence{IDs: append(slices.Clone(s.IDs), slices.Repeat([]int32{p.ID}, k)...), Labels: append(slices.Clone(s.Labels), slices.Repeat([]int32{label}, k)...), Tag: s.Tag}
+		out[i] = Sequence{IDs: append(slices.Clone(s.IDs), slices.Repeat([]int32{p.ID}, k)...), Labels: append(slices.Clone(s.Labels), slices.Repeat([]int32{label}, k)...), Tag: s.Tag,
+			Docs: alone(s.Docs, k), Open: s.Open}
 		mask = append(append(mask, slices.Repeat([]uint8{1}, len(s.IDs))...), make([]uint8, k)...)
 		added = added || k > 0
 	}
@@ -95,6 +97,31 @@ func padLeaf(seqs []Sequence, p *schemas.Padding) (out []Sequence, mask []uint8,
 		mask = nil
 	}
 	return out, mask, nil
+}
+
+// fillWhole fills a sequence to p.Whole with tokens that are seen and not trained on, each at position 0.
+func fillWhole(s Sequence, p *schemas.Padding) Sequence {
+	k := p.Whole - len(s.IDs)
+	if k <= 0 {
+		return s
+	}
+	if len(s.Docs) == 0 {
+		s.Docs = []int32{0, int32(len(s.IDs))}
+	}
+	return Sequence{IDs: append(slices.Clone(s.IDs), slices.Repeat([]int32{p.ID}, k)...), Labels: append(slices.Clone(s.Labels), slices.Repeat([]int32{nn.IgnoreLabel}, k)...),
+		Docs: alone(s.Docs, k), Open: true, Tag: s.Tag}
+}
+
+// alone adds k documents of one token, so that each is at position 0; sequences without documents stay so.
+func alone(docs []int32, k int) []int32 {
+	if len(docs) == 0 {
+		return nil
+	}
+	docs = slices.Clone(docs)
+	for range k {
+		docs = append(docs, docs[len(docs)-1]+1)
+	}
+	return docs
 }
 
 // padLabels is how many labels padding adds to a leaf of these samples.
@@ -108,7 +135,7 @@ func padLabels(d Dataset, p *schemas.Padding, samples []int32) (int64, error) {
 	}
 	longest, sum := 0, 0
 	for _, i := range samples {
-		n := lengths.Length(int(i))
+		n := max(p.Whole, lengths.Length(int(i)))
 		longest, sum = max(longest, n), sum+n
 	}
 	return int64(padLength(p, longest)*len(samples) - sum), nil

@@ -3,6 +3,7 @@ package verifye2e_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/localrun"
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/config"
@@ -64,13 +66,13 @@ var effects = map[string]struct{ value, with, instead string }{
 	// Model
 	"model_name_or_path": {value: "ROOT/model_llama3_memo"}, "adapter_name_or_path": {value: "ROOT/sft_lora/out"}, "rope_scaling": {value: "linear", with: "cutoff_len=4096"},
 	"adapter_folder": {value: "ROOT/sft_lora", with: "adapter_name_or_path=out", instead: "adapter_folder=ROOT/sft_lora_on_memo"},
-	"shift_attn":     {value: "true"}, "ignore_pad_token_for_loss": {value: "false"}, "add_tokens": {value: "name,Hello", with: onFull},
+	"shift_attn":     {value: "true"}, "ignore_pad_token_for_loss": {value: "false"}, "add_tokens": {value: "name,Hello", with: onFull}, "resize_vocab": {value: "true", with: "template=glm4 stage=pt packing=false " + onFull},
 	"add_special_tokens": {value: "name,Hello", with: onFull}, "train_from_scratch": {value: "true", with: onFull},
 	"quantization_bit": {value: "4"}, "double_quantization": {value: "false", with: "quantization_bit=4"},
 	// Methods
 	"finetuning_type": {value: "full"}, "freeze_trainable_layers": {value: "1", with: "finetuning_type=freeze"}, "freeze_trainable_modules": {value: "mlp", with: "finetuning_type=freeze"},
-	"freeze_extra_modules": {value: "embed_tokens", with: "finetuning_type=freeze"},
-	"additional_target":    {value: "embed_tokens"}, "lora_alpha": {value: "7"}, "lora_dropout": {value: "0.3"}, "lora_rank": {value: "4"}, "lora_target": {value: "q_proj"},
+	"freeze_extra_modules": {value: "embed_tokens", with: "finetuning_type=freeze"}, "use_llama_pro": {value: "true", with: "finetuning_type=freeze model_name_or_path=./deep"},
+	"additional_target": {value: "embed_tokens"}, "lora_alpha": {value: "7"}, "lora_dropout": {value: "0.3"}, "lora_rank": {value: "4"}, "lora_target": {value: "q_proj"},
 	"loraplus_lr_ratio": {value: "16"}, "loraplus_lr_embedding": {value: "1e-2", with: "loraplus_lr_ratio=16 lora_target=embed_tokens,q_proj max_steps=3"},
 	"use_rslora": {value: "true"}, "use_dora": {value: "true"}, "pissa_init": {value: "true", with: "pissa_iter=-1"}, "pissa_iter": {value: "1", with: "pissa_init=true"},
 	"create_new_adapter": {value: "true", with: "adapter_name_or_path=ROOT/sft_lora/out"},
@@ -126,7 +128,6 @@ var exported = []string{"load_best_model_at_end", "metric_for_best_model"}
 // effectsElsewhere names the tests of keys that change nothing of what is computed, or cannot be changed alone.
 var effectsElsewhere = map[string]string{
 	"tokenized_path": "gpuworker/verifye2e:TestTokenizedByLLaMAFactory", "model_revision": "services/config:TestHubs", "use_modelscope_hub": "services/config:TestHubs",
-	"resize_vocab": "gpuworker/verifye2e:TestVariantsOfLLaMAFactory", "use_llama_pro": "gpuworker/train:TestEveryMethodKeepsItsBits",
 	"galore_layerwise": "gpuworker/verifye2e:TestKeysChangeMemory", "apollo_layerwise": "gpuworker/verifye2e:TestKeysChangeMemory", "by_block": "gpuworker/verifye2e:TestKeysChangeMemory",
 	"sharding": "gpuworker/verifye2e:TestKeysChangeMemory", "num_workers": "gpuworker/verifye2e:TestKeysChangeMemory",
 	"export_dir": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "output_dir": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
@@ -254,6 +255,9 @@ func computedBy(t *testing.T, root, with, more string, export bool) string {
 	if strings.Contains(with, "./moe") {
 		makeMixture(t, root, filepath.Join(dir, "moe"))
 	}
+	if strings.Contains(with, "./deep") {
+		makeDeep(t, root, filepath.Join(dir, "deep"))
+	}
 	o := options()
 	spec, inputs, err := o.Load(t.Context(), filepath.Join(dir, "train.yaml"), splitOverrides(strings.ReplaceAll(with+" "+more, "ROOT", root)))
 	if err != nil {
@@ -324,6 +328,49 @@ func makeMixture(t *testing.T, root, dir string) {
 		}
 		write(t, dir, name, b)
 	}
+}
+
+// makeDeep makes a model of six layers of the fixtures' of three: each twice, as variants.py does.
+func makeDeep(t *testing.T, root, dir string) {
+	t.Helper()
+	from := filepath.Join(root, "model_llama3")
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := safetensors.OpenPath(from, "model.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var entries []safetensors.Entry
+	for _, info := range f.Infos() {
+		values, shape, err := f.Float32(info.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := []string{info.Name}
+		for i := range 3 {
+			if layer := fmt.Sprintf(".layers.%d.", i); strings.Contains(info.Name, layer) {
+				names = append(names, strings.Replace(info.Name, layer, fmt.Sprintf(".layers.%d.", i+3), 1))
+			}
+		}
+		for _, n := range names {
+			entries = append(entries, safetensors.Entry{Name: n, Shape: shape, Float32: values})
+		}
+	}
+	out, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if err := errors.Join(out.Remove("model.safetensors"), safetensors.WriteFile(out, "model.safetensors", entries, f.Metadata())); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "config.json", bytes.Replace(raw, []byte(`"num_hidden_layers": 3`), []byte(`"num_hidden_layers": 6`), 1))
 }
 
 // splitOverrides cuts key=value words; a value in braces may hold spaces. max_samples=null leaves it out.

@@ -18,6 +18,7 @@ BASE = {
     "report_to": "none", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 3.0e-3, "num_train_epochs": 1.0,
     "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "per_device_eval_batch_size": 4, "seed": 7,
 }  # fmt: skip
+DEEP = "../model_deep"
 LLAMA, NODROP, MEMO, QWEN = "../model_llama3", "../model_llama3_nodrop", "../model_llama3_memo", "../model_qwen2"
 FULL = {"finetuning_type": "full", "learning_rate": 1.0e-3}
 EVAL = {"eval_strategy": "steps", "eval_steps": 5}
@@ -75,6 +76,14 @@ def variants():
     add("pad_loss_dpo", LLAMA, "llama3", "dpo_en_demo", stage="dpo", ignore_pad_token_for_loss=False, max_samples=30)
     add("pad_loss_dpo_base", LLAMA, "llama3", "dpo_en_demo", stage="dpo", max_samples=30)
     add("pad_loss_kto", LLAMA, "llama3", "kto_tools", stage="kto", ignore_pad_token_for_loss=False, max_samples=30)
+    add("pad_loss_dpo_ld", QWEN, "qwen", "dpo_en_demo", stage="dpo", ignore_pad_token_for_loss=False, pref_ftx=0.3, ld_alpha=0.5, max_samples=30, val_size=0.2, **EVAL)
+    add("pad_loss_orpo", LLAMA, "llama3", "dpo_en_demo", stage="dpo", pref_loss="orpo", ignore_pad_token_for_loss=False, **FULL, max_samples=24, per_device_train_batch_size=3)
+    add("pad_loss_kto_eval", LLAMA, "llama3", "kto_en_demo", stage="kto", ignore_pad_token_for_loss=False, pref_ftx=0.2, max_samples=30, val_size=0.3, **EVAL)
+    add("kto_ftx_eval", LLAMA, "llama3", "kto_en_demo", stage="kto", pref_ftx=0.2, max_samples=30, val_size=0.3, **EVAL)
+    add("pad_loss_packing", LLAMA, "llama3", "identity", packing=True, cutoff_len=99, ignore_pad_token_for_loss=False, max_samples=60, **FULL)
+    add("pad_loss_packing_eval", QWEN, "qwen", "alpaca_en_demo", packing=True, cutoff_len=195, ignore_pad_token_for_loss=False, max_samples=60, val_size=0.3, **EVAL, compute_accuracy=True)
+    add("pad_loss_neat", LLAMA, "llama3", "identity", neat_packing=True, cutoff_len=96, ignore_pad_token_for_loss=False, max_samples=60)
+    add("pad_loss_neat_odd", LLAMA, "llama3", "identity", neat_packing=True, cutoff_len=99, ignore_pad_token_for_loss=False, max_samples=60)
     add("tokenized", LLAMA, "llama3", "identity", tokenized_path="./tokenized", max_samples=40, val_size=8, **EVAL)
     add("tokenized_neat", LLAMA, "llama3", "identity", tokenized_path="./tokenized", max_samples=40, val_size=8, neat_packing=True, preprocessing_num_workers=2, **EVAL)
     add("tokenized_dpo", LLAMA, "llama3", "dpo_en_demo", stage="dpo", tokenized_path="./tokenized", max_samples=30)
@@ -107,6 +116,7 @@ def variants():
     add("muon_lora", LLAMA, "llama3", "identity", use_muon=True, lora_target="q_proj,down_proj", weight_decay=0.05, max_samples=40)
     add("adam_mini", LLAMA, "llama3", "identity", **FULL, use_adam_mini=True, max_samples=40)
     add("llama_pro", LLAMA, "llama3", "identity", finetuning_type="freeze", use_llama_pro=True, freeze_trainable_layers=1, max_samples=40)
+    add("llama_pro_deep", DEEP, "llama3", "identity", finetuning_type="freeze", use_llama_pro=True, freeze_trainable_layers=2, max_samples=40)
     add("dora_loraplus", QWEN, "qwen", "identity", use_dora=True, loraplus_lr_ratio=8.0, max_samples=40, preprocessing_num_workers=3, packing=True)
     add("split_special", LLAMA, "llama3", "specials", split_special_tokens=True, **FULL)
     add("pad_loss", LLAMA, "llama3", "identity", ignore_pad_token_for_loss=False, max_samples=30, **FULL)
@@ -180,6 +190,18 @@ def made(demo):
     return sets
 
 
+def deep(source, to):
+    """A model of six layers: each of the three twice."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(source, to, dirs_exist_ok=True)
+    weights = load_file(source / "model.safetensors")
+    more = {re.sub(r"\.layers\.(\d)\.", lambda m: f".layers.{int(m[1]) + 3}.", n): w for n, w in weights.items() if ".layers." in n}
+    save_file({**weights, **more}, to / "model.safetensors", {"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6}))
+
+
 def main():
     out, demo, models = (pathlib.Path(p) for p in sys.argv[1:4])
     data = out / "data"
@@ -198,6 +220,7 @@ def main():
         (out / m).mkdir(exist_ok=True)
         for f in (models / m).iterdir():
             shutil.copyfile(f, out / m / f.name)
+    deep(out / "model_llama3", out / "model_deep")
     adapter = out / "adapter_llama3"
     adapter.mkdir(exist_ok=True)
     for f in (models / "sft_lora" / "out").iterdir():

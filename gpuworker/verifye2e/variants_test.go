@@ -31,7 +31,10 @@ func TestVariantsOfLLaMAFactory(t *testing.T) {
 		}
 		t.Run(c.Name, func(t *testing.T) {
 			dir := t.TempDir()
-			write(t, dir, "train.yaml", []byte(strings.ReplaceAll(c.YAML, `"../`, `"`+root+"/")))
+			if strings.Contains(c.YAML, `"../model_deep"`) {
+				makeDeep(t, root, filepath.Join(dir, "model_deep"))
+			}
+			write(t, dir, "train.yaml", []byte(strings.NewReplacer(`"../model_deep"`, `"./model_deep"`, `"../`, `"`+root+"/").Replace(c.YAML)))
 			write(t, dir, "full_log.jsonl", append(bytes.Join(raws(c.Log), []byte("\n")), '\n'))
 			r := verifyDir(t, dir, options())
 			if err := r.Err(); err != nil || r.Compared < 1 {

@@ -65,15 +65,12 @@ func (v *factoryValues) rules() {
 			}
 		}
 	}
-	if v.padLoss() && (stage == "dpo" || stage == "kto") {
-		v.bad("ignore_pad_token_for_loss", "cannot be false for stage %s: upstream counts padding among an answer's probabilities there, which is not built", stage)
+	if packs := v.truth("packing") || v.truth("neat_packing"); packs && stage == "sft" && v.truth("shift_attn") {
+		v.bad("shift_attn", "pads batches, which is not built for packed ones")
 	}
-	if packs := v.truth("packing") || v.truth("neat_packing"); packs && stage == "sft" && (v.padLoss() || v.truth("shift_attn")) {
-		key := "shift_attn"
-		if v.padLoss() {
-			key = "ignore_pad_token_for_loss"
-		}
-		v.bad(key, "pads batches, which is not built for packed ones")
+	if v.truth("neat_packing") && v.padLoss() && v.truth("do_train") && v.whole("cutoff_len")%collatorMultiple != 0 {
+		v.bad("ignore_pad_token_for_loss", "cannot be false with neat_packing and a cutoff_len of %d: upstream's mask lets the padding up to a multiple of %d see every token, later ones too, which is not built; with a multiple of %d there is none",
+			v.whole("cutoff_len"), collatorMultiple, collatorMultiple)
 	}
 	if v.truth("train_on_prompt") && v.truth("mask_history") {
 		v.bad("mask_history", "cannot be combined with train_on_prompt")

@@ -61,7 +61,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Data", "preprocessing_num_workers", kWhole, "", works, "SEMANTIC for packing/PT/KTO (contiguous shards)"},
 		{"Data", "max_samples", kWhole, "", works, "per dataset, first N"},
 		{"Data", "eval_num_beams", kWhole, "", refused, "give num_beams"},
-		{"Data", "ignore_pad_token_for_loss", kTruth, "true", works, "false pads batches as upstream's collator does and trains on the padding: stage sft without packing; it changes nothing in pt, rm and predictions, and is refused in dpo and kto"},
+		{"Data", "ignore_pad_token_for_loss", kTruth, "true", works, "false pads batches as upstream's collator does and trains on the padding (dpo and kto: counts it among an answer's probabilities); it changes nothing in pt, rm and predictions, nor with packing unless cutoff_len is no multiple of 8, which neat_packing refuses then"},
 		{"Data", "val_size", kNumber, "0.0", works, "<1 ratio, >1 absolute"},
 		{"Data", "eval_on_each_dataset", kTruth, "false", works, ""},
 		{"Data", "packing", kTruth, "", works, "None => true only for pt (no -1)"},

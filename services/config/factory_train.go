@@ -64,8 +64,8 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if t.CommitEvery < 1 || strategy(v.text("save_strategy")) != "steps" {
 		t.CommitEvery = 500
 	}
-	if t.Objective == "rm" || t.Objective == "dpo" {
-		t.EvalReduce = "rows" // upstream's trainers of pairs weigh batches by their rows, the others do not
+	if t.Objective == "rm" || t.Objective == "dpo" || t.Objective == "kto" {
+		t.EvalReduce = "rows" // upstream's trainers of preferences weigh batches by their rows, the others do not
 	}
 	b.method(t)
 	b.optim(t)

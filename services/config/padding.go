@@ -18,16 +18,24 @@ const collatorMultiple = 8
 // a batch says what tokens see.
 func (b *factoryBuilder) padding(t *schemas.TrainStage) error {
 	v := b.v
-	if t.Objective != "sft" || !v.padLoss() && !v.truth("shift_attn") {
+	preference := t.Objective == "dpo" || t.Objective == "kto"
+	if t.Objective != "sft" && !preference || !v.padLoss() && (preference || !v.truth("shift_attn")) {
 		return nil
+	}
+	packed := v.truth("packing") || v.truth("neat_packing")
+	if packed && (!v.truth("do_train") || v.whole("cutoff_len")%collatorMultiple == 0) {
+		return nil // packed sequences have the length of batches already
 	}
 	id, err := b.padToken()
 	if err != nil {
 		return err
 	}
 	t.Pad = &schemas.Padding{ID: id, Multiple: 1, Labels: v.padLoss()}
-	if v.truth("do_train") {
+	if v.truth("do_train") || preference {
 		t.Pad.Multiple = collatorMultiple
+	}
+	if packed {
+		t.Pad.Whole = v.whole("cutoff_len")
 	}
 	return nil
 }
