@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -190,7 +189,7 @@ func (p *pool) unpack(ctx context.Context) error {
 	}
 	if n := min(len(p.batches), maxBatchesATick); n > 0 {
 		p.batches = p.batches[n:]
-		p.keys = slices.Sorted(maps.Keys(p.runs))
+		p.keys = lineUp(p.runs)
 		p.behind = true
 	}
 	return nil

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -78,7 +79,7 @@ type pool struct {
 	behind bool
 	// missed is how soon what a poke may have been about can be looked at, because it was looked at a moment before; 0: nothing was missed.
 	missed time.Duration
-	// keys are the keys of runs in order, as of the last listing.
+	// keys are the keys of runs as of the last listing, in the order of lineUp.
 	keys []string
 	// listedAt and listCost pace the listing of open objects.
 	listedAt time.Duration
@@ -197,7 +198,7 @@ func (p *pool) list(ctx context.Context, poked bool) error {
 			delete(p.byName, r.tenant+"/"+r.run)
 		}
 	}
-	p.keys = slices.Sorted(maps.Keys(p.runs))
+	p.keys = lineUp(p.runs)
 	p.listedAt, p.listCost, p.dirty = p.c.clock(), listingCost(p.c.clock()-now, len(p.keys)), false
 	return nil
 }
@@ -213,6 +214,29 @@ func (p *pool) know(key string, submitted time.Time) {
 	}
 	r := &openRun{key: key, tenant: tenant, run: run, submitted: submitted, claims: map[ClaimKey]*Claim{}, failures: map[string]seenFailure{}}
 	p.runs[key], p.byName[tenant+"/"+run] = r, r
+}
+
+// lineUp lists the keys of runs priority by priority, within one the first run of each tenant, then the second of each, and so on: about the
+// order in which they start. Read in this order, those that come next are the first to be known, and no spec is read of one that turns out to
+// come later.
+func lineUp(runs map[string]*openRun) []string {
+	type class struct {
+		priority int
+		tenant   string
+	}
+	type place struct{ priority, round int }
+	next, at := map[class]int{}, make(map[string]place, len(runs))
+	out := slices.Sorted(maps.Keys(runs))
+	for _, key := range out {
+		c := class{openPriority(key), runs[key].tenant}
+		at[key] = place{c.priority, next[c]}
+		next[c]++
+	}
+	slices.SortStableFunc(out, func(a, b string) int {
+		x, y := at[a], at[b]
+		return cmp.Or(cmp.Compare(x.priority, y.priority), cmp.Compare(x.round, y.round))
+	})
+	return out
 }
 
 // listingCost is what a listing that took so long counts for: no more than its keys explain. The time that a store was away is not the

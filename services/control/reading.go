@@ -29,7 +29,7 @@ const (
 	maxQueued   = 2000
 	maxBlocked  = 500
 	// aheadWhileBehind bounds the specs that are read in advance while runs are unread, beside two for each worker: who comes first is not
-	// known before all are, and what turns out to come later was read for nothing.
+	// known before all are (some have started, policies and usage differ), and what turns out to come later was read for nothing.
 	aheadWhileBehind = 200
 
 	// rereadAfter is the least time between two readings of one run, so that a few runs that change do not use up what all may read.
@@ -57,7 +57,7 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		pause = 50 * time.Millisecond
 	}
 	var hot, fresh, running []*openRun
-	// Runs in the order of their keys: those of the first priorities are known first.
+	// Those of the first priorities, and of each tenant its first, are known first.
 	more := false
 	for _, key := range p.keys {
 		if r := p.runs[key]; r != nil && (r.readAt == 0 || r.wanted && r.spec == nil) {
@@ -67,10 +67,10 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 			fresh = append(fresh, r)
 		}
 	}
-	again, from := maxRechecks, p.cursor
+	again, from, least := maxRechecks, p.cursor, rereadAfter
 	first := more && !poked
-	if first {
-		again = fewRechecks
+	if first { // ticks come as fast as the store may be read; what is known is looked at no oftener than at other times
+		again, least = fewRechecks, max(least, p.c.cfg.Interval)
 	}
 	for i := range p.keys {
 		n := (i + from) % len(p.keys) // each once: the cursor moves meanwhile
@@ -78,9 +78,9 @@ func (p *pool) refresh(ctx context.Context, poked bool) error {
 		switch {
 		case r == nil: // closed since the listing
 		case r.readAt == 0 || r.wanted && r.spec == nil: // in fresh, now or later
-		case now-r.readAt < rereadAfter:
+		case now-r.readAt < least:
 			if poked {
-				p.miss(r.readAt + rereadAfter - now)
+				p.miss(r.readAt + least - now)
 			}
 		case r.head != nil && r.head.State != schemas.RunPaused:
 			if len(r.head.Seats) != len(r.head.Members) || r.head.Control != schemas.ControlNone {
