@@ -314,6 +314,8 @@ type OptimSpec struct {
 	// what clipping and anomalies need, the norm of the whole gradient, comes from a forward and backward pass of its own, which doubles the
 	// time of a step; without clipping, and where anomalies are kept, one pass does. Steps of several leaves a rank keep their gradients.
 	ByBlock bool `json:"by_block,omitempty"`
+	// Offload holds the optimizer's state in the host's memory and updates on the host's cores; on the CPU there is nothing to offload.
+	Offload bool `json:"offload,omitempty"`
 }
 
 // EvalStage scores models on a prep output that stored rows.

@@ -35,6 +35,8 @@ type Footprint struct {
 	Workspace   int64 `json:"workspace"`
 	// Staging is host memory that exchanges between ranks go through; it is part of the Go heap.
 	Staging int64 `json:"staging"`
+	// Host is memory of the machine beside its device: the optimizer's state, and what an update goes through, where they are offloaded.
+	Host int64 `json:"host,omitempty"`
 	// Peak is the most that was allocated at once, which is not the sum: the parts peak at different moments.
 	Peak int64 `json:"peak"`
 	// Threads is what the device's threads on this machine hold beside that, scratch and stacks; 0 for accelerators.
@@ -125,6 +127,7 @@ func measureRank(ctx context.Context, dev *kernels.Device, c MeasureConfig, comm
 	}
 	res := engine.Resident()
 	f.Trainable = engine.Trainable()
+	f.Host, _ = engine.OffloadBytes()
 	f.Weights, f.Gradients, f.Optimizer, f.Window, f.Staging = res.Params, res.Grads, res.Optimizer, res.Window, res.Staging
 	f.Activations, f.Workspace, f.Peak, f.Threads = mem.Peak(), q.Workspace(), dev.Peak(), dev.ThreadMemory()
 	return f, q.Sync()

@@ -247,10 +247,15 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	s.flosPerToken = flosPerToken(units, s.head != nil)
 	s.memory = autograd.NewMemory(s.dev, s.queue, 0)
 	cfg := engineConfig(s.stage, sharding, optimizerOf(s.stage, s.model.Info(), s.t.Spec.Seed), s.memory)
-	cfg.Devices, cfg.Hosts = s.devices(), s.hosts()
+	cfg.Devices, cfg.Hosts, cfg.HostThreads = s.devices(), s.hosts(), s.t.Threads
 	s.engine, err = zero.New(s.queue, units, s.t.Gang.Collective, cfg)
 	if err != nil {
 		return err
+	}
+	if bytes, on := s.engine.OffloadBytes(); on {
+		s.t.Logger.Info("the optimizer's state is in the host's memory", "host_bytes", bytes)
+	} else if s.stage.Optim.Offload {
+		s.t.Logger.Info("offload_optimizer changes nothing: the device's memory is the host's")
 	}
 	res := s.engine.Resident()
 	s.t.Logger.Info("model is laid out", "sharding", sharding, "why", why, "trainable", s.engine.Trainable(), "resident_bytes", res.Total(), "world", s.t.Gang.World)
@@ -278,7 +283,7 @@ func (s *session) openModel(ctx context.Context) (err error) {
 
 // engineConfig is how a stage's trained values are held and updated.
 func engineConfig(t *schemas.TrainStage, sharding string, o optim.Config, scratch *autograd.Memory) zero.Config {
-	c := zero.Config{Sharding: sharding, Optim: o, ByBlock: t.Optim.ByBlock, Scratch: scratch, Fast: t.Reduction == "fast"}
+	c := zero.Config{Sharding: sharding, Optim: o, ByBlock: t.Optim.ByBlock, Scratch: scratch, Fast: t.Reduction == "fast", Offload: t.Optim.Offload}
 	if t.PureBF16 {
 		c.Store = kernels.BF16
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/collective"
+	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
 	"github.com/tunefleet/tunefleet/kernels/kerneltest/hostile"
 )
@@ -46,6 +47,67 @@ func TestOnTheHostileBackend(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestOffloadedOptimizer: a stage that offloads its optimizer trains, commits and resumes on a device of its own memory with the bits of one
+// that does not offload on the CPU, and goes on there.
+func TestOffloadedOptimizer(t *testing.T) {
+	so, err := hostile.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stage := toyStage("train", "full")
+	stage.Train.Epochs, stage.Train.Steps = 0, 5
+	want := newFleet(t, stage).complete("train", 1).StateHash
+	stage.Train.Optim.Offload = true
+	for name, backends := range map[string][2]string{"hostile": {so, so}, "hostile, then CPU": {so, ""}, "CPU, then hostile": {"", so}} {
+		f := newFleet(t, stage)
+		for r, err := range f.generation("train", plan{world: 2, killAt: 3, kill: 1, opts: Options{Backend: backends[0]}}) {
+			if !errors.Is(err, collective.ErrPeerLost) {
+				t.Fatalf("%s: rank %d: %v, want a lost peer", name, r, err)
+			}
+		}
+		for r, err := range f.generation("train", plan{world: 2, opts: Options{Backend: backends[1]}}) {
+			if err != nil {
+				t.Fatalf("%s: rank %d: %v", name, r, err)
+			}
+		}
+		if m := f.manifest(); !m.Final || m.StateHash != want {
+			t.Errorf("%s: weights differ from those of one rank on the CPU without offloading", name)
+		}
+		if log := f.log.String(); !strings.Contains(log, "the optimizer's state is in the host's memory") {
+			t.Errorf("%s: nothing was offloaded", name)
+		}
+	}
+}
+
+// TestOffloadIsCounted: the counting device tells what a step with an offloaded optimizer takes of device and host, within 5 %.
+func TestOffloadIsCounted(t *testing.T) {
+	model := []byte(`{"architectures": ["LlamaForCausalLM"], "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 160,
+		"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}`)
+	stage := toyStage("train", "full").Train
+	c := MeasureConfig{Stage: stage, Model: model, World: 1, Seq: 32}
+	plain, err := Measure(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stage.Optim.Offload = true
+	counted, err := Measure(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := hostile.Open(t, kernels.Options{Threads: 1})
+	real, err := MeasureOn(t.Context(), dev, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	near := func(a, b int64) bool { return float64(a) <= 1.05*float64(b) && float64(b) <= 1.05*float64(a) }
+	if !near(counted.Peak, real.Peak) || !near(counted.Host, real.Host) || counted.Optimizer != 0 || real.Optimizer != 0 {
+		t.Errorf("counted %+v, real %+v", counted, real)
+	}
+	if saved := plain.Peak - counted.Peak; !near(saved, plain.Optimizer) || counted.Host < plain.Optimizer {
+		t.Errorf("the device holds %d bytes less of %d of state, the host %d more", saved, plain.Optimizer, counted.Host)
 	}
 }
 

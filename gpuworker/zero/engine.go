@@ -52,6 +52,9 @@ type Config struct {
 	// Scratch, when not nil, is the memory of the tape that computes the leaves. Gradients that no other leaf is added to borrow from it
 	// what activations have freed, instead of having a place of their own: to the update with one rank, to the end of their bucket with ByBlock.
 	Scratch *autograd.Memory
+	// Offload holds the optimizer's state in the host's memory and updates there, on HostThreads threads (0: all cores). Nothing on the CPU.
+	Offload     bool
+	HostThreads int
 	// Overlap is whether the next unit is gathered, and the bucket before reduced, while the device computes: OverlapOn, OverlapOff, or
 	// OverlapAuto (default), which tries both in the first steps and keeps what is faster. Bits do not depend on it.
 	Overlap string
@@ -123,6 +126,7 @@ type Engine struct {
 	experts experts
 	turn    int64
 	copies  copier
+	off     offload
 
 	micro, leaves int
 	inLeaf        bool
@@ -235,6 +239,9 @@ func (e *Engine) clear(b *bucket) {
 	if b.mem.p.Present() {
 		e.q.Fill(kernels.Fill{Y: b.mem.p})
 	}
+	if e.offloads() {
+		return // the host's memory comes as zeros
+	}
 	for _, r := range b.runs {
 		for _, y := range r.state {
 			e.q.Fill(kernels.Fill{Y: y})
@@ -253,6 +260,10 @@ func (e *Engine) allocate() error {
 	const align = 256
 	var total int64
 	add := func(bytes int64) { total += (bytes + align - 1) / align * align }
+	states, host := add, int64(0)
+	if e.offloads() {
+		states = func(bytes int64) { host += (bytes + align - 1) / align * align }
+	}
 	for _, u := range e.plan.units {
 		add(4 * e.frozenLen(u))
 	}
@@ -260,7 +271,7 @@ func (e *Engine) allocate() error {
 		add(e.cfg.Store.Size() * b.keptLen)
 		for _, r := range b.runs {
 			for _, t := range r.decl {
-				add(t.DType.Size() * t.Len(r.len))
+				states(t.DType.Size() * t.Len(r.len))
 			}
 		}
 		if !e.borrows() {
@@ -276,6 +287,13 @@ func (e *Engine) allocate() error {
 		return nil
 	}
 	var err error
+	stateArena := func() *kernels.Arena { return e.arena }
+	if e.offloads() {
+		if err := e.openOffload(host); err != nil {
+			return err
+		}
+		stateArena = func() *kernels.Arena { return e.off.arena }
+	}
 	if e.arena, err = e.q.Device().NewArena("model", total); err != nil {
 		return err
 	}
@@ -294,8 +312,8 @@ func (e *Engine) allocate() error {
 		}
 	}
 	for _, b := range e.plan.buckets {
-		n := b.keptLen
-		b.mem = bucketMemory{p: take(e.cfg.Store, n, &e.state.Params)}
+		b.hostState = e.offloads()
+		b.mem = bucketMemory{p: take(e.cfg.Store, b.keptLen, &e.state.Params)}
 		if !e.borrows() {
 			b.mem.acc = take(kernels.F32, b.ownLen, &e.state.Grads)
 		}
@@ -304,9 +322,11 @@ func (e *Engine) allocate() error {
 			for _, d := range r.decl {
 				var t kernels.Tensor
 				if err == nil {
-					t, err = e.arena.New(d.DType, d.Len(r.len))
+					t, err = stateArena().New(d.DType, d.Len(r.len))
 				}
-				e.state.Optimizer += t.Bytes()
+				if !e.offloads() {
+					e.state.Optimizer += t.Bytes()
+				}
 				r.state = append(r.state, t)
 			}
 		}
@@ -346,6 +366,7 @@ func (e *Engine) Close() error {
 		u.u.GradLayout().Unbind(true)
 	}
 	e.opt.Close()
+	err = errors.Join(err, e.off.close())
 	e.window.close()
 	e.returnLoans()
 	e.wide.close()

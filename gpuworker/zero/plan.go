@@ -155,6 +155,8 @@ type bucket struct {
 	// spare holds the gradients of a rank without a leaf while grads keeps those of its earlier ones.
 	spare        *slot
 	begun, ended int
+	// hostState: the optimizer's state lies in the host's memory.
+	hostState bool
 }
 
 // run is a stretch of a bucket's state without gaps whose elements the optimizer treats alike.

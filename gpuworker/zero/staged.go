@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"github.com/tunefleet/tunefleet/kernels"
 )
@@ -142,6 +143,19 @@ func (c *copier) copy(jobs []copyJob, landed func()) error {
 	next := 0
 	for i := range jobs {
 		j := &jobs[i]
+		if j.from.host {
+			for len(flights) > 0 {
+				if err := land(); err != nil {
+					return err
+				}
+			}
+			d := j.from.data
+			if err := j.take(unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&d.Data))), d.Bytes()), 0, d.Numel()); err != nil {
+				return err
+			}
+			landed()
+			continue
+		}
 		total, step := j.from.data.Numel(), c.size/j.from.data.DType.Size()
 		for lo := int64(0); lo < total; lo += step {
 			if len(flights) == stagingSlots {

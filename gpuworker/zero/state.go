@@ -136,6 +136,8 @@ type stored struct {
 	shape []int64
 	from  int64
 	data  kernels.Tensor
+	// host: it lies in the host's memory, see offload.
+	host bool
 }
 
 func packed(n int64) int64 { return (n + 3) / 4 }
@@ -175,7 +177,7 @@ func (b *bucket) tensors(g Segment) []stored {
 			continue
 		}
 		for i, d := range r.decl {
-			t := stored{name: d.Name + "/" + g.Param.Name, shape: d.Shape, data: r.state[i]}
+			t := stored{name: d.Name + "/" + g.Param.Name, shape: d.Shape, data: r.state[i], host: b.hostState}
 			if d.Block > 0 {
 				// Blocks count from the parameter's start, and stretches begin at multiples of them.
 				lo := (g.Offset - r.off) / d.Block
@@ -220,7 +222,11 @@ func (e *Engine) Restore(ctx context.Context, read func(ctx context.Context, ten
 			if err := read(ctx, t.name, t.from, buf); err != nil {
 				return fmt.Errorf("cannot restore %s: %w", t.name, err)
 			}
-			if err := t.upload(e.q, buf); err != nil {
+			q := e.q
+			if t.host {
+				q = e.off.queue
+			}
+			if err := t.upload(q, buf); err != nil {
 				return fmt.Errorf("cannot restore %s: %w", t.name, err)
 			}
 		}

@@ -114,9 +114,16 @@ func ClipFactor(norm, maxNorm float64) float32 {
 
 // Update applies the optimizer with the reduced gradients times clip. step counts from 1.
 func (e *Engine) Update(ctx context.Context, lr float64, step int64, clip float32) error {
-	for _, b := range e.plan.buckets {
-		if err := e.update(ctx, b, optim.Step{LR: lr, N: step, Clip: clip}); err != nil {
+	s := optim.Step{LR: lr, N: step, Clip: clip}
+	if e.offloads() {
+		if err := e.updateOffloaded(ctx, e.plan.buckets, s); err != nil {
 			return err
+		}
+	} else {
+		for _, b := range e.plan.buckets {
+			if err := e.update(ctx, b, s); err != nil {
+				return err
+			}
 		}
 	}
 	e.experts.updated()

@@ -59,14 +59,25 @@ func (e *Engine) norms(b *bucket) {
 // float32, stays small. A multiple of every quantization block.
 const updatePiece = 4 << 20
 
+// gradients is the reduced gradient of what this rank updates of a bucket.
+func (e *Engine) gradients(ctx context.Context, b *bucket) (kernels.Tensor, error) {
+	if !e.spreads() {
+		return b.mem.acc, nil
+	}
+	if err := e.spread(ctx, b); err != nil {
+		return kernels.Tensor{}, fmt.Errorf("cannot share reduced gradients from %s on: %w", b.units[0].u.Name, err)
+	}
+	return b.mem.reduced, nil
+}
+
 // update applies the optimizer to a bucket.
 func (e *Engine) update(ctx context.Context, b *bucket, step optim.Step) error {
-	grads := b.mem.acc
-	if e.spreads() {
-		if err := e.spread(ctx, b); err != nil {
-			return fmt.Errorf("cannot share reduced gradients from %s on: %w", b.units[0].u.Name, err)
-		}
-		grads = b.mem.reduced
+	if e.offloads() {
+		return e.updateOffloaded(ctx, []*bucket{b}, step)
+	}
+	grads, err := e.gradients(ctx, b)
+	if err != nil {
+		return err
 	}
 	if err := e.copies.settle(b); err != nil {
 		return err
@@ -76,22 +87,22 @@ func (e *Engine) update(ctx context.Context, b *bucket, step optim.Step) error {
 		if !ok {
 			continue
 		}
-		if e.opt.Whole(r.first.Param) || r.len <= updatePiece {
-			if err := e.apply(b, grads, r, step); err != nil {
-				return err
-			}
-			continue
-		}
-		for at := int64(0); at < r.len; at += updatePiece {
-			if err := e.apply(b, grads, r.piece(at, min(updatePiece, r.len-at)), step); err != nil {
+		for _, p := range e.pieces(r) {
+			if err := e.apply(b, grads, p, step); err != nil {
 				return err
 			}
 		}
 	}
-	if e.shares() {
-		if err := e.share(ctx, b); err != nil {
-			return fmt.Errorf("cannot share updated values from %s on: %w", b.units[0].u.Name, err)
-		}
+	return e.shareUpdated(ctx, b)
+}
+
+// shareUpdated gives every rank what the others have updated of a bucket, where ranks update a part of what they hold.
+func (e *Engine) shareUpdated(ctx context.Context, b *bucket) error {
+	if !e.shares() {
+		return nil
+	}
+	if err := e.share(ctx, b); err != nil {
+		return fmt.Errorf("cannot share updated values from %s on: %w", b.units[0].u.Name, err)
 	}
 	return nil
 }

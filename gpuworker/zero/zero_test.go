@@ -65,6 +65,7 @@ type setup struct {
 	// type that values are held in.
 	snapshots bool
 	staging   int64
+	offload   bool
 	store     kernels.DType
 }
 
@@ -151,7 +152,7 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 			hosts = append(hosts, []int{r % 2, r / (c.World() / 2)}[s.layers%2]) // side by side, or by turns
 		}
 	}
-	e, err := zero.New(q, m.Units(), c, zero.Config{Hosts: hosts, Overlap: s.overlap, Store: s.store, Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
+	e, err := zero.New(q, m.Units(), c, zero.Config{Hosts: hosts, Overlap: s.overlap, Store: s.store, Offload: s.offload, HostThreads: 1, Devices: devices, Scratch: scratch, Sharding: s.sharding, Fast: s.fast, BucketElements: s.bucket,
 		Optim: optim.Config{Name: s.optim, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, SkipDecay: true, HeadDim: int64(s.hidden / 4),
 			LowRank: optim.LowRankConfig{Rank: 3, Every: 2}, Blocks: optim.BlockConfig{Every: 2}}})
 	if err != nil {

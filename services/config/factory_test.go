@@ -133,7 +133,7 @@ var others = map[string]string{
 	"do_predict": "true predict_with_generate=true val_size=0.1", "per_device_train_batch_size": "2", "per_device_eval_batch_size": "2", "gradient_accumulation_steps": "2", "learning_rate": "1e-3",
 	"num_train_epochs": "2", "max_steps": "7", "lr_scheduler_type": "cosine", "lr_scheduler_kwargs": "{num_cycles: 2} lr_scheduler_type=cosine", "warmup_ratio": "0.2", "warmup_steps": "3",
 	"weight_decay": "0.1", "adam_beta1": "0.8", "adam_beta2": "0.9", "adam_epsilon": "1e-6", "max_grad_norm": "2", "optim": "adafactor", "logging_steps": "10", "save_strategy": "no save_steps=10",
-	"save_steps": "10", "eval_strategy": "steps val_size=0.1", "evaluation_strategy": "steps val_size=0.1", "eval_steps": "3 eval_strategy=steps val_size=0.1", "seed": "7", "data_seed": "8", "bf16": "true", "fp16": "true", "precision": "auto", "pure_bf16": "true", "by_block": "true",
+	"save_steps": "10", "eval_strategy": "steps val_size=0.1", "evaluation_strategy": "steps val_size=0.1", "eval_steps": "3 eval_strategy=steps val_size=0.1", "seed": "7", "data_seed": "8", "bf16": "true", "fp16": "true", "precision": "auto", "pure_bf16": "true", "by_block": "true", "offload_optimizer": "true",
 	"galore_layerwise": "true use_galore=true finetuning_type=full", "apollo_layerwise": "true use_apollo=true finetuning_type=full",
 	"report_to": "otlp", "run_name": "mine", "dataloader_drop_last": "true", "predict_with_generate": "true do_predict=true val_size=0.1", "include_num_input_tokens_seen": "true",
 	"neftune_noise_alpha": "5", "label_smoothing_factor": "0.1", "load_best_model_at_end": "true eval_strategy=steps val_size=0.1",

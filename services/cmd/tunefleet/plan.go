@@ -20,7 +20,7 @@ import (
 type planOptions struct {
 	model, method, dtype    string
 	optim                   string
-	pure, byBlock           bool
+	pure, byBlock, offload  bool
 	seq, microBatch, worlds int
 	memory                  string
 	table                   bool
@@ -65,6 +65,7 @@ func (a *app) planCommand() *cobra.Command {
 	f.StringVar(&o.dtype, "dtype", "bf16", "with --model: fp32 or bf16")
 	f.StringVar(&o.optim, "optim", "adamw", "with --model: optimizer, such as adamw_8bit")
 	f.BoolVar(&o.pure, "pure-bf16", false, "with --model: hold trained weights in bf16 too")
+	f.BoolVar(&o.offload, "offload-optimizer", false, "with --model: hold the optimizer's state in the host's memory")
 	f.BoolVar(&o.byBlock, "by-block", false, "with --model: apply gradients block by block during the backward pass (one leaf a rank)")
 	f.IntVar(&o.seq, "seq", 0, "tokens of a sequence (default: the file's cutoff, else 2048)")
 	f.IntVar(&o.microBatch, "micro-batch", 0, "sequences of a leaf (default: the file's, else 1)")
@@ -158,7 +159,7 @@ func planPublic(o planOptions) ([]planned, error) {
 		model = string(data)
 	}
 	s := &schemas.TrainStage{Objective: "sft", Method: "lora", MicroBatch: 1, Leaves: max(1, o.worlds), DType: o.dtype, PureBF16: o.pure, Sharding: "zero3", Reduction: "canonical",
-		Optim: schemas.OptimSpec{Name: o.optim, LR: 1e-4, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 1, Schedule: "cosine", ByBlock: o.byBlock}, LoRA: &schemas.LoRA{Rank: 8, Alpha: 16}}
+		Optim: schemas.OptimSpec{Name: o.optim, LR: 1e-4, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 1, Schedule: "cosine", ByBlock: o.byBlock, Offload: o.offload}, LoRA: &schemas.LoRA{Rank: 8, Alpha: 16}}
 	switch o.method {
 	case "lora":
 	case "int8":
@@ -230,6 +231,9 @@ func (a *app) planStage(ctx context.Context, p planned, o planOptions, memory in
 	}
 	if err := t.write(a.out); err != nil {
 		return err
+	}
+	if f.Host > 0 {
+		fmt.Fprintf(a.out, "the optimizer's state is the host's: %s of its memory for the rank of %d, where the device has memory of its own\n", gib(f.Host), f.World)
 	}
 	switch {
 	case memory > 0 && !chosen:
