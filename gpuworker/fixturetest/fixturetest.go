@@ -60,17 +60,30 @@ func Python(t testing.TB) string {
 	if p := os.Getenv("TUNEFLEET_PYTHON"); p != "" {
 		return p
 	}
-	venv := os.Getenv("TUNEFLEET_VENV")
+	return interpreter(t, "TUNEFLEET_VENV", "venv", "torch, transformers and peft", "python")
+}
+
+// LLaMAFactory is the interpreter with LLaMA-Factory and datasets: of the folder TUNEFLEET_LF_VENV, or the one that "go tool task llamafactory"
+// makes.
+func LLaMAFactory(t testing.TB) string {
+	t.Helper()
+	return interpreter(t, "TUNEFLEET_LF_VENV", "llamafactory", "LLaMA-Factory and datasets", "llamafactory")
+}
+
+// interpreter is the Python of a folder that a variable names, by default one in the user's cache.
+func interpreter(t testing.TB, variable, name, with, task string) string {
+	t.Helper()
+	venv := os.Getenv(variable)
 	if venv == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
 			t.Fatal(err)
 		}
-		venv = filepath.Join(cache, "tunefleet", "venv")
+		venv = filepath.Join(cache, "tunefleet", name)
 	}
 	p := filepath.Join(venv, "bin", "python")
 	if _, err := os.Stat(p); err != nil {
-		missing(t, "no Python with torch, transformers and peft (make it with: go tool task python): %v", err)
+		missing(t, "no Python with %s (make it with: go tool task %s): %v", with, task, err)
 	}
 	return p
 }

@@ -76,6 +76,13 @@ func (e *factoryEncoder) saved(row source.Row) ([]data.Sequence, error) {
 			out = []data.Sequence{{IDs: r.IDs, Labels: r.Labels, Docs: documents(r.Positions, n), Open: !e.o.Neat}}
 			break
 		}
+		if n := len(r.IDs); n > 0 && len(r.Positions) == n && len(r.Labels) == n { // packed, documents see those before them
+			for n > 1 && r.Positions[n-1] == 0 && r.Labels[n-1] == data.IgnoreLabel {
+				n-- // padding
+			}
+			out = []data.Sequence{{IDs: r.IDs[:n], Labels: r.Labels[:n], Docs: documents(r.Positions, n), Open: true}}
+			break
+		}
 		out = []data.Sequence{{IDs: r.IDs, Labels: r.Labels}}
 	}
 	for _, s := range out {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/chat"
 	"github.com/tunefleet/tunefleet/gpuworker/data/saved"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -51,7 +52,11 @@ func (p *part) save(ctx context.Context, o *schemas.PrepOutput, e *entry) (err e
 		return fmt.Errorf("cannot create a scratch file: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close(), os.Remove(file.Name())) }()
-	if err := saved.Write(file, o.Form, s); err != nil {
+	layout, err := p.layout(o)
+	if err != nil {
+		return err
+	}
+	if err := saved.Write(file, layout, s); err != nil {
 		return err
 	}
 	size, err := file.Seek(0, io.SeekCurrent)
@@ -83,6 +88,22 @@ func (p *part) save(ctx context.Context, o *schemas.PrepOutput, e *entry) (err e
 		}
 	}
 	return nil
+}
+
+// layout says what an output's sequences are.
+func (p *part) layout(o *schemas.PrepOutput) (saved.Layout, error) {
+	l := saved.Layout{Form: o.Form}
+	if !o.Packing || o.Form != "sft" {
+		return l, nil
+	}
+	enc, err := NewChatEncoder(p.chatTok, o, p.prep.Factory)
+	if err != nil {
+		return l, err
+	}
+	if l.Packed, l.Neat, l.Pad = o.CutoffLen+1, o.Neat, enc.PadID(); l.Pad == chat.NoID {
+		return l, schemas.Errorf(schemas.CodeModel, "tokenizer", "has no token to fill packed sequences with, which saved ones are")
+	}
+	return l, nil
 }
 
 // SavedFolder is where tokenized data are among a run's outputs.

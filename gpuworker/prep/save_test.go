@@ -38,12 +38,14 @@ func TestSavedDataAreRead(t *testing.T) {
 		form, stage string
 		set         []byte
 		columns     map[string]string
-	}{{"sft", "sft", alpaca(30), nil}, {"predict", "sft", alpaca(30), nil}, {"pairwise", "dpo", pairs, map[string]string{"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}},
+	}{{"sft", "sft", alpaca(30), nil}, {"packed", "sft", alpaca(30), nil}, {"neat", "sft", alpaca(30), nil}, {"predict", "sft", alpaca(30), nil}, {"pairwise", "dpo", pairs, map[string]string{"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}},
 		{"kto", "kto", kto, map[string]string{"prompt": "instruction", "response": "output", "kto_tag": "ok"}}, {"pt", "pt", alpaca(30), nil}} {
 		t.Run(c.form, func(t *testing.T) {
 			outs := []schemas.PrepOutput{sft("train", "train"), sft("eval", "eval")}
 			for i := range outs {
-				outs[i].Form = c.form
+				if outs[i].Form = c.form; c.form == "packed" || c.form == "neat" {
+					outs[i].Form, outs[i].Packing, outs[i].Neat = "sft", true, c.form == "neat"
+				}
 			}
 			run := func(parts int, spec schemas.FactorySpec, set func(f *fixture)) *fixture {
 				f := factory(t, spec, outs, c.set)
@@ -93,15 +95,5 @@ func TestSavedDataAreRead(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// TestPackedDataAreNotSaved: and the error says so.
-func TestPackedDataAreNotSaved(t *testing.T) {
-	o := sft("train", "train")
-	o.Packing = true
-	f := factory(t, schemas.FactorySpec{Stage: "sft", Save: true}, []schemas.PrepOutput{o}, alpaca(30))
-	if err := f.handle(t.Context(), 0); !schemas.IsCode(err, schemas.CodeUnsupported) {
-		t.Errorf("packed data: %v", err)
 	}
 }

@@ -86,6 +86,8 @@ def variants():
     add("pad_loss_neat_odd", LLAMA, "llama3", "identity", neat_packing=True, cutoff_len=99, ignore_pad_token_for_loss=False, max_samples=60)
     add("tokenized", LLAMA, "llama3", "identity", tokenized_path="./tokenized", max_samples=40, val_size=8, **EVAL)
     add("tokenized_neat", LLAMA, "llama3", "identity", tokenized_path="./tokenized", max_samples=40, val_size=8, neat_packing=True, preprocessing_num_workers=2, **EVAL)
+    add("tokenized_packing", LLAMA, "llama3", "identity", tokenized_path="./tokenized", max_samples=40, val_size=8, packing=True, **EVAL)
+    add("tokenized_pt_packed", LLAMA, None, "wiki_demo", stage="pt", **FULL, tokenized_path="./tokenized", max_samples=24)
     add("tokenized_dpo", LLAMA, "llama3", "dpo_en_demo", stage="dpo", tokenized_path="./tokenized", max_samples=30)
     add("tokenized_kto", LLAMA, "llama3", "kto_tools", stage="kto", tokenized_path="./tokenized", max_samples=30)
     add("tokenized_rm", NODROP, "llama3", "dpo_en_demo", stage="rm", tokenized_path="./tokenized", max_samples=24, val_size=6, **EVAL)

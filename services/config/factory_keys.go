@@ -70,7 +70,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Data", "default_system", kText, "", works, ""},
 		{"Data", "enable_thinking", kTruth, "true", works, "True|False|None; reasoning templates only"},
 		{"Data", "preserve_thinking", kTruth, "false", works, ""},
-		{"Data", "tokenized_path", kText, "", works, "a folder that LLaMA-Factory, or tunefleet train, has saved: it is read in place of all other data; where there is none yet, or an empty one, tunefleet train writes it when the run has succeeded (not packed data)"},
+		{"Data", "tokenized_path", kText, "", works, "a folder that LLaMA-Factory, or tunefleet train, has saved: it is read in place of all other data; where there is none yet, or an empty one, tunefleet train writes it when the run has succeeded"},
 		{"Data", "data_shared_file_system", kTruth, "false", noEffect, "prepared data lie in the object store, which all workers share"},
 		// Model
 		{"Model", "model_name_or_path", kText, "", works, ""},

@@ -253,7 +253,7 @@ func TestFactoryRefusals(t *testing.T) {
 		{"ignore_pad_token_for_loss=false neat_packing=true cutoff_len=99", schemas.CodeInvalid, "see every token"}, {"ignore_pad_token_for_loss=false neat_packing=true cutoff_len=96", "", ""}, {"shift_attn=true packing=true", schemas.CodeInvalid, "not built for packed"},
 		{"ignore_pad_token_for_loss=false stage=pt", "", ""},
 		{"ignore_pad_token_for_loss=false do_train=false do_predict=true predict_with_generate=true val_size=0.1", "", ""},
-		{"tokenized_path=none", "", ""}, {"tokenized_path=none packing=true", schemas.CodeInvalid, "packed data are not saved"}, {"tokenized_path=none stage=pt", schemas.CodeInvalid, "packed data"}, {"tokenized_path=data", schemas.CodeData, "no saved data set"}, {"tokenized_path=escaping", schemas.CodeData, "outside of it"},
+		{"tokenized_path=none", "", ""}, {"tokenized_path=none packing=true", "", ""}, {"tokenized_path=none stage=pt", "", ""}, {"tokenized_path=data", schemas.CodeData, "no saved data set"}, {"tokenized_path=escaping", schemas.CodeData, "outside of it"},
 		{"tokenized_path=tokenized do_eval=true", schemas.CodeData, "no split to evaluate on"}, {"tokenized_path=tokenized clean={dedup:true}", schemas.CodeInvalid, "tokenized already"},
 		{"train_on_prompt=true mask_history=true", schemas.CodeInvalid, "mask_history cannot be combined"},
 		{"stage=pt neat_packing=true", schemas.CodeInvalid, "neat_packing is only for stage sft"},

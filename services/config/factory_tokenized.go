@@ -62,9 +62,6 @@ func (v *factoryValues) savesTokens(folder string) bool {
 	if list, err := os.ReadDir(folder); err == nil && len(list) > 0 || err != nil && !os.IsNotExist(err) {
 		return false
 	}
-	if v.truth("packing") || v.truth("neat_packing") || v.text("stage") == "pt" && !v.given("packing") {
-		v.bad("tokenized_path", "%s holds nothing yet, and packed data are not saved: leave out packing, or tokenized_path", folder)
-	}
 	return true
 }
 

@@ -101,33 +101,23 @@ func ones(of func([]data.Sequence) []int32) func([]data.Sequence) []int32 {
 func prompt(g []data.Sequence) []int32 { return g[0].IDs[:len(g[0].IDs)-g[0].Trained()] }
 func answer(g []data.Sequence) []int32 { return g[0].IDs[len(g[0].IDs)-g[0].Trained():] }
 
+// Layout says what samples a split has, so what columns.
+type Layout struct {
+	// Form is pt, sft, predict, pairwise or kto.
+	Form string
+	// Packed is the length of packed sft sequences, which are saved filled up to it with the token Pad; 0: they are not packed. Neat says that
+	// their documents do not see each other.
+	Packed int
+	Neat   bool
+	Pad    int32
+}
+
 // columns are those that LLaMA-Factory's processors give a form. datasets stores columns of these names in small types.
-func columns(form string) ([]column, error) {
-	small, byte8, long := arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int8, arrow.PrimitiveTypes.Int64
-	one := func(in func([]data.Sequence) []int32) []column {
-		return []column{list("input_ids", small, in), list("attention_mask", byte8, ones(in))}
-	}
-	side := func(prefix string, i int) []column {
-		return []column{list(prefix+"input_ids", long, ids(i)), list(prefix+"attention_mask", long, ones(ids(i))), list(prefix+"labels", long, labels(i))}
-	}
-	var out []column
-	switch form {
-	case "pt":
-		return one(ids(0)), nil // texts have no media
-	case "sft":
-		out = append(one(ids(0)), list("labels", long, labels(0)))
-	case "predict":
-		out = append(one(prompt), list("labels", long, answer))
-	case "pairwise":
-		out = append(side("chosen_", 0), side("rejected_", 1)...)
-	case "kto":
-		out = append(append(one(ids(0)), list("labels", long, labels(0))), side("kl_", 1)...)
-		out = append(out, column{"kto_tags", arrow.FixedWidthTypes.Boolean, func(b array.Builder, g []data.Sequence) {
-			x, _ := b.(*array.BooleanBuilder)
-			x.Append(g[0].Tag == 1)
-		}})
-	default:
-		return nil, schemas.Errorf(schemas.CodeUnsupported, "tokenized_path", "data of the form %q are not saved", form)
+func columns(of Layout) (out []column, err error) {
+	if of.Form == "sft" && of.Packed > 0 {
+		out = packed(of)
+	} else if out, err = plain(of.Form); err != nil || of.Form == "pt" {
+		return out, err // texts have no media
 	}
 	for _, name := range []string{"images", "videos", "audios"} {
 		out = append(out, column{name, arrow.Null, func(b array.Builder, _ []data.Sequence) { b.AppendNull() }})
@@ -135,9 +125,37 @@ func columns(form string) ([]column, error) {
 	return out, nil
 }
 
-// Write writes the samples of a shard as one data file. form is pt, sft, predict, pairwise or kto. Packed samples are CodeUnsupported.
-func Write(w io.Writer, form string, s *data.Shard) (err error) {
-	cols, err := columns(form)
+// plain are the columns of tokens that are not packed.
+func plain(form string) ([]column, error) {
+	small, byte8, long := arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int8, arrow.PrimitiveTypes.Int64
+	one := func(in func([]data.Sequence) []int32) []column {
+		return []column{list("input_ids", small, in), list("attention_mask", byte8, ones(in))}
+	}
+	side := func(prefix string, i int) []column {
+		return []column{list(prefix+"input_ids", long, ids(i)), list(prefix+"attention_mask", long, ones(ids(i))), list(prefix+"labels", long, labels(i))}
+	}
+	switch form {
+	case "pt":
+		return one(ids(0)), nil
+	case "sft":
+		return append(one(ids(0)), list("labels", long, labels(0))), nil
+	case "predict":
+		return append(one(prompt), list("labels", long, answer)), nil
+	case "pairwise":
+		return append(side("chosen_", 0), side("rejected_", 1)...), nil
+	case "kto":
+		out := append(append(one(ids(0)), list("labels", long, labels(0))), side("kl_", 1)...)
+		return append(out, column{"kto_tags", arrow.FixedWidthTypes.Boolean, func(b array.Builder, g []data.Sequence) {
+			x, _ := b.(*array.BooleanBuilder)
+			x.Append(g[0].Tag == 1)
+		}}), nil
+	}
+	return nil, schemas.Errorf(schemas.CodeUnsupported, "tokenized_path", "data of the form %q are not saved", form)
+}
+
+// Write writes the samples of a shard as one data file. Packed samples where the layout has none, and longer ones than it says, are errors.
+func Write(w io.Writer, of Layout, s *data.Shard) (err error) {
+	cols, err := columns(of)
 	if err != nil {
 		return err
 	}
@@ -168,8 +186,8 @@ func Write(w io.Writer, form string, s *data.Shard) (err error) {
 			if err != nil {
 				return err
 			}
-			if len(q.Docs) > 0 {
-				return schemas.Errorf(schemas.CodeUnsupported, "tokenized_path", "packed data are not saved").WithHint("leave out packing, or tokenized_path")
+			if len(q.Docs) > 0 != (of.Packed > 0) || of.Packed > 0 && len(q.IDs) >= of.Packed {
+				return schemas.Errorf(schemas.CodeInternal, "tokenized_path", "sequence %d has %d tokens in %d documents, packed ones have less than %d", i, len(q.IDs), len(q.Docs)-1, of.Packed)
 			}
 			g = append(g, q)
 		}
