@@ -149,8 +149,13 @@ func (e *Env) texts(dir string) (map[int64]string, error) {
 type example struct {
 	id int64
 	ex *process.Example
-	// err is why the row cannot be converted.
+	// err is why the row cannot be converted or encoded.
 	err error
+}
+
+// dropped reports whether a converted row is left out before anything of it is encoded: what is wrong with its contents is not looked at then.
+func (x example) dropped(usable func(*process.Example) bool) bool {
+	return x.ex != nil && !usable(x.ex)
 }
 
 // examples are the converted rows of a folder's examples.jsonl, in order.
@@ -268,8 +273,8 @@ func commonOrder(more ...string) []string {
 	return append([]string{"kind", "template", "tokenizer", "args", "bos_token_id", "eos_token_id", "pad_token_id"}, more...)
 }
 
-// outputs computes one output for each example: fields, or nil for a dropped one.
-func (j *rowJob) outputs(c Case, f func(e *process.Example) ([]any, error)) Case {
+// outputs computes one output for each example: fields, or that it is dropped since it cannot be used.
+func (j *rowJob) outputs(c Case, usable func(e *process.Example) bool, f func(e *process.Example) ([]any, error)) Case {
 	if c.Err = j.open(); c.Err != nil {
 		return c
 	}
@@ -283,15 +288,16 @@ func (j *rowJob) outputs(c Case, f func(e *process.Example) ([]any, error)) Case
 		o := pyjson.NewObject("example", x.id)
 		var pairs []any
 		err := x.err
-		if err == nil {
+		switch {
+		case x.dropped(usable):
+			o.Set("dropped", true)
+			err = nil
+		case err == nil:
 			pairs, err = f(x.ex)
 		}
-		switch {
-		case err != nil:
+		if err != nil {
 			pairs = nil
 			o.Set("error", err.Error())
-		case pairs == nil:
-			o.Set("dropped", true)
 		}
 		for i := 0; i+1 < len(pairs); i += 2 {
 			k, _ := pairs[i].(string)
@@ -317,10 +323,7 @@ func (j *rowJob) sameErrors(out []any) {
 }
 
 func (j *rowJob) supervised() Case {
-	c := j.outputs(Case{Order: commonOrder("efficient_eos", "outputs", "error"), Results: []string{"outputs"}}, func(e *process.Example) ([]any, error) {
-		if !e.Supervised() {
-			return nil, nil
-		}
+	c := j.outputs(Case{Order: commonOrder("efficient_eos", "outputs", "error"), Results: []string{"outputs"}}, (*process.Example).Supervised, func(e *process.Example) ([]any, error) {
 		s, err := j.proc.Supervised(e)
 		return []any{"input_ids", anys(s.IDs), "labels", anys(s.Labels)}, err
 	})
@@ -331,20 +334,14 @@ func (j *rowJob) supervised() Case {
 }
 
 func (j *rowJob) unsupervised() Case {
-	return j.outputs(Case{Order: commonOrder("outputs", "error"), Results: []string{"outputs"}}, func(e *process.Example) ([]any, error) {
-		if !e.Prompted() {
-			return nil, nil
-		}
+	return j.outputs(Case{Order: commonOrder("outputs", "error"), Results: []string{"outputs"}}, (*process.Example).Prompted, func(e *process.Example) ([]any, error) {
 		prompt, answer, err := j.proc.Unsupervised(e)
 		return []any{"input_ids", anys(prompt), "labels", anys(answer)}, err
 	})
 }
 
 func (j *rowJob) pairwise() Case {
-	return j.outputs(Case{Order: commonOrder("outputs", "error"), Results: []string{"outputs"}}, func(e *process.Example) ([]any, error) {
-		if !e.Pairs() {
-			return nil, nil
-		}
+	return j.outputs(Case{Order: commonOrder("outputs", "error"), Results: []string{"outputs"}}, (*process.Example).Pairs, func(e *process.Example) ([]any, error) {
 		x, y, err := j.proc.Pairwise(e)
 		return []any{"chosen_input_ids", anys(x.IDs), "chosen_labels", anys(x.Labels), "rejected_input_ids", anys(y.IDs), "rejected_labels", anys(y.Labels)}, err
 	})
@@ -372,7 +369,7 @@ func (j *rowJob) packed() Case {
 	used := []any{}
 	_, listed := j.row.Get("examples")
 	for _, x := range list {
-		if x.err == nil && !x.ex.Supervised() {
+		if x.dropped((*process.Example).Supervised) {
 			used = append(used, x.id) // given, but dropped
 			continue
 		}
@@ -451,7 +448,7 @@ func (j *rowJob) pretrain() Case {
 func exampleValues(list []example) ([]process.Example, error) {
 	out := make([]process.Example, len(list))
 	for i, x := range list {
-		if x.err != nil {
+		if x.err != nil && !x.dropped((*process.Example).Pairs) {
 			return nil, x.err
 		}
 		out[i] = *x.ex

@@ -203,7 +203,7 @@ func callsValue(calls []chat.Call, content string) any {
 	}
 	out := []any{}
 	for _, c := range calls {
-		out = append(out, []any{c.Name, c.Arguments})
+		out = append(out, []any{c.NameValue(), c.Arguments})
 	}
 	return out
 }

@@ -88,6 +88,14 @@ func (c *converter) column(role string) any {
 	return v
 }
 
+// needed is a column that rows of this kind cannot be without.
+func (c *converter) needed(role string) any {
+	if c.a.Columns[role] == "" && c.a.Strict {
+		fail("the data set names no column for %s", role)
+	}
+	return c.column(role)
+}
+
 // textColumn is a column that is "" when the data set has none.
 func (c *converter) textColumn(role string) any {
 	if c.a.Columns[role] == "" {
@@ -135,15 +143,9 @@ func (c *converter) alpaca() *Row {
 		}
 	}
 	r.Prompt = append(r.Prompt, Turn{chat.RoleUser, strings.Join(query, "\n")})
-	var chosen, rejected string
-	var okc, okr bool
-	if c.a.Ranking {
-		chosen, okc = c.column("chosen").(string)
-		rejected, okr = c.column("rejected").(string)
-	}
 	if tag, ok := c.column("kto_tag").(bool); ok {
-		r.Response = judged([]Turn{{chat.RoleAssistant, c.column("response")}}, tag)
-	} else if okc && okr {
+		r.Response = judged([]Turn{{chat.RoleAssistant, c.needed("response")}}, tag)
+	} else if chosen, rejected, ok := ranked[string](c); ok {
 		r.Response = []Turn{{chat.RoleAssistant, chosen}, {chat.RoleAssistant, rejected}}
 	} else if s, ok := c.column("response").(string); ok {
 		r.Response = []Turn{{chat.RoleAssistant, s}}
@@ -151,6 +153,19 @@ func (c *converter) alpaca() *Row {
 	r.System, r.Tools = c.textColumn("system"), c.textColumn("tools")
 	c.media(r)
 	return r
+}
+
+// ranked are the two answers of a row of ranking data; false when the row has none of that type. Like the reference it does not look for the
+// second one when the first one is something else, nor for any in other data.
+func ranked[T any](c *converter) (chosen, rejected T, ok bool) {
+	if !c.a.Ranking {
+		return chosen, rejected, false
+	}
+	if chosen, ok = c.needed("chosen").(T); !ok {
+		return chosen, rejected, false
+	}
+	rejected, ok = c.needed("rejected").(T)
+	return chosen, rejected, ok
 }
 
 // judged puts the empty answer behind a good one, or before a bad one.
@@ -244,24 +259,23 @@ func (c *converter) split(r *Row, turns []Turn) {
 	if r.Broken != "" {
 		return
 	}
-	chosen, okc := c.column("chosen").(*pyjson.Object)
-	rejected, okr := c.column("rejected").(*pyjson.Object)
-	tag, judgedRow := c.column("kto_tag").(bool)
 	last := max(len(turns)-1, 0)
-	switch {
-	case !judgedRow && c.a.Ranking && okc && okr:
-		r.Prompt = turns
-		for _, m := range []*pyjson.Object{chosen, rejected} {
-			role, ok := c.role(c.field(m, "role_tag"))
-			if !ok {
-				fail("an answer has the unknown role %s", pyjson.Repr(c.field(m, "role_tag")))
-			}
-			r.Response = append(r.Response, Turn{role, c.field(m, "content_tag")})
-		}
-	case judgedRow:
+	if tag, ok := c.column("kto_tag").(bool); ok {
 		r.Prompt, r.Response = turns[:last], judged(slices.Clone(turns[last:]), tag)
-	default:
+		return
+	}
+	chosen, rejected, ok := ranked[*pyjson.Object](c)
+	if !ok {
 		r.Prompt, r.Response = turns[:last], turns[last:]
+		return
+	}
+	r.Prompt = turns
+	for _, m := range []*pyjson.Object{chosen, rejected} {
+		role, ok := c.role(c.field(m, "role_tag"))
+		if !ok {
+			fail("an answer has the unknown role %s", pyjson.Repr(c.field(m, "role_tag")))
+		}
+		r.Response = append(r.Response, Turn{role, c.field(m, "content_tag")})
 	}
 }
 
@@ -303,7 +317,7 @@ func (c *converter) orEmpty(role string) any {
 // the very end are left out.
 func (c *converter) openaiTurns(list []any) []Turn {
 	var turns []Turn
-	var results []string
+	var results []any
 	for _, v := range list {
 		m := message(v)
 		tag, content := c.field(m, "role_tag"), c.field(m, "content_tag")
@@ -311,15 +325,11 @@ func (c *converter) openaiTurns(list []any) []Turn {
 			content, tag = functions(calls), c.a.Tags["function_tag"]
 		}
 		if t := c.a.Tags["observation_tag"]; t != "" && tag == t {
-			s, ok := content.(string)
-			if !ok {
-				fail("the result of a tool is no text")
-			}
-			results = append(results, s)
+			results = append(results, content)
 			continue
 		}
 		if len(results) > 0 {
-			turns = append(turns, Turn{chat.RoleObservation, strings.Join(results, "\n</tool_response>\n<tool_response>\n")})
+			turns = append(turns, Turn{chat.RoleObservation, joined(results)})
 			results = nil
 		}
 		role, ok := c.role(tag)
@@ -329,6 +339,19 @@ func (c *converter) openaiTurns(list []any) []Turn {
 		turns = append(turns, Turn{role, content})
 	}
 	return turns
+}
+
+// joined are the results of tools as one text.
+func joined(results []any) string {
+	out := make([]string, len(results))
+	for i, v := range results {
+		s, ok := v.(string)
+		if !ok {
+			fail("the result of a tool is no text")
+		}
+		out[i] = s
+	}
+	return strings.Join(out, "\n</tool_response>\n<tool_response>\n")
 }
 
 func functions(calls any) string {
@@ -367,15 +390,25 @@ func openaiSystem(system any, tools bool) any {
 	return s
 }
 
-// Example is the row as processors take it. CodeData when a content is no text.
+// Example is the row as processors take it. CodeData when a content is no text; the example that comes with that error has such contents
+// empty, and tells whether the row would have been used at all.
 func (r *Row) Example() (*process.Example, error) {
 	e := &process.Example{}
-	var err error
+	var err, bad error
 	if e.Prompt, err = texts(r.Prompt); err != nil {
-		return nil, err
+		bad = err
 	}
-	if e.Response, err = texts(r.Response); err != nil {
-		return nil, err
+	if e.Response, err = texts(r.Response); err != nil && bad == nil {
+		bad = err
+	}
+	for _, m := range []struct {
+		name string
+		list any
+	}{{"images", r.Images}, {"videos", r.Videos}, {"audios", r.Audios}} {
+		if list, ok := m.list.([]any); ok && len(list) > 0 {
+			e.Media = m.name
+			break
+		}
 	}
 	for _, p := range []struct {
 		v    any
@@ -383,22 +416,22 @@ func (r *Row) Example() (*process.Example, error) {
 		name string
 	}{{r.System, &e.System, "the system text"}, {r.Tools, &e.Tools, "the description of the tools"}} {
 		s, ok := p.v.(string)
-		if !ok && pyjson.Truthy(p.v) {
-			return nil, schemas.Errorf(schemas.CodeData, "", "%s is no text", p.name)
+		if !ok && pyjson.Truthy(p.v) && bad == nil {
+			bad = schemas.Errorf(schemas.CodeData, "", "%s is no text", p.name)
 		}
 		*p.to = s
 	}
-	return e, nil
+	return e, bad
 }
 
-func texts(turns []Turn) ([]chat.Message, error) {
-	out := make([]chat.Message, len(turns))
+func texts(turns []Turn) (out []chat.Message, err error) {
+	out = make([]chat.Message, len(turns))
 	for i, t := range turns {
 		s, ok := t.Content.(string)
-		if !ok {
-			return nil, schemas.Errorf(schemas.CodeData, "", "the content of a message of the role %q is no text", t.Role)
+		if !ok && err == nil {
+			err = schemas.Errorf(schemas.CodeData, "", "the content of a message of the role %q is no text", t.Role)
 		}
 		out[i] = chat.Message{Role: t.Role, Content: s}
 	}
-	return out, nil
+	return out, err
 }

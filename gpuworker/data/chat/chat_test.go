@@ -85,7 +85,7 @@ func TestThinkingModes(t *testing.T) {
 
 // TestCallsSurvive writes calls in every format and reads them back, for the formats whose writing can be read.
 func TestCallsSurvive(t *testing.T) {
-	calls := []Call{{"get_weather", `{"city": "Paris", "days": 3, "f": 1.5, "deep": {"a": [1, null, true]}}`}}
+	calls := []Call{{Name: "get_weather", Arguments: `{"city": "Paris", "days": 3, "f": 1.5, "deep": {"a": [1, null, true]}}`}}
 	for _, f := range toolFormats() {
 		s, err := f.FormatCalls(calls)
 		if err != nil {
@@ -119,7 +119,7 @@ func TestCallsSurvive(t *testing.T) {
 	}
 	lfm, _ := ToolFormatByName("lfm2")
 	got, err := lfm.Extract(`<|tool_call_start|>[f(a='x\'\u00e9' "y", b=-0x1F, c=(1, 2.5e3,), d={'k': None, 1: [True]}, e=null), g()]<|tool_call_end|>`)
-	want := []Call{{"f", `{"a": "x'éy", "b": -31, "c": [1, 2500.0], "d": {"k": null, "1": [true]}, "e": null}`}, {"g", "{}"}}
+	want := []Call{{Name: "f", Arguments: `{"a": "x'éy", "b": -31, "c": [1, 2500.0], "d": {"k": null, "1": [true]}, "e": null}`}, {Name: "g", Arguments: "{}"}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("lfm2: %v, %v", got, err)
 	}

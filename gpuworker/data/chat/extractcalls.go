@@ -37,7 +37,13 @@ var (
 )
 
 // call makes a call of a name and arguments.
-func call(name string, args any) Call { return Call{name, dumps(args)} }
+func call(name, args any) Call {
+	c := Call{Name: pyjson.Str(name), Arguments: dumps(args)}
+	if _, ok := name.(string); !ok {
+		c.OddName = dumps(name)
+	}
+	return c
+}
 
 func extractDefault(content string) []Call {
 	var out []Call
@@ -130,7 +136,7 @@ func extractJSON(content, key string) []Call {
 		if !okn || !oka {
 			return nil
 		}
-		out = append(out, call(pyjson.Str(name), args))
+		out = append(out, call(name, args))
 	}
 	return out
 }
@@ -150,7 +156,7 @@ func extractMiniMax1(content string) []Call {
 			continue
 		}
 		o := object(v, "a call")
-		out = append(out, call(pyjson.Str(must(o, "name")), must(o, "arguments")))
+		out = append(out, call(must(o, "name"), must(o, "arguments")))
 	}
 	return out
 }
@@ -221,13 +227,11 @@ func extractQwen(content string) []Call {
 		if err != nil {
 			return nil
 		}
-		o := object(v, "a call")
-		name, okn := o.Get("name")
-		args, oka := o.Get("arguments")
-		if !okn || !oka {
+		if !contains(v, "name", "a call") || !contains(v, "arguments", "a call") {
 			return nil
 		}
-		out = append(out, call(pyjson.Str(name), args))
+		o := object(v, "a call")
+		out = append(out, call(o.Value("name"), o.Value("arguments")))
 		at = stop + len(end)
 	}
 }

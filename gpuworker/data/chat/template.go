@@ -435,7 +435,7 @@ func (t *Template) calls(content string) (string, error) {
 		if !ok || !okn || !oka {
 			return "", fmt.Errorf("cannot read call %d of a function message: it has no name and arguments", i+1)
 		}
-		calls[i] = Call{pyjson.Str(name), pyjson.Dumps(args)}
+		calls[i] = call(name, args)
 	}
 	f, ok := ToolFormatByName(t.FunctionFormat)
 	if !ok {

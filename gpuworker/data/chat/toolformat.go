@@ -6,11 +6,27 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/text/cases"
+	"golang.org/x/text/language"
+
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 )
 
 // Call is one call of a tool: its name and its arguments as JSON.
-type Call struct{ Name, Arguments string }
+type Call struct {
+	Name, Arguments string
+	// OddName is the name as JSON where a message has something else than text for it (Name is then Python's str of it), "" otherwise:
+	// formats that write JSON repeat such a name as it is.
+	OddName string
+}
+
+// NameValue is the name as the message had it: text, or the value that stood for it.
+func (c Call) NameValue() any {
+	if v, err := pyjson.Parse(c.OddName); err == nil {
+		return v
+	}
+	return c.Name
+}
 
 // ToolFormat is a way to write tools and calls.
 type ToolFormat struct {
@@ -76,13 +92,12 @@ func (f *ToolFormat) FormatTools(toolsJSON string, today time.Time) (string, err
 			return "", nil
 		}
 		return guard(func() string { return f.tools(x, today) })
-	case *pyjson.Object:
-		if x.Len() == 0 {
+	case *pyjson.Object, string:
+		if !pyjson.Truthy(x) {
 			return "", nil
 		}
-	case string:
-		if x == "" {
-			return "", nil
+		if f.Name == "seed_oss" { // the one format that writes what there is as a whole
+			return seedTools(x), nil
 		}
 	}
 	return "", fmt.Errorf("cannot read the tools: they must be a list of objects")
@@ -144,11 +159,13 @@ func unwrapped(v any, absent func(o *pyjson.Object) any) any {
 	return o
 }
 
-func orEmpty(*pyjson.Object) any      { return "" }
-func orItself(o *pyjson.Object) any   { return o }
-func arguments(c Call) any            { return parsed(c.Arguments) }
-func dumps(v any) string              { return pyjson.Dumps(v) }
-func named(name string, args any) any { return pyjson.NewObject("name", name, "arguments", args) }
+func orEmpty(*pyjson.Object) any    { return "" }
+func orItself(o *pyjson.Object) any { return o }
+func arguments(c Call) any          { return parsed(c.Arguments) }
+func dumps(v any) string            { return pyjson.Dumps(v) }
+func named(c Call, key string) any {
+	return pyjson.NewObject("name", c.NameValue(), key, arguments(c))
+}
 func wrapped(v any) any {
 	if o := object(v, "a tool"); o.Value("type") == "function" {
 		return o
@@ -181,6 +198,12 @@ func valueText(v any) string {
 	return dumps(v)
 }
 
+// textNamed is a call for the formats that need its name to be text.
+func textNamed(c Call) Call {
+	text(c.NameValue(), "the name of a call")
+	return c
+}
+
 func joinCalls(calls []Call, sep string, f func(c Call) string) string {
 	var out []string
 	for _, c := range calls {
@@ -207,7 +230,11 @@ func qwenTools(prompt string) func([]any, time.Time) string {
 }
 
 func qwenCalls(calls []Call) string {
-	return joinCalls(calls, "\n", func(c Call) string { return "<tool_call>\n" + dumps(named(c.Name, arguments(c))) + "\n</tool_call>" })
+	return joinCalls(calls, "\n", func(c Call) string { return "<tool_call>\n" + dumps(named(c, "arguments")) + "\n</tool_call>" })
+}
+
+func seedTools(tools any) string {
+	return strings.Replace(promptSeed, "{tool_text}", "\n"+dumps(tools), 1)
 }
 
 func toolFormats() []ToolFormat {
@@ -234,7 +261,7 @@ func toolFormats() []ToolFormat {
 		}, func(calls []Call) string {
 			var list []any
 			for _, c := range calls {
-				list = append(list, pyjson.NewObject("name", c.Name, "parameters", arguments(c)))
+				list = append(list, named(c, "parameters"))
 			}
 			if len(list) == 1 {
 				return dumps(list[0])
@@ -251,7 +278,7 @@ func toolFormats() []ToolFormat {
 		{"minimax1", func(t []any, _ time.Time) string {
 			return fill(promptMiniMax1, lines(t, func(v any) string { return dumps(unwrapped(v, orEmpty)) + "\n" }))
 		}, func(calls []Call) string {
-			return "<tool_calls>\n" + joinCalls(calls, "\n", func(c Call) string { return dumps(named(c.Name, arguments(c))) }) + "\n</tool_calls>"
+			return "<tool_calls>\n" + joinCalls(calls, "\n", func(c Call) string { return dumps(named(c, "arguments")) }) + "\n</tool_calls>"
 		}, extractMiniMax1},
 		{"minimax2", func(t []any, _ time.Time) string {
 			return fill(promptMiniMax2, lines(t, func(v any) string { return "<tool>" + dumps(unwrapped(v, orEmpty)) + "</tool>\n" }))
@@ -269,7 +296,7 @@ func toolFormats() []ToolFormat {
 		}, func(calls []Call) string {
 			list := []any{}
 			for _, c := range calls {
-				list = append(list, named(c.Name, arguments(c)))
+				list = append(list, named(c, "arguments"))
 			}
 			return dumps(list)
 		}, func(s string) []Call { return extractJSON(s, "arguments") }},
@@ -283,12 +310,12 @@ func toolFormats() []ToolFormat {
 		}, func(s string) []Call { return extractXML(s, reQwen35, reParameter, true) }},
 		{"glm4_moe", qwenTools(promptGLM4MoE), func(calls []Call) string {
 			return joinCalls(calls, "\n", func(c Call) string {
-				return xmlCall(c, "\n<tool_call>%s", "\n<arg_key>%s</arg_key>", "\n<arg_value>", "</arg_value>", "")
+				return xmlCall(textNamed(c), "\n<tool_call>%s", "\n<arg_key>%s</arg_key>", "\n<arg_value>", "</arg_value>", "")
 			})
 		}, extractQwen},
-		{"seed_oss", func(t []any, _ time.Time) string { return fill(promptSeed, "\n"+dumps(t)) }, func(calls []Call) string {
+		{"seed_oss", func(t []any, _ time.Time) string { return seedTools(t) }, func(calls []Call) string {
 			return joinCalls(calls, "\n", func(c Call) string {
-				return xmlCall(c, "\n<seed:tool_call>\n<function=%s", "\n<parameter=%s>", "", "</parameter>", "\n</function>\n</seed:tool_call>")
+				return xmlCall(textNamed(c), "\n<seed:tool_call>\n<function=%s", "\n<parameter=%s>", "", "</parameter>", "\n</function>\n</seed:tool_call>")
 			})
 		}, func(s string) []Call { return extractXML(s, reSeed, reParameter, false) }},
 		{"ling", func(t []any, now time.Time) string { return qwenTools(promptLing)(t, now) + "\ndetailed thinking off" }, qwenCalls, extractQwen},
@@ -307,7 +334,7 @@ func defaultTools(tools []any) string {
 		for _, name := range props.Keys() {
 			p := object(props.Value(name), "a parameter")
 			need, enum, items := "", "", ""
-			if contains(required, name) {
+			if contains(required, name, "required") {
 				need = ", required"
 			}
 			if e := p.Value("enum"); pyjson.Truthy(e) {
@@ -326,7 +353,7 @@ func defaultTools(tools []any) string {
 }
 
 // contains is Python's name in v.
-func contains(v any, name string) bool {
+func contains(v any, name, what string) bool {
 	switch x := v.(type) {
 	case []any:
 		return slices.ContainsFunc(x, func(e any) bool { return e == name })
@@ -336,27 +363,41 @@ func contains(v any, name string) bool {
 		_, ok := x.Get(name)
 		return ok
 	}
-	fail("required is no list")
+	fail("%s is no list", what)
 	return false
+}
+
+// iterated is what Python's for goes through: the items of a list, the characters of a text, the keys of an object.
+func iterated(v any, what string) []any {
+	var parts []string
+	switch x := v.(type) {
+	case []any:
+		return x
+	case string:
+		parts = strings.Split(x, "")
+	case *pyjson.Object:
+		parts = x.Keys()
+	default:
+		fail("%s is no list", what)
+	}
+	out := make([]any, len(parts))
+	for i, s := range parts {
+		out[i] = s
+	}
+	return out
 }
 
 // joinStrings is ", ".join(v).
 func joinStrings(v any) string {
-	switch x := v.(type) {
-	case []any:
-		var out []string
-		for _, e := range x {
-			out = append(out, text(e, "a value of enum"))
-		}
-		return strings.Join(out, ", ")
-	case string:
-		return strings.Join(strings.Split(x, ""), ", ")
-	case *pyjson.Object:
-		return strings.Join(x.Keys(), ", ")
+	var out []string
+	for _, e := range iterated(v, "enum") {
+		out = append(out, text(e, "a value of enum"))
 	}
-	fail("enum is no list")
-	return ""
+	return strings.Join(out, ", ")
 }
+
+// upper is str.upper, which writes one letter as several where it has no capital: ß as SS.
+func upper(s string) string { return cases.Upper(language.Und).String(s) }
 
 const gemmaQuote = `<|"|>`
 
@@ -374,7 +415,7 @@ func gemmaTools(tools []any) string {
 			if d := resp.Value("description"); pyjson.Truthy(d) {
 				parts = append(parts, "description:"+gemmaQuote+pyjson.Str(d)+gemmaQuote)
 			}
-			if strings.ToUpper(pyjson.Str(get(resp, "type", ""))) == "OBJECT" {
+			if upper(pyjson.Str(get(resp, "type", ""))) == "OBJECT" {
 				parts = append(parts, "type:"+gemmaQuote+"OBJECT"+gemmaQuote)
 			}
 			s += ",response:{" + strings.Join(parts, ",") + "}"
@@ -385,7 +426,7 @@ func gemmaTools(tools []any) string {
 }
 
 func gemmaParameters(p *pyjson.Object) string {
-	upper := func(v any) string { return "type:" + gemmaQuote + strings.ToUpper(pyjson.Str(v)) + gemmaQuote }
+	typed := func(v any) string { return "type:" + gemmaQuote + upper(pyjson.Str(v)) + gemmaQuote }
 	var parts []string
 	if v := p.Value("properties"); pyjson.Truthy(v) {
 		props := object(v, "properties")
@@ -397,25 +438,21 @@ func gemmaParameters(p *pyjson.Object) string {
 				items = append(items, "description:"+gemmaQuote+pyjson.Str(d)+gemmaQuote)
 			}
 			if t := schema.Value("type"); pyjson.Truthy(t) {
-				items = append(items, upper(t))
+				items = append(items, typed(t))
 			}
 			list = append(list, name+":{"+strings.Join(items, ",")+"}")
 		}
 		parts = append(parts, "properties:{"+strings.Join(list, ",")+"}")
 	}
 	if v := p.Value("required"); pyjson.Truthy(v) {
-		list, ok := v.([]any)
-		if !ok {
-			fail("required is no list")
-		}
 		var names []string
-		for _, e := range list {
+		for _, e := range iterated(v, "required") {
 			names = append(names, gemmaQuote+pyjson.Str(e)+gemmaQuote)
 		}
 		parts = append(parts, "required:["+strings.Join(names, ",")+"]")
 	}
 	if v := p.Value("type"); pyjson.Truthy(v) {
-		parts = append(parts, upper(v))
+		parts = append(parts, typed(v))
 	}
 	return strings.Join(parts, ",")
 }

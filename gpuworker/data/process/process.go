@@ -15,6 +15,8 @@ const Ignore = -100
 type Example struct {
 	Prompt, Response []chat.Message
 	System, Tools    string
+	// Media names what the row has besides text ("images", ...), "" for nothing: such a row cannot be encoded.
+	Media string
 }
 
 // Settings say how sequences are made.
@@ -57,9 +59,20 @@ func (e *Example) Pairs() bool { return e.Prompted() && len(e.Response) >= 2 }
 // Prompted reports whether an example has a prompt that ends with a question.
 func (e *Example) Prompted() bool { return len(e.Prompt)%2 == 1 }
 
+// textOnly refuses a row with media, as the reference does for templates of text models: without them the text would mean something else.
+func (e *Example) textOnly() error {
+	if e.Media == "" {
+		return nil
+	}
+	return schemas.Errorf(schemas.CodeData, e.Media, "the row has %s, models here take text only", e.Media)
+}
+
 // Supervised makes a supervised sample: turns are kept from the first one on (from the last one with MaskHistory) until Cutoff is reached;
 // the pair that reaches it is cut.
 func (p *Processor) Supervised(e *Example) (Sample, error) {
+	if err := e.textOnly(); err != nil {
+		return Sample{}, err
+	}
 	t := p.enc.Template
 	pairs, err := p.enc.Turns(slices.Concat(e.Prompt, e.Response), e.System, e.Tools, p.set.MaskHistory && !t.PreserveThinking)
 	if err != nil {
@@ -125,6 +138,9 @@ func appendIgnore(labels []int32, n int) []int32 {
 
 // oneTurn encodes prompt and answer; an efficient end of sequence ends the answer.
 func (p *Processor) oneTurn(e *Example, answer chat.Message) (chat.Pair, error) {
+	if err := e.textOnly(); err != nil {
+		return chat.Pair{}, err
+	}
 	x, err := p.enc.OneTurn(append(slices.Clone(e.Prompt), answer), e.System, e.Tools)
 	if err == nil && p.enc.Template.EfficientEOS {
 		x.Response = append(x.Response, p.enc.EOSID())
