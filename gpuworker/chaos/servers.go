@@ -69,6 +69,20 @@ func (a *act) jetStream(ctx context.Context) (*nats.Conn, jetstream.JetStream, e
 	return nc, js, nil
 }
 
+// deleteWork deletes the stream of work. Brokers that have just been started elect their leaders first, and answer nothing meanwhile: it asks
+// again for 20 s.
+func deleteWork(ctx context.Context, js jetstream.JetStream) error {
+	for end := time.Now().Add(20 * time.Second); ; pause(ctx, 200*time.Millisecond) {
+		err := js.DeleteStream(ctx, schemas.WorkStream)
+		if err == nil || errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil
+		}
+		if ctx.Err() != nil || time.Now().After(end) {
+			return fmt.Errorf("cannot delete the stream: %w", err)
+		}
+	}
+}
+
 // wipeBroker takes the broker's memory away, under holders that go on to acknowledge what they had from the old one.
 func wipeBroker(ctx context.Context, a *act) error {
 	var dirs []string
@@ -110,10 +124,7 @@ func wipeBroker(ctx context.Context, a *act) error {
 			return err
 		}
 		defer nc.Close()
-		if err := js.DeleteStream(ctx, schemas.WorkStream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return fmt.Errorf("cannot delete the stream: %w", err)
-		}
-		return nil
+		return deleteWork(ctx, js)
 	case 2:
 		d := a.between(2*time.Second, 4*time.Second)
 		a.begin(12, "brokers", "data restored to a copy %s old", d.Round(100*time.Millisecond))

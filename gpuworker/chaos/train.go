@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tunefleet/tunefleet/gpuworker/chaos/check"
@@ -421,10 +420,7 @@ func (t *trainer) streamGone(ctx context.Context) error {
 			return err
 		}
 		defer nc.Close()
-		if err := js.DeleteStream(ctx, schemas.WorkStream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-			return fmt.Errorf("cannot delete the stream: %w", err)
-		}
-		return nil
+		return deleteWork(ctx, js)
 	}, func() error { return nil })
 }
 
