@@ -11,8 +11,8 @@ import (
 
 // Losses are the steps that were made and do not count, per ended generation.
 type Losses struct {
-	// Killed counts generations that ended without notice and whose steps were seen; Steps is the most that one of them lost, Over how many
-	// lost more than one checkpoint interval.
+	// Killed counts generations that ended without notice, or of which a member was killed before they ended, and whose steps were seen;
+	// Steps is the most that one of them lost, Over how many lost more than one checkpoint interval.
 	Killed int   `json:"killed"`
 	Steps  int64 `json:"steps"`
 	Over   int   `json:"over"`
@@ -115,14 +115,18 @@ func lostSteps(events []check.Event, objects map[string][]byte) Losses {
 				continue
 			}
 			lost := max(0, last-e.Step)
-			switch e.Cause {
-			case schemas.CauseInfrastructure:
+			// HEAD says that a gang was preempted when control took its seats for another, also those of a member that had been killed before:
+			// what that one had made since its last commit was lost by the kill.
+			life := lives[generation{name, e.Generation}]
+			killed := life != nil && life.fault > 0
+			switch {
+			case e.Cause == schemas.CauseInfrastructure, e.Cause == schemas.CausePreempted && killed:
 				l.Killed++
 				l.Steps = max(l.Steps, lost)
 				if lost > x.Every {
 					l.Over++
 				}
-			case schemas.CausePreempted:
+			case e.Cause == schemas.CausePreempted:
 				l.Preempted++
 				l.PreemptedSteps += lost
 			}

@@ -130,7 +130,13 @@ func TestLostSteps(t *testing.T) {
 			Losses{Killed: 1, Steps: 3}},
 		"no kill: until the generation ends, and not what a stray rank does then": {func(s *story) { s.commit(2, 5); s.step(7, 9); s.end(9, schemas.CauseInfrastructure); s.step(12, 14) },
 			Losses{Killed: 1, Steps: 4}},
-		"after a notice":              {func(s *story) { s.step(2, 7); s.commit(3, 7); s.end(4, schemas.CausePreempted) }, Losses{Preempted: 1}},
+		"after a notice": {func(s *story) { s.step(2, 7); s.commit(3, 7); s.end(4, schemas.CausePreempted) }, Losses{Preempted: 1}},
+		"a member was killed before its seat was taken": {func(s *story) { s.commit(2, 5); s.step(3, 8); s.kill(4, "w1"); s.end(9, schemas.CausePreempted) },
+			Losses{Killed: 1, Steps: 3}},
+		"it was killed, its seat taken, and more than an interval lost": {func(s *story) { s.commit(2, 5); s.step(3, 11); s.kill(4, "w1"); s.end(9, schemas.CausePreempted) },
+			Losses{Killed: 1, Steps: 6, Over: 1}},
+		"a kill after its seat was taken is no excuse": {func(s *story) { s.step(2, 7); s.commit(3, 5); s.end(4, schemas.CausePreempted); s.kill(5, "w1") },
+			Losses{Preempted: 1, PreemptedSteps: 2}},
 		"a notice that was too short": {func(s *story) { s.step(2, 7); s.commit(3, 5); s.end(4, schemas.CausePreempted) }, Losses{Preempted: 1, PreemptedSteps: 2}},
 		"two generations": {func(s *story) {
 			s.commit(2, 5)

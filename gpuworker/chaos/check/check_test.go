@@ -571,6 +571,42 @@ func TestRedisAlone(t *testing.T) {
 	}
 }
 
+// TestRedisAfterAKill: a gang that had lost a member well before the lease server's trouble ends for that, though it is seen during the trouble;
+// the kill of a worker that holds no seat, or that held one before this gang formed, excuses nothing.
+func TestRedisAfterAKill(t *testing.T) {
+	for name, c := range map[string]struct {
+		worker string
+		before bool
+		broken bool
+	}{
+		"a member":                        {"worker-1", false, false},
+		"somebody else":                   {"worker-9", false, true},
+		"a member, before the gang stood": {"worker-1", true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			s.submit()
+			s.start()
+			if c.before {
+				s.add(Event{Kind: KindKill, Proc: c.worker})
+			}
+			s.form()
+			if !c.before {
+				s.at += 1
+				s.add(Event{Kind: KindKill, Proc: c.worker})
+			}
+			s.at += 10
+			s.add(Event{Kind: KindFault, Row: 16, Proc: "redis"})
+			s.lose(schemas.CauseInfrastructure)
+			s.add(Event{Kind: KindHeal, Row: 16, Proc: "redis"})
+			rep := Check(s.events, s.objects, Limits{})
+			if got := slices.ContainsFunc(rep.Violations, func(v Violation) bool { return v.Invariant == "R7" }); got != c.broken {
+				t.Errorf("R7 broken: %t, want %t; %+v", got, c.broken, rep.Violations)
+			}
+		})
+	}
+}
+
 func TestPoisonedRunsMayFail(t *testing.T) {
 	s := newStory(t)
 	s.events[0].Expect = &Expect{Outcomes: []string{OutcomeFailed}, Poison: true}

@@ -136,6 +136,9 @@ func (c *checker) unharmed(r *run, from, to float64, rule, what string) {
 		if prev.write.At > from || v.write.At < from || len(prev.head.Members) == 0 {
 			continue
 		}
+		if c.maimed(r, prev.head, from) {
+			return
+		}
 		// A gang that stood when the fault began.
 		c.count(rule)
 		for _, v := range r.versions[i:] {
@@ -151,6 +154,18 @@ func (c *checker) unharmed(r *run, from, to float64, rule, what string) {
 		}
 		return
 	}
+}
+
+// maimed says whether a member of head's gang was killed after the gang had formed and before at: it ends for that, however late it is seen.
+func (c *checker) maimed(r *run, head *schemas.Head, at float64) bool {
+	formed := slices.IndexFunc(r.versions, func(v version) bool { return v.head.Generation == head.Generation && len(v.head.Members) > 0 })
+	if formed < 0 {
+		return false
+	}
+	return slices.ContainsFunc(c.history, func(e Event) bool {
+		return e.Kind == KindKill && e.At >= r.versions[formed].write.At && e.At <= at &&
+			slices.ContainsFunc(head.Members, func(m schemas.Member) bool { return m.Worker == e.Proc })
+	})
 }
 
 // cancels judges that a cancel is final.
