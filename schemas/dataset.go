@@ -115,7 +115,7 @@ func (s *RunSpec) FreezeDate(now time.Time) {
 
 // factory checks the LLaMA-Factory part of a prep stage.
 func (p *problems) factory(f *FactorySpec, at string) {
-	p.check(slices.Contains([]string{"pt", "sft", "rm", "dpo", "kto"}, f.Stage), at+".stage", "%q is unknown (pt, sft, rm, dpo, kto)", f.Stage)
+	p.check(slices.Contains([]string{"pt", "sft", "rm", "ppo", "dpo", "kto"}, f.Stage), at+".stage", "%q is unknown (pt, sft, rm, ppo, dpo, kto)", f.Stage)
 	p.check(slices.Contains([]string{"concat", "interleave_under", "interleave_over", "interleave_once"}, f.Mix), at+".mix",
 		"%q is unknown (concat, interleave_under, interleave_over, interleave_once)", f.Mix)
 	p.check(f.Buffer >= 0 && f.Buffer < 1<<31, at+".buffer", "%d is not between 0 and 2^31", f.Buffer)

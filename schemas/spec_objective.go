@@ -63,10 +63,11 @@ type Reward struct {
 
 // RL configures ppo and grpo.
 type RL struct {
-	// RewardModel is a finished rm stage ("stage:<name>", "run:<tenant>/<id>/<stage>"); RewardFunction a built-in function: "length"
-	// (number of tokens), "token:<id>" (share of tokens that are this one). Exactly one of them is set.
-	RewardModel    string `json:"reward_model,omitempty"`
-	RewardFunction string `json:"reward_function,omitempty"`
+	// RewardModel is a finished rm stage ("stage:<name>", "run:<tenant>/<id>/<stage>"), RewardFiles a reward model's folders; RewardFunction a
+	// built-in function: "length" (number of tokens), "token:<id>" (share of tokens that are this one). Exactly one of them is set.
+	RewardModel    string       `json:"reward_model,omitempty"`
+	RewardFiles    *RewardFiles `json:"reward_files,omitempty"`
+	RewardFunction string       `json:"reward_function,omitempty"`
 	// MaxNewTokens, Temperature (default 1), TopK and TopP of the generation.
 	MaxNewTokens int     `json:"max_new_tokens"`
 	Temperature  float64 `json:"temperature,omitempty"`
@@ -95,6 +96,14 @@ type RL struct {
 	// Gather is how ranks that share the parameters generate: "model" gathers the whole model for it, "block" each block at every token, "auto"
 	// (default) the model where it takes at most half of the free memory on every rank. Results do not depend on it.
 	Gather string `json:"gather,omitempty" jsonschema:"enum=auto,enum=model,enum=block"`
+}
+
+// RewardFiles is a reward model as rm exports it: a base model, PEFT folders that are merged into it in order, and the folder with its
+// value_head.safetensors. It has the trained model's tokenizer.
+type RewardFiles struct {
+	Base     Ref   `json:"base"`
+	Adapters []Ref `json:"adapters,omitempty"`
+	Head     Ref   `json:"head"`
 }
 
 // TrainFeatures are refinements of a train stage. All are off when zero.
@@ -329,7 +338,20 @@ func (p *problems) objective(st *Stage, t *TrainStage, at string, before map[str
 
 func (p *problems) rl(st *Stage, t *TrainStage, at string, before map[string]*Stage) {
 	r := t.RL
-	p.check((r.RewardModel == "") != (r.RewardFunction == ""), at+".reward_model", "exactly one of reward_model and reward_function must be given")
+	given := 0
+	for _, yes := range []bool{r.RewardModel != "", r.RewardFiles != nil, r.RewardFunction != ""} {
+		if yes {
+			given++
+		}
+	}
+	p.check(given == 1, at+".reward_model", "exactly one of reward_model, reward_files and reward_function must be given")
+	if f := r.RewardFiles; f != nil {
+		p.ref(f.Base, at+".reward_files.base")
+		for i, a := range f.Adapters {
+			p.ref(a, fmt.Sprintf("%s.reward_files.adapters[%d]", at, i))
+		}
+		p.ref(f.Head, at+".reward_files.head")
+	}
 	if r.RewardModel != "" {
 		p.from(st, r.RewardModel, at+".reward_model", before)
 	}

@@ -25,10 +25,15 @@ type critic struct {
 // openCritic loads the reward model that the spec names.
 func (s *session) openCritic(ctx context.Context) (err error) {
 	g, ok := s.goal.(*rlGoal)
-	if !ok || g.rl.RewardModel == "" {
+	if !ok || g.rl.RewardModel == "" && g.rl.RewardFiles == nil {
 		return nil
 	}
-	f, err := OpenFinished(ctx, s.t.Objects, s.t.Spec, s.t.Message.Tenant, s.t.Message.Run, g.rl.RewardModel, s.queue, s.t.Dir)
+	var f *Finished
+	if r := g.rl.RewardFiles; r != nil {
+		f, err = openReward(ctx, s.t.Objects, s.t.Message.Tenant, r, s.queue, s.t.Dir)
+	} else {
+		f, err = OpenFinished(ctx, s.t.Objects, s.t.Spec, s.t.Message.Tenant, s.t.Message.Run, g.rl.RewardModel, s.queue, s.t.Dir)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot load the reward model: %w", err)
 	}

@@ -35,6 +35,8 @@ type Finished struct {
 	base         []*nn.Param
 	read, merged adapter.Reader
 	values       *filler
+	// head are a value head's values where it is a file.
+	head map[string][]float32
 }
 
 // OpenFinished opens the finished model of a train stage: from is "stage:<name>" within the run, or "run:<tenant>/<id>/<stage>" of the same
@@ -112,6 +114,19 @@ func OpenFiles(ctx context.Context, objects store.Objects, tenant string, base *
 	return f, nil
 }
 
+// openReward opens a reward model of files. q and dir are as OpenFinished has them.
+func openReward(ctx context.Context, objects store.Objects, tenant string, r *schemas.RewardFiles, q *kernels.Queue, dir string) (*Finished, error) {
+	f, err := OpenFiles(ctx, objects, tenant, &r.Base, r.Adapters, q, dir)
+	if err != nil {
+		return nil, err
+	}
+	f.ValueHead = objective.NewValueHead(f.Model.Info().Hidden)
+	if f.head, err = fetchHead(ctx, objects, tenant, &r.Head, dir, f.ValueHead); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // Close frees files and scratch space.
 func (f *Finished) Close() error { return f.src.Close() }
 
@@ -139,6 +154,10 @@ func (f *Finished) fill(ctx context.Context, p *nn.Param, start int64, dst kerne
 }
 
 func (f *Finished) headValues(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+	if v, ok := f.head[p.Name]; ok {
+		copy(dst, v[start:])
+		return nil
+	}
 	if err := f.link.ckpt.ReadAt(ctx, zero.ParamPrefix+p.Name, start, dst); err != nil {
 		return fmt.Errorf("cannot read the value head: %w", err)
 	}

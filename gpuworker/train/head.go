@@ -17,6 +17,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/store"
 )
 
 const (
@@ -40,13 +41,9 @@ func (s *session) addHead(ctx context.Context, k *link) ([]*nn.Unit, error) {
 	s.head.Dropout = s.headDropout()
 	units = append(slices.Clone(units), s.head.Unit())
 	if r := s.stage.Reward; r != nil && r.Head != nil {
-		root, err := fetchFiles(ctx, s.t.Objects, s.t.Spec.Tenant, r.Head.Files, s.t.Dir, nil)
-		if err != nil {
-			return nil, fmt.Errorf("cannot fetch the value head: %w", err)
-		}
-		name := root.Name()
-		err = s.readHead(root)
-		return units, errors.Join(err, root.Close(), os.RemoveAll(name))
+		var err error
+		s.headValues, err = fetchHead(ctx, s.t.Objects, s.t.Spec.Tenant, r.Head, s.t.Dir, s.head)
+		return units, err
 	}
 	if k != nil && k.resumed != nil {
 		if err := s.readHead(k.resumed.root); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -83,24 +80,41 @@ func (s *session) headDropout() float64 {
 }
 
 // readHead keeps the values of a value_head.safetensors.
-func (s *session) readHead(root *os.Root) error {
+func (s *session) readHead(root *os.Root) (err error) {
+	s.headValues, err = readHead(root, s.head)
+	return err
+}
+
+// readHead reads the values of a value_head.safetensors for a head, by the names of its parameters.
+func readHead(root *os.Root, head *objective.ValueHead) (map[string][]float32, error) {
 	f, err := safetensors.Open(root, HeadFile)
 	if err != nil {
-		return fmt.Errorf("cannot open the value head: %w", err)
+		return nil, fmt.Errorf("cannot open the value head: %w", err)
 	}
 	defer f.Close()
-	s.headValues = map[string][]float32{}
-	for _, p := range s.head.Unit().Params {
+	out := map[string][]float32{}
+	for _, p := range head.Unit().Params {
 		v, _, err := f.Float32(p.Name)
 		if err != nil {
-			return fmt.Errorf("cannot read the value head: %w", err)
+			return nil, fmt.Errorf("cannot read the value head: %w", err)
 		}
 		if int64(len(v)) != p.Len() {
-			return schemas.Errorf(schemas.CodeModel, p.Name, "the value head has %d elements, the model needs %d", len(v), p.Len())
+			return nil, schemas.Errorf(schemas.CodeModel, p.Name, "the value head has %d elements, the model needs %d", len(v), p.Len())
 		}
-		s.headValues[p.Name] = v
+		out[p.Name] = v
 	}
-	return nil
+	return out, nil
+}
+
+// fetchHead is readHead for an uploaded folder.
+func fetchHead(ctx context.Context, objects store.Objects, tenant string, folder *schemas.Ref, dir string, head *objective.ValueHead) (map[string][]float32, error) {
+	root, err := fetchFiles(ctx, objects, tenant, folder.Files, dir, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot fetch the value head: %w", err)
+	}
+	name := root.Name()
+	v, err := readHead(root, head)
+	return v, errors.Join(err, root.Close(), os.RemoveAll(name))
 }
 
 // isHead reports whether a parameter is a value head's.

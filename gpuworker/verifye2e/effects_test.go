@@ -44,6 +44,8 @@ const (
 	onTurns   = "dataset=multiturn_en"
 	onTools   = "dataset=glaive_toolcall_en_demo cutoff_len=1024 max_samples=4"
 	onQwen    = "model_name_or_path=ROOT/model_qwen2 template=qwen3"
+	onPPO     = "stage=ppo reward_model=ROOT/rm_lora/out max_new_tokens=5"
+	onReward  = "stage=ppo reward_model=./reward max_new_tokens=5"
 	onEval    = "val_size=4 do_eval=true"
 	onPredict = "model_name_or_path=ROOT/model_llama3_memo val_size=2 do_train=false do_predict=true predict_with_generate=true do_sample=false max_new_tokens=12"
 	onDraws   = "model_name_or_path=ROOT/model_llama3_memo val_size=2 do_train=false do_predict=true predict_with_generate=true do_sample=true max_new_tokens=12"
@@ -82,7 +84,10 @@ var effects = map[string]struct{ value, with, instead string }{
 	"dpo_label_smoothing": {value: "0.2", with: onPairs}, "simpo_gamma": {value: "0.9", with: "pref_loss=simpo " + onPairs}, "ref_model": {value: "ROOT/model_llama3_memo", with: onPairs},
 	"ref_model_adapters": {value: "ROOT/sft_lora/out", with: "ref_model=ROOT/model_llama3 " + onPairs}, "ld_alpha": {value: "0.3", with: onPairs},
 	"kto_chosen_weight": {value: "2", with: "stage=kto dataset=kto_en_demo"}, "kto_rejected_weight": {value: "2", with: "stage=kto dataset=kto_en_demo"},
-	"compat": {value: "llamafactory", with: "pref_loss=hinge learning_rate=1 " + onPairs},
+	"compat":       {value: "llamafactory", with: "pref_loss=hinge learning_rate=1 " + onPairs},
+	"reward_model": {value: "ROOT/rm_lora/init_adapter", with: strings.Replace(onPPO, "reward_model=ROOT/rm_lora/out ", "", 1), instead: "reward_model=ROOT/rm_lora/out"},
+	"ppo_epochs":   {value: "2", with: onPPO}, "ppo_whiten_rewards": {value: "true", with: onPPO}, "reward_model_type": {value: "full", with: onReward},
+	"reward_model_adapters": {value: "ROOT/rm_lora/out", with: onReward + " reward_model_type=full"},
 	// Optimizers
 	"use_galore": {value: "true", with: onFull}, "galore_target": {value: "q_proj", with: "use_galore=true " + onFull}, "galore_rank": {value: "4", with: "use_galore=true " + onFull},
 	"galore_update_interval": {value: "1", with: "max_steps=4 use_galore=true " + onFull}, "galore_scale": {value: "1", with: "use_galore=true " + onFull},
@@ -255,6 +260,9 @@ func computedBy(t *testing.T, root, with, more string, export bool) string {
 	if strings.Contains(with, "./moe") {
 		makeMixture(t, root, filepath.Join(dir, "moe"))
 	}
+	if strings.Contains(with, "./reward") {
+		makeReward(t, root, filepath.Join(dir, "reward"))
+	}
 	if strings.Contains(with, "./deep") {
 		makeDeep(t, root, filepath.Join(dir, "deep"))
 	}
@@ -327,6 +335,24 @@ func makeMixture(t *testing.T, root, dir string) {
 			t.Fatal(err)
 		}
 		write(t, dir, name, b)
+	}
+}
+
+// makeReward makes a folder that is a reward model by itself, and the adapter of another one.
+func makeReward(t *testing.T, root, dir string) {
+	t.Helper()
+	for from, names := range map[string][]string{"model_llama3": {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"},
+		"rm_lora/out": {"adapter_config.json", "adapter_model.safetensors", "value_head.safetensors"}} {
+		for _, name := range names {
+			b, err := os.ReadFile(filepath.Join(root, from, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir, name, b)
+		}
 	}
 }
 

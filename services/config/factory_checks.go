@@ -141,7 +141,7 @@ func (v *factoryValues) methodRules(stage, method string) {
 		v.bad("dpo_label_smoothing", "is only for pref_loss sigmoid, not %s", v.text("pref_loss"))
 	}
 	if stage == "ppo" {
-		v.bad("stage", "ppo is configured by a run spec (objective: ppo)")
+		v.ppoRules(method)
 	}
 }
 
@@ -208,7 +208,7 @@ func (v *factoryValues) ranges() {
 		"lora_rank": {1, 4096}, "lora_alpha": {0, 1e6}, "lora_dropout": {0, 0.999}, "max_samples": {0, 1 << 40}, "val_size": {0, 1 << 40}, "preprocessing_batch_size": {1, 1 << 30},
 		"preprocessing_num_workers": {0, 1024}, "num_workers": {1, 64}, "priority": {0, 3}, "eval_steps": {0, 1 << 40}, "save_steps": {0, 1 << 40}, "logging_steps": {0, 1 << 40},
 		"max_new_tokens": {1, 1 << 20}, "temperature": {0, 1e6}, "top_p": {0, 1}, "top_k": {0, 1 << 30}, "pref_beta": {0, 1e6}, "simpo_gamma": {0, 1e6}, "pref_ftx": {0, 1e6},
-		"early_stopping_steps": {0, 1 << 30}, "neftune_noise_alpha": {0, 1e6}, "label_smoothing_factor": {0, 0.999}, "ld_alpha": {0, 1},
+		"early_stopping_steps": {0, 1 << 30}, "ppo_epochs": {1, 1000}, "neftune_noise_alpha": {0, 1e6}, "label_smoothing_factor": {0, 0.999}, "ld_alpha": {0, 1},
 	} {
 		if f := v.number(key); f < r[0] || f > r[1] {
 			v.bad(key, "is %v, expected %v to %v", f, r[0], r[1])

@@ -106,7 +106,7 @@ func parts(f *schemas.FactorySpec) int {
 // outputs are the token data sets: the training set, and one or several to evaluate on.
 func (b *factoryBuilder) outputs(f *schemas.FactorySpec) []schemas.PrepOutput {
 	v := b.v
-	o := schemas.PrepOutput{Form: map[string]string{"pt": "pt", "sft": "sft", "rm": "pairwise", "dpo": "pairwise", "kto": "kto"}[f.Stage], Template: b.template, CutoffLen: v.whole("cutoff_len")}
+	o := schemas.PrepOutput{Form: map[string]string{"pt": "pt", "sft": "sft", "rm": "pairwise", "ppo": "predict", "dpo": "pairwise", "kto": "kto"}[f.Stage], Template: b.template, CutoffLen: v.whole("cutoff_len")}
 	o.Neat = v.truth("neat_packing")
 	// Packing that is asked for takes a token less, which upstream keeps free; what it does by itself for pt does not.
 	asked := v.truth("packing") || o.Neat

@@ -47,6 +47,13 @@ func factoryProject(t *testing.T) string {
 		write(t, dir, a+"/adapter_model.safetensors", "adapter "+a)
 	}
 	write(t, dir, "heads/value_head.safetensors", "head")
+	for _, r := range []string{"reward", "reward2"} { // a reward model by itself, and an adapter of one
+		write(t, dir, r+"/config.json", `{"model_type":"llama","vocab_size":3}`)
+		write(t, dir, r+"/model.safetensors", "weights of "+r)
+		write(t, dir, r+"/adapter_config.json", `{"r":1}`)
+		write(t, dir, r+"/adapter_model.safetensors", "adapter "+r)
+		write(t, dir, r+"/value_head.safetensors", "head of "+r)
+	}
 	write(t, dir, "data/a.json", `[{"instruction":"x","output":"y"}]`)
 	write(t, dir, "data/b.jsonl", `{"instruction":"x","output":"z"}`)
 	write(t, dir, "data/pairs/1.jsonl", `{"instruction":"x","chosen":"z","rejected":"y"}`)
@@ -100,6 +107,9 @@ func effect(t *testing.T, r *Resolved) string {
 	return string(b)
 }
 
+// ppoKeys are what stage ppo needs beside a reward model.
+const ppoKeys = "stage=ppo model_name_or_path=./short"
+
 // others holds, for every key that works, another value than the default, and what else must be set for the key to matter.
 var others = map[string]string{
 	"template": "qwen", "dataset": "b", "eval_dataset": "b eval_strategy=steps", "dataset_dir": "more", "cutoff_len": "128", "train_on_prompt": "true", "mask_history": "true",
@@ -145,6 +155,8 @@ var others = map[string]string{
 	"clean": "{dedup: true}", "sample": "{max_rows: 3}", "augment": "{methods: [typo]}",
 	"tokenized_path": "tokenized",
 	"value_head":     "heads stage=rm dataset=r",
+	"ppo_epochs":     "2 reward_model=reward " + ppoKeys, "ppo_whiten_rewards": "true reward_model=reward " + ppoKeys, "reward_model": "reward2 " + ppoKeys,
+	"reward_model_type": "full reward_model=reward " + ppoKeys, "reward_model_adapters": "reward2 reward_model_type=full reward_model=reward " + ppoKeys,
 }
 
 // TestEveryWorkingKeyHasAnEffect changes each key that the table says works and looks at what is resolved.
@@ -235,7 +247,13 @@ func TestFactoryRefusals(t *testing.T) {
 		{"dataset=r", schemas.CodeInvalid, "which stage sft cannot train on"},
 		{"stage=dpo", schemas.CodeInvalid, "which stage dpo cannot train on"},
 		{"stage=sfd", schemas.CodeInvalid, `did you mean "sft"?`},
-		{"stage=ppo", schemas.CodeInvalid, "ppo is configured by a run spec"},
+		{"stage=ppo", schemas.CodeInvalid, "reward_model is missing"},
+		{"reward_model=reward " + ppoKeys, "", ""}, {"reward_model=adapter1 " + ppoKeys, schemas.CodeModel, "is no reward model"}, {"reward_model=other reward_model_type=full " + ppoKeys, schemas.CodeModel, "is no reward model"},
+		{"reward_model=http://r reward_model_type=api " + ppoKeys, schemas.CodeInvalid, "ask no server"}, {"reward_model=reward finetuning_type=full " + ppoKeys, schemas.CodeInvalid, "needs finetuning_type lora"},
+		{"reward_model=reward reward_model_adapters=reward2 " + ppoKeys, schemas.CodeInvalid, "belongs to reward_model_type full"}, {"reward_model=reward val_size=0.1 " + ppoKeys, schemas.CodeInvalid, "only trains"},
+		{"reward_model=reward packing=true " + ppoKeys, schemas.CodeInvalid, "packing cannot be combined"}, {"reward_model=reward ref_model=./other " + ppoKeys, schemas.CodeInvalid, "not built for stage ppo"},
+		{"reward_model=reward do_sample=false num_beams=2 " + ppoKeys, schemas.CodeInvalid, "without num_beams"}, {"reward_model=reward ppo_buffer_size=2 " + ppoKeys, schemas.CodeInvalid, "ppo_buffer_size"},
+		{"reward_model=reward ppo_score_norm=true " + ppoKeys, schemas.CodeInvalid, "ppo_score_norm"}, {"reward_model=reward ppo_target=2 " + ppoKeys, schemas.CodeInvalid, "0.2 throughout"},
 		{"val_size=0.1 eval_dataset=b", schemas.CodeInvalid, "val_size cannot be given together with eval_dataset"},
 		{"eval_strategy=steps", schemas.CodeInvalid, "needs eval_dataset or val_size"},
 		{"do_predict=true", schemas.CodeInvalid, "do_predict needs eval_dataset or val_size"},

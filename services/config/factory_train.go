@@ -79,6 +79,9 @@ func (b *factoryBuilder) train(ctx context.Context, prep *schemas.PrepStage) (*s
 	if err := b.valueHead(ctx, t); err != nil {
 		return nil, err
 	}
+	if err := b.ppo(ctx, t); err != nil {
+		return nil, err
+	}
 	if err := b.scratch(ctx, t); err != nil {
 		return nil, err
 	}

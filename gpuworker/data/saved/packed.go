@@ -20,7 +20,8 @@ func filled(values []int32, to int, with int32) []int32 {
 // packed are the columns of packed sequences, filled up to one length. Those of documents that do not see each other are numbered in
 // attention_mask and described by packing_params; datasets stores these columns in its widest type.
 func packed(of Layout) []column {
-	short, mask, long := arrow.DataType(arrow.PrimitiveTypes.Int32), arrow.DataType(arrow.PrimitiveTypes.Int8), arrow.DataType(arrow.PrimitiveTypes.Int64)
+	var short, mask arrow.DataType = arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int8
+	long := arrow.PrimitiveTypes.Int64
 	if of.Neat {
 		short, mask = long, long
 	}
