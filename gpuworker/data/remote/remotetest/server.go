@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -157,11 +158,27 @@ func (h *Server) tree(w http.ResponseWriter, r *http.Request, files map[string]s
 	reply(w, out)
 }
 
+// idOf is a repository's number, by which ModelScope's data sets are listed.
+func idOf(name string) uint32 { return crc32.ChecksumIEEE([]byte(name)) }
+
+// named finds a repository by its number, "" for none.
+func (h *Server) named(kind string, id uint32) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for branch := range h.branches {
+		name, _, _ := strings.Cut(strings.TrimPrefix(branch, kind+"/"), "@")
+		if strings.HasPrefix(branch, kind+"/") && idOf(name) == id {
+			return name
+		}
+	}
+	return ""
+}
+
 func (h *Server) modelScope(w http.ResponseWriter, r *http.Request, kind, rest string) {
 	data := func(v any) { reply(w, map[string]any{"Code": 200, "Data": v, "Success": true}) }
 	name := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(rest, "/repo/files"), "/repo/tree"), "/repo")
-	if name == "4711" {
-		name = "acme/rows"
+	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
+		name = h.named(kind, uint32(n))
 	}
 	files, commit := h.find(kind, name, cmp.Or(r.URL.Query().Get("Revision"), "master"))
 	if files == nil {
@@ -185,7 +202,7 @@ func (h *Server) modelScope(w http.ResponseWriter, r *http.Request, kind, rest s
 		}
 		h.content(w, r, content)
 	default:
-		data(map[string]any{"Id": 4711, "Name": name})
+		data(map[string]any{"Id": idOf(name), "Name": name})
 	}
 }
 
