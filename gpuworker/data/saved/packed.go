@@ -20,7 +20,7 @@ func filled(values []int32, to int, with int32) []int32 {
 // packed are the columns of packed sequences, filled up to one length. Those of documents that do not see each other are numbered in
 // attention_mask and described by packing_params; datasets stores these columns in its widest type.
 func packed(of Layout) []column {
-	var short, mask arrow.DataType = arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int8
+	short, mask := arrow.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int8
 	long := arrow.PrimitiveTypes.Int64
 	if of.Neat {
 		short, mask = long, long
