@@ -325,7 +325,7 @@ func (j *rowJob) sameErrors(out []any) {
 func (j *rowJob) supervised() Case {
 	c := j.outputs(Case{Order: commonOrder("efficient_eos", "outputs", "error"), Results: []string{"outputs"}}, (*process.Example).Supervised, func(e *process.Example) ([]any, error) {
 		s, err := j.proc.Supervised(e)
-		return []any{"input_ids", anys(s.IDs), "labels", anys(s.Labels)}, err
+		return []any{"input_ids", idValues(s.IDs), "labels", idValues(s.Labels)}, err
 	})
 	if c.Err == nil {
 		c.Fields = append(c.Fields, Field{Key: "efficient_eos", Value: j.enc.Template.EfficientEOS})
@@ -336,14 +336,14 @@ func (j *rowJob) supervised() Case {
 func (j *rowJob) unsupervised() Case {
 	return j.outputs(Case{Order: commonOrder("outputs", "error"), Results: []string{"outputs"}}, (*process.Example).Prompted, func(e *process.Example) ([]any, error) {
 		prompt, answer, err := j.proc.Unsupervised(e)
-		return []any{"input_ids", anys(prompt), "labels", anys(answer)}, err
+		return []any{"input_ids", idValues(prompt), "labels", idValues(answer)}, err
 	})
 }
 
 func (j *rowJob) pairwise() Case {
 	return j.outputs(Case{Order: commonOrder("outputs", "error"), Results: []string{"outputs"}}, (*process.Example).Pairs, func(e *process.Example) ([]any, error) {
 		x, y, err := j.proc.Pairwise(e)
-		return []any{"chosen_input_ids", anys(x.IDs), "chosen_labels", anys(x.Labels), "rejected_input_ids", anys(y.IDs), "rejected_labels", anys(y.Labels)}, err
+		return []any{"chosen_input_ids", idValues(x.IDs), "chosen_labels", idValues(x.Labels), "rejected_input_ids", idValues(y.IDs), "rejected_labels", idValues(y.Labels)}, err
 	})
 }
 
@@ -351,7 +351,7 @@ func (j *rowJob) pairwise() Case {
 func idRows(rows [][]int32) any {
 	out := []any{}
 	for _, r := range rows {
-		out = append(out, anys(r))
+		out = append(out, idValues(r))
 	}
 	return out
 }

@@ -60,7 +60,7 @@ func (e *Env) encoder(row *pyjson.Object, o chat.Options) (*chat.Encoder, error)
 		return nil, err
 	}
 	c := *v.(*chat.Encoder) //nolint:forcetypeassert // made above
-	c.Template = t
+	c.Template, c.KeepMissing = t, true
 	return &c, nil
 }
 

@@ -40,6 +40,8 @@ type Row struct {
 	System, Tools, Images, Videos, Audios any
 	// Broken says why the conversation has no prompt, "" when it has one.
 	Broken string
+	// judged says that the row is KTO data: the first of its two answers that is not empty counts.
+	judged bool
 }
 
 // malformed is raised where the reference raises KeyError or TypeError; Convert returns it.
@@ -144,7 +146,7 @@ func (c *converter) alpaca() *Row {
 	}
 	r.Prompt = append(r.Prompt, Turn{chat.RoleUser, strings.Join(query, "\n")})
 	if tag, ok := c.column("kto_tag").(bool); ok {
-		r.Response = judged([]Turn{{chat.RoleAssistant, c.needed("response")}}, tag)
+		r.Response, r.judged = judged([]Turn{{chat.RoleAssistant, c.needed("response")}}, tag), true
 	} else if chosen, rejected, ok := ranked[string](c); ok {
 		r.Response = []Turn{{chat.RoleAssistant, chosen}, {chat.RoleAssistant, rejected}}
 	} else if s, ok := c.column("response").(string); ok {
@@ -261,7 +263,7 @@ func (c *converter) split(r *Row, turns []Turn) {
 	}
 	last := max(len(turns)-1, 0)
 	if tag, ok := c.column("kto_tag").(bool); ok {
-		r.Prompt, r.Response = turns[:last], judged(slices.Clone(turns[last:]), tag)
+		r.Prompt, r.Response, r.judged = turns[:last], judged(slices.Clone(turns[last:]), tag), true
 		return
 	}
 	chosen, rejected, ok := ranked[*pyjson.Object](c)
@@ -398,7 +400,11 @@ func (r *Row) Example() (*process.Example, error) {
 	if e.Prompt, err = texts(r.Prompt); err != nil {
 		bad = err
 	}
-	if e.Response, err = texts(r.Response); err != nil && bad == nil {
+	answers := r.Response
+	if r.judged && len(answers) == 2 && answers[0].Content == nil { // null is as empty as "" there
+		answers = []Turn{{answers[0].Role, ""}, answers[1]}
+	}
+	if e.Response, err = texts(answers); err != nil && bad == nil {
 		bad = err
 	}
 	for _, m := range []struct {

@@ -73,6 +73,10 @@ func TestExampleOfBadContents(t *testing.T) {
 	if e, err := r.Example(); err == nil || e == nil || !e.Supervised() {
 		t.Errorf("an answer that is null: %v, %v", e, err)
 	}
+	r.Response, r.judged = []Turn{{"assistant", nil}, {"assistant", ""}}, true
+	if e, err := r.Example(); err != nil || e.Response[0].Content != "" {
+		t.Errorf("a null answer that was judged good, which the reference takes for an empty one: %v, %v", e, err)
+	}
 	r = &Row{Response: []Turn{{"assistant", "a"}, {"assistant", ""}}, Tools: []any{1}}
 	if e, err := r.Example(); err == nil || e == nil || e.Pairs() {
 		t.Errorf("a dropped row with bad tools: %v, %v", e, err)

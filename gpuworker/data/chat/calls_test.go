@@ -3,6 +3,7 @@ package chat
 import (
 	"encoding/json"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func readGoldenCalls(t *testing.T) goldenCalls {
 	if err := json.Unmarshal(b, &g); err != nil {
 		t.Fatal(err)
 	}
-	if len(g.Tools) < 200 || len(g.Calls) < 100 || len(g.Messages) < 20 {
+	if len(g.Tools) < 200 || len(g.Calls) < 100 || len(g.Messages) < 100 {
 		t.Fatalf("too few cases: %d, %d, %d", len(g.Tools), len(g.Calls), len(g.Messages))
 	}
 	return g
@@ -120,4 +121,23 @@ func TestNamesThatAreNoText(t *testing.T) {
 	if got, want := joined(turns[0].Response), "<tool_call>\n{\"name\": [\"f\"], \"arguments\": {}}\n</tool_call><|im_end|>\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
+
+// FuzzPythonCalls: whatever a model writes between the marks is read or refused, without a panic and in bounded depth.
+func FuzzPythonCalls(f *testing.F) {
+	for _, s := range []string{"[f(a=1), g(b='x', **{})]", "f(a={1: [2, (3,)], 'k': -1.5})", "f(x for x in [y] if z)", "f(a=lambda *q, k=1: q[1:2, ::3])",
+		"f((yield), \"\"\"a\n\"\"\" b'c', a=0x1F)", strings.Repeat("f(", 300), strings.Repeat("[", 300), "f(a=" + strings.Repeat("-", 300) + "1)", "f(a=1 if x else 2,)\\\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		calls, err := parsePythonCalls(s)
+		if err != nil {
+			return
+		}
+		for _, c := range calls {
+			if _, err := pyjson.Parse(c.Arguments); c.Name == "" || err != nil {
+				t.Errorf("%q: the call %+v has no name or no JSON: %v", s, c, err)
+			}
+		}
+	})
 }

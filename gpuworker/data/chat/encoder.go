@@ -18,6 +18,9 @@ type Encoder struct {
 	Tokenizer *hftok.Tokenizer
 	// Added are the tokens that the tokenizer did not have before, with their ids. A model must have rows for them.
 	Added map[string]int32
+	// KeepMissing lets tokens that the tokenizer does not have stand as NoID in the ids of turns, as the reference does; otherwise they are
+	// an error, since no model can take them.
+	KeepMissing bool
 	// bos, eos and pad are ids, NoID for none.
 	bos, eos, pad int32
 }
@@ -152,6 +155,9 @@ func (e *Encoder) OneTurn(messages []Message, system, tools string) (Pair, error
 
 func (e *Encoder) pair(t Turn) (Pair, error) {
 	p := Pair{e.AppendIDs(nil, t.Prompt), e.AppendIDs(nil, t.Response)}
+	if e.KeepMissing {
+		return p, nil
+	}
 	if slices.Contains(p.Prompt, NoID) || slices.Contains(p.Response, NoID) {
 		for _, x := range slices.Concat(t.Prompt, t.Response) {
 			if _, ok := e.Tokenizer.ConvertToken(x.Text); x.Kind == Token && !ok {

@@ -2,369 +2,273 @@ package chat
 
 import (
 	"errors"
+	"math"
 	"math/big"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 )
 
 var (
-	// errSyntax says that a text is no list of calls with literal arguments.
-	errSyntax = errors.New("not a Python call")
-	// errNoJSON says that an argument is a Python value that JSON does not have.
+	// errLiteral says that an expression is no literal: Python's ValueError, which the reference takes as "no calls".
+	errLiteral = errors.New("not a literal")
+	// errNoJSON says that an argument is a Python value that JSON does not have, or none that Python can make: its TypeError.
 	errNoJSON = errors.New("an argument has no JSON form")
 )
 
-// maxPythonDepth bounds nesting.
-const maxPythonDepth = 90
+// pyOdd is a value that JSON does not have.
+type pyOdd struct{ name string }
+
+// tupleValue is a tuple: tuples are lists in JSON; unlike those they may be keys.
+type tupleValue []any
 
 // parsePythonCalls reads "f(a=1)" or "[f(a=1), g(b='x')]": calls of plain names whose keyword arguments are literals (or true, false, null).
-// Positional arguments are read and left out.
+// Positional arguments are read and left out. The error is errNoJSON where the reference fails, else the text has no calls.
 func parsePythonCalls(s string) ([]Call, error) {
-	p := &pyParser{s: s}
-	p.space()
-	var out []Call
-	if p.take('[') {
-		for p.space(); !p.take(']'); p.space() {
-			c, err := p.call()
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, c)
-			if p.space(); !p.take(',') {
-				if !p.take(']') {
-					return nil, errSyntax
-				}
-				break
-			}
-		}
-	} else {
-		c, err := p.call()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, c)
-	}
-	if p.space(); p.i != len(p.s) {
+	if strings.Contains(s, "\x00") {
 		return nil, errSyntax
 	}
-	return out, nil
-}
-
-type pyParser struct {
-	s string
-	i int
-}
-
-func runeAt(s string, i int) (rune, int) { return utf8.DecodeRuneInString(s[i:]) }
-
-func (p *pyParser) space() {
-	for p.i < len(p.s) && strings.IndexByte(" \t\n\r\f", p.s[p.i]) >= 0 {
-		p.i++
-	}
-}
-
-func (p *pyParser) take(c byte) bool {
-	if p.i < len(p.s) && p.s[p.i] == c {
-		p.i++
-		return true
-	}
-	return false
-}
-
-func (p *pyParser) name() string {
-	start := p.i
-	for p.i < len(p.s) {
-		r, n := runeAt(p.s, p.i)
-		if r != '_' && !unicode.IsLetter(r) && (p.i == start || !unicode.IsDigit(r)) {
-			break
-		}
-		p.i += n
-	}
-	return p.s[start:p.i]
-}
-
-func (p *pyParser) call() (Call, error) {
-	name := p.name()
-	p.space()
-	if name == "" || !p.take('(') {
-		return Call{}, errSyntax
-	}
-	args := &pyjson.Object{}
-	for p.space(); !p.take(')'); p.space() {
-		at := p.i
-		key := p.name()
-		p.space()
-		keyword := key != "" && p.take('=') && (p.i >= len(p.s) || p.s[p.i] != '=')
-		if !keyword {
-			p.i = at
-		}
-		p.space()
-		v, err := p.value(0)
-		if err != nil {
-			return Call{}, err
-		}
-		if keyword {
-			if _, ok := args.Get(key); ok {
-				return Call{}, errSyntax // Python refuses a keyword given twice
-			}
-			args.Set(key, v)
-		}
-		if p.space(); !p.take(',') {
-			if p.space(); !p.take(')') {
-				return Call{}, errSyntax
-			}
-			break
-		}
-	}
-	return call(name, args), nil
-}
-
-func (p *pyParser) value(depth int) (any, error) {
-	if depth > maxPythonDepth || p.i >= len(p.s) {
-		return nil, errSyntax
-	}
-	switch c := p.s[p.i]; {
-	case c == '"' || c == '\'':
-		return p.strings()
-	case c == '[':
-		p.i++
-		return p.items(']', depth)
-	case c == '(':
-		p.i++
-		return p.tuple(depth)
-	case c == '{':
-		p.i++
-		return p.dict(depth)
-	case c == '-' || c == '+':
-		p.i++
-		p.space()
-		v, err := p.number()
-		if err != nil || c == '+' {
-			return v, err
-		}
-		switch x := v.(type) {
-		case int64:
-			return -x, nil
-		case float64:
-			return -x, nil
-		case *big.Int:
-			return new(big.Int).Neg(x), nil
-		}
-		return nil, errSyntax
-	case c >= '0' && c <= '9' || c == '.':
-		return p.number()
-	}
-	switch p.name() {
-	case "True", "true":
-		return true, nil
-	case "False", "false":
-		return false, nil
-	case "None", "null":
-		return nil, nil
-	}
-	return nil, errSyntax
-}
-
-func (p *pyParser) items(end byte, depth int) ([]any, error) {
-	out := []any{}
-	for p.space(); !p.take(end); p.space() {
-		v, err := p.inner(depth + 1)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-		if p.space(); !p.take(',') {
-			if !p.take(end) {
-				return nil, errSyntax
-			}
-			break
-		}
-	}
-	return out, nil
-}
-
-// inner is a value within a literal: there the words are Python's alone, since the whole literal is evaluated.
-func (p *pyParser) inner(depth int) (any, error) {
-	at := p.i
-	switch w := p.name(); w {
-	case "true", "false", "null":
-		return nil, errSyntax
-	}
-	p.i = at
-	return p.value(depth)
-}
-
-// tuple is a value in parentheses, or a tuple, which JSON writes as a list.
-func (p *pyParser) tuple(depth int) (any, error) {
-	start := p.i
-	list, err := p.items(')', depth)
+	tree, err := parsePython(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s))
 	if err != nil {
 		return nil, err
 	}
-	if inside := strings.TrimRight(p.s[start:p.i-1], " \t\n\r\f"); len(list) == 1 && !strings.HasSuffix(inside, ",") {
-		return list[0], nil
+	nodes := []*pyNode{tree}
+	if tree.kind == pyList {
+		nodes = tree.items
+	}
+	var out []Call
+	for _, n := range nodes {
+		if n.kind != pyCall || n.callee.kind != pyName {
+			return nil, errLiteral
+		}
+		args := &pyjson.Object{}
+		for _, k := range n.keywords {
+			v, err := argumentValue(k.value)
+			if err != nil {
+				return nil, err
+			}
+			if k.name == "" {
+				k.name = "null" // the key None, which ** leaves
+			}
+			args.Set(k.name, v)
+		}
+		plain, err := jsonValue(args)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, call(n.callee.name, plain))
+	}
+	return out, nil
+}
+
+// argumentValue is the value of an argument: a literal or one of JSON's words.
+func argumentValue(n *pyNode) (any, error) {
+	if n.kind != pyName {
+		return literal(n)
+	}
+	switch n.name {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	case "null":
+		return nil, nil
+	}
+	return nil, errLiteral
+}
+
+// literal is ast.literal_eval.
+func literal(n *pyNode) (any, error) {
+	switch n.kind {
+	case pyConst:
+		return n.value, nil
+	case pyList, pyTuple, pySet:
+		list := []any{}
+		for _, x := range n.items {
+			v, err := literal(x)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, v)
+		}
+		return collection(n.kind, list)
+	case pyDict:
+		return literalDict(n)
+	case pyCall:
+		if n.callee.kind == pyName && n.callee.name == "set" && len(n.items) == 0 && len(n.keywords) == 0 {
+			return pyOdd{"set"}, nil
+		}
+		return nil, errLiteral
+	case pySum:
+		// Only a real number and an imaginary one make a literal.
+		left, err := signed(n.items[0])
+		if err != nil {
+			return nil, err
+		}
+		right := n.items[1]
+		if _, odd := left.(pyOdd); odd || right.kind != pyConst || right.value != (pyOdd{"complex"}) {
+			return nil, errLiteral
+		}
+		return right.value, nil
+	}
+	return signed(n)
+}
+
+func collection(kind pyKind, list []any) (any, error) {
+	switch kind {
+	case pyTuple:
+		return tupleValue(list), nil
+	case pySet:
+		for _, v := range list {
+			if !hashable(v) {
+				return nil, errNoJSON
+			}
+		}
+		return pyOdd{"set"}, nil
 	}
 	return list, nil
 }
 
-func (p *pyParser) dict(depth int) (any, error) {
+// literalDict evaluates keys before values, as Python does.
+func literalDict(n *pyNode) (any, error) {
+	keys := make([]any, len(n.keys))
+	for i, k := range n.keys {
+		if k == nil {
+			return nil, errLiteral
+		}
+		var err error
+		if keys[i], err = literal(k); err != nil {
+			return nil, err
+		}
+		if !hashable(keys[i]) {
+			return nil, errNoJSON
+		}
+	}
 	out := &pyjson.Object{}
-	set := false
-	for p.space(); !p.take('}'); p.space() {
-		k, err := p.inner(depth + 1)
+	odd := false
+	first := map[string]string{} // of numbers that are equal, 1, 1.0 and True, the first is the key
+	for i, x := range n.items {
+		v, err := literal(x)
 		if err != nil {
 			return nil, err
 		}
-		if p.space(); !p.take(':') {
-			set = true
-		} else {
-			p.space()
-			v, err := p.inner(depth + 1)
-			if err != nil {
-				return nil, err
+		switch k := keys[i].(type) {
+		case string:
+			out.Set(k, v)
+		case pyOdd, tupleValue:
+			odd = true
+		default:
+			same := sameNumber(k)
+			if _, ok := first[same]; !ok {
+				first[same] = dumps(k)
 			}
-			switch x := k.(type) {
-			case string:
-				out.Set(x, v)
-			case nil, bool, int64, *big.Int, float64:
-				out.Set(dumps(x), v)
-			default:
-				return nil, errSyntax
-			}
-		}
-		if p.space(); !p.take(',') {
-			if !p.take('}') {
-				return nil, errSyntax
-			}
-			break
+			out.Set(first[same], v)
 		}
 	}
-	if set {
-		return nil, errNoJSON
+	if odd { // keys that JSON does not have
+		return pyOdd{"dict"}, nil
 	}
 	return out, nil
 }
 
-func (p *pyParser) number() (any, error) {
-	start := p.i
-	for p.i < len(p.s) {
-		c := p.s[p.i]
-		exp := (c == '+' || c == '-') && p.i > start && (p.s[p.i-1] == 'e' || p.s[p.i-1] == 'E') && !strings.HasPrefix(p.s[start:], "0x")
-		letter := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
-		if !exp && !letter && c != '.' && c != '_' {
-			break
+// sameNumber is a text that keys have in common which are equal in Python.
+func sameNumber(v any) string {
+	switch x := v.(type) {
+	case bool:
+		if x {
+			return "1"
 		}
-		p.i++
-	}
-	t := p.s[start:p.i]
-	if strings.ContainsAny(t, "jJ") {
-		return nil, errNoJSON
-	}
-	if strings.Trim(t, "0123456789_") != "" && !strings.ContainsAny(t[:min(2, len(t))], "xXoObB") {
-		f, err := strconv.ParseFloat(strings.ReplaceAll(t, "_", ""), 64)
-		if err != nil && !errors.Is(err, strconv.ErrRange) || strings.ContainsAny(t, "nNiI") {
-			return nil, errSyntax
+		return "0"
+	case float64:
+		if n, acc := big.NewFloat(x).Int(nil); x == math.Trunc(x) && !math.IsInf(x, 0) && acc == big.Exact {
+			return n.String()
 		}
-		return f, nil
 	}
-	if strings.Trim(t, "0_") == "" && strings.HasPrefix(t, "0") {
-		return int64(0), nil
-	}
-	if len(t) > 1 && t[0] == '0' && t[1] >= '0' && t[1] <= '9' {
-		return nil, errSyntax // Python refuses leading zeros
-	}
-	n, ok := new(big.Int).SetString(t, 0)
-	switch {
-	case !ok:
-		return nil, errSyntax
-	case n.IsInt64():
-		return n.Int64(), nil
-	}
-	return n, nil
+	return dumps(v)
 }
 
-// strings reads string literals that follow each other.
-func (p *pyParser) strings() (any, error) {
-	var b strings.Builder
-	for p.i < len(p.s) && (p.s[p.i] == '"' || p.s[p.i] == '\'') {
-		if err := p.str(&b); err != nil {
-			return nil, err
-		}
-		p.space()
-	}
-	return b.String(), nil
-}
-
-func (p *pyParser) str(b *strings.Builder) error {
-	quote := p.s[p.i : p.i+1]
-	long := strings.HasPrefix(p.s[p.i:], strings.Repeat(quote, 3))
-	if long {
-		quote = strings.Repeat(quote, 3)
-	}
-	p.i += len(quote)
-	for p.i < len(p.s) {
-		switch {
-		case strings.HasPrefix(p.s[p.i:], quote):
-			p.i += len(quote)
-			return nil
-		case p.s[p.i] == '\n' && !long:
-			return errSyntax
-		case p.s[p.i] != '\\':
-			b.WriteByte(p.s[p.i])
-			p.i++
-		case p.i+1 >= len(p.s):
-			return errSyntax
-		default:
-			if err := p.escape(b); err != nil {
-				return err
+func hashable(v any) bool {
+	switch x := v.(type) {
+	case []any, *pyjson.Object:
+		return false
+	case pyOdd:
+		return x.name != "set" && x.name != "dict"
+	case tupleValue:
+		for _, e := range x {
+			if !hashable(e) {
+				return false
 			}
 		}
 	}
-	return errSyntax
+	return true
 }
 
-func (p *pyParser) escape(b *strings.Builder) error {
-	c := p.s[p.i+1]
-	if k := strings.IndexByte(`\'"abfnrtv`, c); k >= 0 {
-		b.WriteByte("\\'\"\a\b\f\n\r\t\v"[k])
-		p.i += 2
-		return nil
+// signed is a number with a sign or without.
+func signed(n *pyNode) (any, error) {
+	if n.kind != pySign {
+		return numeric(n)
 	}
-	digits, base, at := 0, 16, p.i+2
-	switch {
-	case c == '\n':
-		p.i += 2
-		return nil
-	case c == 'x':
-		digits = 2
-	case c == 'u':
-		digits = 4
-	case c == 'U':
-		digits = 8
-	case c >= '0' && c <= '7':
-		base, at = 8, p.i+1
-		for digits < 3 && at+digits < len(p.s) && p.s[at+digits] >= '0' && p.s[at+digits] <= '7' {
-			digits++
+	v, err := numeric(n.items[0])
+	if err != nil || n.name == "+" {
+		return v, err
+	}
+	switch x := v.(type) {
+	case int64:
+		if x == -x && x != 0 {
+			return new(big.Int).Neg(big.NewInt(x)), nil
 		}
-	case c == 'N':
-		return errSyntax
-	default: // Python keeps an unknown escape as it is
-		b.WriteByte('\\')
-		p.i++
-		return nil
+		return -x, nil
+	case float64:
+		return -x, nil
+	case *big.Int:
+		if m := new(big.Int).Neg(x); m.IsInt64() {
+			return m.Int64(), nil
+		}
+		return new(big.Int).Neg(x), nil
 	}
-	if at+digits > len(p.s) {
-		return errSyntax
+	return v, nil
+}
+
+func numeric(n *pyNode) (any, error) {
+	if n.kind == pyConst {
+		switch n.value.(type) {
+		case int64, float64, *big.Int:
+			return n.value, nil
+		case pyOdd:
+			if n.value == (pyOdd{"complex"}) {
+				return n.value, nil
+			}
+		}
 	}
-	n, err := strconv.ParseUint(p.s[at:at+digits], base, 32)
-	if err != nil || n > unicode.MaxRune {
-		return errSyntax
+	return nil, errLiteral
+}
+
+// jsonValue turns tuples into lists; errNoJSON for what JSON does not have.
+func jsonValue(v any) (any, error) {
+	switch x := v.(type) {
+	case pyOdd:
+		return nil, errNoJSON
+	case tupleValue:
+		return jsonValue([]any(x))
+	case []any:
+		out := make([]any, len(x))
+		for i, e := range x {
+			var err error
+			if out[i], err = jsonValue(e); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	case *pyjson.Object:
+		out := &pyjson.Object{}
+		for _, k := range x.Keys() {
+			e, err := jsonValue(x.Value(k))
+			if err != nil {
+				return nil, err
+			}
+			out.Set(k, e)
+		}
+		return out, nil
 	}
-	b.WriteRune(rune(n))
-	p.i = at + digits
-	return nil
+	return v, nil
 }
