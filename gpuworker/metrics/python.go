@@ -21,64 +21,6 @@ func squeeze(s string) string { return strings.Join(fields(s), " ") }
 // trimRight is str.rstrip().
 func trimRight(s string) string { return strings.TrimRightFunc(s, isSpace) }
 
-// lower is str.lower(): İ becomes two characters, and a sigma that ends a word its final form.
-func lower(s string) string {
-	if isASCII(s) {
-		return strings.ToLower(s)
-	}
-	r := []rune(s)
-	var b strings.Builder
-	b.Grow(len(s))
-	for i, c := range r {
-		switch c {
-		case 'İ':
-			b.WriteString("i̇")
-		case 'Σ':
-			if finalSigma(r, i) {
-				b.WriteRune('ς')
-			} else {
-				b.WriteRune('σ')
-			}
-		default:
-			b.WriteRune(unicode.ToLower(c))
-		}
-	}
-	return b.String()
-}
-
-func isASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] >= 0x80 {
-			return false
-		}
-	}
-	return true
-}
-
-// finalSigma is Unicode's Final_Sigma: a cased letter before and none after, case-ignorable marks skipped.
-func finalSigma(r []rune, i int) bool {
-	j := i - 1
-	for j >= 0 && caseIgnorable(r[j]) {
-		j--
-	}
-	if j < 0 || !cased(r[j]) {
-		return false
-	}
-	j = i + 1
-	for j < len(r) && caseIgnorable(r[j]) {
-		j++
-	}
-	return j == len(r) || !cased(r[j])
-}
-
-func cased(r rune) bool {
-	return unicode.In(r, unicode.Lu, unicode.Ll, unicode.Lt, unicode.Other_Lowercase, unicode.Other_Uppercase)
-}
-
-func caseIgnorable(r rune) bool {
-	return unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf, unicode.Lm, unicode.Sk) || strings.ContainsRune("'.:·’‧", r)
-}
-
 // round4 is Python's round(x, 4): the nearest four-digit decimal of the exact value of x.
 func round4(x float64) float64 {
 	if math.IsNaN(x) || math.IsInf(x, 0) {

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/pytext"
 )
 
 // PRF is precision, recall and their harmonic mean.
@@ -35,7 +37,7 @@ var notAlnum = regexp.MustCompile(`[^a-z0-9]+`)
 
 // Words is the tokenization of the rouge-score package without stemming: lower-case runs of ASCII letters and digits.
 func Words(s string) []string {
-	return strings.Fields(notAlnum.ReplaceAllString(lower(s), " "))
+	return strings.Fields(notAlnum.ReplaceAllString(pytext.Lower(s), " "))
 }
 
 // stemmedWords is the same with the stemmer for words over 3 letters.

@@ -8,6 +8,8 @@ import (
 	"unicode"
 
 	"github.com/tunefleet/tunefleet/schemas"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/pytext"
 )
 
 // SacreVersion is the version of sacrebleu whose results the functions here reproduce; it stands in signatures.
@@ -102,7 +104,7 @@ func CorpusBLEU(hypotheses []string, references [][]string, o BLEUOptions) (*BLE
 	tokenize := tokenizerOf(o.Tokenize)
 	prepare := func(s string) []string {
 		if o.Lowercase {
-			s = lower(s)
+			s = pytext.Lower(s)
 		}
 		return fields(tokenize(trimRight(s)))
 	}
@@ -353,7 +355,7 @@ func matches(hyp, ref map[string]int) (out [3]int) {
 // grams counts n-grams by order: of characters, then of words.
 func (o ChrFOptions) grams(s string) []map[string]int {
 	if o.Lowercase {
-		s = lower(s)
+		s = pytext.Lower(s)
 	}
 	chars := []rune(s)
 	if !o.Whitespace {

@@ -3,6 +3,8 @@ package metrics
 import (
 	"strings"
 	"unicode"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/pytext"
 )
 
 const asciiPunctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
@@ -15,7 +17,7 @@ func SQuADNormalize(s string) string {
 			return -1
 		}
 		return r
-	}, lower(s))
+	}, pytext.Lower(s))
 	return squeeze(dropArticles(s))
 }
 

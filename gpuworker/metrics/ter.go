@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/pytext"
 )
 
 // TEROptions are those of sacrebleu.TER; the zero value has its defaults.
@@ -71,7 +73,7 @@ var asianRules = []rule{
 func (o TEROptions) words(s string) []string {
 	s = trimRight(s)
 	if !o.CaseSensitive {
-		s = lower(s)
+		s = pytext.Lower(s)
 	}
 	if s == "" {
 		return nil

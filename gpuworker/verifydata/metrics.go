@@ -207,6 +207,11 @@ func document(f *File) ([]*pyjson.Object, error) {
 
 // rebuild computes a list document: every item is copied and its computed keys are put in place, in the reference's order.
 func rebuild(f *File, order, results []string, compute func(o *pyjson.Object) ([]Field, error)) ([]Case, error) {
+	return rebuildWithin(f, scoreTolerance, order, results, compute)
+}
+
+// rebuildWithin is rebuild with a tolerance of its own.
+func rebuildWithin(f *File, tolerance float64, order, results []string, compute func(o *pyjson.Object) ([]Field, error)) ([]Case, error) {
 	items, err := document(f)
 	if err != nil {
 		return nil, err
@@ -219,7 +224,7 @@ func rebuild(f *File, order, results []string, compute func(o *pyjson.Object) ([
 		}
 		out[i] = place(o, Case{Order: order, Fields: fields})
 	}
-	return []Case{{Doc: &Field{Value: out, Tolerance: scoreTolerance}, Results: results}}, nil
+	return []Case{{Doc: &Field{Value: out, Tolerance: tolerance}, Results: results}}, nil
 }
 
 func scoreSQuAD(_ context.Context, _ *Env, f *File) ([]Case, error) {

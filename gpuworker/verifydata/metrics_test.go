@@ -128,3 +128,25 @@ func TestMetricsBrokenTwinIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// TestRatesAreComparedClosely holds that a rate which is wrong by a thousandth is found, small as rates are.
+func TestRatesAreComparedClosely(t *testing.T) {
+	t.Parallel()
+	row := `[{"name": "linear", "base_lr": 1e-05, "num_warmup_steps": 0, "num_training_steps": 2, "kwargs": {}, "lr": [1e-05, RATE, 0.0]}]`
+	for rate, right := range map[string]bool{"5e-06": true, "5.005e-06": false} {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "sched"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "sched", "schedulers.json"), []byte(strings.Replace(row, "RATE", rate, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r, err := verify(context.Background(), dir, Options{Base: dir}, metricsSuites())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Pass != right {
+			t.Errorf("a rate of %s: pass %v", rate, r.Pass)
+		}
+	}
+}

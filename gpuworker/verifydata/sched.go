@@ -12,11 +12,14 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 )
 
+// rateTolerance is how far learning rates may be from transformers': rates are small numbers, so that a score's tolerance would hide wrong ones.
+const rateTolerance = 1e-14
+
 // scheduleRates computes learning rates with the optimizer's own schedules.
 func scheduleRates(_ context.Context, _ *Env, f *File) ([]Case, error) {
 	order := []string{"name", "base_lr", "num_warmup_steps", "num_training_steps", "kwargs", "lr"}
 	const tail = 6 // entries past the end
-	return rebuild(f, order, []string{"lr"}, func(o *pyjson.Object) ([]Field, error) {
+	return rebuildWithin(f, rateTolerance, order, []string{"lr"}, func(o *pyjson.Object) ([]Field, error) {
 		name, err := text(o, "name")
 		if err != nil {
 			return nil, err

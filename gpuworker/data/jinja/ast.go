@@ -90,6 +90,8 @@ type (
 		params   []string
 		defaults []expr
 		body     []stmt
+		// uses are those of varargs, kwargs and caller that the body asks for: only then a call may bring them.
+		uses map[string]bool
 	}
 	callStmt struct {
 		call   *call
@@ -103,6 +105,12 @@ type (
 		targets []target
 		values  []expr
 		body    []stmt
+	}
+	// blockStmt is a named block; one that is not scoped sees the template's variables only.
+	blockStmt struct {
+		name   string
+		scoped bool
+		body   []stmt
 	}
 	group      struct{ body []stmt }
 	loopSignal struct{ stop bool } // break or continue

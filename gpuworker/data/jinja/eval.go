@@ -2,6 +2,7 @@ package jinja
 
 import (
 	"fmt"
+	"math/big"
 	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
@@ -26,7 +27,9 @@ func (s *scope) get(name string) (any, bool) {
 type env struct {
 	opts  *Options
 	scope *scope
-	out   *strings.Builder
+	// top is the scope of the template itself.
+	top *scope
+	out *strings.Builder
 	// written are the bytes of all outputs, steps the statements and calls so far, depth the macros within each other.
 	written, steps, depth int
 }
@@ -115,6 +118,14 @@ func (f *field) eval(e *env) (any, error) {
 
 // getattr is environment.getattr: an attribute, else an item.
 func getattr(v any, name string) (any, error) {
+	if g, ok := v.(groupTuple); ok {
+		switch name {
+		case "grouper":
+			return g.grouper, nil
+		case "list":
+			return g.list, nil
+		}
+	}
 	v = unmarked(v)
 	if u, ok := v.(undefined); ok {
 		return nil, errUndefined(u)
@@ -135,8 +146,16 @@ func getattr(v any, name string) (any, error) {
 			return w, nil
 		}
 	case *loop:
-		if w := x.attr(name); w != nil {
+		if w, ok := x.attr(name); ok {
 			return w, nil
+		}
+	case *function:
+		if w, ok := x.vars.Get(name); ok {
+			return w, nil
+		}
+	case int64, bool, *big.Int, float64:
+		if name == "real" {
+			return v, nil
 		}
 	}
 	return undefined{fmt.Sprintf("'%s object' has no attribute '%s'", typeName(v), name)}, nil
@@ -156,6 +175,7 @@ func (i *item) eval(e *env) (any, error) {
 
 // getitem is environment.getitem: an item, else an attribute.
 func getitem(v, k any) (any, error) {
+	whole := v // with the names of its parts
 	v, k = unmarked(v), unmarked(k)
 	if u, ok := v.(undefined); ok {
 		return nil, errUndefined(u)
@@ -166,7 +186,7 @@ func getitem(v, k any) (any, error) {
 				return w, nil
 			}
 		}
-		return getattr(v, s)
+		return getattr(whole, s)
 	}
 	if _, n, whole, ok := number(k); ok && whole {
 		var list []any
@@ -209,6 +229,9 @@ func (s *slice) eval(e *env) (any, error) {
 		}
 		bounds[i] = &n
 	}
+	if r, ok := v.(span); ok {
+		return r.cut(bounds)
+	}
 	switch x := unmarked(v).(type) {
 	case string:
 		list, _ := iterate(x)
@@ -229,14 +252,15 @@ func (s *slice) eval(e *env) (any, error) {
 	return undefined{"a slice of " + typeName(v)}, nil
 }
 
-// cut is Python's list[from:to:step].
-func cut(list []any, bounds [3]*int64) ([]any, error) {
-	n, step := int64(len(list)), int64(1)
+// places are the first index of list[from:to:step], the one it stops at, and the step.
+func places(length int, bounds [3]*int64) (from, to, step int64, err error) {
+	n := int64(length)
+	step = 1
 	if bounds[2] != nil {
 		step = *bounds[2]
 	}
 	if step == 0 {
-		return nil, fmt.Errorf("the step of a slice cannot be zero")
+		return 0, 0, 0, fmt.Errorf("the step of a slice cannot be zero")
 	}
 	low, high := int64(0), n
 	if step < 0 {
@@ -252,15 +276,36 @@ func cut(list []any, bounds [3]*int64) ([]any, error) {
 		}
 		return min(max(k, low), high)
 	}
-	from, to := place(bounds[0], 0), place(bounds[1], n)
+	from, to = place(bounds[0], 0), place(bounds[1], n)
 	if step < 0 {
 		from, to = place(bounds[0], n-1), place(bounds[1], -1)
 	}
+	return from, to, step, nil
+}
+
+// cut is Python's list[from:to:step].
+func cut(list []any, bounds [3]*int64) ([]any, error) {
+	from, to, step, err := places(len(list), bounds)
+	if err != nil {
+		return nil, err
+	}
+	most := int64(len(list)) + 1
+	step = min(max(step, -most), most) // a larger one ends as soon, and does not overflow
 	out := []any{}
 	for i := from; step > 0 && i < to || step < 0 && i > to; i += step {
 		out = append(out, list[i])
 	}
 	return out, nil
+}
+
+// cut is a slice of a range, which is a range.
+func (r span) cut(bounds [3]*int64) (any, error) {
+	list, err := cut(r.list, bounds)
+	if err != nil {
+		return nil, err
+	}
+	from, to, step, err := places(len(r.list), bounds)
+	return span{r.from + from*r.step, r.from + to*r.step, r.step * step, list}, err
 }
 
 func (a *args) eval(e *env) (values, error) {
@@ -386,16 +431,18 @@ func (u *unary) eval(e *env) (any, error) {
 	if u.op == "not" {
 		return !truthy(v), nil
 	}
-	f, i, whole, ok := number(v)
+	if n := integer(v); n != nil {
+		if u.op == "-" {
+			n = new(big.Int).Neg(n)
+		}
+		return small(n), nil
+	}
+	f, ok := v.(float64)
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("cannot compute %s%s", u.op, typeName(v))
-	case u.op == "-" && whole:
-		return -i, nil
 	case u.op == "-":
 		return -f, nil
-	case whole:
-		return i, nil
 	}
 	return f, nil
 }

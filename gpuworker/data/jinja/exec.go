@@ -45,6 +45,14 @@ func (o *output) exec(e *env) error {
 
 func (g *group) exec(e *env) error { return e.run(g.body) }
 
+func (b *blockStmt) exec(e *env) error {
+	defer e.push()()
+	if !b.scoped {
+		e.scope.outer = e.top
+	}
+	return e.run(b.body)
+}
+
 func (l *loopSignal) exec(*env) error {
 	if l.stop {
 		return errBreak
@@ -157,43 +165,69 @@ func (s *macroStmt) exec(e *env) error {
 
 // function makes a macro callable; it sees the variables of the scope it was defined in.
 func (s *macroStmt) function(defined *scope) *function {
-	return &function{s.name, func(e *env, a values) (any, error) {
+	params := make([]any, len(s.params))
+	for i, p := range s.params {
+		params[i] = p
+	}
+	return &function{name: s.name, vars: pyjson.NewObject("name", s.name, "arguments", tuple(params), "catch_kwargs", s.uses["kwargs"],
+		"catch_varargs", s.uses["varargs"], "caller", s.uses["caller"]), call: func(e *env, a values) (any, error) {
 		if e.depth++; e.depth > maxDepth {
 			return nil, fmt.Errorf("macros deeper than %d", maxDepth)
 		}
 		before := e.scope
 		e.scope = &scope{map[string]any{}, defined}
 		defer func() { e.scope, e.depth = before, e.depth-1 }()
-		extra := &pyjson.Object{}
-		for i, n := range a.names {
-			switch {
-			case n == "caller":
-				e.scope.vars["caller"] = a.named[i]
-			case slices.Contains(s.params, n):
-				if slices.Index(s.params, n) < len(a.pos) {
-					return nil, fmt.Errorf("macro %q got two values for %q", s.name, n)
-				}
-			default:
-				extra.Set(n, a.named[i])
-			}
+		if err := s.bind(e, a); err != nil {
+			return nil, err
 		}
-		first := len(s.params) - len(s.defaults)
-		for i, p := range s.params {
-			v := a.get(i, p, nil)
-			if given := i < len(a.pos) || slices.Contains(a.names, p); !given {
-				v = undefined{"parameter '" + p + "' was not provided, it"}
-				if i >= first {
-					var err error
-					if v, err = s.defaults[i-first].eval(e); err != nil {
-						return nil, err
-					}
-				}
-			}
-			e.scope.vars[p] = v
-		}
-		e.scope.vars["varargs"], e.scope.vars["kwargs"] = tuple(a.pos[min(len(a.pos), len(s.params)):]), extra
 		return e.capture(s.body)
 	}}
+}
+
+// bind sets the parameters of a macro to the arguments of a call. What the macro neither declares nor uses is an error.
+func (s *macroStmt) bind(e *env, a values) error {
+	extra := &pyjson.Object{}
+	vars := e.scope.vars
+	if s.uses["caller"] {
+		vars["caller"] = undefined{"no caller is defined, it"}
+	}
+	for i, n := range a.names {
+		switch at := slices.Index(s.params, n); {
+		case at >= 0 && at < len(a.pos):
+			return fmt.Errorf("macro %q got two values for %q", s.name, n)
+		case at >= 0:
+		case n == "caller" && s.uses["caller"]:
+			vars["caller"] = a.named[i]
+		case s.uses["kwargs"]:
+			extra.Set(n, a.named[i])
+		default:
+			return fmt.Errorf("macro %q takes no keyword argument %q", s.name, n)
+		}
+	}
+	if len(a.pos) > len(s.params) && !s.uses["varargs"] {
+		return fmt.Errorf("macro %q takes not more than %d arguments", s.name, len(s.params))
+	}
+	first := len(s.params) - len(s.defaults)
+	for i, p := range s.params {
+		v := a.get(i, p, nil)
+		if given := i < len(a.pos) || slices.Contains(a.names, p); !given {
+			v = undefined{"parameter '" + p + "' was not provided, it"}
+			if i >= first {
+				var err error
+				if v, err = s.defaults[i-first].eval(e); err != nil {
+					return err
+				}
+			}
+		}
+		vars[p] = v
+	}
+	if s.uses["varargs"] {
+		vars["varargs"] = tuple(a.pos[min(len(a.pos), len(s.params)):])
+	}
+	if s.uses["kwargs"] {
+		vars["kwargs"] = extra
+	}
+	return nil
 }
 
 func (s *callStmt) exec(e *env) error {
@@ -245,7 +279,7 @@ func (s *forStmt) loop(e *env, over *[]any, depth int) error {
 	}
 	l := &loop{list: list, depth: depth}
 	if s.recursive {
-		l.again = &function{"loop", func(e *env, a values) (any, error) {
+		l.again = &function{name: "loop", call: func(e *env, a values) (any, error) {
 			inner, err := iterate(a.get(0, "", nil))
 			if err != nil {
 				return nil, err
@@ -257,6 +291,7 @@ func (s *forStmt) loop(e *env, over *[]any, depth int) error {
 			return e.capture([]stmt{&again{s, inner, depth + 1}})
 		}}
 	}
+	whole := false // an item's body ran to its end: as in Jinja's compiled code, only then the loop counts as entered
 	for i, v := range list {
 		l.at = i
 		pop := e.push()
@@ -272,8 +307,9 @@ func (s *forStmt) loop(e *env, over *[]any, depth int) error {
 		if err != nil && !errors.Is(err, errContinue) {
 			return err
 		}
+		whole = whole || err == nil
 	}
-	if len(list) == 0 {
+	if !whole {
 		defer e.push()()
 		return e.run(s.other)
 	}
@@ -312,54 +348,54 @@ func (s *forStmt) filtered(e *env, list []any) ([]any, error) {
 	return out, nil
 }
 
-// attr is an attribute of a loop, nil when there is none.
-func (l *loop) attr(name string) any {
+// attr is an attribute of a loop; false when there is none of that name.
+func (l *loop) attr(name string) (any, bool) {
 	n, at := len(l.list), l.at
 	switch name {
 	case "index":
-		return int64(at + 1)
+		return int64(at + 1), true
 	case "index0":
-		return int64(at)
+		return int64(at), true
 	case "revindex":
-		return int64(n - at)
+		return int64(n - at), true
 	case "revindex0":
-		return int64(n - at - 1)
+		return int64(n - at - 1), true
 	case "first":
-		return at == 0
+		return at == 0, true
 	case "last":
-		return at == n-1
+		return at == n-1, true
 	case "length":
-		return int64(n)
+		return int64(n), true
 	case "depth":
-		return int64(l.depth + 1)
+		return int64(l.depth + 1), true
 	case "depth0":
-		return int64(l.depth)
+		return int64(l.depth), true
 	case "previtem":
 		if at > 0 {
-			return l.list[at-1]
+			return l.list[at-1], true
 		}
-		return undefined{"there is no previous item, it"}
+		return undefined{"there is no previous item, it"}, true
 	case "nextitem":
 		if at+1 < n {
-			return l.list[at+1]
+			return l.list[at+1], true
 		}
-		return undefined{"there is no next item, it"}
+		return undefined{"there is no next item, it"}, true
 	case "cycle":
-		return &function{"cycle", func(_ *env, a values) (any, error) {
+		return &function{name: "cycle", call: func(_ *env, a values) (any, error) {
 			if len(a.pos) == 0 {
 				return nil, fmt.Errorf("no items for cycling given")
 			}
 			return a.pos[at%len(a.pos)], nil
-		}}
+		}}, true
 	case "changed":
-		return &function{"changed", func(_ *env, a values) (any, error) {
+		return &function{name: "changed", call: func(_ *env, a values) (any, error) {
 			now := tuple(a.pos)
 			if l.changed != nil && equal(l.changed, now) {
 				return false, nil
 			}
 			l.changed = now
 			return true, nil
-		}}
+		}}, true
 	}
-	return nil
+	return nil, false
 }

@@ -3,16 +3,13 @@ package jinja
 import (
 	"errors"
 	"fmt"
-	"math"
-	"math/big"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
+	"github.com/tunefleet/tunefleet/gpuworker/data/pytext"
 )
 
 type filterFunc func(e *env, v any, a values) (any, error)
@@ -41,11 +38,11 @@ func filterByName(name string) filterFunc {
 			return strings.Trim(str(v), chars), nil
 		}
 	case "upper":
-		return text(func(s string) any { return strings.ToUpper(s) })
+		return text(func(s string) any { return pytext.Upper(s) })
 	case "lower":
-		return text(func(s string) any { return strings.ToLower(s) })
+		return text(func(s string) any { return pytext.Lower(s) })
 	case "capitalize":
-		return text(func(s string) any { return capitalize(s) })
+		return text(func(s string) any { return pytext.Capitalize(s) })
 	case "title":
 		return text(func(s string) any { return wordTitle(s) })
 	case "string":
@@ -64,9 +61,7 @@ func filterByName(name string) filterFunc {
 			return int64(len(strings.FieldsFunc(s, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsNumber(r) })))
 		})
 	case "urlencode":
-		return text(func(s string) any {
-			return strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(s), "+", "%20"), "%2F", "/")
-		})
+		return urlEncode
 	case "default", "d":
 		return func(_ *env, v any, a values) (any, error) {
 			if _, u := v.(undefined); u || truthy(a.get(1, "boolean", false)) && !truthy(v) {
@@ -77,7 +72,19 @@ func filterByName(name string) filterFunc {
 	case "replace":
 		return func(_ *env, v any, a values) (any, error) { return replace(str(v), a) }
 	case "format":
-		return func(_ *env, v any, a values) (any, error) { return format(str(v), tuple(a.pos)) }
+		return func(_ *env, v any, a values) (any, error) {
+			switch {
+			case len(a.names) == 0:
+				return format(str(v), tuple(a.pos))
+			case len(a.pos) > 0:
+				return nil, errors.New("format takes positional or keyword arguments, not both")
+			}
+			o := &pyjson.Object{}
+			for i, n := range a.names {
+				o.Set(n, a.named[i])
+			}
+			return format(str(v), o)
+		}
 	case "indent":
 		return indent
 	case "center":
@@ -109,9 +116,17 @@ func toJSON(_ *env, v any, a values) (any, error) {
 	s := pyjson.Style{Sort: truthy(a.get(3, "sort_keys", false)), ASCII: truthy(a.get(0, "ensure_ascii", false))}
 	switch x := a.get(1, "indent", nil).(type) {
 	case int64:
-		s.Indent = int(min(max(x, 0), 32))
-	case string, float64:
-		return nil, errors.New("an indentation that is no whole number is not built")
+		s.Indent, s.Lines = int(min(max(x, 0), 32)), true
+	case string:
+		if s.Lead, s.Lines = x, true; len(x) > 32 {
+			return nil, errors.New("an indentation of more than 32 bytes")
+		}
+	case bool:
+		if s.Lines = true; x {
+			s.Indent = 1
+		}
+	case float64:
+		return nil, errors.New("an indentation must be a whole number or a string")
 	}
 	if sep, ok := items(a.get(2, "separators", nil)); ok && len(sep) == 2 {
 		s.Item, s.Pair = str(sep[0]), str(sep[1])
@@ -121,7 +136,7 @@ func toJSON(_ *env, v any, a values) (any, error) {
 
 func serializable(v any) error {
 	switch x := v.(type) {
-	case undefined, *namespace, *function, *loop, *generator, view:
+	case undefined, *namespace, *function, *loop, *generator, view, span:
 		return fmt.Errorf("an object of type %s is not JSON serializable", typeName(v))
 	case *pyjson.Object:
 		for _, k := range x.Keys() {
@@ -161,17 +176,20 @@ func jsonValue(v any) any {
 	return v
 }
 
-// wordTitle is Jinja's title filter: words begin after white space, dashes and opening brackets.
+// wordTitle is Jinja's title filter: words begin behind white space, dashes and opening brackets; a run of these is a word of its own.
 func wordTitle(s string) string {
-	start := true
-	return strings.Map(func(r rune) rune {
-		was := start
-		start = isSpace(r) || strings.ContainsRune("-({[<", r)
-		if was {
-			return unicode.ToUpper(r)
+	var b strings.Builder
+	r := []rune(s)
+	between := func(c rune) bool { return isSpace(c) || strings.ContainsRune("-({[<", c) }
+	for i := 0; i < len(r); {
+		k := i + 1
+		for k < len(r) && between(r[k]) == between(r[i]) {
+			k++
 		}
-		return unicode.ToLower(r)
-	}, s)
+		b.WriteString(pytext.Upper(string(r[i])) + pytext.Lower(string(r[i+1:k])))
+		i = k
+	}
+	return b.String()
 }
 
 func indent(_ *env, v any, a values) (any, error) {
@@ -195,70 +213,6 @@ func indent(_ *env, v any, a values) (any, error) {
 		}
 	}
 	return strings.Join(lines, "\n"), nil
-}
-
-func convert(name string, v any, a values) (any, error) {
-	f, n, whole, ok := number(v)
-	switch name {
-	case "abs":
-		switch {
-		case !ok:
-			return nil, fmt.Errorf("bad operand for abs: %s", typeName(v))
-		case whole && n < 0:
-			return -n, nil
-		case whole:
-			return n, nil
-		}
-		return math.Abs(f), nil
-	case "round":
-		if !ok {
-			return nil, fmt.Errorf("cannot round %s", typeName(v))
-		}
-		_, digits, _, _ := number(a.get(0, "precision", int64(0)))
-		scale := math.Pow(10, float64(digits))
-		switch a.get(1, "method", "common") {
-		case "ceil":
-			return math.Ceil(f*scale) / scale, nil
-		case "floor":
-			return math.Floor(f*scale) / scale, nil
-		}
-		if r, err := strconv.ParseFloat(strconv.FormatFloat(f, 'f', int(min(max(digits, 0), 20)), 64), 64); err == nil {
-			return r, nil // FormatFloat rounds the exact value, halves to even, as Python
-		}
-		return f, nil
-	}
-	s, isText := unmarked(v).(string)
-	s = strings.ReplaceAll(strings.Trim(s, whitespace), "_", "")
-	if name == "float" {
-		if isText {
-			if x, err := strconv.ParseFloat(s, 64); err == nil {
-				return x, nil
-			}
-			return a.get(0, "default", 0.0), nil
-		}
-		if ok {
-			return f, nil
-		}
-		return a.get(0, "default", 0.0), nil
-	}
-	_, base, _, _ := number(a.get(1, "base", int64(10)))
-	switch {
-	case isText:
-		if x, err := strconv.ParseInt(s, int(base), 64); err == nil {
-			return x, nil
-		}
-		if x, err := strconv.ParseFloat(s, 64); err == nil && !math.IsInf(x, 0) && !math.IsNaN(x) {
-			return int64(x), nil
-		}
-	case ok && whole:
-		return n, nil
-	case ok && !math.IsInf(f, 0) && !math.IsNaN(f):
-		if b, isBig := v.(*big.Int); isBig {
-			return b, nil
-		}
-		return int64(f), nil
-	}
-	return a.get(0, "default", int64(0)), nil
 }
 
 func listFilter(name string) filterFunc {
@@ -329,6 +283,9 @@ func listFilter(name string) filterFunc {
 		return func(_ *env, v any, a values) (any, error) {
 			list, err := attributes(v, a.get(0, "attribute", nil))
 			sum := a.get(1, "start", int64(0))
+			if _, ok := sum.(string); ok {
+				return nil, errors.New("sum cannot add strings")
+			}
 			for _, x := range list {
 				if err == nil {
 					sum, err = arith("+", sum, x)
@@ -338,10 +295,8 @@ func listFilter(name string) filterFunc {
 		}
 	case "batch", "slice":
 		return func(_ *env, v any, a values) (any, error) { return chunks(name, v, a) }
-	case "truncate":
-		return truncate
 	}
-	return nil
+	return textFilter(name)
 }
 
 // attribute follows a path such as "a.b.0".
@@ -443,125 +398,6 @@ func selectFilter(e *env, name string, v any, a values) (any, error) {
 	return &generator{list: out}, nil
 }
 
-// folded is what values are ordered by: strings without their case.
-func folded(v any, sensitive bool) any {
-	if s, ok := v.(string); ok && !sensitive {
-		return strings.ToLower(s)
-	}
-	return v
-}
-
-// sorted sorts by keys, stably.
-func sorted(list, keys []any, reverse bool) ([]any, error) {
-	idx := make([]int, len(list))
-	for i := range idx {
-		idx[i] = i
-	}
-	var bad error
-	slices.SortStableFunc(idx, func(i, j int) int {
-		n, err := order(keys[i], keys[j])
-		if err != nil {
-			bad = err
-		}
-		if reverse {
-			return -n
-		}
-		return n
-	})
-	out := make([]any, len(list))
-	for k, i := range idx {
-		out[k] = list[i]
-	}
-	return out, bad
-}
-
-func ordered(name string, v any, a values) (any, error) {
-	list, err := iterate(v)
-	if err != nil {
-		return nil, err
-	}
-	at := map[string][2]int{"sort": {2, 1}, "unique": {1, 0}, "min": {1, 0}, "max": {1, 0}, "groupby": {0, 2}}[name]
-	keys, err := attributes(list, a.get(at[0], "attribute", nil))
-	if err != nil {
-		return nil, err
-	}
-	keys = slices.Clone(keys)
-	for i := range keys {
-		keys[i] = folded(keys[i], truthy(a.get(at[1], "case_sensitive", false)))
-	}
-	switch name {
-	case "sort":
-		return sorted(list, keys, truthy(a.get(0, "reverse", false)))
-	case "unique":
-		out := []any{}
-		var seen []any
-		for i, k := range keys {
-			if !slices.ContainsFunc(seen, func(s any) bool { return equal(s, k) }) {
-				seen, out = append(seen, k), append(out, list[i])
-			}
-		}
-		return &generator{list: out}, nil
-	case "groupby":
-		return groupBy(list, keys)
-	}
-	if len(list) == 0 {
-		return undefined{"there is no item, it"}, nil
-	}
-	best := 0
-	for i := range list {
-		n, err := order(keys[i], keys[best])
-		if err != nil {
-			return nil, err
-		}
-		if n < 0 && name == "min" || n > 0 && name == "max" {
-			best = i
-		}
-	}
-	return list[best], nil
-}
-
-func groupBy(list, keys []any) (any, error) {
-	byKey := make([]any, len(list))
-	for i := range list {
-		byKey[i] = tuple{keys[i], list[i]}
-	}
-	all, err := sorted(byKey, keys, false)
-	if err != nil {
-		return nil, err
-	}
-	out := []any{}
-	for _, x := range all {
-		p, _ := items(x)
-		if n := len(out); n > 0 {
-			g, _ := items(out[n-1])
-			if equal(g[0], p[0]) {
-				rest, _ := items(g[1])
-				out[n-1] = tuple{g[0], append(rest, p[1])}
-				continue
-			}
-		}
-		out = append(out, tuple{p[0], []any{p[1]}})
-	}
-	return out, nil
-}
-
-func dictSort(_ *env, v any, a values) (any, error) {
-	o, ok := v.(*pyjson.Object)
-	if !ok {
-		return nil, errors.New("dictsort needs a dict")
-	}
-	list := pairs(o)
-	keys := make([]any, len(list))
-	for i, k := range o.Keys() {
-		keys[i] = k
-		if a.get(1, "by", "key") == "value" {
-			keys[i] = o.Value(k)
-		}
-		keys[i] = folded(keys[i], truthy(a.get(0, "case_sensitive", false)))
-	}
-	return sorted(list, keys, truthy(a.get(2, "reverse", false)))
-}
-
 func chunks(name string, v any, a values) (any, error) {
 	list, err := iterate(v)
 	if err != nil {
@@ -591,34 +427,10 @@ func chunks(name string, v any, a values) (any, error) {
 		}
 		c := append([]any{}, list[at:at+size]...)
 		at += size
-		if fill != nil && extra > 0 && i >= extra {
+		if fill != nil && i >= extra {
 			c = append(c, fill)
 		}
 		out = append(out, c)
 	}
 	return &generator{list: out}, nil
-}
-
-func truncate(_ *env, v any, a values) (any, error) {
-	s := str(v)
-	_, n, _, _ := number(a.get(0, "length", int64(255)))
-	end := str(a.get(2, "end", "..."))
-	_, leeway, _, ok := number(a.get(3, "leeway", int64(5)))
-	if !ok {
-		leeway = 5
-	}
-	room := int(n) - utf8.RuneCountInString(end)
-	if utf8.RuneCountInString(s) <= int(n+leeway) {
-		return s, nil
-	}
-	if room < 0 {
-		return nil, errors.New("the end is longer than the length")
-	}
-	short := string([]rune(s)[:room])
-	if !truthy(a.get(1, "killwords", false)) {
-		if k := strings.LastIndexByte(short, ' '); k >= 0 {
-			short = short[:k]
-		}
-	}
-	return short + end, nil
 }

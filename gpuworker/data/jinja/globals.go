@@ -51,7 +51,7 @@ func global(name string) (any, bool) {
 	default:
 		return nil, false
 	}
-	return &function{name, f}, true
+	return &function{name: name, call: f}, true
 }
 
 func rangeOf(_ *env, a values) (any, error) {
@@ -82,7 +82,7 @@ func rangeOf(_ *env, a values) (any, error) {
 			return nil, fmt.Errorf("a range of more than %d numbers", maxRange)
 		}
 	}
-	return out, nil
+	return span{from, to, step, out}, nil
 }
 
 func dictOf(_ *env, a values) (any, error) {
@@ -127,15 +127,15 @@ func cyclerOf(_ *env, a values) (any, error) {
 		n.vars.Set("current", a.pos[at])
 		return was
 	}
-	n.vars.Set("next", &function{"next", func(*env, values) (any, error) { return move(at + 1), nil }})
-	n.vars.Set("reset", &function{"reset", func(*env, values) (any, error) { move(0); return nil, nil }})
+	n.vars.Set("next", &function{name: "next", call: func(*env, values) (any, error) { return move(at + 1), nil }})
+	n.vars.Set("reset", &function{name: "reset", call: func(*env, values) (any, error) { move(0); return nil, nil }})
 	return n, nil
 }
 
 func joinerOf(_ *env, a values) (any, error) {
 	used := false
 	sep := a.get(0, "sep", ", ")
-	return &function{"joiner", func(*env, values) (any, error) {
+	return &function{name: "joiner", call: func(*env, values) (any, error) {
 		if !used {
 			used = true
 			return "", nil
@@ -158,7 +158,7 @@ func strftime(t time.Time, format string) string {
 			i++
 		}
 		layout, ok := map[byte]string{'Y': "2006", 'm': "01", 'd': "02", 'H': "15", 'M': "04", 'S': "05", 'I': "03", 'y': "06", 'b': "Jan", 'B': "January", 'h': "Jan",
-			'a': "Mon", 'A': "Monday", 'p': "PM", 'Z': "MST", 'z': "-0700", 'F': "2006-01-02", 'T': "15:04:05", 'D': "01/02/06", 'R': "15:04", 'c': "Mon Jan _2 15:04:05 2006",
+			'a': "Mon", 'A': "Monday", 'p': "PM", 'F': "2006-01-02", 'T': "15:04:05", 'D': "01/02/06", 'R': "15:04", 'c': "Mon Jan _2 15:04:05 2006",
 			'x': "01/02/06", 'X': "15:04:05", 'e': "_2", 'f': "000000"}[format[i]]
 		s := ""
 		switch {
@@ -178,6 +178,18 @@ func strftime(t time.Time, format string) string {
 			s = fmt.Sprintf("%06d", t.Nanosecond()/1000)
 		case format[i] == 's':
 			s = fmt.Sprint(t.Unix())
+		case format[i] == 'Z', format[i] == 'z': // the time has no zone, as Python's datetime.now()
+		case format[i] == 'U': // weeks from the first Sunday
+			s = fmt.Sprintf("%02d", (t.YearDay()+6-int(t.Weekday()))/7)
+		case format[i] == 'W': // weeks from the first Monday
+			s = fmt.Sprintf("%02d", (t.YearDay()+6-(int(t.Weekday())+6)%7)/7)
+		case format[i] == 'V', format[i] == 'G':
+			year, week := t.ISOWeek()
+			if s = fmt.Sprintf("%02d", week); format[i] == 'G' {
+				s = fmt.Sprint(year)
+			}
+		case format[i] == 'C':
+			s = fmt.Sprintf("%02d", t.Year()/100)
 		case ok:
 			s = t.Format(layout)
 		default:

@@ -2,6 +2,7 @@ package jinja
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -165,7 +166,7 @@ func (l *lexer) raw(at int) (bool, error) {
 		return false, nil
 	}
 	l.i = body
-	l.end(l.src[body-3], true)
+	l.end(l.src[body-3], false) // trim_blocks does not reach behind {% raw %}
 	from := l.i
 	for k := from; k+1 < len(l.src); k++ {
 		if l.src[k] != '{' || l.src[k+1] != '%' {
@@ -266,8 +267,15 @@ func (l *lexer) token() (token, error) {
 	return token{}, l.fail(start, "unexpected character %q", r)
 }
 
+// basedInteger is an integer in base 2, 8 or 16.
+var basedInteger = regexp.MustCompile(`^0(?:[bB](?:_?[01])+|[oO](?:_?[0-7])+|[xX](?:_?[0-9a-fA-F])+)`)
+
 func (l *lexer) number() token {
 	start := l.i
+	if n := len(basedInteger.FindString(l.src[l.i:])); n > 0 {
+		l.i += n
+		return token{tInt, l.src[start:l.i], l.line(start)}
+	}
 	digits := func() {
 		for l.i < len(l.src) && (l.src[l.i] >= '0' && l.src[l.i] <= '9' || l.src[l.i] == '_') {
 			l.i++

@@ -3,11 +3,13 @@ package jinja
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/big"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
+	"github.com/tunefleet/tunefleet/gpuworker/data/pytext"
 )
 
 // whitespace are the characters that Python's str.strip removes.
@@ -27,11 +29,27 @@ func method(v any, name string) *function {
 		f = listMethod(x, name)
 	case tuple:
 		f = listMethod(x, name)
+	case bool, int64, float64, *big.Int:
+		f = numberMethod(x, name)
 	}
 	if f == nil {
 		return nil
 	}
-	return &function{name, f}
+	return &function{name: name, call: f}
+}
+
+func numberMethod(v any, name string) func(*env, values) (any, error) {
+	n := integer(v)
+	f, isFloat := v.(float64)
+	switch {
+	case name == "bit_length" && n != nil:
+		return plain(int64(n.BitLen()))
+	case name == "is_integer" && isFloat:
+		return plain(f == math.Trunc(f) && !math.IsInf(f, 0))
+	case name == "conjugate":
+		return plain(v)
+	}
+	return nil
 }
 
 func dictMethod(o *pyjson.Object, name string) func(*env, values) (any, error) {
@@ -154,7 +172,7 @@ func stringMethod(s, name string) func(*env, values) (any, error) {
 	case "split", "rsplit":
 		return func(_ *env, a values) (any, error) { return split(s, name == "rsplit", a) }
 	case "splitlines":
-		return func(*env, values) (any, error) { return splitLines(s), nil }
+		return func(_ *env, a values) (any, error) { return splitLines(s, truthy(a.get(0, "keepends", false))), nil }
 	case "startswith":
 		return affix(s, strings.HasPrefix)
 	case "endswith":
@@ -166,12 +184,17 @@ func stringMethod(s, name string) func(*env, values) (any, error) {
 	case "find", "index", "rfind", "rindex":
 		return func(_ *env, a values) (any, error) { return find(s, name, a) }
 	case "count":
-		return oneText(func(p string) any {
-			if p == "" {
-				return int64(utf8.RuneCountInString(s) + 1)
+		return func(_ *env, a values) (any, error) {
+			p, err := textArg(a, 0, "")
+			if len(a.pos) == 0 || err != nil {
+				return nil, errors.New("count needs a string")
 			}
-			return int64(strings.Count(s, p))
-		})
+			s, _, ok, err := part(s, a)
+			if !ok {
+				return int64(0), err
+			}
+			return int64(strings.Count(s, p)), nil
+		}
 	case "replace":
 		return func(_ *env, a values) (any, error) { return replace(s, a) }
 	case "join":
@@ -190,17 +213,21 @@ func stringMethod(s, name string) func(*env, values) (any, error) {
 			return strings.Join(out, s), nil
 		}
 	case "upper":
-		return plain(strings.ToUpper(s))
-	case "lower", "casefold":
-		return plain(strings.ToLower(s))
+		return plain(pytext.Upper(s))
+	case "lower":
+		return plain(pytext.Lower(s))
+	case "casefold":
+		return plain(pytext.Fold(s))
 	case "title":
-		return plain(pyTitle(s))
+		return plain(pytext.Title(s))
 	case "capitalize":
-		return plain(capitalize(s))
+		return plain(pytext.Capitalize(s))
 	case "swapcase":
-		return plain(strings.Map(swapCase, s))
-	case "isdigit", "isnumeric", "isdecimal", "isalpha", "isalnum", "isspace", "isupper", "islower":
-		return plain(isAll(s, name))
+		return plain(pytext.SwapCase(s))
+	case "isdigit", "isnumeric", "isdecimal", "isalpha", "isalnum", "isspace", "isupper", "islower", "isascii", "istitle", "isidentifier", "isprintable":
+		return plain(pytext.Is(name, s))
+	case "expandtabs":
+		return func(_ *env, a values) (any, error) { return expandTabs(s, a) }
 	case "format":
 		return func(_ *env, a values) (any, error) { return braces(s, a) }
 	case "ljust", "rjust", "center", "zfill":
@@ -227,12 +254,16 @@ func affix(s string, has func(s, p string) bool) func(*env, values) (any, error)
 		if !ok {
 			list = tuple{a.get(0, "", nil)}
 		}
+		s, _, within, err := part(s, a)
+		if err != nil {
+			return nil, err
+		}
 		for _, v := range list {
-			p, ok := v.(string)
+			p, ok := unmarked(v).(string)
 			if !ok {
 				return nil, fmt.Errorf("a string or a tuple of strings is needed, not %s", typeName(v))
 			}
-			if has(s, p) {
+			if within && has(s, p) {
 				return true, nil
 			}
 		}
@@ -293,20 +324,92 @@ func splitSpace(s string, most int, right bool) []string {
 	return append(append([]string{}, all[:most]...), strings.TrimRight(rest, ""))
 }
 
-func splitLines(s string) []any {
-	s = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\v", "\n", "\f", "\n", "\x1c", "\n", "\x1d", "\n", "\x1e", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(s)
+// splitLines is str.splitlines.
+func splitLines(s string, keep bool) []any {
 	out := []any{}
-	if s == "" {
-		return out
-	}
-	for _, l := range strings.Split(strings.TrimSuffix(s, "\n"), "\n") {
-		out = append(out, l)
+	for start := 0; start < len(s); {
+		n := strings.IndexAny(s[start:], "\n\r\v\f\x1c\x1d\x1e\u0085\u2028\u2029")
+		if n < 0 {
+			return append(out, s[start:])
+		}
+		end := start + n
+		_, size := utf8.DecodeRuneInString(s[end:])
+		if strings.HasPrefix(s[end:], "\r\n") {
+			size = 2
+		}
+		line := s[start:end]
+		if keep {
+			line = s[start : end+size]
+		}
+		out = append(out, line)
+		start = end + size
 	}
 	return out
 }
 
+// expandTabs is str.expandtabs.
+func expandTabs(s string, a values) (any, error) {
+	_, n, whole, ok := number(a.get(0, "tabsize", int64(8)))
+	if !ok || !whole || n > 1000 {
+		return nil, errors.New("a tab size must be a whole number")
+	}
+	var b strings.Builder
+	column := 0
+	for _, r := range s {
+		if r == '\t' {
+			if n > 0 {
+				room := int(n) - column%int(n)
+				column += room
+				b.WriteString(strings.Repeat(" ", room))
+			}
+		} else {
+			column++
+			if r == '\n' || r == '\r' {
+				column = 0
+			}
+			b.WriteRune(r)
+		}
+		if b.Len() > maxText {
+			return nil, fmt.Errorf("a text of more than %d bytes", maxText)
+		}
+	}
+	return b.String(), nil
+}
+
+// part is s[from:to] of a search, in characters; false when from lies behind the end, where not even "" is found.
+func part(s string, a values) (within string, before int, ok bool, err error) {
+	from, to := a.get(1, "", nil), a.get(2, "", nil)
+	if from == nil && to == nil {
+		return s, 0, true, nil
+	}
+	r := []rune(s)
+	at := [2]int64{0, int64(len(r))}
+	for i, v := range []any{from, to} {
+		if v == nil {
+			continue
+		}
+		_, n, whole, isNumber := number(v)
+		if !isNumber || !whole {
+			return "", 0, false, errors.New("the bounds of a search must be whole numbers")
+		}
+		if n < 0 {
+			n = max(n+int64(len(r)), 0)
+		}
+		at[i] = n
+	}
+	at[1] = min(at[1], int64(len(r)))
+	if at[0] > at[1] {
+		return "", 0, false, nil
+	}
+	return string(r[at[0]:at[1]]), int(at[0]), true, nil
+}
+
 func find(s, name string, a values) (any, error) {
 	p, err := textArg(a, 0, "")
+	if err != nil {
+		return nil, err
+	}
+	s, before, ok, err := part(s, a)
 	if err != nil {
 		return nil, err
 	}
@@ -315,8 +418,8 @@ func find(s, name string, a values) (any, error) {
 		i = strings.LastIndex(s, p)
 	}
 	switch {
-	case i >= 0:
-		return int64(utf8.RuneCountInString(s[:i])), nil
+	case i >= 0 && ok:
+		return int64(before + utf8.RuneCountInString(s[:i])), nil
 	case strings.HasSuffix(name, "index"):
 		return nil, errors.New("substring not found")
 	}
@@ -340,63 +443,6 @@ func replace(s string, a values) (any, error) {
 		return nil, fmt.Errorf("a replacement of more than %d bytes", maxText)
 	}
 	return strings.Replace(s, old, to, n), nil
-}
-
-// pyTitle is str.title: every letter behind a letter is lower, every other one a title letter.
-func pyTitle(s string) string {
-	before := false
-	return strings.Map(func(r rune) rune {
-		was := before
-		before = unicode.IsLetter(r)
-		if was {
-			return unicode.ToLower(r)
-		}
-		return unicode.ToTitle(r)
-	}, s)
-}
-
-func capitalize(s string) string {
-	r, n := utf8.DecodeRuneInString(s)
-	if n == 0 {
-		return s
-	}
-	return string(unicode.ToTitle(r)) + strings.ToLower(s[n:])
-}
-
-func swapCase(r rune) rune {
-	if unicode.IsUpper(r) {
-		return unicode.ToLower(r)
-	}
-	return unicode.ToUpper(r)
-}
-
-func isAll(s, name string) bool {
-	cased := false
-	for _, r := range s {
-		ok := true
-		switch name {
-		case "isdigit", "isdecimal":
-			ok = unicode.Is(unicode.Nd, r)
-		case "isnumeric":
-			ok = unicode.IsNumber(r)
-		case "isalpha":
-			ok = unicode.IsLetter(r)
-		case "isalnum":
-			ok = unicode.IsLetter(r) || unicode.IsNumber(r)
-		case "isspace":
-			ok = isSpace(r)
-		case "isupper":
-			ok = !unicode.IsLower(r)
-			cased = cased || unicode.IsUpper(r)
-		case "islower":
-			ok = !unicode.IsUpper(r)
-			cased = cased || unicode.IsLower(r)
-		}
-		if !ok {
-			return false
-		}
-	}
-	return s != "" && (cased || name != "isupper" && name != "islower")
 }
 
 func pad(s, name string, a values) (any, error) {
@@ -438,44 +484,4 @@ func partition(s, sep, name string) any {
 		return tuple{s, "", ""}
 	}
 	return tuple{s[:i], sep, s[i+len(sep):]}
-}
-
-// braces is str.format for {}, {0} and {name}, without format specifications.
-func braces(s string, a values) (any, error) {
-	var b strings.Builder
-	auto := 0
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if (c == '{' || c == '}') && i+1 < len(s) && s[i+1] == c {
-			b.WriteByte(c)
-			i++
-			continue
-		}
-		if c != '{' {
-			b.WriteByte(c)
-			continue
-		}
-		k := strings.IndexByte(s[i:], '}')
-		if k < 0 {
-			return nil, errors.New("a single { in a format")
-		}
-		key := s[i+1 : i+k]
-		i += k
-		var v any = undefined{"the value of a format"}
-		if key == "" {
-			v = a.get(auto, "", v)
-			auto++
-		} else if n := 0; strings.Trim(key, "0123456789") == "" {
-			if _, err := fmt.Sscan(key, &n); err == nil {
-				v = a.get(n, "", v)
-			}
-		} else {
-			v = a.get(-1, key, v)
-		}
-		if u, ok := v.(undefined); ok {
-			return nil, errUndefined(u)
-		}
-		b.WriteString(str(v))
-	}
-	return b.String(), nil
 }

@@ -1,6 +1,7 @@
 package jinja
 
 import (
+	"errors"
 	"fmt"
 	"math/big"
 	"slices"
@@ -153,7 +154,7 @@ func (p *parser) statement() stmt {
 		return p.setStatement()
 	case "macro":
 		m := p.signature(p.ident())
-		m.body = p.block("endmacro")
+		p.macroBody(m, "endmacro")
 		return m
 	case "call":
 		c := &macroStmt{name: "caller"}
@@ -164,7 +165,7 @@ func (p *parser) statement() stmt {
 		if !ok {
 			p.fail("call needs a call")
 		}
-		c.body = p.block("endcall")
+		p.macroBody(c, "endcall")
 		return &callStmt{x, c}
 	case "filter":
 		f := []filter{p.filterName()}
@@ -184,6 +185,8 @@ func (p *parser) statement() stmt {
 		}
 		s.body = p.block("endwith")
 		return s
+	case "block":
+		return p.blockStatement()
 	case "generation":
 		return &group{p.block("endgeneration")}
 	case "break", "continue":
@@ -194,6 +197,46 @@ func (p *parser) statement() stmt {
 		p.fail("unknown tag %q", w)
 	}
 	return nil
+}
+
+// blockStatement reads a block of a template that extends no other: it is shown where it stands.
+func (p *parser) blockStatement() stmt {
+	b := &blockStmt{name: p.ident()}
+	for p.peek().kind == tName {
+		switch w := p.ident(); w {
+		case "scoped":
+			b.scoped = true
+		default:
+			p.fail("unexpected %q", w)
+		}
+	}
+	p.want(tBlockEnd, "%}")
+	b.body = p.body("endblock")
+	p.want(tBlockBegin, "{%")
+	p.ident()
+	if p.peek().kind == tName && p.ident() != b.name {
+		p.fail("the end of block %q has another name", b.name)
+	}
+	p.want(tBlockEnd, "%}")
+	return b
+}
+
+// macroBody reads a macro's body and notes which of its special variables it uses.
+func (p *parser) macroBody(m *macroStmt, end string) {
+	from := p.i
+	m.body = p.block(end)
+	m.uses = map[string]bool{}
+	for i := from; i < p.i; i++ {
+		t, before, after := p.toks[i], p.toks[i-1], p.toks[i+1]
+		if t.kind != tName || before.kind == tOp && (before.text == "." || before.text == "|") || before.kind == tName && before.text == "is" {
+			continue
+		}
+		keyword := after.kind == tOp && after.text == "=" && before.kind == tOp
+		switch t.text {
+		case "varargs", "kwargs", "caller":
+			m.uses[t.text] = m.uses[t.text] || !keyword
+		}
+	}
 }
 
 func (p *parser) ifStatement() stmt {
@@ -284,7 +327,11 @@ func (p *parser) signature(name string) *macroStmt {
 				break
 			}
 		}
-		m.params = append(m.params, p.ident())
+		name := p.ident()
+		if slices.Contains(m.params, name) {
+			p.fail("the parameter %q is there twice", name)
+		}
+		m.params = append(m.params, name)
 		if p.op("=") {
 			m.defaults = append(m.defaults, p.expression())
 		} else if len(m.defaults) > 0 {
@@ -431,15 +478,15 @@ func (p *parser) primary() expr {
 		}
 		return &literal{s}
 	case tInt:
-		if n, err := strconv.ParseInt(t.text, 10, 64); err == nil {
-			return &literal{n}
+		text, base := t.text, 10
+		if len(text) > 1 && text[0] == '0' && (text[1] < '0' || text[1] > '9') {
+			base = 0 // the prefix says which
 		}
-		if n, ok := new(big.Int).SetString(t.text, 10); ok {
-			f, _ := new(big.Float).SetInt(n).Float64()
-			return &literal{f}
+		if n, ok := new(big.Int).SetString(text, base); ok && len(text) <= maxDigits {
+			return &literal{small(n)}
 		}
 	case tFloat:
-		if f, err := strconv.ParseFloat(t.text, 64); err == nil {
+		if f, err := strconv.ParseFloat(t.text, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 			return &literal{f}
 		}
 	case tOp:

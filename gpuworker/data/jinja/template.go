@@ -38,7 +38,8 @@ func (t *Template) Render(vars *pyjson.Object, o Options) (string, error) {
 	for _, k := range vars.Keys() {
 		root.vars[k] = vars.Value(k)
 	}
-	e := &env{opts: &o, scope: &scope{map[string]any{}, root}, out: &strings.Builder{}}
+	top := &scope{map[string]any{}, root}
+	e := &env{opts: &o, scope: top, top: top, out: &strings.Builder{}}
 	if err := e.run(t.body); err != nil {
 		return "", fmt.Errorf("cannot render the template: %w", err)
 	}

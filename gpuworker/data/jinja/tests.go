@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
+	"github.com/tunefleet/tunefleet/gpuworker/data/pytext"
 )
 
 // test is the "is" of a value.
@@ -46,18 +47,31 @@ func (e *env) test(name string, v any, a values) (bool, error) {
 		return contains(arg, v)
 	case "sameas":
 		return typeName(v) == typeName(arg) && equal(v, arg), nil
+	case "test":
+		return isTest(str(v)), nil
 	case "filter":
 		return filterByName(str(v)) != nil, nil
 	case "odd", "even", "divisibleby":
 		return divides(name, v, arg)
 	case "lower", "upper":
 		s := str(v)
-		return isAll(s, "is"+name), nil
+		return pytext.Is("is"+name, s), nil
 	}
 	if ok, known := isType(name, v); known {
 		return ok, nil
 	}
 	return false, fmt.Errorf("there is no test %q", name)
+}
+
+// isTest reports whether there is a test of that name.
+func isTest(name string) bool {
+	switch name {
+	case "defined", "undefined", "none", "true", "false", "eq", "equalto", "==", "ne", "!=", "lt", "lessthan", "<", "le", "<=", "gt", "greaterthan", ">", "ge", ">=",
+		"in", "sameas", "test", "filter", "odd", "even", "divisibleby", "lower", "upper":
+		return true
+	}
+	_, known := isType(name, nil)
+	return known
 }
 
 // isType is a test of what a value is.

@@ -2,7 +2,6 @@ package jinja
 
 import (
 	"fmt"
-	"math"
 	"math/big"
 	"strings"
 	"unicode/utf8"
@@ -29,10 +28,21 @@ type (
 		name string
 		list []any
 	}
-	// function is something to call.
+	// span is what range gives: its numbers, but printed as range(from, to).
+	span struct {
+		from, to, step int64
+		list           []any
+	}
+	// groupTuple is an item of groupby: a tuple whose parts have names.
+	groupTuple struct {
+		grouper any
+		list    []any
+	}
+	// function is something to call; vars are its attributes, where it has some.
 	function struct {
 		name string
 		call func(e *env, a values) (any, error)
+		vars *pyjson.Object
 	}
 	// values are evaluated arguments.
 	values struct {
@@ -45,10 +55,15 @@ type (
 // errUndefined is the error of using what is not there.
 func errUndefined(u undefined) error { return fmt.Errorf("%s is undefined", u.what) }
 
-// unmarked is a value with markup as plain text.
+// unmarked is a value with markup as plain text, and what is a list or tuple of its own kind as a plain one.
 func unmarked(v any) any {
-	if m, ok := v.(markup); ok {
-		return string(m)
+	switch x := v.(type) {
+	case markup:
+		return string(x)
+	case span:
+		return x.list
+	case groupTuple:
+		return tuple{x.grouper, x.list}
 	}
 	return v
 }
@@ -81,6 +96,8 @@ func truthy(v any) bool {
 		return len(x.list) > 0
 	case markup:
 		return x != ""
+	case span:
+		return len(x.list) > 0
 	}
 	return pyjson.Truthy(v)
 }
@@ -127,6 +144,13 @@ func repr(v any) string {
 		return "Markup(" + pyjson.Repr(string(x)) + ")"
 	case view:
 		return x.name + "(" + repr(x.list) + ")"
+	case span:
+		if x.step != 1 {
+			return fmt.Sprintf("range(%d, %d, %d)", x.from, x.to, x.step)
+		}
+		return fmt.Sprintf("range(%d, %d)", x.from, x.to)
+	case groupTuple:
+		return repr(unmarked(x))
 	case *generator:
 		return "<generator object>"
 	case *loop:
@@ -154,8 +178,10 @@ func typeName(v any) string {
 		return "str"
 	case []any:
 		return "list"
-	case tuple:
+	case tuple, groupTuple:
 		return "tuple"
+	case span:
+		return "range"
 	case *pyjson.Object:
 		return "dict"
 	case undefined:
@@ -194,6 +220,9 @@ func equal(a, b any) bool {
 		fb, ib, wb, ok := number(b)
 		if wa && wb {
 			return ok && ia == ib
+		}
+		if x, y := integer(a), integer(b); x != nil && y != nil {
+			return x.Cmp(y) == 0
 		}
 		return ok && fa == fb
 	}
@@ -252,6 +281,9 @@ func order(a, b any) (int, error) {
 	if fa, ia, wa, ok := number(a); ok {
 		if fb, ib, wb, ok := number(b); ok {
 			whole := wa && wb
+			if x, y := integer(a), integer(b); !whole && x != nil && y != nil {
+				return x.Cmp(y), nil
+			}
 			switch {
 			case whole && ia < ib, !whole && fa < fb:
 				return -1, nil
@@ -287,6 +319,10 @@ func items(v any) ([]any, bool) {
 		return x, true
 	case tuple:
 		return x, true
+	case groupTuple:
+		return tuple{x.grouper, x.list}, true
+	case span:
+		return x.list, true
 	}
 	return nil, false
 }
@@ -378,10 +414,16 @@ func arith(op string, a, b any) (any, error) {
 	fa, ia, wa, oka := number(a)
 	fb, ib, wb, okb := number(b)
 	if oka && okb {
-		if wa && wb {
-			return intArith(op, ia, ib)
+		if x, y := integer(a), integer(b); x != nil && y != nil {
+			return intArith(op, x, y)
 		}
 		return floatArith(op, fa, fb)
+	}
+	if _, ok := a.(span); ok {
+		return nil, fmt.Errorf("cannot compute %s %s %s", typeName(a), op, typeName(b))
+	}
+	if _, ok := b.(span); ok {
+		return nil, fmt.Errorf("cannot compute %s %s %s", typeName(a), op, typeName(b))
 	}
 	if m, ok := addMarkup(op, a, b); ok {
 		return m, nil
@@ -407,8 +449,14 @@ func arith(op string, a, b any) (any, error) {
 			return append(append(make(tuple, 0, len(x)+len(y)), x...), y...), nil
 		}
 	}
-	if y, ok := b.(string); ok && op == "*" && wa {
-		return repeat(y, ia)
+	if op == "*" && wa {
+		a, b, ib, wb = b, a, ia, wa
+	}
+	if list, ok := items(a); ok && op == "*" && wb {
+		return repeatItems(a, list, ib)
+	}
+	if y, ok := a.(string); ok && op == "*" && wb {
+		return repeat(y, ib)
 	}
 	return nil, fmt.Errorf("cannot compute %s %s %s", typeName(a), op, typeName(b))
 }
@@ -430,123 +478,28 @@ func addMarkup(op string, a, b any) (any, bool) {
 	return ma + mb, true
 }
 
+// repeatItems is a list or tuple n times over.
+func repeatItems(of any, list []any, n int64) (any, error) {
+	n = max(n, 0)
+	if n > 0 && int64(len(list)) > maxText/64/n {
+		return nil, fmt.Errorf("cannot repeat a list to more than %d items", maxText/64)
+	}
+	out := make([]any, 0, len(list)*int(n))
+	for range n {
+		out = append(out, list...)
+	}
+	if _, ok := of.(tuple); ok {
+		return tuple(out), nil
+	}
+	return out, nil
+}
+
 // maxText bounds a string that is made by repetition or padding.
 const maxText = 1 << 24
 
 func repeat(s string, n int64) (any, error) {
-	if n > 0 && int64(len(s))*n > maxText {
+	if n > 0 && int64(len(s)) > maxText/n {
 		return nil, fmt.Errorf("cannot repeat a string to more than %d bytes", maxText)
 	}
 	return strings.Repeat(s, int(max(n, 0))), nil
-}
-
-func intArith(op string, a, b int64) (any, error) {
-	if b == 0 && (op == "/" || op == "//" || op == "%") {
-		return nil, fmt.Errorf("division by zero")
-	}
-	switch op {
-	case "+":
-		return a + b, nil
-	case "-":
-		return a - b, nil
-	case "*":
-		return a * b, nil
-	case "/":
-		return float64(a) / float64(b), nil
-	case "//":
-		q := a / b
-		if a%b != 0 && (a < 0) != (b < 0) {
-			q--
-		}
-		return q, nil
-	case "%":
-		m := a % b
-		if m != 0 && (m < 0) != (b < 0) {
-			m += b
-		}
-		return m, nil
-	}
-	if p := math.Pow(float64(a), float64(b)); b >= 0 && math.Abs(p) < 1<<53 {
-		return int64(p), nil
-	}
-	return math.Pow(float64(a), float64(b)), nil
-}
-
-func floatArith(op string, a, b float64) (any, error) {
-	if b == 0 && (op == "/" || op == "//" || op == "%") {
-		return nil, fmt.Errorf("division by zero")
-	}
-	switch op {
-	case "+":
-		return a + b, nil
-	case "-":
-		return a - b, nil
-	case "*":
-		return a * b, nil
-	case "/":
-		return a / b, nil
-	case "//":
-		return math.Floor(a / b), nil
-	case "%":
-		return a - b*math.Floor(a/b), nil
-	}
-	return math.Pow(a, b), nil
-}
-
-// format is Python's "..." % v for %s, %d, %r, %f and %%.
-func format(f string, v any) (any, error) {
-	list, ok := v.(tuple)
-	if !ok {
-		list = tuple{v}
-	}
-	var b strings.Builder
-	n := 0
-	for i := 0; i < len(f); i++ {
-		if f[i] != '%' {
-			b.WriteByte(f[i])
-			continue
-		}
-		from := i
-		for i++; i < len(f) && strings.IndexByte("0123456789.-+ #", f[i]) >= 0; i++ {
-		}
-		if i >= len(f) {
-			return nil, fmt.Errorf("a cut format")
-		}
-		if f[i] == '%' {
-			b.WriteByte('%')
-			continue
-		}
-		if n >= len(list) || i-from > 8 {
-			return nil, fmt.Errorf("a format without its value")
-		}
-		x := list[n]
-		n++
-		switch verb := f[from:i]; f[i] {
-		case 's':
-			fmt.Fprintf(&b, verb+"s", str(x))
-		case 'r':
-			fmt.Fprintf(&b, verb+"s", repr(x))
-		case 'd', 'i':
-			fl, in, whole, ok := number(x)
-			if !ok {
-				return nil, fmt.Errorf("%%d needs a number")
-			}
-			if !whole {
-				in = int64(fl)
-			}
-			fmt.Fprintf(&b, verb+"d", in)
-		case 'f', 'e', 'g':
-			fl, _, _, ok := number(x)
-			if !ok {
-				return nil, fmt.Errorf("%%f needs a number")
-			}
-			fmt.Fprintf(&b, verb+f[i:i+1], fl)
-		default:
-			return nil, fmt.Errorf("the format %q is not built", f[from:i+1])
-		}
-	}
-	if n < len(list) {
-		return nil, fmt.Errorf("not all values were formatted")
-	}
-	return b.String(), nil
 }

@@ -13,6 +13,9 @@ import (
 type Style struct {
 	// Indent is the number of spaces a level, 0 for one line. With an indent the item separator has no space behind it, as in Python.
 	Indent int
+	// Lines breaks lines also where Indent is 0; Lead, when not empty, indents in place of Indent spaces.
+	Lines bool
+	Lead  string
 	// Item and Pair replace the separators ", " and ": " when not empty.
 	Item, Pair string
 	// Sort orders keys by code point.
@@ -30,7 +33,7 @@ func Dumps(v any) string { return Dump(v, Style{}) }
 func Dump(v any, s Style) string {
 	if s.Item == "" {
 		s.Item = ", "
-		if s.Indent > 0 {
+		if s.Indent > 0 || s.Lines {
 			s.Item = ","
 		}
 	}
@@ -52,9 +55,13 @@ type writer struct {
 }
 
 func (w *writer) line(level int) {
-	if w.style.Indent > 0 {
+	if w.style.Indent > 0 || w.style.Lines {
 		w.b.WriteByte('\n')
-		w.b.WriteString(strings.Repeat(" ", w.style.Indent*level))
+		lead := w.style.Lead
+		if lead == "" {
+			lead = strings.Repeat(" ", w.style.Indent)
+		}
+		w.b.WriteString(strings.Repeat(lead, level))
 	}
 }
 
