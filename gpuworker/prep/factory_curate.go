@@ -1,7 +1,6 @@
 package prep
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"reflect"
@@ -62,11 +61,16 @@ func (c *curator) read(k source.Pick) (*conversation, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	x := &conversation{attr: &align.Attr{Formatting: s.set.Formatting, Ranking: s.set.Ranking, Columns: s.set.Columns, Tags: s.set.Tags}, place: row.Place, set: int(k.Set)}
+	x := &conversation{attr: attrOf(s.set), place: row.Place, set: int(k.Set)}
 	if x.raw, err = pyjson.ParseObject(string(row.Raw)); err != nil {
 		return nil, false, schemas.Errorf(schemas.CodeData, row.Place, "%v", err)
 	}
 	return x, x.convert(), nil
+}
+
+// attrOf says how the rows of a set are read.
+func attrOf(s *schemas.DataSet) *align.Attr {
+	return &align.Attr{Formatting: s.Formatting, Ranking: s.Ranking, Columns: s.Columns, Tags: s.Tags}
 }
 
 func (x *conversation) convert() bool {
@@ -180,124 +184,6 @@ func (x *conversation) store(s *source.Spool) error {
 	return s.Append(source.Row{Place: x.place, Raw: json.RawMessage(pyjson.Dumps(x.raw))})
 }
 
-// clean cleans the sets from the first-th on together, so that a row which repeats another set's is found.
-func (c *curator) clean(ctx context.Context, first, n int) error {
-	spec := c.prep.Clean
-	if n == 0 || reflect.ValueOf(spec).IsZero() {
-		return nil
-	}
-	before := c.rep.Changed
-	repair, err := clean.NewRepairer(spec, c.t.Spec.Seed, c.rep)
-	if err != nil {
-		return err
-	}
-	var all []*conversation
-	var rows []data.Row
-	var ids []string // of rows, before they are repaired
-	changed := 0
-	for set := first; set < first+n; set++ {
-		if r := c.plan.sets[set].remote; r != nil {
-			if err := r.fetch(c.t.Dir); err != nil {
-				return err
-			}
-		}
-		for i := range c.plan.sets[set].len() {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			x, ok, err := c.read(source.Pick{Set: int32(set), Row: int32(i)})
-			if err != nil {
-				return err
-			}
-			all = append(all, x)
-			if !ok {
-				continue
-			}
-			if spec.Review != nil {
-				seen := x.row(0, false)
-				ids = append(ids, clean.RowID(&seen))
-			}
-			if x.repair(repair) {
-				changed++
-			}
-			x.convert() // it converted before, and texts are still texts
-			rows = append(rows, x.row(len(all)-1, c.labelled()))
-		}
-	}
-	c.rep.Changed = before + changed
-	spec.Normalize, spec.Boilerplate = false, false
-	if spec.PII != "drop" {
-		spec.PII = ""
-	}
-	o := clean.Options{Seed: c.t.Spec.Seed, IDs: ids}
-	if spec.Review != nil && first == 0 {
-		b, err := oneFile(ctx, c.t.Objects, c.t.Spec.Tenant, *spec.Review, "clean.review")
-		if err != nil {
-			return err
-		}
-		o.Review = bytes.NewReader(b)
-	}
-	kept, rep, err := clean.Run(rows, spec, o)
-	if err != nil {
-		return err
-	}
-	if len(kept) == 0 && len(rows) > 0 {
-		return schemas.Errorf(schemas.CodeData, c.t.Stage.Name, "cleaning dropped all %d rows", len(rows)).WithHint("dropped: %s", rep.Summary())
-	}
-	c.rep.Read += rep.Read
-	c.rep.Kept += rep.Kept
-	c.rep.Relabelled += rep.Relabelled
-	for k, v := range rep.Dropped {
-		c.rep.Dropped[k] += v
-	}
-	return c.rewrite(all, rows, kept, first, n)
-}
-
-// rewrite makes the sets anew of the rows that are kept and of those that could not be converted, in their order.
-func (c *curator) rewrite(all []*conversation, rows, kept []data.Row, first, n int) error {
-	gone := map[int]bool{}
-	for i := range rows {
-		gone[rows[i].Index] = true
-	}
-	for i := range kept {
-		id, err := strconv.Atoi(kept[i].Group)
-		if err != nil {
-			return schemas.Errorf(schemas.CodeInternal, c.t.Stage.Name, "row %q is lost", kept[i].Group)
-		}
-		delete(gone, id)
-		if x := all[id]; kept[i].Label != "" && x.example.Response[0].Content != kept[i].Label {
-			x.answer(kept[i].Label)
-		}
-	}
-	fresh := make([]*source.Spool, n)
-	for i := range fresh {
-		s, err := source.NewSpool(c.t.Dir)
-		if err != nil {
-			return err
-		}
-		fresh[i] = s
-		old := &c.plan.sets[first+i]
-		if err := old.close(); err != nil {
-			return err
-		}
-		*old = factorySet{set: old.set, spool: s}
-	}
-	for id, x := range all {
-		if gone[id] {
-			continue
-		}
-		if err := x.store(fresh[x.set-first]); err != nil {
-			return err
-		}
-	}
-	for _, s := range fresh {
-		if err := s.Flush(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // choose decontaminates, samples, balances and augments the training rows, after rows were held out.
 func (c *curator) choose(ctx context.Context) error {
 	if c.plan.train == nil || c.prep.Clean.Contamination == 0 && c.prep.Sample == nil && c.prep.Augment == nil {
@@ -370,13 +256,11 @@ func (c *curator) choose(ctx context.Context) error {
 // augment adds copies with a changed question behind the rows. Copies lie in sets of their own.
 func (c *curator) augment(ctx context.Context, picks []source.Pick) ([]source.Pick, error) {
 	rows := make([]data.Row, len(picks))
-	conversations := make([]*conversation, len(picks))
 	for i, k := range picks {
 		x, _, err := c.read(k)
 		if err != nil {
 			return nil, err
 		}
-		conversations[i] = x
 		text, _, _ := x.question()
 		rows[i] = data.Row{Index: i, Group: strconv.Itoa(i), Prompt: text, Label: x.row(i, true).Label, Split: "train"}
 	}
@@ -392,9 +276,16 @@ func (c *curator) augment(ctx context.Context, picks []source.Pick) ([]source.Pi
 		if err != nil {
 			return nil, schemas.Errorf(schemas.CodeInternal, c.t.Stage.Name, "row %q is lost", all[i].Group)
 		}
-		x := conversations[from]
+		if all[i].Origin == nil {
+			out = append(out, picks[from])
+			continue
+		}
+		x, _, err := c.read(picks[from]) // read again: parsed rows are several times as large as their texts
+		if err != nil {
+			return nil, err
+		}
 		_, set, ok := x.question()
-		if all[i].Origin == nil || !ok {
+		if !ok {
 			out = append(out, picks[from])
 			continue
 		}

@@ -1,0 +1,281 @@
+package prep
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strconv"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
+	"github.com/tunefleet/tunefleet/gpuworker/data/extsort"
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
+	"github.com/tunefleet/tunefleet/schemas"
+)
+
+// cleaning is the cleaning of some sets together, so that a row which repeats another set's is found. Repaired rows lie in scratch files. Memory holds
+// a bit a row; where a step looks at all rows together (near duplicates, reviews, wrong labels) their texts, too.
+type cleaning struct {
+	c        *curator
+	spec     schemas.CleanSpec
+	first, n int
+	// repaired are the sets' rows, all of them, also those that no converter takes; ids count over them.
+	repaired []*source.Spool
+	ids      int
+	gone     []uint64
+	labels   map[int]string // by id, where a review has changed them
+	read     int
+
+	// Of rows one by one.
+	stream *clean.Stream
+	keys   *extsort.Sorter
+	rep    *clean.Report
+	// Of all rows together: they and their names before they were repaired.
+	rows  []data.Row
+	names []string
+}
+
+// drop marks a row as gone.
+func (k *cleaning) drop(id int) {
+	for id/64 >= len(k.gone) {
+		k.gone = append(k.gone, 0)
+	}
+	k.gone[id/64] |= 1 << (id % 64)
+}
+
+func (k *cleaning) dropped(id int) bool { return id/64 < len(k.gone) && k.gone[id/64]>>(id%64)&1 != 0 }
+
+// clean cleans the sets from the first-th on together.
+func (c *curator) clean(ctx context.Context, first, n int) (err error) {
+	if n == 0 || reflect.ValueOf(c.prep.Clean).IsZero() {
+		return nil
+	}
+	k := &cleaning{c: c, spec: c.prep.Clean, first: first, n: n, rep: clean.NewReport(), labels: map[int]string{}}
+	defer func() {
+		for _, s := range k.repaired {
+			err = errors.Join(err, s.Close())
+		}
+		if k.keys != nil {
+			err = errors.Join(err, k.keys.Close())
+		}
+	}()
+	before := c.rep.Changed
+	changed, err := k.repair(ctx)
+	if err != nil {
+		return err
+	}
+	c.rep.Changed = before + changed
+	if k.stream == nil {
+		err = k.together(ctx)
+	} else {
+		err = k.duplicates()
+	}
+	if err != nil {
+		return err
+	}
+	if k.rep.Kept == 0 && k.read > 0 {
+		return schemas.Errorf(schemas.CodeData, c.t.Stage.Name, "cleaning dropped all %d rows", k.read).WithHint("dropped: %s", k.rep.Summary())
+	}
+	c.rep.Read += k.rep.Read
+	c.rep.Kept += k.rep.Kept
+	c.rep.Relabelled += k.rep.Relabelled
+	for reason, v := range k.rep.Dropped {
+		c.rep.Dropped[reason] += v
+	}
+	return k.rewrite(ctx)
+}
+
+// repair reads every row, repairs its texts and stores it. Rows are judged as they come where no step looks at all of them together.
+func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
+	c := k.c
+	repair, err := clean.NewRepairer(k.spec, c.t.Spec.Seed, c.rep)
+	if err != nil {
+		return 0, err
+	}
+	review := k.spec.Review != nil
+	// What is repaired already is not repaired again.
+	k.spec.Normalize, k.spec.Boilerplate = false, false
+	if k.spec.PII != "drop" {
+		k.spec.PII = ""
+	}
+	alone := k.spec
+	alone.Contamination = 0 // after rows were held out
+	if !clean.NeedsAll(&alone) {
+		if k.stream, err = clean.NewStream(k.spec, c.t.Spec.Seed, k.rep); err != nil {
+			return 0, err
+		}
+		k.keys = extsort.New(c.t.Dir, 24, sortedInMemory)
+	}
+	for set := k.first; set < k.first+k.n; set++ {
+		if r := c.plan.sets[set].remote; r != nil {
+			if err := r.fetch(c.t.Dir); err != nil {
+				return changed, err
+			}
+		}
+		spool, err := source.NewSpool(c.t.Dir)
+		if err != nil {
+			return changed, err
+		}
+		k.repaired = append(k.repaired, spool)
+		for i := range c.plan.sets[set].len() {
+			if err := ctx.Err(); err != nil {
+				return changed, err
+			}
+			x, ok, err := c.read(source.Pick{Set: int32(set), Row: int32(i)})
+			if err != nil {
+				return changed, err
+			}
+			if ok {
+				if review {
+					seen := x.row(0, false)
+					k.names = append(k.names, clean.RowID(&seen))
+				}
+				if x.repair(repair) {
+					changed++
+				}
+				x.convert() // it converted before, and texts are still texts
+				if err := k.judge(x); err != nil {
+					return changed, err
+				}
+			}
+			if err := x.store(spool); err != nil {
+				return changed, err
+			}
+			k.ids++
+		}
+		if err := spool.Flush(); err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+// judge decides about a row by itself, or keeps its texts until all are there.
+func (k *cleaning) judge(x *conversation) error {
+	r := x.row(k.ids, k.c.labelled())
+	k.read++
+	if k.stream == nil {
+		k.rows = append(k.rows, r)
+		return nil
+	}
+	if !k.stream.Row(&r, k.read-1) {
+		k.drop(k.ids)
+		return nil
+	}
+	k.rep.Kept++
+	if !k.stream.Dedup() {
+		return nil
+	}
+	key := clean.Key(&r) // 128 bits of it tell duplicates
+	return k.keys.Add(binary.BigEndian.AppendUint64(key[:16:16], uint64(k.ids)))
+}
+
+// duplicates drops every row with the key of an earlier one.
+func (k *cleaning) duplicates() error {
+	var last []byte
+	n := 0
+	err := k.keys.Each(func(r []byte) error {
+		if last != nil && bytes.Equal(last, r[:16]) {
+			k.drop(int(binary.BigEndian.Uint64(r[16:])))
+			n++
+		}
+		last = append(last[:0], r[:16]...)
+		return nil
+	})
+	if k.rep.Kept -= n; n > 0 {
+		k.rep.Dropped[clean.Duplicate] += n
+	}
+	return err
+}
+
+// together decides about all rows.
+func (k *cleaning) together(ctx context.Context) error {
+	c := k.c
+	o := clean.Options{Seed: c.t.Spec.Seed, IDs: k.names}
+	if k.spec.Review != nil && k.first == 0 {
+		b, err := oneFile(ctx, c.t.Objects, c.t.Spec.Tenant, *k.spec.Review, "clean.review")
+		if err != nil {
+			return err
+		}
+		o.Review = bytes.NewReader(b)
+	}
+	before := map[int]string{}
+	for i := range k.rows {
+		k.drop(k.rows[i].Index)
+		if o.Review != nil {
+			before[k.rows[i].Index] = k.rows[i].Label
+		}
+	}
+	kept, rep, err := clean.Run(k.rows, k.spec, o)
+	if err != nil {
+		return err
+	}
+	k.rep, k.rows = rep, nil
+	for i := range kept {
+		id, err := strconv.Atoi(kept[i].Group)
+		if err != nil {
+			return schemas.Errorf(schemas.CodeInternal, c.t.Stage.Name, "row %q is lost", kept[i].Group)
+		}
+		k.gone[id/64] &^= 1 << (id % 64)
+		if o.Review != nil && kept[i].Label != "" && kept[i].Label != before[id] {
+			k.labels[id] = kept[i].Label
+		}
+	}
+	return nil
+}
+
+// rewrite makes the sets anew of the rows that are kept and of those that could not be converted, in their order.
+func (k *cleaning) rewrite(ctx context.Context) error {
+	c, id := k.c, 0
+	for i, from := range k.repaired {
+		into, err := source.NewSpool(c.t.Dir)
+		if err != nil {
+			return err
+		}
+		old := &c.plan.sets[k.first+i]
+		if err := old.close(); err != nil {
+			return errors.Join(err, into.Close())
+		}
+		*old = factorySet{set: old.set, spool: into}
+		for row := range from.Len() {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if id++; k.dropped(id - 1) {
+				continue
+			}
+			r, err := from.Row(row)
+			if err != nil {
+				return err
+			}
+			if label, ok := k.labels[id-1]; ok {
+				if r, err = relabel(r, old.set, label); err != nil {
+					return err
+				}
+			}
+			if err := into.Append(r); err != nil {
+				return err
+			}
+		}
+		if err := into.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relabel sets the only answer of a row.
+func relabel(r source.Row, set *schemas.DataSet, label string) (source.Row, error) {
+	o, err := pyjson.ParseObject(string(r.Raw))
+	if err != nil {
+		return r, schemas.Errorf(schemas.CodeData, r.Place, "%v", err)
+	}
+	x := &conversation{raw: o, attr: attrOf(set), place: r.Place}
+	x.answer(label)
+	r.Raw = json.RawMessage(pyjson.Dumps(x.raw))
+	return r, nil
+}
