@@ -3,10 +3,19 @@ package prep_test
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+	"github.com/apache/arrow-go/v18/parquet/pqarrow"
 
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -73,6 +82,11 @@ func TestBadInputThroughPrep(t *testing.T) {
 		{"column twice", "a.csv", []byte("instruction,instruction\nx,y\n"), "a.csv:1", "appears twice", -1},
 		{"no Parquet", "a.parquet", []byte("PAR1 is what it says PAR1"), "a.parquet", "", -1},
 		{"no Arrow", "a.arrow", []byte("ARROW1\x00\x00 is what it says, but it is none"), "a.arrow", "", -1},
+		{"truncated Parquet", "a.parquet", columnFile(t, "parquet")[:700], "a.parquet", "", -1},
+		{"Parquet with an absurd footer", "a.parquet", absurdFooter(columnFile(t, "parquet")), "a.parquet", "", -1},
+		{"truncated Arrow", "a.arrow", columnFile(t, "arrow")[:900], "a.arrow", "", -1},
+		{"Arrow with an absurd size", "a.arrow", absurdMessage(columnFile(t, "arrow")), "a.arrow", "", -1},
+		{"wrong column", "a.jsonl", []byte(strings.ReplaceAll(good, "instruction", "question")), "a.jsonl", "instruction", -1},
 		{"unknown ending", "a.docx", []byte(good), "a.docx", "does not say its format", -1},
 	} {
 		for _, form := range []string{"plain", "factory"} {
@@ -103,6 +117,53 @@ func TestBadInputThroughPrep(t *testing.T) {
 			}
 		}
 	}
+}
+
+// columnFile is a good file of rows in a format of columns.
+func columnFile(t *testing.T, format string) []byte {
+	t.Helper()
+	schema := arrow.NewSchema([]arrow.Field{{Name: "instruction", Type: arrow.BinaryTypes.String}, {Name: "output", Type: arrow.BinaryTypes.String}}, nil)
+	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer b.Release()
+	for i := range 40 {
+		for k, text := range []string{"question", "answer"} {
+			x, _ := b.Field(k).(*array.StringBuilder)
+			x.Append(fmt.Sprintf("%s %d", text, i))
+		}
+	}
+	rec := b.NewRecordBatch()
+	defer rec.Release()
+	var out bytes.Buffer
+	var w interface {
+		Write(rec arrow.RecordBatch) error
+		Close() error
+	}
+	var err error
+	if format == "parquet" {
+		w, err = pqarrow.NewFileWriter(schema, &out, nil, pqarrow.DefaultWriterProps())
+	} else {
+		w = ipc.NewWriter(&out, ipc.WithSchema(schema))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Write(rec), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// absurdFooter says that a Parquet file's footer has two gigabytes, absurdMessage that the first message of an Arrow stream has.
+func absurdFooter(b []byte) []byte {
+	b = bytes.Clone(b)
+	binary.LittleEndian.PutUint32(b[len(b)-8:], math.MaxInt32)
+	return b
+}
+
+func absurdMessage(b []byte) []byte {
+	b = bytes.Clone(b)
+	binary.LittleEndian.PutUint32(b[4:], math.MaxInt32)
+	return b
 }
 
 type keptRow struct{ Place, Reason, Text string }
