@@ -104,7 +104,7 @@ func describeHunYuanMoE(c HunYuanMoEConfig) description {
 		b := hunyuanMoEBlock{AttnNorm: nn.NewRMSNorm(c.Hidden, c.Eps), MLPNorm: nn.NewRMSNorm(c.Hidden, c.Eps), Attn: c.attention(),
 			route: ops.RouteConfig{Experts: c.Experts.at(i), K: c.TopK.at(i), Score: kernels.RouteSoftmax, Normalize: true}}
 		b.MoE.Gate.WG = nn.NewLinear(c.Hidden, c.Experts.at(i), false, c.InitRange)
-		b.MoE.Experts = newExperts(c.Experts.at(i), c.Hidden, c.Intermediate, false, c.activation(), c.InitRange)
+		b.MoE.Experts = skipped(newExperts(c.Experts.at(i), c.Hidden, c.Intermediate, false, c.activation(), c.InitRange))
 		b.MoE.Shared = newGated(c.Sizes, false)
 		return b
 	})

@@ -136,3 +136,39 @@ func TestBF16(t *testing.T) {
 		}
 	}
 }
+
+// TestExpertsWithoutTokensAreMarked: matrices of experts that transformers does not compute without tokens have no gradient there, so that an
+// optimizer leaves them out. OLMoE and FlexOlmo compute all, over no rows if need be; Granite, gpt-oss and the like hold them in one parameter.
+func TestExpertsWithoutTokensAreMarked(t *testing.T) {
+	computed := []string{"FlexOlmoForCausalLM", "OlmoeForCausalLM"}
+	var sparse int
+	for _, name := range zoo.Architectures() {
+		var marked, bare int
+		for _, u := range small(t, name).Units() {
+			for _, p := range u.Params {
+				if !strings.Contains(p.Name, ".experts.") || strings.Contains(p.Name, "correction") {
+					continue
+				}
+				// The number of an expert stands behind "experts"; a stack of all has none.
+				if rest := strings.SplitN(p.Name, ".experts.", 2)[1]; rest[0] < '0' || rest[0] > '9' {
+					continue
+				}
+				if p.Expert != nil {
+					marked++
+				} else {
+					bare++
+				}
+			}
+		}
+		if marked+bare == 0 {
+			continue
+		}
+		sparse++
+		if all := slices.Contains(computed, name); all && marked > 0 || !all && bare > 0 {
+			t.Errorf("%s: %d matrices of experts are left out without tokens, %d are not", name, marked, bare)
+		}
+	}
+	if sparse < 10 {
+		t.Errorf("only %d mixtures of experts were seen", sparse)
+	}
+}

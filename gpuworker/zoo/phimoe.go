@@ -105,6 +105,7 @@ func describePhiMoE(c PhiMoEConfig) description {
 		for range c.Experts {
 			b.MoE.Experts = append(b.MoE.Experts, mixtralExpert{W1: nn.NewLinear(c.Hidden, c.Intermediate, false, c.InitRange),
 				W2: nn.NewLinear(c.Intermediate, c.Hidden, false, c.InitRange), W3: nn.NewLinear(c.Hidden, c.Intermediate, false, c.InitRange)})
+			skipExpert(&b.MoE.Experts[len(b.MoE.Experts)-1])
 		}
 		return b
 	})
