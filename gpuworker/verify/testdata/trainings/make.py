@@ -208,6 +208,9 @@ def steps(model, o, ids, mask, labels, docs):
                 loss += part.item()
         params = [p for p in model.parameters() if p.requires_grad]
         norms.append(torch.nn.utils.clip_grad_norm_(params, o["clip"] or float("inf")).item())
+        for n, p in model.named_parameters():
+            # As a router's whose one choice always weighs 1: Muon, or Adam, makes a step of the usual size of what is rounding alone.
+            if p.grad is not None and 0 < p.grad.norm().item() < 1e-7 * min(norms[-1], o["clip"] or norms[-1]): raise ValueError(f"the gradient of {n} is rounding alone")
         losses.append(loss)
         rates.append(opt.param_groups[0]["lr"])
         opt.step()
