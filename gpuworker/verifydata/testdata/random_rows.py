@@ -1,8 +1,8 @@
-"""Writes a folder of reference cases with random rows, in the layout that `tunefleet verify data` reads, by LLaMA-Factory itself.
+"""Writes a folder of reference cases of tokenizers and Jinja templates with random rows, in the layout that `tunefleet verify data` reads, by LLaMA-Factory itself.
 
 PYTHONPATH=<LLaMA-Factory>/src python random_rows.py BASE OUT SEED SIZE [PART,...]
 
-BASE is a folder of reference cases with tokenizers/; parts: templates, tools, tokenizers, jinja, processors. Needs LLaMA-Factory's source (ff6d4d12 made
+BASE is a folder of reference cases with tokenizers/; parts: tokenizers, jinja; random/make.py writes the others. Needs LLaMA-Factory's source (ff6d4d12 made
 the reference) with transformers 4.57.6 and datasets 4.0.0. Then: tunefleet verify data OUT --base BASE. Fields that only help people
 (texts of turns) are left out.
 """
@@ -16,13 +16,11 @@ class FD(datetime.datetime):
     @classmethod
     def now(cls,tz=None): return cls(2025,1,2)
 tool_utils.datetime=FD
-from llamafactory.data.template import TEMPLATES, ReasoningTemplate
-from llamafactory.data.tool_utils import get_tool_utils, FunctionCall
 from transformers import AutoTokenizer
 import logging; logging.disable(logging.CRITICAL)
 FIX=sys.argv[1]
 out, seed, n = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-parts = sys.argv[5].split(',') if len(sys.argv)>5 else ['templates','tools','tokenizers','jinja','processors']
+parts = sys.argv[5].split(',') if len(sys.argv)>5 else ['tokenizers','jinja']
 R=random.Random(seed)
 WORDS=("the cat sat on mat Paris weather 今天 天气 很好 你好 世界 मौसम عربي 한국어 日本語 emoji 😀 👩‍👩‍👧 \u200d \u00a0 \u3000 \u2028 \ufeff é e\u0301 ﬁ Ⅷ 12345 3.14 0x1F #tag @user http://a.b/c?d=e&f=g "
 "<|im_start|> <|im_end|> <think> </think> <tool_call> </tool_call> {{content}} {{system}} [INST] <s> </s> <|eot_id|> \\n \\t \"quoted\" 'x' <b>&amp; $x$ `code` ```py\nprint(1)\n``` a_b-c. ... ,;:!? ʼ ‘’ “” — – _ __ *bold* \\ / | ~ ^ %s %d {} [] () <|endoftext|> <unk> \r\n \x0b \x0c \u0085 \x1f 𝒳 𠮷 🇨🇳 ß ẞ İ ı ſ").split(' ')
@@ -97,67 +95,6 @@ def W(path,rows):
     with open(p,'w',encoding='utf-8',newline='\n') as f:
         for r in rows: f.write(json.dumps(r,ensure_ascii=False)+'\n')
 FORMATS=['default','gemma4','glm4','llama3','lfm2','minimax1','minimax2','mistral','qwen','qwen3_5','glm4_moe','seed_oss','ling']
-def templates():
-    for name in sorted(TEMPLATES):
-        rows=[]
-        for tn in ['tiny_qwen','tiny_llama3']+R.sample(['llama2','gpt2','phi3','deepseek_llm','falcon','llama2_nonlegacy'],1 if R.random()<0.3 else 0):
-            tk=tok(tn)
-            try: copy.deepcopy(TEMPLATES[name]).fix_special_tokens(tk)
-            except Exception: continue
-            for k in range(n):
-                t=copy.deepcopy(TEMPLATES[name])
-                reasoning=isinstance(t,ReasoningTemplate)
-                et=R.choice([True,True,False,None]) if reasoning else True
-                pt=R.choice([False,False,True]) if reasoning else False
-                if reasoning: t.enable_thinking=et; t.preserve_thinking=pt
-                r={'template':name,'tokenizer':tn,'case':f'f{k}','system':R.choice([None,'',text(1,6),text(1,6)]),'tools':R.choice([None,None,None,tools(),tools()]) if R.random()<0.7 else None,'messages':conv(),'reasoning_template':reasoning}
-                if R.random()<0.03: r['tools']=R.choice(['[]','','not json','{}','null'])
-                if reasoning: r['enable_thinking']=et; r['preserve_thinking']=pt
-                ms=r['messages']
-                try:
-                    r['oneturn_ids']=list(t.encode_oneturn(tk,copy.deepcopy(ms),r['system'],r['tools']))
-                    r['turns_ids']=[list(x) for x in t.encode_multiturn(tk,copy.deepcopy(ms),r['system'],r['tools'])]
-                except Exception as e:
-                    r['error']=f'{type(e).__name__}: {e}'
-                rows.append(r)
-        W(f'templates/{name}.jsonl',rows)
-def toolrows():
-    rows=[]
-    for f in FORMATS:
-        u=get_tool_utils(f)
-        for k in range(6*n):
-            s=tools(); r={'kind':'tool_formatter','tool_format':f,'tools':s,'date':'02 Jan 2025'}
-            try: r['output']=u.tool_formatter(json.loads(s)); r['error']=None
-            except Exception as e: r['error']=f'{type(e).__name__}: {e}'
-            rows.append(r)
-            calls=[]
-            for _ in range(R.randint(1,3)):
-                c=call(); a=c['arguments']; calls.append([c['name'],a if isinstance(a,str) else json.dumps(a,ensure_ascii=R.random()<0.3)])
-            r={'kind':'function_formatter','tool_format':f,'calls':calls}
-            o=None
-            try:
-                o=u.function_formatter([FunctionCall(*c) for c in calls]); r['output']=o
-                x=u.tool_extractor(o); r['extracted']=[list(c) for c in x] if isinstance(x,list) else x
-            except Exception as e: r={'kind':'function_formatter','tool_format':f,'calls':calls,'error':f'{type(e).__name__}: {e}'}
-            rows.append(r)
-            if o:
-                b=list(o)
-                for _ in range(R.randint(0,4)):
-                    i=R.randrange(len(b)+1)
-                    z=R.random()
-                    if z<0.4 and b: del b[min(i,len(b)-1)]
-                    elif z<0.8: b.insert(i,R.choice(['"',"'",'{','}','[',']','\n',' ','x','<','>',',','1','\\',':','(',')','=']))
-                    else: b.insert(i,text(1,2))
-                c=''.join(b)
-                if R.random()<0.3: c=text(0,3)+c
-                if R.random()<0.3: c=c+text(0,3)
-                if R.random()<0.2: c=c+'\n'+o
-                r={'kind':'tool_extractor','tool_format':f,'content':c}
-                try:
-                    x=u.tool_extractor(c); r['extracted']=[list(q) for q in x] if isinstance(x,list) else x
-                except Exception as e: r['error']=f'{type(e).__name__}: {e}'
-                rows.append(r)
-    W('templates/tool_utils.jsonl',rows)
 def tokenizers():
     for tn in sorted(os.listdir(f'{FIX}/tokenizers')):
         if not os.path.isdir(f'{FIX}/tokenizers/{tn}'): continue
@@ -217,176 +154,5 @@ def jinjas():
             rows.append(r)
     os.system(f'mkdir -p {out}/chat_templates && cp -r {FIX}/chat_templates/jinja {out}/chat_templates/')
     W('chat_templates/rendered.jsonl',rows)
-if 'templates' in parts: templates()
-if 'tools' in parts: toolrows()
 if 'tokenizers' in parts: tokenizers()
 if 'jinja' in parts: jinjas()
-if 'processors' not in parts: sys.exit(0)
-import types as T
-from llamafactory.data.parser import DatasetAttr
-from llamafactory.data.converter import get_dataset_converter
-from llamafactory.data.processor import *
-from llamafactory.data.processor import SupervisedDatasetProcessor,PackedSupervisedDatasetProcessor,PairwiseDatasetProcessor,FeedbackDatasetProcessor,PretrainDatasetProcessor,UnsupervisedDatasetProcessor
-ATTR=['formatting','ranking','system','tools','images','videos','audios','chosen','rejected','kto_tag','prompt','query','response','history','messages','role_tag','content_tag','user_tag','assistant_tag','observation_tag','function_tag','system_tag']
-def maybe(a,p): return a if R.random()<p else None
-def longtext():
-    return text(0,R.choice([3,12,40,120]))
-def raw(kind):
-    fmt=R.choice(['alpaca','sharegpt','openai']) if kind!='pt' else 'alpaca'
-    a=DatasetAttr('file','x'); a.formatting=fmt
-    a.ranking = kind=='pairwise'
-    d={}
-    if fmt=='alpaca':
-        a.prompt='instruction'; a.query='input'; a.response='output'; a.history=maybe('history',.5); a.system=maybe('system',.5); a.tools=None
-        d={'instruction':longtext() if R.random()<.95 else '','input':R.choice(['',text(0,5),None]),'output':longtext() if R.random()<.9 else ''}
-        if R.random()<.02: d['instruction']=None
-        if a.history: d['history']=R.choice([None,[],[[text(0,4),text(0,5)] for _ in range(R.randint(1,3))]])
-        if a.system: d['system']=R.choice([None,'',text(1,5)])
-        if kind=='pairwise':
-            a.chosen='chosen'; a.rejected='rejected'; d['chosen']=longtext(); d['rejected']=longtext(); d.pop('output')
-            a.response=None
-        if kind=='kto': a.kto_tag='label'; d['label']=R.random()<.5
-    else:
-        a.messages='messages'; a.system=maybe('system',.4); a.tools=maybe('tools',.5)
-        if fmt=='sharegpt': role,con,tags='from','value',dict(user='human',assistant='gpt',observation='observation',function='function_call',system='system')
-        else: role,con,tags='role','content',dict(user='user',assistant='assistant',observation='tool',function='function',system='system')
-        if R.random()<.3: tags=dict(user='u',assistant='a',observation='o',function='f',system='s'); role,con='r','c'
-        a.role_tag,a.content_tag,a.user_tag,a.assistant_tag,a.observation_tag,a.function_tag,a.system_tag=role,con,tags['user'],tags['assistant'],tags['observation'],tags['function'],tags['system']
-        ms=conv()
-        if R.random()<.3: ms=[{'role':'system','content':text(0,4)}]+ms
-        if R.random()<.08: ms.pop(R.randrange(len(ms)))
-        if R.random()<.05 and ms: ms[R.randrange(len(ms))]['role']=R.choice(list(tags))
-        m2=[{role:tags[m['role']],con:(m['content'] if R.random()<.98 else '')} for m in ms]
-        if fmt=='openai':
-            for m,o in zip(m2,ms):
-                if o['role']=='function' and R.random()<.8:
-                    m[role]=tags['assistant']; m[con]=R.choice(['',None,text(0,3)]); m['tool_calls']=[{'type':'function','id':'1','function':{'name':'get','arguments':R.choice([json.dumps({'a':text(0,2)},ensure_ascii=False),{'a':1}])}} for _ in range(R.randint(1,2))]
-            if R.random()<.2 and len(m2)>2:
-                k=R.randrange(len(m2)); m2.insert(k,dict(m2[k]))
-        d={'messages':m2}
-        if a.system: d['system']=R.choice(['',text(1,5),None])
-        if a.tools:
-            tl=json.loads(tools()); d['tools']=R.choice([tools(),'',None]) if fmt=='sharegpt' else R.choice([tl,tools(),None,''])
-        if kind=='pairwise':
-            a.chosen='chosen'; a.rejected='rejected'
-            if m2 and R.random()<.95: m2.pop()
-            d['chosen']={role:tags['assistant'],con:longtext()}; d['rejected']={role:tags[R.choice(['assistant']*9+['user'])],con:longtext()}
-        if kind=='kto': a.kto_tag='label'; d['label']=R.random()<.5
-    at={k:getattr(a,k) for k in ATTR}
-    return a,at,d
-DA=T.SimpleNamespace(media_dir='/tmp',dataset_dir='/tmp')
-def examples(kind,dirn,N):
-    rows=[]; ex=[]
-    for i in range(N):
-        a,at,d=raw(kind)
-        r={'id':i,'dataset_attr':at,'raw':d}
-        try:
-            c=get_dataset_converter(a.formatting,a,DA)(copy.deepcopy(d)); r['aligned']=c; 
-            if kind=='sft': r['error']=None
-            ex.append(c)
-        except Exception as e:
-            r['error']=f'{type(e).__name__}: {e}'; ex.append(None)
-        rows.append(json.loads(json.dumps(r)))
-    W(f'{dirn}/examples.jsonl',rows)
-    return ex
-def args(**k):
-    return T.SimpleNamespace(**dict(dict(template=None,train_on_prompt=False,tool_format=None,default_system=None,enable_thinking=True,preserve_thinking=False,cutoff_len=64,mask_history=False,packing=False,neat_packing=False,media_dir='/tmp'),**k))
-KEYS=['template','train_on_prompt','tool_format','default_system','enable_thinking','preserve_thinking','cutoff_len','mask_history','packing','neat_packing']
-from llamafactory.data.template import get_template_and_fix_tokenizer
-names=[x for x in sorted(TEMPLATES) if type(TEMPLATES[x].mm_plugin).__name__=='BasePlugin'] # others want images' processor
-ORIGINAL=copy.deepcopy(TEMPLATES)
-def setup(a,tn):
-    TEMPLATES[a.template]=copy.deepcopy(ORIGINAL[a.template]) # what is set on a template stays set otherwise
-    tk=tok(tn); t=get_template_and_fix_tokenizer(tk,a)
-    return t,tk
-def head(kind,a,tn,tk): return {'kind':kind,'template':a.template,'tokenizer':tn,'args':{k:getattr(a,k) for k in KEYS},'bos_token_id':tk.bos_token_id,'eos_token_id':tk.eos_token_id,'pad_token_id':tk.pad_token_id}
-def pick(): return R.choice(names),R.choice(['tiny_qwen','tiny_llama3','tiny_qwen','tiny_llama3','llama2','llama2_nonlegacy'])
-def batch(exs): return {k:[e[k] for e in exs] for k in ('_prompt','_response','_system','_tools','_images','_videos','_audios')}
-FIELDS={'supervised':('input_ids','labels'),'unsupervised':('input_ids','labels'),'pairwise':('chosen_input_ids','chosen_labels','rejected_input_ids','rejected_labels')}
-def per(kind,P,exs,dirn,count,fname):
-    rows=[]
-    for _ in range(count):
-        name,tn=pick()
-        a=args(template=name,cutoff_len=R.choice([1,2,3,4,5,8,16,24,40,64,100,256,1024]),enable_thinking=R.choice([True,True,False,None]),preserve_thinking=R.random()<.2,tool_format=R.choice([None]*6+FORMATS[:]),default_system=R.choice([None,None,text(1,3)]))
-        if kind=='supervised':
-            z=R.random()
-            if z<.3: a.mask_history=True
-            elif z<.45: a.train_on_prompt=True
-        try: t,tk=setup(a,tn)
-        except Exception as e: continue
-        p=P(template=t,tokenizer=tk,processor=None,data_args=a)
-        r=head(kind,a,tn,tk)
-        if kind=='supervised': r['efficient_eos']=t.efficient_eos
-        outs=[]
-        for i,e in enumerate(exs):
-            if e is None: continue
-            o={'example':i}
-            try:
-                m=p.preprocess_dataset(copy.deepcopy(batch([e])))
-                if not m.get(FIELDS[kind][0]): o['dropped']=True
-                else:
-                    for f in FIELDS[kind]: o[f]=[int(x) for x in m[f][0]]
-            except Exception as er: o['error']=f'{type(er).__name__}: {er}'
-            outs.append(o)
-        r['outputs']=outs; rows.append(r)
-    W(f'{dirn}/{fname}',rows)
-N=60; C=n*6
-exs=examples('sft','sft',N)
-per('supervised',SupervisedDatasetProcessor,exs,'sft',C,'supervised.jsonl')
-per('unsupervised',UnsupervisedDatasetProcessor,exs,'sft',C//2,'unsupervised.jsonl')
-rows=[]
-for _ in range(C):
-    name,tn=pick(); a=args(template=name,cutoff_len=R.choice([3,8,16,24,40,64,100,256,1024]),enable_thinking=R.choice([True,True,False,None]),mask_history=R.random()<.2,packing=True,neat_packing=R.random()<.5)
-    try: t,tk=setup(a,tn)
-    except Exception: continue
-    p=PackedSupervisedDatasetProcessor(template=t,tokenizer=tk,processor=None,data_args=a)
-    r=head('packed',a,tn,tk)
-    ids=[i for i,e in enumerate(exs) if e is not None]; R.shuffle(ids); ids=ids[:R.randint(1,len(ids))]
-    ok=[]
-    for i in ids:
-        try: SupervisedDatasetProcessor(template=t,tokenizer=tk,processor=None,data_args=a).preprocess_dataset(copy.deepcopy(batch([exs[i]]))); ok.append(i)
-        except Exception: pass
-    r['examples']=ok
-    try:
-        m=p.preprocess_dataset(copy.deepcopy(batch([exs[i] for i in ok])))
-        for f in ('input_ids','labels','attention_mask','position_ids'): r[f]=[[int(x) for x in q] for q in m.get(f,[])]
-        pp=m.get('packing_params'); r['packing_params']=None if pp is None or pp and pp[0] is None else pp
-    except Exception as e: r['error']=f'{type(e).__name__}: {e}'
-    rows.append(r)
-W('sft/packed.jsonl',rows)
-exs=examples('pairwise','pairwise',N)
-per('pairwise',PairwiseDatasetProcessor,exs,'pairwise',C//2,'pairwise.jsonl')
-exs=examples('kto','kto',N)
-rows=[]
-for _ in range(C//2):
-    name,tn=pick(); a=args(template=name,cutoff_len=R.choice([1,3,8,16,24,40,64,256]),enable_thinking=R.choice([True,True,False,None]))
-    try: t,tk=setup(a,tn)
-    except Exception: continue
-    ids=[i for i,e in enumerate(exs) if e is not None and e['_prompt'] and e['_response']]
-    ok=[]
-    for i in ids:
-        try: UnsupervisedDatasetProcessor(template=t,tokenizer=tk,processor=None,data_args=a).preprocess_dataset(copy.deepcopy(batch([exs[i]]))); ok.append(i)
-        except Exception: pass
-    R.shuffle(ok); ok=ok[:R.randint(1,20)]
-    r=head('kto',a,tn,tk); r['examples']=ok
-    try:
-        m=FeedbackDatasetProcessor(template=t,tokenizer=tk,processor=None,data_args=a).preprocess_dataset(copy.deepcopy(batch([exs[i] for i in ok])))
-        for f,g in (('input_ids','input_ids'),('labels','labels'),('kl_input_ids','kl_input_ids'),('kl_labels','kl_labels')): r[f]=[[int(x) for x in q] for q in m.get(g,[])]
-        r['kto_tags']=list(m.get('kto_tags',[]))
-    except Exception as e: r['error']=f'{type(e).__name__}: {e}'
-    rows.append(r)
-W('kto/kto.jsonl',rows)
-texts=[{'id':i,'text':longtext()} for i in range(20)]
-W('pt/texts.jsonl',texts)
-rows=[]
-for _ in range(C//2):
-    name,tn=pick(); a=args(template=name,cutoff_len=R.choice([1,2,5,16,24,64,256]),packing=R.random()<.5)
-    try: t,tk=setup(a,tn)
-    except Exception: continue
-    r={'kind':'pt','template':name,'tokenizer':tn,'cutoff_len':a.cutoff_len,'packing':a.packing,'add_bos_token':bool(getattr(tk,'add_bos_token',False)),'bos_token_id':tk.bos_token_id,'eos_token_id':tk.eos_token_id,'pad_token_id':tk.pad_token_id,'eos_text':'<|end_of_text|>' if name=='llama3' else tk.eos_token}
-    try:
-        m=PretrainDatasetProcessor(template=t,tokenizer=tk,processor=None,data_args=a).preprocess_dataset({'_prompt':[[{'role':'user','content':x['text']}] for x in texts]})
-        r['input_ids']=[[int(x) for x in q] for q in m.get('input_ids',[])]
-    except Exception as e: r['error']=f'{type(e).__name__}: {e}'
-    rows.append(r)
-W('pt/pretrain.jsonl',rows)
