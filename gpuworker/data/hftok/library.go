@@ -3,6 +3,7 @@ package hftok
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/daulet/tokenizers"
 
@@ -15,6 +16,10 @@ type library struct {
 	t      *tokenizers.Tokenizer
 	vocab  map[string]int32
 	tokens map[int32]string
+	// added are the file's added tokens, which whole knows: it decodes what has some of them, since decoders and the space between tokens of a
+	// tokenizer without one reach over them. It is loaded when first needed.
+	added map[string]int32
+	whole func() (*tokenizers.Tokenizer, error)
 }
 
 func newLibrary(raw []byte) (*library, error) {
@@ -22,13 +27,24 @@ func newLibrary(raw []byte) (*library, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Set("added_tokens", []any{})
 	o.Set("post_processor", nil)
+	complete := pyjson.Dumps(o)
+	list, _ := o.Value("added_tokens").([]any)
+	o.Set("added_tokens", []any{})
 	t, err := tokenizers.FromBytes([]byte(pyjson.Dumps(o)))
 	if err != nil {
 		return nil, fmt.Errorf("cannot load the tokenizer: %w", err)
 	}
 	l := &library{t: t, vocab: map[string]int32{}, tokens: map[int32]string{}}
+	l.added = map[string]int32{}
+	for _, v := range list {
+		a, _ := v.(*pyjson.Object)
+		s, _ := a.Value("content").(string)
+		if id, ok := a.Value("id").(int64); ok {
+			l.added[s] = int32(id)
+		}
+	}
+	l.whole = sync.OnceValues(func() (*tokenizers.Tokenizer, error) { return tokenizers.FromBytes([]byte(complete)) })
 	m, _ := o.Value("model").(*pyjson.Object)
 	switch v := m.Value("vocab").(type) {
 	case *pyjson.Object:
@@ -71,9 +87,10 @@ func (l *library) append(dst []int32, text string, _ bool) []int32 {
 func (l *library) decode(tokens []string) string {
 	ids := make([]uint32, 0, len(tokens))
 	var out strings.Builder
+	by := l.t
 	flush := func() {
 		if len(ids) > 0 {
-			out.WriteString(l.t.Decode(ids, false))
+			out.WriteString(by.Decode(ids, false))
 			ids = ids[:0]
 		}
 	}
@@ -82,7 +99,14 @@ func (l *library) decode(tokens []string) string {
 			ids = append(ids, uint32(id))
 			continue
 		}
-		flush()
+		if id, ok := l.added[t]; ok {
+			if whole, err := l.whole(); err == nil {
+				by = whole
+				ids = append(ids, uint32(id))
+				continue
+			}
+		}
+		flush() // a token that was added later
 		out.WriteString(t)
 	}
 	flush()
