@@ -32,7 +32,7 @@ type Config struct {
 	Cloud string
 	// Endpoint overrides the address of the metadata service ("http://169.254.169.254", of GCP "http://metadata.google.internal").
 	Endpoint string
-	// Poll is the pace of asking (default 5 s, as AWS recommends; Google's service answers as soon as there is news).
+	// Poll is the pace of asking (default 5 s, as AWS recommends).
 	Poll time.Duration
 	// Timeout bounds one request (default 2 s).
 	Timeout time.Duration
@@ -78,7 +78,8 @@ func (c Config) Validate() error {
 // Notice is the announcement that the machine goes.
 type Notice struct {
 	Cloud string
-	// At is when it goes at the earliest; zero when the cloud did not say.
+	// At is when it goes at the earliest; zero when the cloud did not say. It is a moment of this process's monotonic clock, counted from the
+	// answer by the metadata service's own clock: time.Until(At) is right whatever this machine's wall clock says.
 	At time.Time
 	// What the cloud calls it.
 	What string
@@ -93,6 +94,10 @@ type Watcher struct {
 	renewAt time.Time
 	// advised: the rebalance recommendation was logged.
 	advised bool
+	// quiet is when the service was last asked and knew of no notice; zero while it never said so.
+	quiet time.Time
+	// now is the machine's clock; a field for tests.
+	now func() time.Time
 }
 
 // New makes a watcher. Errors: the configuration's.
@@ -102,7 +107,7 @@ func New(cfg Config) (*Watcher, error) {
 		return nil, err
 	}
 	// The metadata service is on the machine itself: no proxy, and no redirects to elsewhere.
-	return &Watcher{cfg: cfg, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true},
+	return &Watcher{cfg: cfg, now: time.Now, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
@@ -115,6 +120,7 @@ func (w *Watcher) Wait(ctx context.Context) (Notice, error) {
 	}
 	failing := false
 	for {
+		asked := w.now()
 		n, found, err := w.ask(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -124,6 +130,9 @@ func (w *Watcher) Wait(ctx context.Context) (Notice, error) {
 			failing = true
 		case err == nil:
 			failing = false
+			if !found {
+				w.quiet = asked
+			}
 		}
 		if found {
 			return n, nil
@@ -154,58 +163,94 @@ func (w *Watcher) ask(ctx context.Context) (Notice, bool, error) {
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 1 << 20
 
-// call returns status and body of one request.
-func (w *Watcher) call(ctx context.Context, method, path string, header map[string]string) (int, []byte, error) {
+// answer is what the metadata service said.
+type answer struct {
+	status int
+	body   []byte
+	// sent is when it was asked, with the monotonic reading; date is its own time when it answered, zero where it did not tell.
+	sent, date time.Time
+}
+
+// dateWidth is how much later than its Date header an answer may have been made: the header has whole seconds.
+const dateWidth = time.Second
+
+// moment is a time that the service named as a moment of this process's monotonic clock: as long after the request as it is after the answer's
+// date. It is no later than meant, by dateWidth and the time that the answer took at most. A service that does not date its answers is taken to
+// have this machine's time, but to give no more notice than longest: a clock that is behind must not promise time that there is not.
+func (a answer) moment(at time.Time, longest time.Duration) time.Time {
+	if at.IsZero() {
+		return at
+	}
+	if a.date.IsZero() {
+		return a.sent.Add(min(at.Sub(a.sent.Round(0)), longest) - dateWidth)
+	}
+	return a.sent.Add(at.Sub(a.date) - dateWidth)
+}
+
+// call makes one request.
+func (w *Watcher) call(ctx context.Context, method, path string, header map[string]string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, w.cfg.Endpoint+path, http.NoBody)
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot make the request: %w", err)
+		return answer{}, fmt.Errorf("cannot make the request: %w", err)
 	}
+	out := answer{sent: w.now()}
 	for k, v := range header {
 		req.Header.Set(k, v)
 	}
 	resp, err := w.http.Do(req)
 	if err != nil {
-		return 0, nil, fmt.Errorf("cannot ask the metadata service: %w", err)
+		return answer{}, fmt.Errorf("cannot ask the metadata service: %w", err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return 0, nil, fmt.Errorf("cannot read the metadata service's answer: %w", err)
+	if out.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer)); err != nil {
+		return answer{}, fmt.Errorf("cannot read the metadata service's answer: %w", err)
 	}
-	return resp.StatusCode, body, nil
+	out.status = resp.StatusCode
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		out.date = date
+	}
+	return out, nil
 }
 
 // tokenLife is how long an IMDSv2 token is asked to live.
 const tokenLife = 6 * time.Hour
 
+// The longest notice that the clouds give: AWS two minutes, Azure at most 15 minutes before it terminates.
+const (
+	awsNotice   = 2 * time.Minute
+	azureNotice = 15 * time.Minute
+)
+
 // aws asks IMDSv2: a session token by PUT, then spot/instance-action, which is 404 until the notice (two minutes ahead).
 func (w *Watcher) aws(ctx context.Context) (Notice, bool, error) {
-	if w.token == "" || time.Now().After(w.renewAt) {
-		status, body, err := w.call(ctx, http.MethodPut, "/latest/api/token", map[string]string{"X-aws-ec2-metadata-token-ttl-seconds": fmt.Sprint(int(tokenLife.Seconds()))})
+	if w.token == "" || w.now().After(w.renewAt) {
+		a, err := w.call(ctx, http.MethodPut, "/latest/api/token", map[string]string{"X-aws-ec2-metadata-token-ttl-seconds": fmt.Sprint(int(tokenLife.Seconds()))})
 		if err != nil {
 			return Notice{}, false, err
 		}
-		if status != http.StatusOK {
-			return Notice{}, false, fmt.Errorf("cannot get a token of IMDSv2: status %d", status)
+		if a.status != http.StatusOK {
+			return Notice{}, false, fmt.Errorf("cannot get a token of IMDSv2: status %d", a.status)
 		}
-		w.token, w.renewAt = string(body), time.Now().Add(tokenLife/2)
+		w.token, w.renewAt = string(a.body), w.now().Add(tokenLife/2)
 	}
 	header := map[string]string{"X-aws-ec2-metadata-token": w.token}
-	status, body, err := w.call(ctx, http.MethodGet, "/latest/meta-data/spot/instance-action", header)
+	a, err := w.call(ctx, http.MethodGet, "/latest/meta-data/spot/instance-action", header)
 	switch {
 	case err != nil:
 		return Notice{}, false, err
-	case status == http.StatusUnauthorized:
+	case a.status == http.StatusUnauthorized:
 		w.token = ""
 		return Notice{}, false, errors.New("the metadata service refused the token")
-	case status == http.StatusOK:
-		return parseAWS(body)
-	case status != http.StatusNotFound:
-		return Notice{}, false, fmt.Errorf("cannot read spot/instance-action: status %d", status)
+	case a.status == http.StatusOK:
+		n, found, err := parseAWS(a.body)
+		n.At = a.moment(n.At, awsNotice)
+		return n, found, err
+	case a.status != http.StatusNotFound:
+		return Notice{}, false, fmt.Errorf("cannot read spot/instance-action: status %d", a.status)
 	}
 	if !w.advised {
-		if status, body, err := w.call(ctx, http.MethodGet, "/latest/meta-data/events/recommendations/rebalance", header); err == nil && status == http.StatusOK {
-			w.cfg.Logger.Warn("AWS recommends to leave this machine: it is at elevated risk of interruption", "answer", string(body))
+		if a, err := w.call(ctx, http.MethodGet, "/latest/meta-data/events/recommendations/rebalance", header); err == nil && a.status == http.StatusOK {
+			w.cfg.Logger.Warn("AWS recommends to leave this machine: it is at elevated risk of interruption", "answer", string(a.body))
 			w.advised = true
 		}
 	}
@@ -229,34 +274,41 @@ func parseAWS(body []byte) (Notice, bool, error) {
 // gcpNotice is what Google gives between the notice and the end.
 const gcpNotice = 30 * time.Second
 
-// gcp asks instance/preempted, TRUE from the notice on.
+// gcp asks instance/preempted, TRUE from the notice on. It came after the last answer that knew of none; one that is there at the first look
+// may be of any age, and is taken for new.
 func (w *Watcher) gcp(ctx context.Context) (Notice, bool, error) {
-	status, body, err := w.call(ctx, http.MethodGet, "/computeMetadata/v1/instance/preempted", map[string]string{"Metadata-Flavor": "Google"})
+	a, err := w.call(ctx, http.MethodGet, "/computeMetadata/v1/instance/preempted", map[string]string{"Metadata-Flavor": "Google"})
 	if err != nil {
 		return Notice{}, false, err
 	}
-	if status != http.StatusOK {
-		return Notice{}, false, fmt.Errorf("cannot read instance/preempted: status %d", status)
+	if a.status != http.StatusOK {
+		return Notice{}, false, fmt.Errorf("cannot read instance/preempted: status %d", a.status)
 	}
-	switch strings.TrimSpace(string(body)) {
+	switch strings.TrimSpace(string(a.body)) {
 	case "TRUE":
-		return Notice{Cloud: GCP, At: time.Now().Add(gcpNotice), What: "preempted"}, true, nil
+		from := w.quiet
+		if from.IsZero() {
+			from = a.sent
+		}
+		return Notice{Cloud: GCP, At: from.Add(gcpNotice), What: "preempted"}, true, nil
 	case "FALSE":
 		return Notice{}, false, nil
 	}
-	return Notice{}, false, fmt.Errorf("cannot read instance/preempted: it says %.40q", body)
+	return Notice{}, false, fmt.Errorf("cannot read instance/preempted: it says %.40q", a.body)
 }
 
 // azure asks the scheduled events for one that ends this machine.
 func (w *Watcher) azure(ctx context.Context) (Notice, bool, error) {
-	status, body, err := w.call(ctx, http.MethodGet, "/metadata/scheduledevents?api-version=2020-07-01", map[string]string{"Metadata": "true"})
+	a, err := w.call(ctx, http.MethodGet, "/metadata/scheduledevents?api-version=2020-07-01", map[string]string{"Metadata": "true"})
 	if err != nil {
 		return Notice{}, false, err
 	}
-	if status != http.StatusOK {
-		return Notice{}, false, fmt.Errorf("cannot read the scheduled events: status %d", status)
+	if a.status != http.StatusOK {
+		return Notice{}, false, fmt.Errorf("cannot read the scheduled events: status %d", a.status)
 	}
-	return parseAzure(body)
+	n, found, err := parseAzure(a.body)
+	n.At = a.moment(n.At, azureNotice)
+	return n, found, err
 }
 
 func parseAzure(body []byte) (Notice, bool, error) {

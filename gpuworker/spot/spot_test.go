@@ -16,11 +16,18 @@ type cloud struct {
 	broken  atomic.Bool
 	strange atomic.Int64
 	tokens  atomic.Int64
+	// at is when the machine goes, by the service's clock, which is ahead of this machine's by ahead; undated answers do not tell the time.
 	at      time.Time
+	ahead   time.Duration
+	undated bool
 }
 
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	say := func(status int, body string) {
+		w.Header().Set("Date", time.Now().Add(c.ahead).UTC().Format(http.TimeFormat))
+		if c.undated {
+			w.Header()["Date"] = nil
+		}
 		w.WriteHeader(status)
 		_, _ = w.Write([]byte(body))
 	}
@@ -92,13 +99,66 @@ func TestNotices(t *testing.T) {
 				t.Fatal(err)
 			}
 			left := time.Until(n.At)
-			if n.Cloud != name || n.What == "" || name != GCP && !n.At.Equal(c.at) || name == GCP && (left < 20*time.Second || left > gcpNotice) {
+			if n.Cloud != name || n.What == "" || left < 20*time.Second || name != GCP && n.At.After(c.at) || name == GCP && left > gcpNotice {
 				t.Errorf("notice %+v", n)
 			}
 			if c.strange.Load() != 0 || c.tokens.Load() > 1 {
 				t.Errorf("%d requests without the header, %d tokens", c.strange.Load(), c.tokens.Load())
 			}
 		})
+	}
+}
+
+// TestNoticesWhenAClockIsWrong: what a notice leaves is counted by the clock of the service that gave it, so that this machine's may be an hour
+// off either way; it is never more than there is, and, where the service tells its time, at most some seconds less.
+func TestNoticesWhenAClockIsWrong(t *testing.T) {
+	for _, name := range []string{AWS, Azure} {
+		for what, c := range map[string]*cloud{"right": {}, "behind": {ahead: time.Hour}, "ahead": {ahead: -time.Hour},
+			"behind, undated": {ahead: time.Hour, undated: true}, "ahead, undated": {ahead: -time.Hour, undated: true}} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				srv := httptest.NewServer(c)
+				defer srv.Close()
+				w, err := New(Config{Cloud: name, Endpoint: srv.URL, Poll: 2 * time.Millisecond})
+				if err != nil {
+					t.Fatal(err)
+				}
+				const notice = 2 * time.Minute
+				ends := time.Now().Add(notice)
+				c.at = ends.Add(c.ahead).UTC().Truncate(time.Second)
+				c.taken.Store(true)
+				n, err := w.Wait(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				// Azure gives up to 15 minutes: an undated answer to a clock that is behind cannot be told from those.
+				if most := ends.Add(map[bool]time.Duration{true: azureNotice - notice}[name == Azure && c.undated && c.ahead > 0]); n.At.After(most) {
+					t.Errorf("the notice promises %s, there are %s", time.Until(n.At), time.Until(most))
+				}
+				if least := ends.Add(-15 * time.Second); !c.undated && n.At.Before(least) {
+					t.Errorf("the notice leaves %s of %s", time.Until(n.At), time.Until(ends))
+				}
+			})
+		}
+	}
+}
+
+// TestNoticeOfGoogleCountsFromTheLastQuietAnswer: the 30 s began at some time after it, not when somebody looked.
+func TestNoticeOfGoogleCountsFromTheLastQuietAnswer(t *testing.T) {
+	c := &cloud{}
+	srv := httptest.NewServer(c)
+	defer srv.Close()
+	w, err := New(Config{Cloud: GCP, Endpoint: srv.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.quiet = time.Now().Add(-20 * time.Second)
+	c.taken.Store(true)
+	n, err := w.Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := w.quiet.Add(gcpNotice); !n.At.Equal(want) {
+		t.Errorf("the notice ends at %s, expected %s", n.At, want)
 	}
 }
 
