@@ -143,7 +143,7 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	if near := config.Nearest(name, names, 2); len(near) > 0 {
 		return e.WithHint("did you mean %s?", strings.Join(near, " or "))
 	}
-	return e.WithHint("tunefleet help lists the commands")
+	return e.WithHint("%s --help lists the commands", cmd.CommandPath())
 }
 
 // flagError adds the nearest flag to cobra's complaint.
@@ -151,6 +151,10 @@ func flagError(cmd *cobra.Command, err error) error {
 	e := schemas.Errorf(schemas.CodeUsage, "", "%v", err)
 	name, ok := strings.CutPrefix(err.Error(), "unknown flag: --")
 	if !ok {
+		// pflag names the function of the standard library that could not read a number.
+		if what, _, raw := strings.Cut(err.Error(), ": strconv."); raw {
+			e = schemas.Errorf(schemas.CodeUsage, "", "%s: it is no number, or one out of range", what)
+		}
 		return e.WithHint("%s --help shows the flags", cmd.CommandPath())
 	}
 	var names []string
@@ -176,6 +180,9 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 // exactArgs is cobra.ExactArgs with our error code.
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
+		if len(names) == 0 && len(args) > 0 {
+			return schemas.Errorf(schemas.CodeUsage, "", "%s takes no arguments, got %q", cmd.CommandPath(), args[0])
+		}
 		if len(args) != len(names) {
 			return schemas.Errorf(schemas.CodeUsage, "", "%s takes %d argument(s) (%s), got %d", cmd.CommandPath(), len(names), strings.Join(names, " "), len(args))
 		}

@@ -18,7 +18,7 @@ const envProcessStart = "BENCH_PROCESS_START"
 func (a *app) benchCommand() *cobra.Command {
 	var o verify.BenchOptions
 	c := &cobra.Command{
-		Use: "bench", Short: "Train a llama of 34 M parameters on random tokens and measure speed, memory and start-up", Args: cobra.NoArgs,
+		Use: "bench", Short: "Train a llama of 34 M parameters on random tokens and measure speed, memory and start-up", Args: exactArgs(),
 		Long: "Train a llama of 34 M parameters (512 hidden, 8 layers, vocabulary 8192) on random tokens, 4 x 512 a step, AdamW, clipping at 1.0,\n" +
 			"fp32, through the same engine as training stages. `go tool task bench` runs it alternating with PyTorch and prints the ratios.",
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -44,7 +44,7 @@ func state(f train.Footprint) int64 { return f.Weights + f.Gradients + f.Optimiz
 func (a *app) benchZeroCommand() *cobra.Command {
 	var seq int
 	c := &cobra.Command{
-		Use: "zero", Short: "Measure what a rank holds with ZeRO-3 on 1, 2 and 4 ranks, beside what plan predicts", Args: cobra.NoArgs,
+		Use: "zero", Short: "Measure what a rank holds with ZeRO-3 on 1, 2 and 4 ranks, beside what plan predicts", Args: exactArgs(),
 		Long: "Runs one step of full fine-tuning of the bench model (34 M parameters, AdamW, fp32) on 1, 2 and 4 ranks with ZeRO-3, each rank a goroutine\n" +
 			"with a device of its own. Exits with 1 when a rank's model state (weights, gradients, optimizer) is not within 5 % of its share, when four\n" +
 			"ranks do not save 60 % of what one takes in all, or when the prediction is more than 5 % off.",

@@ -20,7 +20,7 @@ func fetchCache() (*remote.Fetcher, error) { return remote.New(remote.FromEnv(os
 
 func (a *app) cacheListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "ls", Short: "List the models, adapters and data sets that were fetched, the last used first", Args: cobra.NoArgs,
+		Use: "ls", Short: "List the models, adapters and data sets that were fetched, the last used first", Args: exactArgs(),
 		RunE: func(*cobra.Command, []string) error {
 			f, err := fetchCache()
 			if err != nil {
@@ -54,7 +54,7 @@ func (a *app) cachePruneCommand() *cobra.Command {
 		Long: "Prune removes files that belong to no entry, downloads that nobody has gone on with for a week, and then the entries that were used longest\n" +
 			"ago until at most --max-bytes are left. Runs that were submitted need nothing of the cache: their files were uploaded. After each fetch the\n" +
 			"same is done by itself with TUNEFLEET_REMOTE_CACHE_BYTES (default 256 GiB, none: no bound).",
-		Args: cobra.NoArgs,
+		Args: exactArgs(),
 		RunE: func(*cobra.Command, []string) error {
 			if bytes < 0 || keep < 0 {
 				return schemas.Errorf(schemas.CodeUsage, "max-bytes, keep", "must not be negative")

@@ -27,8 +27,12 @@ func (a *app) trainCommand() *cobra.Command {
 	var dry bool
 	c := &cobra.Command{
 		Use: "train [FILE] [key=value ...]", Short: "Fine-tune from a configuration and wait for the result",
-		Long: "Train resolves a configuration (model:, training:, data:; or a run spec), hands it to the queue, follows it, and puts the result into\n" +
-			"output_dir and the logs into log_dir. Without a configured server everything runs embedded on this machine.",
+		Long: "Train resolves a configuration (model:, training:, data:; a YAML or JSON of LLaMA-Factory as it is; or a run spec), hands it to the\n" +
+			"queue, follows it, and puts the result into output_dir and the logs into log_dir. Without a configured server everything runs embedded\n" +
+			"on this machine. Values can be changed on the command line: key=value, with the keys of the file.",
+		Example: "  tunefleet train --config finetune.yaml --output_dir ./output --num_workers 2\n" +
+			"  tunefleet train finetune.yaml training.learning_rate=1e-4 --dry-run\n" +
+			"  tunefleet train examples/train_lora/llama3_lora_sft.yaml learning_rate=1e-4    # LLaMA-Factory's",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {
