@@ -105,7 +105,7 @@ func (t *train) compareGolden(ctx context.Context, name string, m method, s *ses
 	}
 	for _, k := range required {
 		if _, ok := f.Info(k); !ok {
-			t.rep.fail(file+":"+k, "the reference tensor is missing")
+			t.missing(file+":"+k, "the reference tensor is missing")
 		}
 	}
 	return nil

@@ -179,11 +179,15 @@ func readJSON(root *os.Root, name string, dst any) error {
 	return nil
 }
 
-// readTrajectory reads a run's reference; a missing file, or one without a log, is an absent reference, not an error.
+// readTrajectory reads a run's reference; a missing file, or one without a log or without the steps' losses, is an absent reference, not an
+// error.
 func readTrajectory(root *os.Root, run string) (trajectory, error) {
 	var raw struct {
 		trajectory
-		Log *[]stepLog `json:"log"`
+		Log []struct {
+			stepLog
+			Loss *float64 `json:"loss"`
+		} `json:"log"`
 	}
 	err := readJSON(root, run+"/trajectory.json", &raw)
 	if errors.Is(err, os.ErrNotExist) {
@@ -194,8 +198,15 @@ func readTrajectory(root *os.Root, run string) (trajectory, error) {
 	}
 	t := raw.trajectory
 	t.fileExists = true
-	if raw.Log != nil {
-		t.Log, t.haveLog = *raw.Log, true
+	for _, e := range raw.Log {
+		if e.Loss == nil { // a step whose results were taken out
+			t.Log = nil
+			return t, nil
+		}
+		l := e.stepLog
+		l.Loss = *e.Loss
+		t.Log = append(t.Log, l)
 	}
+	t.haveLog = len(t.Log) > 0
 	return t, nil
 }

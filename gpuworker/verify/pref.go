@@ -301,6 +301,16 @@ func (p *pref) scalar(place string, got float64, want *float64) {
 	p.t.rep.add(relative(place, got, *want, scalarRel, tensorFloor))
 }
 
+// entry compares a number of losses.json's entry m, which may hold settings alone.
+func (p *pref) entry(place string, m map[string]any, key string, got, rel, floor float64) {
+	want, ok := m[key].(float64)
+	if !ok {
+		p.t.rep.Absent = append(p.t.rep.Absent, place+key)
+		return
+	}
+	p.t.rep.add(relative(place+key, got, want, rel, floor))
+}
+
 // list compares numbers that are differences of sums: to the tolerance of those sums.
 func (p *pref) list(key string, got, want []float64) {
 	p.out[key] = got
@@ -404,8 +414,8 @@ func (p *pref) kto(ctx context.Context) error {
 	if p.ref.KTO != nil {
 		place := path.Join(prefName, "losses.json") + ":kto."
 		// A mean of differences of sums: to the tolerance of those.
-		p.t.rep.add(relative(place+"kl", max(0, raw), number(p.ref.KTO, "kl", math.NaN()), scalarRel, 1e-4))
-		p.t.rep.add(relative(place+"kl_raw", raw, number(p.ref.KTO, "kl_raw", math.NaN()), scalarRel, 1e-4))
+		p.entry(place, p.ref.KTO, "kl", max(0, raw), scalarRel, 1e-4)
+		p.entry(place, p.ref.KTO, "kl_raw", raw, scalarRel, 1e-4)
 	}
 	rowsShape := []int64{int64(rows.rows)}
 	return p.result("kto", "kto.safetensors", res.Sum/n, norm, func(x *extraFile) error {
@@ -459,7 +469,7 @@ func (p *pref) reward(ctx context.Context) error {
 	accuracy := float64(res.Correct()) / n
 	p.out["reward_pairwise"] = map[string]any{"accuracy": accuracy}
 	if p.ref.Reward != nil {
-		p.t.rep.add(relative(path.Join(prefName, "losses.json")+":reward_pairwise.accuracy", accuracy, number(p.ref.Reward, "accuracy", math.NaN()), 1e-6, 0))
+		p.entry(path.Join(prefName, "losses.json")+":reward_pairwise.", p.ref.Reward, "accuracy", accuracy, 1e-6, 0)
 	}
 	var chosen, rejected []float32
 	for i := 0; i < len(res.Scores); i += 2 {

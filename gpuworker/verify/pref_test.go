@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
@@ -74,6 +75,33 @@ func inputsAlone(t *testing.T, dir string) string {
 	keep("pref/kto_batch.safetensors", append(kto, "desirable")...)
 	keep("pref/reward.safetensors", "v_head.weight", "v_head.bias")
 	return out
+}
+
+// References whose results were taken out, and whose settings or empty lists are left, are absent: nothing is compared with what is not there.
+func TestEmptiedReferencesAreAbsent(t *testing.T) {
+	dir := filepath.Join(fixtures(t), "train", "llama3")
+	in := inputsAlone(t, dir)
+	for name, text := range map[string]string{
+		"pref/losses.json":           `{"beta": 0.1, "kto": {"desirable_weight": 1.0, "undesirable_weight": 1.3}, "reward_pairwise": {}, "dpo_sigmoid": {}}`,
+		"full_adamw/trajectory.json": `{"log": [{"step": 0, "lr": 0.0, "num_label_tokens": 40}]}`,
+	} {
+		if err := os.WriteFile(filepath.Join(in, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := Options{Emit: t.TempDir(), Base: filepath.Join(fixtures(t), "models", "llama3")}
+	rep, err := VerifyTrain(context.Background(), in, o)
+	mustPass(t, rep, err)
+	for _, want := range []string{"full_adamw/trajectory.json", "pref/losses.json:kto.kl", "pref/losses.json:kto.kl_raw", "pref/losses.json:reward_pairwise.accuracy"} {
+		if !slices.Contains(rep.Absent, want) {
+			t.Errorf("%s is not named as absent: %v", want, rep.Absent)
+		}
+	}
+	// Who does not emit wants to compare: then an empty trajectory is a failure.
+	rep, err = VerifyTrain(context.Background(), in, Options{Base: o.Base, Runs: []string{"full_adamw"}})
+	if err != nil || rep.Pass {
+		t.Errorf("pass %t, error %v", rep.Pass, err)
+	}
 }
 
 // From inputs alone (the policy is then the engine's own) the emitted files hold the fixture's keys with values near its own.
