@@ -392,10 +392,14 @@ func blackholeCollector(ctx context.Context, a *act) error {
 	if err := a.f.start(worker); err != nil {
 		return err
 	}
-	before := a.f.swaps.Load()
+	before, began := a.f.swaps.Load(), time.Now()
 	pause(ctx, a.between(4*time.Second, 8*time.Second))
-	if ctx.Err() == nil && a.f.swaps.Load() == before {
-		return errors.New("nothing was committed while a worker's collector did not answer")
+	// What the fleet was still recovering from when this began, the kill of this worker too, is given the time that recovery may take.
+	for a.f.swaps.Load() == before && ctx.Err() == nil {
+		if time.Since(began) > a.f.shape.TTL+10*time.Second {
+			return errors.New("nothing was committed while a worker's collector did not answer")
+		}
+		pause(ctx, 100*time.Millisecond)
 	}
 	if err := a.f.kill(worker); err != nil {
 		return err
