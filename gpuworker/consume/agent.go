@@ -40,8 +40,8 @@ type Agent struct {
 	busy     atomic.Value // string
 	changed  chan struct{}
 	draining chan struct{}
-	// leaveBy is when the machine goes, in nanoseconds of Unix time; 0 while nobody said so.
-	leaveBy atomic.Int64
+	// leaveBy is when the machine goes, with its monotonic reading, so that a wall clock that jumps changes nothing; nil while nobody said so.
+	leaveBy atomic.Pointer[time.Time]
 	// cordoned is set while the pool's operator wants the worker to take no new work.
 	cordoned atomic.Bool
 	started  time.Time
@@ -121,7 +121,7 @@ func (a *Agent) awaitNotice(ctx context.Context, leave func()) {
 		return // asked to stop by other means
 	}
 	if !n.At.IsZero() {
-		a.leaveBy.Store(n.At.UnixNano())
+		a.leaveBy.Store(&n.At)
 	}
 	a.logger.Warn("this machine will be taken away", "cloud", n.Cloud, "what", n.What, "at", n.At)
 	leave()
@@ -133,8 +133,8 @@ const leaveMargin = 3 * time.Second
 // drainTimeout is how long the gang may take to commit: DrainTimeout, or what the notice leaves.
 func (a *Agent) drainTimeout() time.Duration {
 	d := a.cfg.DrainTimeout
-	if at := a.leaveBy.Load(); at != 0 {
-		d = min(d, max(0, time.Until(time.Unix(0, at))-leaveMargin))
+	if at := a.leaveBy.Load(); at != nil {
+		d = min(d, max(0, time.Until(*at)-leaveMargin))
 	}
 	return d
 }
