@@ -112,7 +112,7 @@ func dataAndModelKeys() []factoryKey {
 		// Quantization
 		{"Quantization", "quantization_method", kText, "bnb", refused, "only nf4 and int8 in bitsandbytes' form (bnb)"},
 		{"Quantization", "quantization_bit", kWhole, "", works, ""},
-		{"Quantization", "quantization_type", kText, "nf4", refused, "fp4, which has another table of 16 values, is not in the kernels; with quantization_bit 8 upstream does not look at it"},
+		{"Quantization", "quantization_type", kText, "nf4", refused, "fp4, which has another table of 16 values, is not in the kernels, only nf4 is; with quantization_bit 8 upstream does not look at it"},
 		{"Quantization", "double_quantization", kTruth, "true", works, ""},
 		{"Quantization", "quantization_device_map", kText, "", refused, "not built"},
 		// Processor
