@@ -169,14 +169,8 @@ func (e *Engine) updateOffloaded(ctx context.Context, buckets []*bucket, step op
 		if err != nil {
 			return err
 		}
-		for _, r := range b.runs {
-			step, ok := e.experts.step(r.first.Param.Expert, step)
-			if !ok {
-				continue
-			}
-			for _, p := range e.pieces(r) {
-				all = append(all, offPiece{run: p, step: step, held: b.mem.p.Slice(0, p.off, p.off+p.len), grads: grads.Slice(0, p.grad, p.grad+p.len)})
-			}
+		for r, step := range e.due(b, step) {
+			all = append(all, offPiece{run: r, step: step, held: b.mem.p.Slice(0, r.off, r.off+r.len), grads: grads.Slice(0, r.grad, r.grad+r.len)})
 		}
 	}
 	if len(all) > 0 {

@@ -3,6 +3,7 @@ package zero
 import (
 	"context"
 	"fmt"
+	"iter"
 
 	"github.com/tunefleet/tunefleet/gpuworker/optim"
 	"github.com/tunefleet/tunefleet/kernels"
@@ -82,18 +83,30 @@ func (e *Engine) update(ctx context.Context, b *bucket, step optim.Step) error {
 	if err := e.copies.settle(b); err != nil {
 		return err
 	}
-	for _, r := range b.runs {
-		step, ok := e.experts.step(r.first.Param.Expert, step)
-		if !ok {
-			continue
-		}
-		for _, p := range e.pieces(r) {
-			if err := e.apply(b, grads, p, step); err != nil {
-				return err
-			}
+	for r, step := range e.due(b, step) {
+		if err := e.apply(b, grads, r, step); err != nil {
+			return err
 		}
 	}
 	return e.shareUpdated(ctx, b)
+}
+
+// due goes through the pieces of a bucket that this step updates, each with the step as its parameters count it: experts that no token
+// reached are left out.
+func (e *Engine) due(b *bucket, step optim.Step) iter.Seq2[run, optim.Step] {
+	return func(yield func(run, optim.Step) bool) {
+		for _, r := range b.runs {
+			own, ok := e.experts.step(r.first.Param.Expert, step)
+			if !ok {
+				continue
+			}
+			for _, p := range e.pieces(r) {
+				if !yield(p, own) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // shareUpdated gives every rank what the others have updated of a bucket, where ranks update a part of what they hold.
