@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,7 +16,7 @@ import (
 	"github.com/tunefleet/tunefleet/services/store/storetest"
 )
 
-// gate holds PUTs of the index back until it is opened, and counts all PUTs.
+// gate holds PUTs of the index back until it is opened, and counts all PUTs and the entries of those that it holds.
 type gate struct {
 	store.Objects
 	open chan struct{}
@@ -25,14 +26,22 @@ type gate struct {
 }
 
 func (g *gate) Put(ctx context.Context, key string, data []byte, c store.Condition) (string, error) {
-	index := strings.HasPrefix(key, "open/")
+	entries := 0
+	if strings.HasPrefix(key, "open/") {
+		entries = 1
+		var b schemas.OpenBatch
+		if strings.Contains(key, "batch-") {
+			if err := json.Unmarshal(data, &b); err != nil {
+				return "", err
+			}
+			entries = len(b.Specs)
+		}
+	}
 	g.mu.Lock()
 	g.puts++
-	if index {
-		g.held++
-	}
+	g.held += entries
 	g.mu.Unlock()
-	if index {
+	if entries > 0 {
 		<-g.open
 	}
 	return g.Objects.Put(ctx, key, data, c)
@@ -60,7 +69,13 @@ func submitAll(t *testing.T, w *world, g *gate, n int) []string {
 			ids[i] = reply.Run
 		})
 	}
-	for puts, held := 0, 0; puts < n+1 || held != 1; puts, held = g.count() {
+	// The first write takes the entries that had come until it began: mostly one, sometimes more. All others come to wait behind it.
+	begun := time.Now()
+	for held := 0; held+front.Waiting() < n; _, held = g.count() {
+		if time.Since(begun) > time.Minute {
+			t.Errorf("after a minute %d of %d entries wait, and %d are being written", front.Waiting(), n, held)
+			break
+		}
 		time.Sleep(time.Millisecond)
 	}
 	close(g.open)
