@@ -3,6 +3,7 @@ package schemas
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 )
 
 // Code is the stable name of a class of errors, the same in the API, the CLI, HEAD and the docs.
@@ -102,6 +103,14 @@ func AsErrorInfo(err error) *ErrorInfo {
 		return &c
 	}
 	return &ErrorInfo{Code: CodeInternal, Message: err.Error()}
+}
+
+// Reason is a failure of the file system without the operation and the path that os puts before it: messages tell those in their place.
+func Reason(err error) error {
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		return p.Err
+	}
+	return err
 }
 
 // IsCode reports whether the chain holds an ErrorInfo of that code.

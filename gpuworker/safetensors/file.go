@@ -31,7 +31,7 @@ func Open(root *os.Root, name string) (*File, error) {
 		if os.IsNotExist(err) {
 			code = schemas.CodeNotFound
 		}
-		return nil, &wrapped{info: schemas.Errorf(code, name, "cannot open weights: %v", err), err: err}
+		return nil, &wrapped{info: schemas.Errorf(code, name, "cannot open weights: %v", schemas.Reason(err)), err: err}
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
@@ -54,7 +54,7 @@ func Open(root *os.Root, name string) (*File, error) {
 func OpenPath(dir, name string) (*File, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, &wrapped{info: schemas.Errorf(schemas.CodeNotFound, dir, "cannot open folder: %v", err), err: err}
+		return nil, &wrapped{info: schemas.Errorf(schemas.CodeNotFound, dir, "cannot open folder: %v", schemas.Reason(err)), err: err}
 	}
 	defer root.Close()
 	return Open(root, name)

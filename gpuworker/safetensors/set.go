@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -77,29 +79,12 @@ func openIndex(root *os.Root) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open weight index: %w", err)
 	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxIndex+1))
-	if err == nil && len(raw) > maxIndex {
-		err = fmt.Errorf("larger than %d bytes", maxIndex)
+	weightMap, err := readIndex(f, indexName)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, schemas.Errorf(schemas.CodeModel, indexName, "cannot read weight index: %v", err)
-	}
-	weightMap, err := parseIndex(raw)
-	if err != nil {
-		return nil, schemas.Errorf(schemas.CodeModel, indexName, "cannot parse weight index: %v", err)
-	}
-	shards := map[string]bool{}
-	for _, v := range weightMap {
-		shards[v] = true
-	}
-	names := make([]string, 0, len(shards))
-	for n := range shards {
-		names = append(names, n)
-	}
-	sort.Strings(names)
 	var files []*File
-	for _, n := range names {
+	for _, n := range shardsOf(weightMap) {
 		sf, err := Open(root, n)
 		if err != nil {
 			for _, o := range files {
@@ -113,9 +98,18 @@ func openIndex(root *os.Root) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.match(weightMap); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// match compares the shards with an index: which tensor is where.
+func (s *Set) match(weightMap map[string]string) error {
 	var errs []error
 	for name, shard := range weightMap {
-		if f := s.where[name]; f == nil || f.name != shard {
+		if f := s.where[name]; f == nil || path.Base(f.name) != shard {
 			errs = append(errs, schemas.Errorf(schemas.CodeModel, indexName, "tensor %q is not in shard %s", name, shard))
 		}
 	}
@@ -124,12 +118,30 @@ func openIndex(root *os.Root) (*Set, error) {
 			errs = append(errs, schemas.Errorf(schemas.CodeModel, s.where[name].name, "tensor %q is not in the index", name))
 		}
 	}
-	if len(errs) > 0 {
-		s.Close()
-		sort.Slice(errs, func(a, b int) bool { return errs[a].Error() < errs[b].Error() })
-		return nil, errors.Join(errs[:min(len(errs), 20)]...)
+	sort.Slice(errs, func(a, b int) bool { return errs[a].Error() < errs[b].Error() })
+	return errors.Join(errs[:min(len(errs), 20)]...)
+}
+
+// readIndex reads which tensor is in which shard; name is used in errors.
+func readIndex(r io.Reader, name string) (map[string]string, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, maxIndex+1))
+	if err == nil && len(raw) > maxIndex {
+		err = fmt.Errorf("larger than %d bytes", maxIndex)
 	}
-	return s, nil
+	if err != nil {
+		return nil, schemas.Errorf(schemas.CodeModel, name, "cannot read weight index: %v", err)
+	}
+	weightMap, err := parseIndex(raw)
+	if err != nil {
+		return nil, schemas.Errorf(schemas.CodeModel, name, "cannot parse weight index: %v", err)
+	}
+	return weightMap, nil
+}
+
+// shardsOf lists the files of an index.
+func shardsOf(weightMap map[string]string) []string {
+	names := slices.Sorted(maps.Values(weightMap))
+	return slices.Compact(names)
 }
 
 // parseIndex reads weight_map, refusing repeated names and shard names that are not plain file names.

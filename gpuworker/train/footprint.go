@@ -54,6 +54,15 @@ type MeasureConfig struct {
 	Recompute bool
 	// Backend of the device, as kernels.Options has it; empty is the CPU.
 	Backend string
+	// Progress is told what the step does and how far that is, of a total in the same unit (elements, leaves); nil for nobody.
+	Progress func(what string, done, total int64)
+}
+
+// tell reports progress to whom it may concern.
+func (c *MeasureConfig) tell(what string, done, total int64) {
+	if c.Progress != nil {
+		c.Progress(what, done, total)
+	}
 }
 
 // Measure runs one optimizer step of a stage on a device without memory: the code that trains, with allocations counted and operations left
@@ -110,7 +119,10 @@ func measureRank(ctx context.Context, dev *kernels.Device, c MeasureConfig, comm
 		return f, err
 	}
 	defer func() { err = errors.Join(err, engine.Close()) }()
+	loaded := int64(0)
 	err = engine.Load(ctx, func(_ context.Context, p *autograd.Param, start int64, dst kernels.Tensor) error {
+		c.tell("weights", loaded, f.Parameters)
+		loaded += dst.Numel()
 		if dst.DType == kernels.F32 {
 			nn.InitRange(q, p, dst, start, 0)
 		} else {
@@ -159,11 +171,14 @@ func countStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.M
 		return e.EndLeaf(ctx)
 	}
 	streams := e.Streams(leaves)
-	for micro := 0; micro < 2 && micro*world < leaves; micro++ {
+	passes := min(2, (leaves+world-1)/world)
+	for micro := range passes {
+		c.tell("forward and backward pass", int64(micro), int64(passes))
 		if err := pass(micro, zero.Stream{Norms: streams}); err != nil {
 			return err
 		}
 	}
+	c.tell("update", 0, 1)
 	sumsq, _, err := e.Finish(ctx, nil)
 	if err != nil {
 		return err

@@ -204,7 +204,7 @@ func (b batch) leaf() *nn.Batch {
 func openRoot(dir string) (*os.Root, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, schemas.Errorf(schemas.CodeNotFound, dir, "cannot open folder: %v", err)
+		return nil, schemas.Errorf(schemas.CodeNotFound, dir, "cannot open folder: %v", schemas.Reason(err))
 	}
 	return root, nil
 }

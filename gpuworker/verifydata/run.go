@@ -144,7 +144,7 @@ func plan(dir string, all []Suite, r *Report) ([]job, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, schemas.Errorf(schemas.CodeNotFound, dir, "cannot read the folder: %v", err)
+		return nil, schemas.Errorf(schemas.CodeNotFound, dir, "cannot read the folder: %v", schemas.Reason(err))
 	}
 	return jobs, nil
 }

@@ -54,6 +54,11 @@ func (r Record) S3Endpoint() string { return loopback(r.S3) }
 // APIAddr is host:port of the HTTP API, APIURL its base URL.
 func (r Record) APIAddr() string { return loopback(r.API) }
 
+// Addresses are host:port of the three servers that everything else needs: broker, lease server, object store.
+func (r Record) Addresses() []string {
+	return []string{loopback(r.NATS), loopback(r.Redis), loopback(r.S3)}
+}
+
 // APIURL is the base URL of the HTTP API.
 func (r Record) APIURL() string { return "http://" + r.APIAddr() }
 

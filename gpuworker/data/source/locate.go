@@ -26,7 +26,7 @@ func Locate(dir, name string) (base string, files []string, err error) {
 	name = path.Clean(filepath.ToSlash(name))
 	root, err := os.OpenRoot(base)
 	if err != nil {
-		return "", nil, schemas.Errorf(schemas.CodeNotFound, base, "cannot open the folder: %v", plainError(err))
+		return "", nil, schemas.Errorf(schemas.CodeNotFound, base, "cannot open the folder: %v", schemas.Reason(err))
 	}
 	defer root.Close()
 	info, err := root.Stat(name)
@@ -42,7 +42,7 @@ func Locate(dir, name string) (base string, files []string, err error) {
 	case err == nil:
 		return "", nil, schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, name), "is neither a file nor a folder")
 	default:
-		return "", nil, schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, name), "cannot read, or a link that leads out of the folder: %v", plainError(err))
+		return "", nil, schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, name), "cannot read, or a link that leads out of the folder: %v", schemas.Reason(err))
 	}
 	if err != nil {
 		return "", nil, err
@@ -94,7 +94,7 @@ func walk(root *os.Root, base, dir string) ([]string, error) {
 	var out []string
 	err := fs.WalkDir(root.FS(), dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, p), "cannot read: %v", plainError(err))
+			return schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, p), "cannot read: %v", schemas.Reason(err))
 		}
 		if p != dir && strings.HasPrefix(d.Name(), ".") {
 			if d.IsDir() {
@@ -132,7 +132,7 @@ func match(root *os.Root, base, pattern string) ([]string, error) {
 func take(root *os.Root, base, name string, out []string) ([]string, error) {
 	info, err := root.Stat(name)
 	if err != nil {
-		return nil, schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, name), "cannot read, or a link that leads out of the folder: %v", plainError(err))
+		return nil, schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, name), "cannot read, or a link that leads out of the folder: %v", schemas.Reason(err))
 	}
 	if !info.Mode().IsRegular() {
 		return out, nil
@@ -141,13 +141,4 @@ func take(root *os.Root, base, name string, out []string) ([]string, error) {
 		return nil, schemas.Errorf(schemas.CodeInvalid, base, "more than %d files", maxFiles)
 	}
 	return append(out, name), nil
-}
-
-// plainError drops the operation and path that os puts before the reason.
-func plainError(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
 }

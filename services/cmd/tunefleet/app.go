@@ -129,7 +129,35 @@ func (a *app) root() *cobra.Command {
 	}
 	root.AddCommand(a.workersCommand(), a.workerCommand(), a.rankCommand(), a.upCommand(), a.serveCommand(), a.verifyCommand(), a.doctorCommand(),
 		a.modelsCommand(), a.dataCommand(), a.poolCommand(), a.planCommand(), a.dlqCommand(), a.ckptCommand(), a.cacheCommand(), a.simulateCommand(), a.benchCommand(), a.demoCommand(), a.chaosCommand(), a.chaosProcessCommand(), a.versionCommand())
+	strictHelp(root)
 	return root
+}
+
+// strictHelp makes cobra's own commands, help and completion, refuse what they do not know: they would show the commands and exit with 0.
+func strictHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Run, c.RunE = nil, func(help *cobra.Command, args []string) error {
+				topic, rest, err := root.Find(args)
+				if err != nil || len(rest) > 0 {
+					return unknownCommand(topic, args[len(args)-max(1, len(rest))])
+				}
+				topic.InitDefaultHelpFlag()
+				topic.InitDefaultVersionFlag()
+				return topic.Help()
+			}
+		case "completion":
+			c.Args, c.RunE = cobra.ArbitraryArgs, func(completion *cobra.Command, args []string) error {
+				if len(args) == 0 {
+					return completion.Help()
+				}
+				return unknownCommand(completion, args[0])
+			}
+		}
+	}
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {

@@ -231,6 +231,12 @@ func TestUsageErrors(t *testing.T) {
 		"bad state":          {[]string{"list", "--state", "asleep"}, schemas.CodeUsage, []string{"asleep"}},
 		"no cuda":            {[]string{"verify", "model", nowhere, "--device", "cuda"}, schemas.CodeUnsupported, []string{"/nowhere.so"}},
 		"no such device":     {[]string{"verify", "model", nowhere, "--device", "tpu"}, schemas.CodeInvalid, []string{"tpu"}},
+		"unknown topic":      {[]string{"help", "foo"}, schemas.CodeUsage, []string{`unknown command "foo"`}},
+		"topic in a group":   {[]string{"help", "verify", "modl"}, schemas.CodeUsage, []string{`unknown command "modl"`, "did you mean model?"}},
+		"topic of a leaf":    {[]string{"help", "watch", "foo"}, schemas.CodeUsage, []string{`unknown command "foo"`}},
+		"unknown shell":      {[]string{"completion", "zhs"}, schemas.CodeUsage, []string{`unknown command "zhs"`, "did you mean zsh?"}},
+		"no reference":       {[]string{"verify", "model", "/no/where"}, schemas.CodeNotFound, []string{"error: /no/where: cannot open folder: no such file or directory"}},
+		"no trainings":       {[]string{"verify", "train", "/no/where"}, schemas.CodeNotFound, []string{"error: /no/where: cannot open folder: no such file or directory"}},
 		"verify nothing":     {[]string{"verify", "model", nowhere}, schemas.CodeNotFound, []string{"golden.safetensors"}},
 	} {
 		t.Run(name, func(t *testing.T) {

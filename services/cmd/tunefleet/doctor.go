@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +18,7 @@ import (
 	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/connect"
+	"github.com/tunefleet/tunefleet/services/embedded"
 	"github.com/tunefleet/tunefleet/services/store"
 )
 
@@ -64,6 +68,9 @@ func (a *app) diagnose(ctx context.Context) []finding {
 	if err == nil {
 		out = append(out, diskFinding(dir), xattrFinding(dir))
 	}
+	if f, down := notRunning(ctx, dir); down {
+		return append(out, f)
+	}
 	c, err := a.backendConfig()
 	if err != nil {
 		info := schemas.AsErrorInfo(err)
@@ -99,6 +106,30 @@ func (a *app) diagnose(ctx context.Context) []finding {
 	check("broker", "reachable, syncs every write", "set sync_interval: always in the nats-server's jetstream section", schemas.CodeUnavailable, err)
 	check("lease server", "reachable", "check TUNEFLEET_REDIS_URL; training goes on without it, nothing forms", schemas.CodeUnavailable, s.Leases.Check(tctx))
 	return out
+}
+
+// notRunning tells of a data directory whose embedded servers were started once and are stopped now, as after every train: that is no failure.
+// Servers of which only some are away are one, and are looked at as all others.
+func notRunning(ctx context.Context, dir string) (f finding, down bool) {
+	if _, configured, err := connect.FromEnv(); configured || err != nil {
+		return f, false
+	}
+	r, err := embedded.Load(dir)
+	if err != nil {
+		return f, false
+	}
+	d := net.Dialer{Timeout: 2 * time.Second}
+	for _, at := range r.Addresses() {
+		conn, err := d.DialContext(ctx, "tcp", at)
+		if err == nil {
+			_ = conn.Close()
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return f, false
+		}
+	}
+	return finding{Check: "servers", Status: "warn", Detail: "the embedded ones of " + dir + " are not running; train starts them for as long as it needs them",
+		Fix: "to keep them running: tunefleet up --dir " + dir}, true
 }
 
 func cpuFinding() finding {

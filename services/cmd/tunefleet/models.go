@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,32 +12,51 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/safetensors"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/config"
 )
 
-// checkModels refuses base models that the engine has no architecture for, before anything is uploaded or prepared.
+// checkModels refuses base models that the engine has no architecture for, and weights that are not whole, before anything is uploaded or
+// prepared. It reads configurations and headers only.
 func checkModels(r *config.Resolved) error {
 	for _, st := range r.Spec.Stages {
 		if st.Train == nil || st.Train.Model.Base == nil {
 			continue
 		}
-		for _, f := range st.Train.Model.Base.Files {
-			if f.Path != "config.json" {
-				continue
-			}
-			i := slices.IndexFunc(r.Inputs, func(in config.Input) bool { return in.File.SHA256 == f.SHA256 })
-			if i < 0 || f.Bytes > 1<<20 {
-				continue
-			}
-			data, err := os.ReadFile(r.Inputs[i].Local)
-			if err != nil {
-				return schemas.Errorf(schemas.CodeModel, r.Inputs[i].Local, "cannot read: %v", err)
-			}
-			if err := zoo.Supported(data); err != nil {
-				return schemas.Errorf(schemas.CodeModel, r.Inputs[i].Local, "%v", err)
-			}
+		if err := checkArchitecture(r, st.Train.Model.Base); err != nil {
+			return err
+		}
+	}
+	folders := map[string][]string{}
+	for _, in := range r.Inputs {
+		dir := filepath.Dir(in.Local)
+		folders[dir] = append(folders[dir], filepath.Base(in.Local))
+	}
+	for _, dir := range slices.Sorted(maps.Keys(folders)) {
+		if err := safetensors.CheckFolder(dir, folders[dir]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkArchitecture reads the config.json of a base model.
+func checkArchitecture(r *config.Resolved, base *schemas.Ref) error {
+	for _, f := range base.Files {
+		i := slices.IndexFunc(r.Inputs, func(in config.Input) bool { return in.File.SHA256 == f.SHA256 })
+		if f.Path != "config.json" || i < 0 || f.Bytes > 1<<20 {
+			continue
+		}
+		at := r.Inputs[i].Local
+		data, err := os.ReadFile(at)
+		if err != nil {
+			return schemas.Errorf(schemas.CodeModel, at, "cannot read: %v", schemas.Reason(err))
+		}
+		if err := zoo.Supported(data); err != nil {
+			why := schemas.AsErrorInfo(err)
+			return schemas.Errorf(schemas.CodeModel, at, "%s", why.Message).WithHint("%s", nonEmpty(why.Hint, "tunefleet models lists the architectures"))
 		}
 	}
 	return nil

@@ -68,11 +68,26 @@ data: {train_path: train.jsonl, eval_path: eval.jsonl}
 			t.Errorf("half a result was written: %v", left)
 		}
 	})
+	t.Run("damaged weights", func(t *testing.T) {
+		if err := os.CopyFS(filepath.Join(p, "damaged"), os.DirFS(base)); err != nil {
+			t.Fatal(err)
+		}
+		weights := filepath.Join(p, "damaged", "model.safetensors")
+		info, err := os.Stat(weights)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(weights, info.Size()-100); err != nil {
+			t.Fatal(err)
+		}
+		cli(t, nil, "train", "--config", file, "model.base_model=./damaged", "--dry-run").want(t, schemas.ExitCodes()[schemas.CodeModel], weights, "the header describes", "fetch it again")
+	})
 	t.Run("not built yet", func(t *testing.T) {
 		put(t, p, "qwen/config.json", `{"architectures":["LamaForCausalLM"]}`)
 		put(t, p, "qwen/model.safetensors", "")
 		put(t, p, "qwen/tokenizer.json", "{}")
-		cli(t, nil, "train", "--config", file, "model.base_model=./qwen", "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeModel], "LamaForCausalLM", "LlamaForCausalLM")
+		cli(t, nil, "train", "--config", file, "model.base_model=./qwen", "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeModel],
+			`config.json: architecture "LamaForCausalLM" is not supported`, "hint: nearest known: LlamaForCausalLM")
 		for _, flag := range []string{"--report_to=wandb", "--device_map=cuda:1"} {
 			cli(t, nil, "train", "--config", file, flag, "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeUnsupported], "not supported by this version")
 		}

@@ -41,9 +41,13 @@ func (r *memoryReport) took() int64 { return max(r.DeviceUsed, r.Footprint.Peak)
 func (a *app) verifyMemoryCommand() *cobra.Command {
 	o := planOptions{worlds: 1}
 	var device, limit string
-	var recompute bool
+	var recompute, force bool
 	c := &cobra.Command{
 		Use: "memory", Short: "Run one training step of a public model's shape, with random weights, and tell the most memory it took", Args: exactArgs(),
+		Long: "Memory runs one real training step of a public model's shape, with random weights, and tells the most memory it took. A model of 7 billion\n" +
+			"parameters takes gigabytes, and minutes on a CPU: what is planned is said first, and refused when it does not fit. `tunefleet plan` tells\n" +
+			"the same without running anything.",
+		Example: "  tunefleet verify memory --model llama-2-7b --method qlora --limit 6GiB\n  tunefleet verify memory --model config.json --method full --seq 512",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			most, err := parseBytes(limit)
 			if err != nil {
@@ -59,7 +63,7 @@ func (a *app) verifyMemoryCommand() *cobra.Command {
 			}
 			st.stage.MicroBatch = max(1, o.microBatch)
 			r := &memoryReport{Model: o.model, Method: o.method, Seq: st.seq, Recompute: recompute, Limit: most}
-			if err := r.run(cmd.Context(), device, st); err != nil {
+			if err := a.measureMemory(cmd.Context(), r, device, st, force); err != nil {
 				return err
 			}
 			if a.json {
@@ -86,10 +90,12 @@ func (a *app) verifyMemoryCommand() *cobra.Command {
 	f.IntVar(&o.microBatch, "micro-batch", 1, "sequences of a leaf")
 	f.BoolVar(&recompute, "recompute", false, "keep only the input of each block and compute it again in the backward pass")
 	f.StringVar(&limit, "limit", "", "fail above so much, such as 6GiB")
+	f.BoolVar(&force, "force", false, "run it also when it is planned to take more memory than is free")
 	return c
 }
 
-func (r *memoryReport) run(ctx context.Context, kind string, st planned) (err error) {
+// measureMemory says what the step will take, refuses what does not fit unless force is set, and runs it.
+func (a *app) measureMemory(ctx context.Context, r *memoryReport, kind string, st planned, force bool) (err error) {
 	r.Before = peakRSS()
 	dev, err := kernels.Open(kernels.Options{Backend: kind})
 	if err != nil {
@@ -101,9 +107,67 @@ func (r *memoryReport) run(ctx context.Context, kind string, st planned) (err er
 		return err
 	}
 	r.Device = info.Name
+	c := train.MeasureConfig{Stage: st.stage, Model: st.model, World: 1, Seq: st.seq, Recompute: r.Recompute}
+	need, err := train.Measure(ctx, c)
+	if err != nil {
+		return err
+	}
+	free := info.MemoryFree
+	if info.Backend == kernels.CPU {
+		free = availableMemory("/proc", "/sys/fs/cgroup")
+	}
+	a.say("%s %s: one step of %d tokens on %s will take about %s (%s are free)", r.Model, r.Method, r.Seq, r.Device, gib(need.Peak+need.Threads), gib(free))
+	if err := fits(need.Peak+need.Threads, free); err != nil && !force {
+		return err
+	}
+	done := a.stepProgress(&c)
+	defer done()
+	return r.run(ctx, dev, info, c)
+}
+
+// fits refuses a step of need bytes where free are left; 0 is not known.
+func fits(need, free int64) error {
+	if free <= 0 || need <= free {
+		return nil
+	}
+	return schemas.Errorf(schemas.CodeMemory, "", "the step would take %s, %s are free", gib(need), gib(free)).
+		WithHint("--recompute, a shorter --seq, --method qlora or a smaller --model take less; --force runs it all the same; tunefleet plan tells what takes how much")
+}
+
+// stepProgress says every 5 s what the step does, until done.
+func (a *app) stepProgress(c *train.MeasureConfig) (done func()) {
+	var at atomic.Pointer[string]
+	c.Progress = func(what string, done, total int64) {
+		text := what
+		if total > 1 {
+			text = fmt.Sprintf("%s: %d %% done", what, 100*done/total)
+		}
+		at.Store(&text)
+	}
+	start, quit, gone := time.Now(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		tick := time.NewTicker(5 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+				if text := at.Load(); text != nil {
+					a.say("%s, %s so far", *text, time.Since(start).Round(time.Second))
+				}
+			}
+		}
+	}()
+	return func() { close(quit); <-gone }
+}
+
+// run runs the step on a device and notes what it took.
+func (r *memoryReport) run(ctx context.Context, dev *kernels.Device, info kernels.Info, c train.MeasureConfig) (err error) {
 	peak, stop := watchMemory(nvml.Library, info.Backend == kernels.CUDA)
 	start := time.Now()
-	r.Footprint, err = train.MeasureOn(ctx, dev, train.MeasureConfig{Stage: st.stage, Model: st.model, World: 1, Seq: st.seq, Recompute: r.Recompute})
+	r.Footprint, err = train.MeasureOn(ctx, dev, c)
 	stop()
 	r.Seconds, r.DeviceUsed, r.RSS, r.GoHeap = time.Since(start).Seconds(), peak.Load(), peakRSS(), goHeap()
 	r.Pass = r.Limit == 0 || r.took() <= r.Limit

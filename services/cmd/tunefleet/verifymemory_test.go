@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // TestPlannedMemoryIsResident: what a process takes for a training step is what plan says without running it, and what its threads hold, within
@@ -30,6 +33,38 @@ func TestPlannedMemoryIsResident(t *testing.T) {
 			t.Errorf("%s: %d bytes are resident beside the program's %d (Go heap %d), planned %d", method, got, took.Before, took.GoHeap, want)
 		}
 	}
+}
+
+// TestTooMuchMemoryIsRefused: a step that does not fit is told and not begun.
+func TestTooMuchMemoryIsRefused(t *testing.T) {
+	cli(t, nil, "verify", "memory", "--model", "llama-2-7b", "--method", "lora", "--seq", "8", "--micro-batch", "200000", "--device", "cpu").
+		want(t, schemas.ExitCodes()[schemas.CodeMemory], "will take about", "the step would take", "are free", "--force")
+	if err := fits(5, 4); !schemas.IsCode(err, schemas.CodeMemory) {
+		t.Errorf("5 bytes of 4 give %v", err)
+	}
+	if err := errors.Join(fits(4, 4), fits(5, 0)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAvailableMemory(t *testing.T) {
+	proc, cgroup := t.TempDir(), t.TempDir()
+	check := func(what string, want int64) {
+		t.Helper()
+		if got := availableMemory(proc, cgroup); got != want {
+			t.Errorf("%s: %d bytes are free, expected %d", what, got, want)
+		}
+	}
+	check("nothing is known", 0)
+	put(t, proc, "meminfo", "MemTotal:       2000 kB\nMemAvailable:    1000 kB\n")
+	check("no container", 1000<<10)
+	put(t, cgroup, "memory.max", "max\n")
+	check("a container without a limit", 1000<<10)
+	put(t, cgroup, "memory.max", "600000\n")
+	put(t, cgroup, "memory.current", "500000\n")
+	check("a container", 100000)
+	put(t, cgroup, "memory.stat", "anon 1\ninactive_file 50000\n")
+	check("a container with a page cache", 150000)
 }
 
 // first decodes the first JSON value that a command prints.
