@@ -28,6 +28,8 @@ type DataSet struct {
 	Tags    map[string]string `json:"tags"`
 	// NumSamples, when positive, draws that many rows (with repetition when there are fewer).
 	NumSamples int `json:"num_samples,omitempty"`
+	// Split, when not empty, chooses parts of the rows before anything else does: "train[:10%]+train[-5:]", as datasets writes it.
+	Split string `json:"split,omitempty"`
 }
 
 // FactorySpec is the data preparation of a LLaMA-Factory configuration: its orders, splits and batches, exactly. With it a prep stage has
@@ -129,7 +131,7 @@ func (p *problems) factory(f *FactorySpec, at string) {
 	p.check(slices.Contains([]string{"fail", "skip", "quarantine"}, f.OnBadRow), at+".on_bad_row", "%q is unknown (fail, skip, quarantine)", f.OnBadRow)
 	p.check(len(f.Train)+len(f.Eval) > 0, at, "names no data set")
 	p.check(f.MaxSamples >= 0, at+".max_samples", "is %d, must not be negative", f.MaxSamples)
-	p.check(finite(f.ValSize) && f.ValSize >= 0 && f.ValSize != 1, at+".val_size", "is %g: a share below 1 or a number of rows above it", f.ValSize)
+	p.check(finite(f.ValSize) && f.ValSize >= 0 && (f.ValSize != 1 || f.Buffer > 0), at+".val_size", "is %g: a share below 1 or a number of rows above it", f.ValSize)
 	p.check(f.ValSize == 0 || len(f.Eval) == 0, at+".val_size", "cannot be given together with evaluation sets")
 	p.check(f.BatchSize >= 1 && f.Workers >= 1 && f.Workers <= 1024, at+".batch_size", "batch size %d and workers %d must be positive", f.BatchSize, f.Workers)
 	p.check(len(f.Probs) == 0 || len(f.Probs) == len(f.Train), at+".probs", "has %d shares for %d data sets", len(f.Probs), len(f.Train))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/align"
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -53,6 +54,8 @@ type factorySet struct {
 	// remote, when not nil, is what the spool's rows are read from; drop removes its index.
 	remote *remoteRows
 	drop   func() error
+	// shapes are those of nested values of all the set's rows, nil when its form has none.
+	shapes *align.Shapes
 }
 
 func (s *factorySet) close() error {
@@ -221,7 +224,10 @@ func (p *factoryPlan) mixed(first, n int, seed uint64) (source.Order, error) {
 // readSet reads the rows of a set: what another part stored, or the set's files.
 func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySet, sampler *source.Sampler) error {
 	limit := p.spec.MaxSamples
-	if s.set.NumSamples > 0 {
+	if align.HasShapes(s.set.Formatting) && !p.spec.Tokenized {
+		s.shapes = &align.Shapes{}
+	}
+	if s.set.NumSamples > 0 || s.set.Split != "" || s.shapes != nil {
 		limit = 0
 	}
 	shared := t.Stage.Prep.Parts > 1
@@ -249,11 +255,34 @@ func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySe
 			return err
 		}
 	}
-	if n := s.set.NumSamples; n > 0 && s.spool.Len() > 0 {
-		s.order = sampler.Rows(s.spool.Len(), n)
-		if p.spec.MaxSamples > 0 {
-			s.order = s.order[:min(len(s.order), p.spec.MaxSamples)]
+	return p.chooseRows(s, sampler)
+}
+
+// chooseRows takes the rows of a set that its split, num_samples and max_samples name.
+func (p *factoryPlan) chooseRows(s *factorySet, sampler *source.Sampler) error {
+	if s.set.Split != "" {
+		parts, err := source.ParseSlices(s.set.Split)
+		if err != nil {
+			return err
 		}
+		if s.order, err = parts.Rows(s.spool.Len()); err != nil {
+			return fmt.Errorf("cannot take the split of data set %s: %w", s.set.Name, err)
+		}
+	}
+	if n := s.set.NumSamples; n > 0 && s.len() > 0 {
+		drawn := sampler.Rows(s.len(), n)
+		if s.order != nil {
+			for i, k := range drawn {
+				drawn[i] = s.order[k]
+			}
+		}
+		s.order = drawn
+	}
+	if n := p.spec.MaxSamples; n > 0 && n < s.len() {
+		if s.order == nil {
+			s.order = rowRange(0, n)
+		}
+		s.order = s.order[:n]
 	}
 	return nil
 }
@@ -287,7 +316,13 @@ func (p *factoryPlan) readFile(ctx context.Context, t *consume.Task, s *factoryS
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	return source.Each(ctx, r, &p.bad, limit, s.spool.Append)
+	attr := attrOf(s.set)
+	return source.Each(ctx, r, &p.bad, limit, func(row source.Row) error {
+		if s.shapes != nil {
+			s.shapes.Look(row.Raw, attr)
+		}
+		return s.spool.Append(row)
+	})
 }
 
 // truths names the columns of truth values of a set.

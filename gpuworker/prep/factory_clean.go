@@ -240,7 +240,7 @@ func (k *cleaning) rewrite(ctx context.Context) error {
 		if err := old.close(); err != nil {
 			return errors.Join(err, into.Close())
 		}
-		*old = factorySet{set: old.set, spool: into}
+		*old = factorySet{set: old.set, spool: into, shapes: old.shapes}
 		for row := range from.Len() {
 			if err := ctx.Err(); err != nil {
 				return err

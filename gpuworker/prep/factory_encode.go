@@ -80,8 +80,9 @@ func (p *part) newEncoder(o *schemas.PrepOutput) (*factoryEncoder, error) {
 	}
 	e := &factoryEncoder{p: p, o: o, proc: proc, vocab: p.chatTok.Len()}
 	for i := range p.factory.sets {
-		s := p.factory.sets[i].set
-		e.attrs = append(e.attrs, &align.Attr{Formatting: s.Formatting, Ranking: s.Ranking, Columns: s.Columns, Tags: s.Tags})
+		a := attrOf(p.factory.sets[i].set)
+		a.Shapes = p.factory.sets[i].shapes
+		e.attrs = append(e.attrs, a)
 	}
 	return e, nil
 }

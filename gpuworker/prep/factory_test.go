@@ -329,3 +329,47 @@ func TestShardsOfAStream(t *testing.T) {
 		t.Error("both passes have one order")
 	}
 }
+
+// TestPartsKnowTheShapesOfAllRows: nested tools have the keys of all rows of their set, though a part reads only its own, and split and
+// max_samples leave rows out.
+func TestPartsKnowTheShapesOfAllRows(t *testing.T) {
+	var b strings.Builder
+	for i := range 40 {
+		key := "a"
+		if i == 39 {
+			key = "last"
+		}
+		fmt.Fprintf(&b, `{"messages":[{"role":"user","content":"q%d"},{"role":"assistant","content":"a"}],"tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{"%s":{"type":"string"}}}}}]}`+"\n", i, key)
+	}
+	out := sft("train", "train")
+	out.CutoffLen, out.Template = 4096, "qwen"
+	var want []string
+	for _, parts := range []int{1, 3} {
+		f := factory(t, schemas.FactorySpec{Stage: "sft", BatchSize: 5, MaxSamples: 20}, []schemas.PrepOutput{out})
+		f.spec.Stages[0].Prep.Parts = parts
+		f.spec.Stages[0].Prep.Factory.Train = []schemas.DataSet{{Name: "talks", Formatting: "openai", Split: "train[2:]", Data: f.upload("talks.jsonl", []byte(b.String())), Columns: map[string]string{"messages": "messages", "tools": "tools"},
+			Tags: map[string]string{"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool", "function_tag": "function", "system_tag": "system"}}}
+		for p := range parts {
+			if err := f.handle(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := texts(t, f, "train")
+		if parts == 1 {
+			want = got
+		}
+		if strings.Join(got, "\n") != strings.Join(want, "\n") || len(got) != 20 {
+			t.Errorf("%d parts: %d sequences, not the %d of one part", parts, len(got), len(want))
+		}
+	}
+	plain := factory(t, schemas.FactorySpec{Stage: "sft"}, []schemas.PrepOutput{out})
+	set := schemas.DataSet{Name: "talks", Formatting: "openai", Data: plain.upload("talks.jsonl", []byte(strings.Join(strings.SplitAfter(b.String(), "\n")[2:22], ""))), Columns: map[string]string{"messages": "messages", "tools": "tools"},
+		Tags: map[string]string{"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool", "function_tag": "function", "system_tag": "system"}}
+	plain.spec.Stages[0].Prep.Factory.Train = []schemas.DataSet{set}
+	if err := plain.handle(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := texts(t, plain, "train"); len(got) != 20 || got[0] == want[0] {
+		t.Errorf("%d sequences; the key of the last row changes nothing", len(got))
+	}
+}

@@ -29,7 +29,7 @@ import (
 )
 
 // cacheVersion is part of every cache key: it changes when the same input gives other bytes than before.
-const cacheVersion = 3
+const cacheVersion = 4
 
 // Handle runs one part of a prep stage. It is a consume.Handler.
 func Handle(ctx context.Context, t *consume.Task) error {

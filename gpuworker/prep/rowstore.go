@@ -14,6 +14,7 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/align"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -37,6 +38,8 @@ type storedRows struct {
 	// Skipped rows were bad; Bad holds those that were kept aside.
 	Skipped int64                `json:"skipped,omitempty"`
 	Bad     []source.BadRowError `json:"bad,omitempty"`
+	// Shapes are those of nested values, nil when the set's form has none.
+	Shapes *align.Shapes `json:"shapes,omitempty"`
 }
 
 // maxRowsHead bounds the description: a few bytes for hundreds of rows.
@@ -49,7 +52,11 @@ func rowsKey(tenant string, s *schemas.DataSet, limit int, policy source.Policy,
 	for _, f := range s.Data.Files {
 		files = append(files, content{f.Path, f.SHA256})
 	}
-	b, err := json.Marshal(map[string]any{"rows": 1, "files": files, "format": s.Format, "encoding": s.Encoding, "limit": limit, "policy": policy})
+	what := map[string]any{"rows": 1, "files": files, "format": s.Format, "encoding": s.Encoding, "limit": limit, "policy": policy}
+	if align.HasShapes(s.Formatting) {
+		what["shapes"] = []string{s.Columns["messages"], s.Columns["tools"]}
+	}
+	b, err := json.Marshal(what)
 	if err != nil {
 		return "", fmt.Errorf("cannot hash the settings: %w", err)
 	}
@@ -95,6 +102,9 @@ func (p *factoryPlan) openRows(ctx context.Context, t *consume.Task, s *factoryS
 		return false, drop()
 	}
 	s.spool, s.remote, s.drop = spool, rows, drop
+	if s.shapes != nil && d.Shapes != nil {
+		s.shapes = d.Shapes
+	}
 	p.bad.Skipped += d.Skipped
 	p.bad.Quarantined = append(p.bad.Quarantined, d.Bad...)
 	return true, nil
@@ -106,7 +116,7 @@ func (p *factoryPlan) storeRows(ctx context.Context, t *consume.Task, s *factory
 	if err != nil {
 		return err
 	}
-	d := storedRows{Version: 1, Head: head, Skipped: skipped, Bad: bad}
+	d := storedRows{Version: 1, Head: head, Skipped: skipped, Bad: bad, Shapes: s.shapes}
 	for _, o := range []struct {
 		to   *schemas.Object
 		name string

@@ -50,6 +50,8 @@ func (v *factoryValues) rules() {
 			v.bad("interleave_probs", "is only for the interleaving mix strategies")
 		} else if n := len(v.list("dataset")); len(v.list("interleave_probs")) != n {
 			v.bad("interleave_probs", "has %d shares for %d data sets", len(v.list("interleave_probs")), n)
+		} else if e := len(v.list("eval_dataset")); e > 0 && e != n {
+			v.bad("interleave_probs", "has %d shares for %d data sets of eval_dataset, which upstream interleaves by them, too", n, e)
 		}
 	}
 	if v.generates() && v.truth("eval_on_each_dataset") {
@@ -214,7 +216,7 @@ func (v *factoryValues) ranges() {
 			v.bad(key, "is %v, expected %v to %v", f, r[0], r[1])
 		}
 	}
-	if v.number("val_size") == 1 {
+	if v.number("val_size") == 1 && !v.truth("streaming") {
 		v.bad("val_size", "is 1: a share below 1, or a number of rows above")
 	}
 	if v.text("lr_scheduler_type") == "reduce_lr_on_plateau" {

@@ -27,7 +27,7 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 		}
 		f.Probs = append(f.Probs, p)
 	}
-	if v.given("default_system") {
+	if n := v.node("default_system"); v.given("default_system") || n != nil && n.scalar == "" { // an empty text is none at all
 		s := v.text("default_system")
 		f.DefaultSystem = &s
 	}
@@ -59,17 +59,8 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 		return nil, err
 	}
 	for key, out := range map[string]*[]schemas.DataSet{"dataset": &f.Train, "eval_dataset": &f.Eval} {
-		for _, name := range v.list(key) {
-			set, err := find(ctx, name)
-			if err != nil {
-				return nil, err
-			}
-			if f.Buffer > 0 {
-				// A hub's data set is streamed file by file; local files are read to one data set first, which is streamed then.
-				set.Sharded = remote.IsHub(set.Data.Origin) && len(set.Data.Files) > 1
-				set.NumSamples = 0 // upstream takes no samples of streams
-			}
-			*out = append(*out, *set)
+		if *out, err = b.sets(ctx, key, find, f.Buffer > 0); err != nil {
+			return nil, err
 		}
 	}
 	q, err := b.curation(ctx)
@@ -79,6 +70,36 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 	p := &schemas.PrepStage{Factory: f, Tokenizer: b.tokenizer, Outputs: b.outputs(f), Parts: parts(f)}
 	q.apply(p, true)
 	return p, nil
+}
+
+// sets are the data sets that a key names. One that is named twice is there once, as it is upstream.
+func (b *factoryBuilder) sets(ctx context.Context, key string, find func(context.Context, string) (*schemas.DataSet, error), stream bool) ([]schemas.DataSet, error) {
+	var out []schemas.DataSet
+	seen := map[string]bool{}
+	for _, name := range b.v.list(key) {
+		set, err := find(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if seen[name] {
+			if set.NumSamples > 0 && !stream {
+				return nil, schemas.Errorf(schemas.CodeInvalid, key, "names the data set %s twice, whose num_samples would be drawn twice", name)
+			}
+			b.notes = append(b.notes, fmt.Sprintf("%s names %s twice; it is used once", key, name))
+			continue
+		}
+		seen[name] = true
+		if stream {
+			// A hub's data set is streamed file by file; local files are read to one data set first, which is streamed then.
+			set.Sharded = remote.IsHub(set.Data.Origin) && len(set.Data.Files) > 1
+			set.NumSamples = 0 // upstream takes no samples of streams
+			if set.Split != "" && remote.IsHub(set.Data.Origin) {
+				return nil, schemas.Errorf(schemas.CodeUnsupported, set.Name, "split %q: datasets takes no parts of a hub's stream", set.Split)
+			}
+		}
+		out = append(out, *set)
+	}
+	return out, nil
 }
 
 // partBytes is how much data one message of the preparation stands for: what is done again when a worker is lost.
@@ -128,7 +149,7 @@ func (b *factoryBuilder) outputs(f *schemas.FactorySpec) []schemas.PrepOutput {
 		return out
 	}
 	if predict {
-		o.Form, o.Packing, o.Neat, o.CutoffLen = "predict", false, false, v.whole("cutoff_len")
+		o.Form, o.Packing, o.Neat = "predict", false, false
 	}
 	if f.EvalOnEach && len(f.Eval) > 0 {
 		for i := range f.Eval {
@@ -222,6 +243,11 @@ func (b *factoryBuilder) dataSet(ctx context.Context, info *source.Info, dir, na
 	if e.Remote() {
 		return b.fromHub(ctx, name, e)
 	}
+	if parts, err := source.ParseSlices(e.Split); err != nil {
+		return nil, err
+	} else if split, one := parts.Name(); !one || split != "train" {
+		return nil, schemas.Errorf(schemas.CodeInvalid, name, "split %q: the files are of the split train", e.Split)
+	}
 	base, files, err := source.Locate(b.c.resolve(dir), e.File)
 	if err != nil {
 		return nil, err
@@ -265,6 +291,13 @@ func (b *factoryBuilder) fromHub(ctx context.Context, name string, e *source.Ent
 // set collects the files of a data set.
 func (b *factoryBuilder) set(ctx context.Context, e *source.Entry, base string, files []string) (*schemas.DataSet, error) {
 	set := &schemas.DataSet{Name: e.Name, Formatting: e.Formatting, Ranking: e.Ranking, Columns: e.Columns, Tags: e.Tags, NumSamples: e.NumSamples}
+	parts, err := source.ParseSlices(e.Split)
+	if err != nil {
+		return nil, err
+	}
+	if e.Cloud == "" && !parts.Whole() { // upstream takes a cloud file's split for its name
+		set.Split = e.Split
+	}
 	for _, f := range files {
 		file, err := b.c.add(ctx, filepath.Join(base, filepath.FromSlash(f)), f)
 		if err != nil {

@@ -363,6 +363,42 @@ func TestInlineDataSets(t *testing.T) {
 	}
 }
 
+// TestDataOfConfigurations: parts of a split, a set that is named twice, no system text at all, the length of prompts beside packed rows.
+func TestDataOfConfigurations(t *testing.T) {
+	dir := factoryProject(t)
+	write(t, dir, "data/dataset_info.json", `{"a":{"file_name":"a.json","split":"train[:50%]+train[-1:]"},"b":{"file_name":"b.jsonl","split":"test"},"c":{"file_name":"b.jsonl","num_samples":2},
+		"far":{"hf_hub_url":"acme/rows","split":"test[:1]"},"two":{"hf_hub_url":"acme/rows","split":"train+test"}}`)
+	prep := func(overrides ...string) (*schemas.PrepStage, error) {
+		r, err := resolve(t, dir, overrides...)
+		if err != nil {
+			return nil, err
+		}
+		return r.Spec.Stages[0].Prep, nil
+	}
+	if p, err := prep("dataset=a,a", `default_system=""`); err != nil || len(p.Factory.Train) != 1 || p.Factory.Train[0].Split != "train[:50%]+train[-1:]" || p.Factory.DefaultSystem == nil || *p.Factory.DefaultSystem != "" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err := prep("dataset=far"); err != nil || p.Factory.Train[0].Split != "test[:1]" || p.Factory.Train[0].Data.Files[0].Path != "test.jsonl" {
+		t.Errorf("a split of a hub: %+v, %v", p, err)
+	}
+	if p, err := prep("streaming=true", "max_steps=2", "val_size=1", "do_eval=true", "packing=true", "predict_with_generate=true"); err != nil || p.Factory.ValSize != 1 || p.Outputs[1].Form != "predict" || p.Outputs[1].CutoffLen != 63 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, c := range []struct {
+		overrides string
+		code      schemas.Code
+		want      string
+	}{
+		{"dataset=b", schemas.CodeInvalid, "of the split train"}, {"dataset=c,c", schemas.CodeInvalid, "drawn twice"}, {"dataset=two", schemas.CodeUnsupported, "several splits"},
+		{"dataset=far streaming=true max_steps=2", schemas.CodeUnsupported, "takes no parts"}, {"val_size=1", schemas.CodeInvalid, "is 1"},
+		{"dataset=a,c eval_dataset=a mix_strategy=interleave_under interleave_probs=0.5,0.5", schemas.CodeInvalid, "eval_dataset"},
+	} {
+		if _, err := prep(strings.Fields(c.overrides)...); err == nil || schemas.AsErrorInfo(err).Code != c.code || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s %q", c.overrides, err, c.code, c.want)
+		}
+	}
+}
+
 func FuzzFactory(f *testing.F) {
 	f.Add(factoryYAML)
 	f.Add("stage: dpo\ndataset: [a, b]\nworld: {nominal: 2}\nlora_rank: 1e9")

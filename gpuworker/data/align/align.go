@@ -25,6 +25,8 @@ type Attr struct {
 	Tags map[string]string
 	// Strict makes a missing column an error; otherwise it is null, as in a table.
 	Strict bool
+	// Shapes, when not nil, are those of the data set's nested values.
+	Shapes *Shapes
 }
 
 // Turn is a message whose content may be something else than text, as the row has it.
@@ -298,6 +300,9 @@ func (c *converter) openai() *Row {
 	}
 	c.split(r, turns)
 	r.Tools = c.orEmpty("tools")
+	if c.a.Shapes != nil {
+		r.Tools = c.a.Shapes.Tools.Apply(r.Tools)
+	}
 	switch r.Tools.(type) {
 	case *pyjson.Object, []any:
 		r.Tools = pyjson.Dumps(r.Tools)
@@ -324,7 +329,7 @@ func (c *converter) openaiTurns(list []any) []Turn {
 		m := message(v)
 		tag, content := c.field(m, "role_tag"), c.field(m, "content_tag")
 		if calls := m.Value("tool_calls"); c.answers(tag) && pyjson.Truthy(calls) {
-			content, tag = functions(calls), c.a.Tags["function_tag"]
+			content, tag = c.functions(calls), c.a.Tags["function_tag"]
 		}
 		if t := c.a.Tags["observation_tag"]; t != "" && tag == t {
 			results = append(results, content)
@@ -356,7 +361,7 @@ func joined(results []any) string {
 	return strings.Join(out, "\n</tool_response>\n<tool_response>\n")
 }
 
-func functions(calls any) string {
+func (c *converter) functions(calls any) string {
 	list, ok := calls.([]any)
 	if !ok {
 		fail("tool_calls is no list")
@@ -366,6 +371,9 @@ func functions(calls any) string {
 		f, ok := message(x).Get("function")
 		if !ok {
 			fail("a call has no function")
+		}
+		if c.a.Shapes != nil {
+			f = c.a.Shapes.Calls.Apply(f)
 		}
 		out = append(out, f)
 	}

@@ -10,9 +10,17 @@ import (
 // QueryOf says what an entry of dataset_info.json means, in LLaMA-Factory's order of precedence: a hub (ModelScope's when it is preferred or
 // the only one that is named), an object in the cloud, an address as file_name. Scripts and openMind are CodeUnsupported.
 func QueryOf(e *source.Entry, modelScope bool) (DataQuery, error) {
-	q := DataQuery{Subset: e.Subset, Split: e.Split, Folder: e.Folder}
+	parts, err := source.ParseSlices(e.Split)
+	if err != nil {
+		return DataQuery{}, err
+	}
+	name, one := parts.Name()
+	q := DataQuery{Subset: e.Subset, Split: name, Folder: e.Folder}
 	no := func(key, why, hint string) error {
 		return schemas.Errorf(schemas.CodeUnsupported, e.Name, "%s: %s", key, why).WithHint("%s", hint)
+	}
+	if !one {
+		return q, no("split", "parts of several splits are not joined", "name a data set for each")
 	}
 	hub := func(scheme, name string) (DataQuery, error) {
 		q.Address = name

@@ -21,7 +21,7 @@ type Entry struct {
 	Name string
 	// Where the data are, in order of precedence: a repository of a hub, a script, an object in the cloud, a file or folder.
 	HFHub, MSHub, OMHub, Script, Cloud, File string
-	// Subset, Split and Folder choose within a repository.
+	// Subset and Folder choose within a repository; so does the name of Split (ParseSlices), whose parts choose rows.
 	Subset, Split, Folder string
 
 	Formatting string
@@ -152,6 +152,9 @@ func ParseEntry(file, name string, raw json.RawMessage) (*Entry, error) {
 	e.Columns, e.Tags = resolve("columns", columns, columnRoles()), resolve("tags", tags, tagRoles())
 	if !slices.Contains([]string{"alpaca", "sharegpt", "openai"}, e.Formatting) {
 		problems = append(problems, fmt.Sprintf("formatting %q is unknown (alpaca, sharegpt, openai)%s", e.Formatting, meant(e.Formatting, []string{"alpaca", "sharegpt", "openai"})))
+	}
+	if _, err := ParseSlices(e.Split); err != nil {
+		problems = append(problems, fmt.Sprintf("split: %q is none", e.Split))
 	}
 	if e.NumSamples < 0 {
 		problems = append(problems, fmt.Sprintf("num_samples is %d", e.NumSamples))
