@@ -28,7 +28,7 @@ func TestFactAcksAreNotFenced(t *testing.T) {
 			if md, err := third.Metadata(); err != nil || md.NumDelivered != 3 {
 				t.Errorf("delivery %+v: %v", md, err)
 			}
-			if took := time.Since(began); took > 800*time.Millisecond {
+			if took := time.Since(began); took > 3*time.Second {
 				t.Errorf("delivered again after %s, as if nobody had returned it", took)
 			}
 		},
@@ -40,7 +40,11 @@ func TestFactAcksAreNotFenced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, js := lab(t)
 			s := workQueue(t, js, nil)
-			c := puller(t, s, jetstream.ConsumerConfig{AckWait: time.Second})
+			wait := time.Second
+			if name == "nak" {
+				wait = 4 * time.Second // a busy machine must not be taken for it
+			}
+			c := puller(t, s, jetstream.ConsumerConfig{AckWait: wait})
 			put(t, js, "w.a")
 			first, second := next(t, c), next(t, c)
 			if md, err := second.Metadata(); err != nil || md.NumDelivered != 2 {
