@@ -230,8 +230,17 @@ func (e *factoryEncoder) batch(ctx context.Context, picks []source.Pick) (m made
 	return m
 }
 
+// supervised makes the sample of a row. Upstream gives a later turn whose prompt is cut to nothing the label of an efficient end of sequence
+// all the same, so that labels are longer than the tokens; its collator pads the tokens, whose padding then bears the last label.
 func (e *factoryEncoder) supervised(x *process.Example) ([]data.Sequence, error) {
 	s, err := e.proc.Supervised(x)
+	if enc := e.proc.Encoder(); !e.o.Packing {
+		for pad := enc.PadID(); len(s.IDs) < len(s.Labels); s.IDs = append(s.IDs, pad) {
+			if pad == chat.NoID {
+				pad = enc.EOSID()
+			}
+		}
+	}
 	return []data.Sequence{sequence(s)}, err
 }
 

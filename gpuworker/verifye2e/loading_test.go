@@ -191,7 +191,7 @@ func (c *loadingCase) compare(t *testing.T, run *localrun.Run, st *schemas.Stage
 	defer d.Close()
 	var want []data.Sequence
 	for i := range rows {
-		want = append(want, rows[i].sequences(o)...)
+		want = append(want, rows[i].sequences(o, c.Pad)...)
 	}
 	n := d.Len()
 	if st.Prep.Factory.Buffer == 0 && n != len(want) || n == 0 {
@@ -215,7 +215,7 @@ func (c *loadingCase) compare(t *testing.T, run *localrun.Run, st *schemas.Stage
 }
 
 // sequences are what is stored of a row.
-func (r *loadedRow) sequences(o *schemas.PrepOutput) []data.Sequence {
+func (r *loadedRow) sequences(o *schemas.PrepOutput, pad int32) []data.Sequence {
 	switch o.Form {
 	case "pt":
 		return []data.Sequence{{IDs: r.IDs, Labels: r.IDs}}
@@ -227,6 +227,10 @@ func (r *loadedRow) sequences(o *schemas.PrepOutput) []data.Sequence {
 			s[0].Tag = 1
 		}
 		return s
+	case "sft": // labels can be one more than the tokens, of which the padding bears the last one
+		for !o.Packing && len(r.IDs) < len(r.Labels) {
+			r.IDs = append(r.IDs, pad)
+		}
 	case "predict":
 		s := data.Sequence{IDs: slices.Concat(r.IDs, r.Labels), Labels: slices.Repeat([]int32{data.IgnoreLabel}, len(r.IDs))}
 		s.Labels = append(s.Labels, r.Labels...)
@@ -250,6 +254,9 @@ func (r *loadedRow) packed(s data.Sequence, pad int32, neat bool) error {
 	}
 	for len(ids) < len(r.IDs) {
 		ids, labels, positions, mask = append(ids, pad), append(labels, data.IgnoreLabel), append(positions, 0), append(mask, 0)
+	}
+	if len(r.Labels) > len(r.IDs) { // upstream cannot train on such a row, whose labels are one more than the tokens
+		labels, r.Labels = labels[:len(s.IDs)], r.Labels[:len(s.IDs)]
 	}
 	if !neat {
 		mask = slices.Repeat([]int32{1}, len(mask))
