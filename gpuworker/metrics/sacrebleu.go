@@ -278,9 +278,9 @@ func tokenizeZh(s string) string {
 }
 
 var intlRules = []rule{
-	{regexp.MustCompile(`(\PN)(\pP)`), "${1} ${2} "},
-	{regexp.MustCompile(`(\pP)(\PN)`), " ${1} ${2}"},
-	{regexp.MustCompile(`(\pS)`), " ${1} "},
+	{regexp.MustCompile(`([^\pN` + newN + `])([\pP` + newP + `])`), "${1} ${2} "},
+	{regexp.MustCompile(`([\pP` + newP + `])([^\pN` + newN + `])`), " ${1} ${2}"},
+	{regexp.MustCompile(`([\pS` + newS + `])`), " ${1} "},
 }
 
 func tokenizeIntl(s string) string { return squeeze(applyRules(s, intlRules)) }
