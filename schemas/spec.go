@@ -236,6 +236,9 @@ type TrainStage struct {
 	// Recompute keeps only the input of each block and computes it again in the backward pass: "off", "on", or "auto" (default), which
 	// does so where saving activations would not fit the device. It never changes a bit of the result.
 	Recompute string `json:"recompute,omitempty" jsonschema:"enum=off,enum=on,enum=auto"`
+	// OffloadActivations keeps those inputs in the host's memory until the backward pass, on devices that have memory of their own, where it
+	// implies Recompute. It never changes a bit of the result.
+	OffloadActivations bool `json:"offload_activations,omitempty"`
 	// StepDelayMS slows each step down; for demonstrations and fault tests only.
 	StepDelayMS int `json:"step_delay_ms,omitempty"`
 }

@@ -224,6 +224,8 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 	p.check(w.Min >= 1 && w.Min <= w.Max && w.Max <= maxWorld, at+".world", "min %d and max %d: 1 <= min <= max <= %d must hold", w.Min, w.Max, maxWorld)
 	p.check(w.Max <= t.Leaves, at+".world.max", "is %d, but a step has only %d leaves to deal out", w.Max, t.Leaves)
 	p.check(slices.Contains([]string{"", "off", "on", "auto"}, t.Recompute), at+".recompute", "%q is unknown (off, on, auto)", t.Recompute)
+	p.check(!t.OffloadActivations || t.Recompute != "off", at+".offload_activations",
+		"keeps the inputs that blocks are computed again from in the host's memory, but recompute is off: without recomputation there are none")
 	if g := t.EvalGenerate; g != nil {
 		p.check(t.Objective == "sft" && t.Eval != "" && len(t.Evals) == 0 && !t.EvalAccuracy, at+".eval_generate", "needs objective sft and eval, without evals and eval_accuracy")
 		f := t.Features

@@ -93,11 +93,18 @@ func (t *Tape) backOp(n node) {
 func (t *Tape) replayBlock(n node) {
 	out := &t.slots[n.out.id]
 	t.mem.release(&out.dataMem)
+	off := t.cfg.Offload
 	if !out.hasGrad {
+		if off != nil {
+			off.drop(t, n.in)
+		}
 		t.Release(n.in)
 		return
 	}
 	t.BeginGrads(n.unit)
+	if off != nil {
+		off.take(t, n.in)
+	}
 	if t.err != nil {
 		return
 	}

@@ -77,6 +77,8 @@ type Config struct {
 	// Compute is the element type of activations: f32 (the default), bf16 or f16. With 16 bits, matrices that are held in f32 are cast for as long
 	// as their unit is in use; vectors (norms, biases), statistics, sums and gradients of parameters stay f32.
 	Compute kernels.DType
+	// Offload, when not nil, keeps the inputs of checkpointed blocks in the host's memory. Results do not depend on it.
+	Offload *Offload
 }
 
 // Tape records one forward pass and runs its backward. It is used by one goroutine; Reset makes it ready for the next pass and keeps
@@ -111,6 +113,10 @@ func New(mem *Memory, cfg Config) *Tape {
 
 // Reset forgets the last pass and frees its memory for reuse. With train the following operations are recorded for Backward.
 func (t *Tape) Reset(ctx context.Context, train bool) {
+	var err error
+	if t.cfg.Offload != nil {
+		err = t.cfg.Offload.reset()
+	}
 	t.mem.releaseAll()
 	clear(t.slots)
 	clear(t.casts)
@@ -124,6 +130,7 @@ func (t *Tape) Reset(ctx context.Context, train bool) {
 	t.nodes = t.nodes[:0]
 	t.err, t.ctx, t.record, t.replay = nil, ctx, train, false
 	t.train, t.noiseRows = train, Tensor{}
+	t.Fail("offload activations", err)
 }
 
 // SetLossScale multiplies all gradients of later passes by a factor: in f16 small ones vanish otherwise. The caller divides them again.

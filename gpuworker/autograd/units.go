@@ -66,8 +66,8 @@ func (t *Tape) endGrads(u *Unit) {
 	t.hook(func(h Hooks) func(context.Context, *Unit) error { return h.AfterBackward }, u, "reduce gradients of")
 }
 
-// Block runs fn as the forward pass of one unit: hooks around it, and with Checkpoint only its input is kept and fn runs again in the
-// backward pass. The input is released.
+// Block runs fn as the forward pass of one unit: hooks around it, and with Checkpoint only its input is kept (with Offload, by the host) and fn
+// runs again in the backward pass. The input is released.
 func (t *Tape) Block(u *Unit, x Value, fn func(Value) Value) Value {
 	if t.err != nil {
 		return Value{}
@@ -102,6 +102,9 @@ func (t *Tape) Block(u *Unit, x Value, fn func(Value) Value) Value {
 	t.slots[x.id].refs++
 	t.nodes = append(t.nodes, node{kind: nodeCheckpoint, unit: u, in: x, out: y, fn: fn})
 	t.Release(x)
+	if o := t.cfg.Offload; o != nil {
+		o.stow(t, x)
+	}
 	return y
 }
 

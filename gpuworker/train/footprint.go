@@ -37,6 +37,8 @@ type Footprint struct {
 	Staging int64 `json:"staging"`
 	// Host is memory of the machine beside its device: the optimizer's state, and what an update goes through, where they are offloaded.
 	Host int64 `json:"host,omitempty"`
+	// HostActivations is the same of the inputs of blocks.
+	HostActivations int64 `json:"host_activations,omitempty"`
 	// Peak is the most that was allocated at once, which is not the sum: the parts peak at different moments.
 	Peak int64 `json:"peak"`
 	// Threads is what the device's threads on this machine hold beside that, scratch and stacks; 0 for accelerators.
@@ -50,7 +52,7 @@ type MeasureConfig struct {
 	Model []byte
 	// World is the number of ranks, Seq the tokens of a sequence; a leaf has Stage.MicroBatch sequences.
 	World, Seq int
-	// Recompute keeps only the input of each block and computes it again in the backward pass.
+	// Recompute keeps only the input of each block and computes it again in the backward pass, as it always is where these are offloaded.
 	Recompute bool
 	// Backend of the device, as kernels.Options has it; empty is the CPU.
 	Backend string
@@ -133,16 +135,35 @@ func measureRank(ctx context.Context, dev *kernels.Device, c MeasureConfig, comm
 	if err != nil {
 		return f, err
 	}
-	tape := autograd.New(mem, autograd.Config{Hooks: engine, Compute: computeType(c.Stage.DType), Checkpoint: c.Recompute})
+	off, err := openOffload(c.Stage, dev)
+	if err != nil {
+		return f, err
+	}
+	if off != nil {
+		defer func() { err = errors.Join(err, off.Close()) }()
+	}
+	tape := autograd.New(mem, autograd.Config{Hooks: engine, Compute: computeType(c.Stage.DType), Checkpoint: c.Recompute || off != nil, Offload: off})
 	if err := countStep(ctx, engine, tape, model, c, f.World); err != nil {
 		return f, err
 	}
 	res := engine.Resident()
 	f.Trainable = engine.Trainable()
 	f.Host, _ = engine.OffloadBytes()
+	if off != nil {
+		f.HostActivations = off.HostBytes()
+	}
 	f.Weights, f.Gradients, f.Optimizer, f.Window, f.Staging = res.Params, res.Grads, res.Optimizer, res.Window, res.Staging
 	f.Activations, f.Workspace, f.Peak, f.Threads = mem.Peak(), q.Workspace(), dev.Peak(), dev.ThreadMemory()
 	return f, q.Sync()
+}
+
+// openOffload is where a stage keeps the inputs of blocks if not on the device: nil where it does not, or where the device's memory is the
+// host's. A counting device stands for one with memory of its own.
+func openOffload(t *schemas.TrainStage, dev *kernels.Device) (*autograd.Offload, error) {
+	if !t.OffloadActivations || dev.SharesHost() && !dev.Counting() {
+		return nil, nil
+	}
+	return autograd.NewOffload(dev)
 }
 
 // countStep runs up to two leaves a rank, as the second one adds to what the first one left, and the update.
@@ -221,6 +242,9 @@ func (s *session) recompute(ctx context.Context, model []byte) (bool, string) {
 	case "off":
 		return false, "the spec says so"
 	}
+	if s.offload != nil {
+		return true, "the inputs of blocks are in the host's memory"
+	}
 	info, err := s.dev.Info()
 	if err != nil || info.MemoryFree <= 0 {
 		return false, "the device does not tell its memory"
@@ -231,6 +255,7 @@ func (s *session) recompute(ctx context.Context, model []byte) (bool, string) {
 	}
 	leaf := *s.stage
 	leaf.MicroBatch *= groupOf(s.data) // pairs are two sequences each
+	leaf.OffloadActivations = false
 	f, err := Measure(ctx, MeasureConfig{Stage: &leaf, Model: model, World: s.t.Gang.World, Seq: seq})
 	if err != nil {
 		return false, "its memory cannot be measured: " + err.Error()

@@ -87,6 +87,7 @@ type session struct {
 	exchange exchange.Collective // nil where ranks exchange through the host
 	memory   *autograd.Memory
 	tape     *autograd.Tape
+	offload  *autograd.Offload // nil where inputs of blocks stay on the device
 	model    zoo.Model
 	adapters *adapter.Adapters // nil without
 	engine   *zero.Engine
@@ -143,6 +144,9 @@ func (s *session) close(cause error) error {
 		errs = append(errs, s.engine.Close())
 	}
 	errs = append(errs, s.reference.close(), s.closeCritic())
+	if s.offload != nil {
+		errs = append(errs, s.offload.Close())
+	}
 	if s.memory != nil {
 		errs = append(errs, s.memory.Close())
 	}
@@ -269,9 +273,15 @@ func (s *session) openModel(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if s.offload, err = openOffload(s.stage, s.dev); err != nil {
+		return err
+	}
+	if s.stage.OffloadActivations && s.offload == nil {
+		s.t.Logger.Info("offload_activations changes nothing: the device's memory is the host's")
+	}
 	recompute, why := s.recompute(ctx, rec.Config)
 	s.t.Logger.Info("activations", "recompute", recompute, "why", why)
-	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine, Compute: computeType(s.stage.DType), Checkpoint: recompute})
+	s.tape = autograd.New(s.memory, autograd.Config{Hooks: s.engine, Compute: computeType(s.stage.DType), Checkpoint: recompute, Offload: s.offload})
 	if err := s.openReference(ctx, rec, src); err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ var exported = []string{"load_best_model_at_end", "metric_for_best_model"}
 var effectsElsewhere = map[string]string{
 	"tokenized_path": "gpuworker/verifye2e:TestTokenizedByLLaMAFactory", "model_revision": "services/config:TestHubs", "use_modelscope_hub": "services/config:TestHubs",
 	"galore_layerwise": "gpuworker/verifye2e:TestKeysChangeMemory", "apollo_layerwise": "gpuworker/verifye2e:TestKeysChangeMemory", "by_block": "gpuworker/verifye2e:TestKeysChangeMemory",
-	"sharding": "gpuworker/verifye2e:TestKeysChangeMemory", "offload_optimizer": "gpuworker/verifye2e:TestKeysChangeMemory", "num_workers": "gpuworker/verifye2e:TestKeysChangeMemory",
+	"sharding": "gpuworker/verifye2e:TestKeysChangeMemory", "offload_optimizer": "gpuworker/verifye2e:TestKeysChangeMemory", "offload_activations": "gpuworker/verifye2e:TestKeysChangeMemory", "num_workers": "gpuworker/verifye2e:TestKeysChangeMemory",
 	"export_dir": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "output_dir": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
 	"logging_dir": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "logging_steps": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
 	"save_strategy": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten", "save_steps": "services/cmd/tunefleet:TestKeysChangeWhatIsWritten",
@@ -151,12 +151,13 @@ func TestKeysChangeMemory(t *testing.T) {
 		value, with string
 		world       int
 	}{
-		"by_block":          {"true", onFull + " gradient_accumulation_steps=1", 1},
-		"galore_layerwise":  {"true", "use_galore=true gradient_accumulation_steps=1 " + onFull, 1},
-		"apollo_layerwise":  {"true", "use_apollo=true gradient_accumulation_steps=1 " + onFull, 1},
-		"sharding":          {"zero3", onFull, 2},
-		"offload_optimizer": {"true", onFull, 1},
-		"num_workers":       {"2", onFull + " sharding=zero3", 0},
+		"by_block":            {"true", onFull + " gradient_accumulation_steps=1", 1},
+		"galore_layerwise":    {"true", "use_galore=true gradient_accumulation_steps=1 " + onFull, 1},
+		"apollo_layerwise":    {"true", "use_apollo=true gradient_accumulation_steps=1 " + onFull, 1},
+		"sharding":            {"zero3", onFull, 2},
+		"offload_optimizer":   {"true", onFull, 1},
+		"offload_activations": {"true", onFull, 1},
+		"num_workers":         {"2", onFull + " sharding=zero3", 0},
 	} {
 		t.Run(key, func(t *testing.T) {
 			peak := func(more string) (int64, string) {

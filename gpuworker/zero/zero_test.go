@@ -66,7 +66,9 @@ type setup struct {
 	snapshots bool
 	staging   int64
 	offload   bool
-	store     kernels.DType
+	// away keeps the inputs of blocks in the host's memory.
+	away  bool
+	store kernels.DType
 }
 
 // outcome is what must not depend on the world.
@@ -177,7 +179,14 @@ func train(ctx context.Context, c zero.Collective, s setup) (out outcome, err er
 	if err != nil {
 		return out, err
 	}
-	tape := autograd.New(mem, autograd.Config{Hooks: e, Checkpoint: s.checkpoint})
+	var off *autograd.Offload
+	if s.away {
+		if off, err = autograd.NewOffload(dev); err != nil {
+			return out, err
+		}
+		defer func() { err = errors.Join(err, off.Close()) }()
+	}
+	tape := autograd.New(mem, autograd.Config{Hooks: e, Checkpoint: s.checkpoint, Offload: off})
 	if s.restore != nil {
 		err := e.Restore(ctx, func(_ context.Context, tensor string, from int64, dst []float32) error {
 			whole, ok := s.restore[tensor+"@0"]

@@ -29,6 +29,8 @@ type rig struct {
 	queue *kernels.Queue
 	dev   *kernels.Device
 	lora  *adapter.Adapters
+	// away, set by prepare, keeps the inputs of blocks in the host's memory.
+	away bool
 }
 
 // newRig makes a model with random weights and gradients on the CPU.
@@ -70,8 +72,15 @@ func newModelRig(t *testing.T, m zoo.Model, cfg autograd.Config, prepare func(*r
 		}
 	}
 	mem := autograd.NewMemory(r.dev, r.queue, 0)
+	if r.away {
+		cfg.Offload, err = autograd.NewOffload(r.dev)
+		check(err)
+	}
 	r.tape = autograd.New(mem, cfg)
 	t.Cleanup(func() {
+		if r.away {
+			check(cfg.Offload.Close())
+		}
 		check(mem.Close())
 		store.Close()
 		check(r.dev.Close())

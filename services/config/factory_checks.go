@@ -80,6 +80,11 @@ func (v *factoryValues) rules() {
 	if v.truth("predict_with_generate") && v.truth("compute_accuracy") {
 		v.bad("compute_accuracy", "cannot be combined with predict_with_generate")
 	}
+	for _, key := range []string{"disable_gradient_checkpointing", "gradient_checkpointing"} {
+		if off := key == "disable_gradient_checkpointing"; v.truth("offload_activations") && v.given(key) && v.truth(key) == off {
+			v.bad("offload_activations", "cannot be combined with %s: %t: what is offloaded are the inputs that blocks are computed again from, and without that there are none", key, off)
+		}
+	}
 	v.streamRules()
 	v.methodRules(stage, method)
 }

@@ -151,5 +151,6 @@ func trainingKeys() []factoryKey {
 		{"tunefleet", "precision", kText, "fp32", works, "auto (bf16, fp16 or fp32, whichever comes first that the device multiplies), fp32, bf16 or fp16"},
 		{"tunefleet", "by_block", kTruth, "false", works, "gradients are applied block by block, so that only one block's are in memory; the same bits, in two passes unless max_grad_norm is 0"},
 		{"tunefleet", "offload_optimizer", kTruth, "false", works, "the optimizer's state lies in the host's memory and the host's cores update: less device memory, slower steps; nothing changes on the CPU"},
+		{"tunefleet", "offload_activations", kTruth, "false", works, "the inputs of blocks wait in the host's memory for the backward pass, which computes blocks again from them: less device memory; the same bits; nothing changes on the CPU"},
 	}
 }

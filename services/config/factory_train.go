@@ -214,6 +214,7 @@ func (b *factoryBuilder) optim(t *schemas.TrainStage) {
 	}
 	o.ByBlock = v.truth("by_block") || v.truth("galore_layerwise") || v.truth("apollo_layerwise")
 	o.Offload = v.truth("offload_optimizer")
+	t.OffloadActivations = v.truth("offload_activations")
 	if o.MaxGradNorm == 0 {
 		o.MaxGradNorm = schemas.NoClip // as transformers' Trainer has it
 	}

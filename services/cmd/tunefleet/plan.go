@@ -21,6 +21,7 @@ type planOptions struct {
 	model, method, dtype    string
 	optim                   string
 	pure, byBlock, offload  bool
+	away                    bool
 	seq, microBatch, worlds int
 	memory                  string
 	table                   bool
@@ -66,6 +67,7 @@ func (a *app) planCommand() *cobra.Command {
 	f.StringVar(&o.optim, "optim", "adamw", "with --model: optimizer, such as adamw_8bit")
 	f.BoolVar(&o.pure, "pure-bf16", false, "with --model: hold trained weights in bf16 too")
 	f.BoolVar(&o.offload, "offload-optimizer", false, "with --model: hold the optimizer's state in the host's memory")
+	f.BoolVar(&o.away, "offload-activations", false, "with --model: hold the inputs of blocks in the host's memory until the backward pass, which computes blocks again")
 	f.BoolVar(&o.byBlock, "by-block", false, "with --model: apply gradients block by block during the backward pass (one leaf a rank)")
 	f.IntVar(&o.seq, "seq", 0, "tokens of a sequence (default: the file's cutoff, else 2048)")
 	f.IntVar(&o.microBatch, "micro-batch", 0, "sequences of a leaf (default: the file's, else 1)")
@@ -158,7 +160,7 @@ func planPublic(o planOptions) ([]planned, error) {
 		}
 		model = string(data)
 	}
-	s := &schemas.TrainStage{Objective: "sft", Method: "lora", MicroBatch: 1, Leaves: max(1, o.worlds), DType: o.dtype, PureBF16: o.pure, Sharding: "zero3", Reduction: "canonical",
+	s := &schemas.TrainStage{Objective: "sft", Method: "lora", MicroBatch: 1, Leaves: max(1, o.worlds), DType: o.dtype, PureBF16: o.pure, Sharding: "zero3", Reduction: "canonical", OffloadActivations: o.away,
 		Optim: schemas.OptimSpec{Name: o.optim, LR: 1e-4, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 1, Schedule: "cosine", ByBlock: o.byBlock, Offload: o.offload}, LoRA: &schemas.LoRA{Rank: 8, Alpha: 16}}
 	switch o.method {
 	case "lora":
@@ -197,6 +199,9 @@ func (a *app) planStage(ctx context.Context, p planned, o planOptions, memory in
 	var rows []planRow
 	for world := 1; world <= max(1, o.worlds); world *= 2 {
 		for _, recompute := range []bool{false, true} {
+			if s.OffloadActivations && !recompute {
+				continue // there is nothing to offload without
+			}
 			f, err := train.Measure(ctx, train.MeasureConfig{Stage: &s, Model: p.model, World: world, Seq: p.seq, Recompute: recompute})
 			if err != nil {
 				return fmt.Errorf("cannot plan %s: %w", p.name, err)
@@ -234,6 +239,9 @@ func (a *app) planStage(ctx context.Context, p planned, o planOptions, memory in
 	}
 	if f.Host > 0 {
 		fmt.Fprintf(a.out, "the optimizer's state is the host's: %s of its memory for the rank of %d, where the device has memory of its own\n", gib(f.Host), f.World)
+	}
+	if f.HostActivations > 0 {
+		fmt.Fprintf(a.out, "the inputs of blocks are the host's until the backward pass: %s of its memory for each rank, where the device has memory of its own\n", gib(f.HostActivations))
 	}
 	switch {
 	case memory > 0 && !chosen:

@@ -38,6 +38,10 @@ func TestPlan(t *testing.T) {
 	if code := run(t.Context(), []string{"plan", "--model", model, "--method", "qlora", "--seq", "64", "--max-world", "1", "--memory", "64KiB"}, nil, &out, &errOut); code != 0 || !strings.Contains(out.String(), "none of these fits into 64.0 KiB") {
 		t.Errorf("exit %d: %s", code, out.String())
 	}
+	out.Reset()
+	if code := run(t.Context(), []string{"plan", "--model", model, "--method", "full", "--seq", "512", "--max-world", "1", "--offload-activations"}, nil, &out, &errOut); code != 0 || !strings.Contains(out.String(), "the inputs of blocks are the host's until the backward pass: ") {
+		t.Errorf("exit %d: %s", code, out.String())
+	}
 	for _, bad := range [][]string{{"plan"}, {"plan", "--model", "none-such"}, {"plan", "--model", model, "--method", "magic"}, {"plan", "--model", model, "--memory", "much"}} {
 		if code := run(t.Context(), bad, nil, &out, &errOut); code == 0 {
 			t.Errorf("%v succeeds", bad)
