@@ -9,6 +9,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -24,6 +27,9 @@ const (
 	envAPIToken   = "TUNEFLEET_CHAOS_API_TOKEN"
 	// apiProcess is the process that serves the API, for the rows that need it.
 	apiProcess = "api-1"
+	// collectedName is the file by which the API's process says that it has collected its garbage, collectWithin how long that may take.
+	collectedName = "api-collected"
+	collectWithin = 20 * time.Second
 )
 
 // runAPI serves the product's API over the fleet's servers.
@@ -46,7 +52,27 @@ func runAPI(ctx context.Context, logger *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("cannot serve the API: %w", err)
 	}
+	collect := make(chan os.Signal, 1)
+	signal.Notify(collect, syscall.SIGUSR1)
+	defer signal.Stop(collect)
+	go giveBack(ctx, collect, filepath.Join(os.Getenv(envDir), collectedName), logger)
 	return server.Serve(ctx, l)
+}
+
+// giveBack collects garbage at each signal and returns the room to the system, so that what is resident is what is held; then it makes a
+// file, as the answer.
+func giveBack(ctx context.Context, collect <-chan os.Signal, answer string, logger *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-collect:
+			debug.FreeOSMemory()
+			if err := os.WriteFile(answer, nil, 0o600); err != nil {
+				logger.Error("cannot say that garbage was collected", "error", err)
+			}
+		}
+	}
 }
 
 // apiEnv is what the API's process needs beside the addresses of the servers.

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,8 +39,8 @@ const (
 	settleLeast = 5 * time.Second
 	settleMost  = 10 * time.Second
 	settleFor   = 2 * time.Second
-	// streamBytes is what the API may hold for a stream, apiBytes for itself, and growBytes what may come on top, while nobody reads, of its peak once
-	// every stream holds what it may and the collector has let the heap grow to its pace.
+	// streamBytes is what the API may have resident for a stream, apiBytes for itself, and growBytes by how much what it holds without garbage
+	// may grow while nobody reads, once every stream holds what it may.
 	streamBytes = 96 << 10
 	apiBytes    = 160 << 20
 	growBytes   = 64 << 20
@@ -90,10 +92,17 @@ func streams(ctx context.Context, a *act) error {
 	crowd := a.crowd(ctx, spec, want)
 	defer crowd.close()
 	a.begin(22, apiProcess, "%d streams that nobody reads (limit of files %d), %d slow readers, %d others; then kill -9 of the API", crowd.size(), limit.Cur, slowReaders, goodReaders)
-	before := a.settled(ctx)
-	a.memory(crowd.size(), before, apiBytes+int64(crowd.size())*streamBytes)
+	a.memory(crowd.size(), a.settled(ctx), apiBytes+int64(crowd.size())*streamBytes)
+	before, err := a.f.held(ctx)
+	if err != nil {
+		return err
+	}
 	pause(ctx, a.between(3*time.Second, 4*time.Second))
-	a.memory(crowd.size(), a.f.resident(), before+growBytes)
+	after, err := a.f.held(ctx)
+	if err != nil {
+		return err
+	}
+	a.memory(crowd.size(), after, before+growBytes)
 	if err := a.f.kill(apiProcess); err != nil {
 		return err
 	}
@@ -129,6 +138,30 @@ func (a *act) settled(ctx context.Context) (peak int64) {
 		}
 	}
 	return peak
+}
+
+// held is what the API's process has resident once it has collected its garbage, in bytes: of what is resident otherwise, up to a half is
+// garbage, by how far the collector is.
+func (f *fleet) held(ctx context.Context) (int64, error) {
+	answer := filepath.Join(f.dir, collectedName)
+	if err := os.Remove(answer); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("cannot remove an old answer: %w", err)
+	}
+	if err := f.cell.Signal(apiProcess, syscall.SIGUSR1); err != nil {
+		return 0, fmt.Errorf("cannot ask the API's process to collect its garbage: %w", err)
+	}
+	for end := time.Now().Add(collectWithin); ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
+		if _, err := os.Stat(answer); err == nil {
+			return f.resident(), nil
+		}
+		if f.resident() == 0 {
+			return 0, nil // it is gone, which is judged
+		}
+		if time.Now().After(end) {
+			return 0, fmt.Errorf("the API's process has not collected its garbage in %s", collectWithin)
+		}
+	}
+	return 0, ctx.Err()
 }
 
 // memory notes what the API has resident, and what it may have.

@@ -61,21 +61,14 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
-	send := func(id string, e schemas.Event) error {
-		data, err := json.Marshal(e)
-		if err != nil {
-			return err
+	write := func(frame []byte, err error) error {
+		if err == nil {
+			_, err = w.Write(frame)
 		}
-		if id != "" {
-			if _, err := fmt.Fprintf(w, "id: %s\n", id); err != nil {
-				return err
-			}
-		}
-		_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", e.Type, data)
 		return err
 	}
 	history := s.newReplay(r.Context(), feed, after)
-	past := func(e schemas.Event) error { return send("", e) }
+	past := func(e schemas.Event) error { return write(frame("", e)) }
 	caughtUp := history.resumed
 	beat := time.Now()
 	// HEAD is swapped before the last events are appended: told says that the last one has come, ended since when it is awaited.
@@ -108,12 +101,12 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			pause(r, s.cfg.Poll)
 		}
 		for _, e := range evs {
-			wanted, err := history.live(r.Context(), e.Event, past)
-			if err != nil || wanted && send(e.ID, e.Event) != nil {
+			wanted, err := history.live(r.Context(), e.event, past)
+			if err != nil || wanted && write(e.frame()) != nil {
 				return
 			}
-			after = e.ID
-			told = told || e.Event.Type == schemas.EventState && schemas.RunState(e.Event.Message).Terminal()
+			after = e.id
+			told = told || e.event.Type == schemas.EventState && schemas.RunState(e.event.Message).Terminal()
 		}
 		over := len(evs) == 0 && last
 		if err == nil && len(evs) < streamBatch && !caughtUp || over {
@@ -125,7 +118,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		}
 		if over {
 			final := schemas.Event{At: view.Updated, Type: schemas.EventState, Tenant: tenant, Run: run, Message: string(view.State), Error: view.Error}
-			if send("", final) == nil {
+			if past(final) == nil {
 				_ = flush()
 			}
 			return
@@ -140,6 +133,18 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// frame is an event as SSE; those of the segment logs have no id.
+func frame(id string, e schemas.Event) ([]byte, error) {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode an event: %w", err)
+	}
+	if id != "" {
+		id = "id: " + id + "\n"
+	}
+	return fmt.Appendf(nil, "%sevent: %s\ndata: %s\n\n", id, e.Type, data), nil
 }
 
 // patient gives a client time for what is written next.

@@ -88,20 +88,52 @@ func (s *Server) newReplay(ctx context.Context, f *feed, after string) *replay {
 	if after != "" {
 		oldest, err := s.live.Tail(ctx, tenant, run, "", 1, 0)
 		r.resumed = err == nil && len(oldest) == 1 && !idBefore(after, oldest[0].ID)
+		if r.resumed {
+			r.lookBack(ctx, after)
+		}
 	}
 	return r
 }
 
-// idBefore orders stream ids ("<milliseconds>-<number>").
-func idBefore(a, b string) bool {
-	split := func(id string) (ms, n uint64) {
-		x, y, _ := strings.Cut(id, "-")
-		ms, _ = strconv.ParseUint(x, 10, 64) // ids are digits: a missing number counts as 0
-		n, _ = strconv.ParseUint(y, 10, 64)
-		return ms, n
+// lookBack finds, shortly before the event that the client saw last, the step that it was told last: those after it may be in the segment
+// logs only, when a run ends whose last steps came to the tail late or never.
+func (r *replay) lookBack(ctx context.Context, after string) {
+	ms, _ := splitID(after)
+	evs, err := r.s.live.Tail(ctx, r.tenant, r.run, strconv.FormatUint(ms-min(ms, lookBackMS), 10)+"-0", eventBatch, 0)
+	if err != nil {
+		return // as when there is none: what the tail says is told
 	}
-	am, an := split(a)
-	bm, bn := split(b)
+	for _, e := range evs {
+		if idBefore(after, e.ID) {
+			break
+		}
+		if isStep(e.Event) {
+			t := &told{upto: e.Event.Step}
+			t.add(e.Event)
+			r.stages = map[string]*told{e.Event.Stage: t}
+		}
+	}
+}
+
+// lookBackMS is how far before a client's last event its last step is looked for, in milliseconds.
+const lookBackMS = 1000
+
+// splitID takes a stream id ("<milliseconds>-<number>") apart; a missing number is 0.
+func splitID(id string) (ms, n uint64) {
+	x, y, ok := strings.Cut(id, "-")
+	if x != "" { // ids are digits
+		ms, _ = strconv.ParseUint(x, 10, 64)
+	}
+	if ok {
+		n, _ = strconv.ParseUint(y, 10, 64)
+	}
+	return ms, n
+}
+
+// idBefore orders stream ids.
+func idBefore(a, b string) bool {
+	am, an := splitID(a)
+	bm, bn := splitID(b)
 	return am < bm || am == bm && an < bn
 }
 

@@ -18,6 +18,22 @@ const ringEvents = 1024
 // segmentEvents is how many events of a run's segment logs are kept for those who join later.
 const segmentEvents = 1 << 16
 
+// entry is an event of a run's tail, in the form in which all its streams write it.
+type entry struct {
+	id    string
+	event schemas.Event
+	// frame is the event as SSE. Made once: a run with thousands of streams would make it thousands of times.
+	frame func() ([]byte, error)
+}
+
+func entries(evs []lease.StreamEvent) []*entry {
+	out := make([]*entry, len(evs))
+	for i, e := range evs {
+		out[i] = &entry{id: e.ID, event: e.Event, frame: sync.OnceValues(func() ([]byte, error) { return frame(e.ID, e.Event) })}
+	}
+	return out
+}
+
 // hub lets all streams of a run share one reader of the lease server and of HEAD: thousands of clients cost them what one does.
 type hub struct {
 	live lease.Progress
@@ -43,7 +59,7 @@ type feed struct {
 	// before that look. changed is closed when any of it changes; stop ends the reader.
 	begun   bool
 	from    string
-	ring    []lease.StreamEvent
+	ring    []*entry
 	err     error
 	view    *schemas.RunView
 	changed chan struct{}
@@ -122,7 +138,7 @@ func (f *feed) start(ctx context.Context, after string) {
 }
 
 // open reads the tail from its start. One that is short is kept: those who join next find it in memory.
-func (f *feed) open(ctx context.Context, limit int) ([]lease.StreamEvent, error) {
+func (f *feed) open(ctx context.Context, limit int) ([]*entry, error) {
 	f.opening.Lock()
 	defer f.opening.Unlock()
 	f.mu.Lock()
@@ -131,10 +147,11 @@ func (f *feed) open(ctx context.Context, limit int) ([]lease.StreamEvent, error)
 		return slices.Clone(f.ring[:min(len(f.ring), limit)]), nil
 	}
 	f.mu.Unlock()
-	evs, err := f.hub.live.Tail(ctx, f.tenant, f.run, "", eventBatch, 0)
+	read, err := f.hub.live.Tail(ctx, f.tenant, f.run, "", eventBatch, 0)
 	if err != nil {
 		return nil, err
 	}
+	evs := entries(read)
 	first := slices.Clone(evs[:min(len(evs), limit)])
 	if len(evs) == eventBatch {
 		return first, nil // there are more
@@ -144,9 +161,9 @@ func (f *feed) open(ctx context.Context, limit int) ([]lease.StreamEvent, error)
 	if !f.begun {
 		last := ""
 		if len(evs) > 0 {
-			last = evs[len(evs)-1].ID
+			last = evs[len(evs)-1].id
 		}
-		f.ring = slices.Clone(evs)
+		f.ring = evs
 		f.start(ctx, last)
 	}
 	return first, nil
@@ -166,9 +183,9 @@ func (f *feed) follow(ctx context.Context, after string) {
 			// One look at HEAD in each poll, however many events come.
 			done = err != nil || len(evs) == 0 || time.Since(began) >= f.hub.poll
 			f.mu.Lock()
-			f.ring, f.err = append(f.ring, evs...), err
+			f.ring, f.err = append(f.ring, entries(evs)...), err
 			if n := len(f.ring) - ringEvents; n > 0 {
-				f.from = f.ring[n-1].ID
+				f.from = f.ring[n-1].id
 				f.ring = slices.Clone(f.ring[n:])
 			}
 			if verr == nil {
@@ -205,7 +222,7 @@ func (f *feed) state() *schemas.RunView {
 }
 
 // tail is lease.Progress.Tail: from memory what is there, from the lease server what is older. Who waits has caught up.
-func (f *feed) tail(ctx context.Context, after string, limit int, d time.Duration) ([]lease.StreamEvent, error) {
+func (f *feed) tail(ctx context.Context, after string, limit int, d time.Duration) ([]*entry, error) {
 	if d > 0 {
 		f.begin(ctx, after)
 	}
@@ -213,10 +230,10 @@ func (f *feed) tail(ctx context.Context, after string, limit int, d time.Duratio
 	for {
 		f.mu.Lock()
 		covered := f.begun && !idBefore(after, f.from)
-		var evs []lease.StreamEvent
+		var evs []*entry
 		if covered {
-			i, _ := slices.BinarySearchFunc(f.ring, after, func(e lease.StreamEvent, id string) int {
-				if idBefore(id, e.ID) {
+			i, _ := slices.BinarySearchFunc(f.ring, after, func(e *entry, id string) int {
+				if idBefore(id, e.id) {
 					return 1
 				}
 				return -1 // the first that is after
@@ -229,7 +246,9 @@ func (f *feed) tail(ctx context.Context, after string, limit int, d time.Duratio
 			if after == "" {
 				evs, err = f.open(ctx, limit)
 			} else {
-				evs, err = f.hub.live.Tail(ctx, f.tenant, f.run, after, limit, 0)
+				var older []lease.StreamEvent
+				older, err = f.hub.live.Tail(ctx, f.tenant, f.run, after, limit, 0)
+				evs = entries(older)
 			}
 			if err != nil {
 				return nil, err
