@@ -1,9 +1,10 @@
 """Writes golden.safetensors: parameters after 20 steps of each optimizer's reference implementation.
 
 Needs torch 2.9.1, transformers 4.57.6, safetensors, numpy, bitsandbytes 0.50.2, lion-pytorch 0.2.5, galore-torch 1.0, apollo-torch 1.0.3,
-adam-mini 1.1.1, badam 1.4. Run: python golden.py (in this folder). Values and gradients are integers over 1001, so that the test makes
-the same ones.
+adam-mini 1.1.1, badam 1.4 (deploy/setup/python.sh installs them). Run: python golden.py [FILE] (in this folder). Values and gradients are
+integers over 1001, so that the test makes the same ones.
 """
+import sys
 import warnings
 
 import numpy as np
@@ -211,5 +212,5 @@ def active(opt, ps, step):
 for mode in ("ascending", "descending"):
     run(f"badam_{mode}", lambda ps: badam(ps, mode), each=active)
 
-save_file(out, "golden.safetensors")
+save_file(out, sys.argv[1] if len(sys.argv) > 1 else "golden.safetensors")
 print(sum(t.numel() for t in out.values()), "values")

@@ -5,7 +5,9 @@ in PEFT's format, where there is one), batches.safetensors with input_ids, atten
 the options, the learning rates, and the loss and gradient norm of every step. A step's loss is the sum over its leaves divided by the labels
 of all of them (those of position 0 count), as transformers' Trainer has it. Packed rows are computed document by document. Trainings whose
 numbers change by more than 2e-5 with the last bit of the weights are left out. GaLore, BAdam, Adam-mini and AdamW in 8 bits are trained where
-their packages (galore-torch 1.0, badam 1.4, adam-mini 1.1.1, bitsandbytes) can be imported.
+their packages (galore-torch 1.0, badam 1.4, adam-mini 1.1.1, bitsandbytes) can be imported. Where the model has a window, padding is shorter
+than it: a query that sees no key attends to all of them in transformers' eager code, to none in its other ones and ours, and so padding would
+be sent to other experts, which then have taken part in other steps.
 """
 
 import copy
@@ -286,7 +288,7 @@ def train(out, r, kind):
         o["packed"] = False  # frequencies depend on the longest document of a row
     if o["packed"]: docs = [[0] + sorted(r.sample(range(2, S - 1), C(r, 1, 2))) + [S] for _ in range(leaves)]
     else:
-        for i in range(leaves): mask[i, rows - 1, S - r.randint(0, S // 2):] = 0
+        for i in range(leaves): mask[i, rows - 1, S - min(r.randint(0, S // 2), (keys.get("sliding_window") or S) - 1):] = 0
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, 0, :2] = -100
     twin = copy.deepcopy(model)
