@@ -5,9 +5,9 @@ in PEFT's format, where there is one), batches.safetensors with input_ids, atten
 the options, the learning rates, and the loss and gradient norm of every step. A step's loss is the sum over its leaves divided by the labels
 of all of them (those of position 0 count), as transformers' Trainer has it. Packed rows are computed document by document. Trainings whose
 numbers change by more than 2e-5 with the last bit of the weights are left out. GaLore, BAdam, Adam-mini and AdamW in 8 bits are trained where
-their packages (galore-torch 1.0, badam 1.4, adam-mini 1.1.1, bitsandbytes) can be imported. Where the model has a window, padding is shorter
-than it: a query that sees no key attends to all of them in transformers' eager code, to none in its other ones and ours, and so padding would
-be sent to other experts, which then have taken part in other steps.
+their packages (galore-torch 1.0, badam 1.4, adam-mini 1.1.1, bitsandbytes) can be imported. Where the model has a window, padding
+is shorter than it: a query that sees no key attends to all of them with the masks that transformers adds (eager code, Phi 3.5 MoE), to none
+with torch's boolean masks and in ours, so padding would go to other experts, which then would have taken part in other steps.
 """
 
 import copy
