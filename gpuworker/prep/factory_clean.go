@@ -12,13 +12,14 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/extsort"
+	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // cleaning is the cleaning of some sets together, so that a row which repeats another set's is found. Repaired rows lie in scratch files. Memory holds
-// a bit a row; where a step looks at all rows together (near duplicates, reviews, wrong labels) their texts, too.
+// a bit a row, and what minhash.Spilled does; where a step looks at all rows together (reviews, wrong labels) their texts, too.
 type cleaning struct {
 	c        *curator
 	spec     schemas.CleanSpec
@@ -33,6 +34,7 @@ type cleaning struct {
 	// Of rows one by one.
 	stream *clean.Stream
 	keys   *extsort.Sorter
+	near   *minhash.Spilled // of all ids, with "" for those that are gone already
 	rep    *clean.Report
 	// Of all rows together: they and their names before they were repaired.
 	rows  []data.Row
@@ -62,6 +64,9 @@ func (c *curator) clean(ctx context.Context, first, n int) (err error) {
 		if k.keys != nil {
 			err = errors.Join(err, k.keys.Close())
 		}
+		if k.near != nil {
+			err = errors.Join(err, k.near.Close())
+		}
 	}()
 	before := c.rep.Changed
 	changed, err := k.repair(ctx)
@@ -71,8 +76,8 @@ func (c *curator) clean(ctx context.Context, first, n int) (err error) {
 	c.rep.Changed = before + changed
 	if k.stream == nil {
 		err = k.together(ctx)
-	} else {
-		err = k.duplicates()
+	} else if err = k.duplicates(); err == nil {
+		err = k.nearDuplicates()
 	}
 	if err != nil {
 		return err
@@ -109,6 +114,11 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 			return 0, err
 		}
 		k.keys = extsort.New(c.t.Dir, 24, sortedInMemory)
+		if k.spec.NearDup > 0 {
+			if k.near, err = minhash.NewSpilled(c.t.Dir, k.spec.NearDup, k.spec.Shingle, c.t.Spec.Seed); err != nil {
+				return 0, err
+			}
+		}
 	}
 	for set := k.first; set < k.first+k.n; set++ {
 		if r := c.plan.sets[set].remote; r != nil {
@@ -129,6 +139,7 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 			if err != nil {
 				return changed, err
 			}
+			compared := ""
 			if ok {
 				if review {
 					seen := x.row(0, false)
@@ -138,7 +149,12 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 					changed++
 				}
 				x.convert() // it converted before, and texts are still texts
-				if err := k.judge(x); err != nil {
+				if compared, err = k.judge(x); err != nil {
+					return changed, err
+				}
+			}
+			if k.near != nil {
+				if err := k.near.Add(compared); err != nil {
 					return changed, err
 				}
 			}
@@ -154,24 +170,37 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 	return changed, nil
 }
 
-// judge decides about a row by itself, or keeps its texts until all are there.
-func (k *cleaning) judge(x *conversation) error {
+// judge decides about a row by itself, or keeps its texts until all are there. What it returns is compared with other rows.
+func (k *cleaning) judge(x *conversation) (compared string, err error) {
 	r := x.row(k.ids, k.c.labelled())
 	k.read++
 	if k.stream == nil {
 		k.rows = append(k.rows, r)
-		return nil
+		return "", nil
 	}
 	if !k.stream.Row(&r, k.read-1) {
 		k.drop(k.ids)
-		return nil
+		return "", nil
 	}
 	k.rep.Kept++
-	if !k.stream.Dedup() {
+	if k.stream.Dedup() {
+		key := clean.Key(&r) // 128 bits of it tell duplicates
+		err = k.keys.Add(binary.BigEndian.AppendUint64(key[:16:16], uint64(k.ids)))
+	}
+	return clean.Compared(&r), err
+}
+
+// nearDuplicates drops every row that is similar to an earlier one that is kept.
+func (k *cleaning) nearDuplicates() error {
+	if k.near == nil {
 		return nil
 	}
-	key := clean.Key(&r) // 128 bits of it tell duplicates
-	return k.keys.Add(binary.BigEndian.AppendUint64(key[:16:16], uint64(k.ids)))
+	return k.near.Each(k.dropped, func(m minhash.Match) error {
+		k.drop(m.Row)
+		k.rep.Kept--
+		k.rep.Dropped[clean.NearDup]++
+		return nil
+	})
 }
 
 // duplicates drops every row with the key of an earlier one.

@@ -3,6 +3,7 @@ package prep
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/data/align"
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/labels"
+	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
 	"github.com/tunefleet/tunefleet/gpuworker/data/process"
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
@@ -189,6 +191,18 @@ func (c *curator) choose(ctx context.Context) error {
 	if c.plan.train == nil || c.prep.Clean.Contamination == 0 && c.prep.Sample == nil && c.prep.Augment == nil {
 		return nil
 	}
+	for i := range c.plan.sets {
+		if r := c.plan.sets[i].remote; r != nil {
+			if err := r.fetch(c.t.Dir); err != nil {
+				return err
+			}
+		}
+	}
+	if c.prep.Clean.Contamination > 0 {
+		if err := c.decontaminate(ctx); err != nil || c.prep.Sample == nil && c.prep.Augment == nil {
+			return err
+		}
+	}
 	var picks []source.Pick // of the rows, by their Group
 	var rows []data.Row
 	add := func(o source.Order, split string) error {
@@ -207,13 +221,6 @@ func (c *curator) choose(ctx context.Context) error {
 		}
 		return nil
 	}
-	for i := range c.plan.sets {
-		if r := c.plan.sets[i].remote; r != nil {
-			if err := r.fetch(c.t.Dir); err != nil {
-				return err
-			}
-		}
-	}
 	if err := add(c.plan.train, "train"); err != nil {
 		return err
 	}
@@ -223,7 +230,6 @@ func (c *curator) choose(ctx context.Context) error {
 		}
 	}
 	seed := c.t.Spec.Seed
-	rows = clean.Decontaminate(rows, c.prep.Clean, seed, c.rep)
 	if s := c.prep.Sample; s != nil {
 		before := len(rows)
 		rows = number(labels.Balance(number(labels.Sample(rows, s.MaxRows, seed)), s.Balance, seed))
@@ -241,7 +247,7 @@ func (c *curator) choose(ctx context.Context) error {
 		out = append(out, picks[id])
 	}
 	if len(out) == 0 {
-		return schemas.Errorf(schemas.CodeData, c.t.Stage.Name, "no row is left for training").WithHint("dropped: %s", c.rep.Summary())
+		return c.noneLeft()
 	}
 	if c.prep.Augment != nil {
 		var err error
@@ -251,6 +257,59 @@ func (c *curator) choose(ctx context.Context) error {
 	}
 	c.plan.train = source.Listed(out)
 	return nil
+}
+
+func (c *curator) noneLeft() error {
+	return schemas.Errorf(schemas.CodeData, c.t.Stage.Name, "no row is left for training").WithHint("dropped: %s", c.rep.Summary())
+}
+
+// decontaminate drops the training rows that are similar to a row to evaluate on.
+func (c *curator) decontaminate(ctx context.Context) (err error) {
+	f, err := minhash.NewSpilled(c.t.Dir, c.prep.Clean.Contamination, c.prep.Clean.Shingle, c.t.Spec.Seed)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	kept := 0
+	add := func(o source.Order) error {
+		for i := range o.Len() {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			x, _, err := c.read(o.At(i))
+			if err != nil {
+				return err
+			}
+			r := x.row(i, c.labelled())
+			if err := f.Add(clean.Compared(&r)); err != nil {
+				return err
+			}
+		}
+		kept += o.Len()
+		return nil
+	}
+	for _, o := range c.plan.eval {
+		if err := add(o); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(f.Others(), add(c.plan.train)); err != nil {
+		return err
+	}
+	var left []int32
+	next := 0
+	err = f.Each(nil, func(m minhash.Match) error {
+		left = append(left, rowRange(next, m.Row)...)
+		next = m.Row + 1
+		c.rep.Dropped[clean.Contaminated]++
+		return nil
+	})
+	left = append(left, rowRange(next, c.plan.train.Len())...)
+	if c.rep.Kept = kept - c.plan.train.Len() + len(left); len(left) == 0 {
+		return errors.Join(err, c.noneLeft())
+	}
+	c.plan.train = source.Choose(c.plan.train, left)
+	return err
 }
 
 // augment adds copies with a changed question behind the rows. Copies lie in sets of their own.

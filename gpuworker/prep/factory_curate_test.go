@@ -194,6 +194,12 @@ var _ store.Objects = (*meter)(nil)
 // TestRowsCleanedAloneAreThoseCleanedTogether: rows that are judged one by one, duplicates found by sorting, give the shards and counters that
 // they give with all of them in memory, which a review that names none of them asks for.
 func TestRowsCleanedAloneAreThoseCleanedTogether(t *testing.T) {
+	t.Run("exact", func(t *testing.T) { aloneAndTogether(t, 0, 300) })
+	t.Run("near", func(t *testing.T) { aloneAndTogether(t, 0.7, 10) })
+}
+
+func aloneAndTogether(t *testing.T, near float64, fewest int) {
+	t.Helper()
 	var odd strings.Builder
 	for i := range 60 {
 		fmt.Fprintf(&odd, `{"instruction":%q,"input":"","output":"audit"}`+"\n", []string{"the 3. CLAUSE on  section 21 shall hold", "x", "an own text of row " + fmt.Sprint(i%40), "see ann@example.org or bob"}[i%4])
@@ -204,7 +210,7 @@ func TestRowsCleanedAloneAreThoseCleanedTogether(t *testing.T) {
 	made := func(review bool) (*fixture, []string) {
 		f := factory(t, schemas.FactorySpec{Stage: "sft", OnBadRow: "skip"}, []schemas.PrepOutput{long("train", "train")}, tickets(300), []byte(odd.String()))
 		p := f.spec.Stages[0].Prep
-		p.Clean = schemas.CleanSpec{Normalize: true, PII: "drop", Dedup: true, MinChars: 3, Blocklist: []string{"clause on section 14"}, Labels: []string{"audit", "payment"}}
+		p.Clean = schemas.CleanSpec{Normalize: true, PII: "drop", Dedup: true, NearDup: near, MinChars: 3, Blocklist: []string{"clause on section 14"}, Labels: []string{"audit", "payment"}}
 		if review {
 			ref := f.upload("review.jsonl", []byte(`{"id":"0123456789abcdef","text":"none","label":"audit","decisions":[]}`+"\n"))
 			p.Clean.Review = &ref
@@ -216,12 +222,12 @@ func TestRowsCleanedAloneAreThoseCleanedTogether(t *testing.T) {
 	}
 	f, alone := made(false)
 	g, together := made(true)
-	if len(alone) < 300 || !slices.Equal(alone, together) {
+	if len(alone) < fewest || !slices.Equal(alone, together) {
 		t.Errorf("%d sequences alone, %d together", len(alone), len(together))
 	}
 	a, b := f.result(0).Counters, g.result(0).Counters
-	for _, name := range []string{"rows_read", "dropped_rows", "dropped_duplicates", "dropped_length", "dropped_pii", "dropped_blocked", "normalized_rows"} {
-		if a[name] != b[name] || a[name] == 0 {
+	for _, name := range []string{"rows_read", "dropped_rows", "dropped_duplicates", "dropped_length", "dropped_pii", "dropped_blocked", "normalized_rows", "dropped_near_duplicates", "rows_kept"} {
+		if a[name] != b[name] || a[name] == 0 && (near > 0 || name != "dropped_near_duplicates") {
 			t.Errorf("%s: %d alone, %d together", name, a[name], b[name])
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/extsort"
+	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -37,7 +38,7 @@ type planner struct {
 	t    *consume.Task
 	prep *schemas.PrepStage
 	bad  source.Bad
-	// kept are the rows that cleaning left, before duplicates are dropped; gone has a bit for each that is one.
+	// kept are the rows that cleaning left, before duplicates are dropped; gone has a bit for each that is one, or contaminated.
 	kept   *data.RowFile
 	gone   []uint64
 	splits []uint8
@@ -142,6 +143,13 @@ func (m *planner) stream(ctx context.Context, h *planHead) (err error) {
 	defer func() { err = errors.Join(err, split.Close()) }()
 	keys := extsort.New(m.t.Dir, 24, sortedInMemory)
 	defer func() { err = errors.Join(err, keys.Close()) }()
+	var near *minhash.Spilled
+	if m.prep.Clean.NearDup > 0 {
+		if near, err = minhash.NewSpilled(m.t.Dir, m.prep.Clean.NearDup, m.prep.Clean.Shingle, m.t.Spec.Seed); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, near.Close()) }()
+	}
 	err = m.read(ctx, func(r *data.Row) error {
 		if !cleaner.Row(r, m.rep.Read) {
 			return nil
@@ -153,8 +161,16 @@ func (m *planner) stream(ctx context.Context, h *planHead) (err error) {
 			if err := keys.Add(binary.BigEndian.AppendUint64(k[:16:16], uint64(r.Index))); err != nil {
 				return err
 			}
-		} else if err := split.Add(r); err != nil {
-			return err
+		}
+		if near != nil {
+			if err := near.Add(clean.Compared(r)); err != nil {
+				return err
+			}
+		}
+		if near == nil && !cleaner.Dedup() {
+			if err := split.Add(r); err != nil {
+				return err
+			}
 		}
 		return m.kept.Add(r)
 	})
@@ -164,28 +180,112 @@ func (m *planner) stream(ctx context.Context, h *planHead) (err error) {
 	if _, _, err := m.kept.Finish(); err != nil {
 		return err
 	}
-	kept := m.kept.Len()
-	if cleaner.Dedup() && kept > 0 {
-		n, err := m.duplicates(keys)
-		if err != nil {
+	if m.rep.Kept = int(m.kept.Len()); m.rep.Kept > 0 && (near != nil || cleaner.Dedup()) {
+		if err := m.drop(keys, near); err != nil {
 			return err
-		}
-		if kept -= n; n > 0 {
-			m.rep.Dropped[clean.Duplicate] = int(n)
 		}
 		if err := m.each(ctx, split.Add); err != nil {
 			return err
 		}
 	}
-	m.rep.Kept = int(kept)
-	if kept == 0 {
+	if m.rep.Kept == 0 {
 		return droppedAll(m.t, m.rep)
 	}
 	if m.splits, err = split.Splits(); err != nil {
 		return err
 	}
-	h.Read, h.Kept, h.Counters = int64(m.rep.Read), kept, (&choice{report: m.rep}).counters()
+	if m.prep.Clean.Contamination > 0 {
+		if err := m.decontaminate(ctx); err != nil {
+			return err
+		}
+	}
+	h.Read, h.Kept, h.Counters = int64(m.rep.Read), int64(m.rep.Kept), (&choice{report: m.rep}).counters()
 	return nil
+}
+
+// drop marks exact duplicates, and near ones (nil: not looked for) among the rest.
+func (m *planner) drop(keys *extsort.Sorter, near *minhash.Spilled) error {
+	n, err := m.duplicates(keys)
+	if err != nil {
+		return err
+	}
+	m.count(clean.Duplicate, n)
+	if near == nil {
+		return nil
+	}
+	n = 0
+	err = near.Each(m.isGone, func(x minhash.Match) error {
+		m.gone[x.Row/64] |= 1 << (x.Row % 64)
+		n++
+		return nil
+	})
+	m.count(clean.NearDup, n)
+	return err
+}
+
+// count reports n rows that are gone.
+func (m *planner) count(reason string, n int64) {
+	if m.rep.Kept -= int(n); n > 0 {
+		m.rep.Dropped[reason] = int(n)
+	}
+}
+
+func (m *planner) isGone(i int) bool { return m.gone != nil && m.gone[i/64]>>(i%64)&1 != 0 }
+
+// decontaminate drops the training rows that are similar to one that was held out.
+func (m *planner) decontaminate(ctx context.Context) (err error) {
+	f, err := minhash.NewSpilled(m.t.Dir, m.prep.Clean.Contamination, m.prep.Clean.Shingle, m.t.Spec.Seed)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	for _, train := range []bool{false, true} {
+		err := m.each(ctx, func(r *data.Row) error {
+			if (r.Split == "train") != train {
+				return nil
+			}
+			return f.Add(clean.Compared(r))
+		})
+		if err == nil && !train {
+			err = f.Others()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if m.gone == nil {
+		m.gone = make([]uint64, (m.kept.Len()+63)/64)
+	}
+	// Matches come in the order of the training rows; i is where they are stored, n their place among those that are left, t among these.
+	splits := make([]uint8, 0, len(m.splits))
+	i, n, t, dropped := -1, -1, -1, int64(0)
+	next := func() bool { // comes to the next training row
+		for i++; i < int(m.kept.Len()); i++ {
+			if m.isGone(i) {
+				continue
+			}
+			if n++; data.SplitName(m.splits[n]) == "train" {
+				t++
+				return true
+			}
+			splits = append(splits, m.splits[n])
+		}
+		return false
+	}
+	err = f.Each(nil, func(x minhash.Match) error {
+		for next() && t < x.Row {
+			splits = append(splits, m.splits[n])
+		}
+		m.gone[i/64] |= 1 << (i % 64)
+		dropped++
+		return nil
+	})
+	for next() {
+		splits = append(splits, m.splits[n])
+	}
+	m.splits = splits
+	m.count(clean.Contaminated, dropped)
+	return err
 }
 
 // duplicates marks every row with the key of an earlier one and returns their number.
@@ -216,7 +316,7 @@ func (m *planner) each(ctx context.Context, f func(*data.Row) error) error {
 	}
 	n := 0
 	return data.EachStoredRow(m.kept.Reader(), "scratch file", func(r *data.Row) error {
-		if i := r.Index; m.gone != nil && m.gone[i/64]>>(i%64)&1 != 0 {
+		if m.isGone(r.Index) {
 			return nil
 		}
 		if r.Index = n; m.splits != nil {

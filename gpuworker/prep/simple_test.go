@@ -136,6 +136,34 @@ func TestSimpleFormKeepsItsBytes(t *testing.T) {
 	}
 }
 
+// TestDuplicatesFromScratchFilesAreThoseInMemory: near duplicates and contamination that are found by scratch files give the shards, rows and
+// counters that they give with all rows in memory, which a sample that leaves nothing out asks for.
+func TestDuplicatesFromScratchFilesAreThoseInMemory(t *testing.T) {
+	outs := simpleCases()["folds"].Outputs
+	both := schemas.SplitSpec{Eval: 0.1, Test: 0.2}
+	rows := mixedRows(1500)
+	for name, spec := range map[string]schemas.CleanSpec{
+		"near": {NearDup: 0.8}, "near and exact": {NearDup: 0.5, Dedup: true, Normalize: true, PII: "mask"}, "pairs of words": {NearDup: 0.4, Shingle: 2, MinChars: 8},
+		"contaminated": {Contamination: 0.6}, "everything": {Dedup: true, NearDup: 0.7, Contamination: 0.5, PII: "pseudonym", Broken: true}, "all of it": {NearDup: 0.05, Contamination: 0.05},
+	} {
+		t.Run(name, func(t *testing.T) {
+			made := func(sample *schemas.SampleSpec, parts int) (string, map[string]int64) {
+				f := newFixture(t, "rows.jsonl", rows, schemas.PrepStage{Outputs: outs, Split: both, Clean: spec, Sample: sample, Parts: parts})
+				return f.outcome(), f.result(0).Counters
+			}
+			for _, parts := range []int{1, 3} {
+				got, counters := made(nil, parts)
+				if want, in := made(&schemas.SampleSpec{MaxRows: 1 << 30}, parts); got != want {
+					t.Errorf("%d parts: %v, in memory %v", parts, counters, in)
+				}
+				if spec.NearDup > 0 && counters["dropped_near_duplicates"] == 0 || spec.Contamination > 0.1 && counters["dropped_contaminated"] == 0 {
+					t.Errorf("nothing is dropped: %v", counters)
+				}
+			}
+		})
+	}
+}
+
 // TestSimplePartsReadTheirOwnRows: the file is read once, by the first part; the others read their own rows and the plan.
 func TestSimplePartsReadTheirOwnRows(t *testing.T) {
 	const parts = 5
@@ -265,7 +293,7 @@ func heapPeak(f func()) int64 {
 	return int64(peak >> 20)
 }
 
-// TestASimplePlanIsSmall: cleaning, finding duplicates and splitting five times as many rows takes no more memory: 300,000 rows held at once
+// TestASimplePlanIsSmall: cleaning, finding exact and near duplicates and contamination, and splitting five times as many rows takes no more memory: 300,000 rows held at once
 // were over 200 MiB.
 func TestASimplePlanIsSmall(t *testing.T) {
 	if testing.Short() {
@@ -274,9 +302,9 @@ func TestASimplePlanIsSmall(t *testing.T) {
 	peak := func(n int) int64 {
 		var b strings.Builder
 		for i := range n {
-			fmt.Fprintf(&b, `{"text":"row %d of many, padded with the same words over and over so that it is as long as a sentence is wont to be","label":"l%d"}`+"\n", i, i%3)
+			fmt.Fprintf(&b, `{"text":"row%[1]d has%[1]d many%[1]d words%[1]d of%[1]d its%[1]d own%[1]d and%[1]d none%[1]d that%[1]d others%[1]d have","label":"l%[2]d"}`+"\n", i, i%3)
 		}
-		f := newFixture(t, "rows.jsonl.gz", gzipped(t, []byte(b.String())), schemas.PrepStage{Outputs: outputs()[2:], Split: schemas.SplitSpec{Test: 100 / float64(n)}, Clean: schemas.CleanSpec{Dedup: true}})
+		f := newFixture(t, "rows.jsonl.gz", gzipped(t, []byte(b.String())), schemas.PrepStage{Outputs: outputs()[2:], Split: schemas.SplitSpec{Test: 100 / float64(n)}, Clean: schemas.CleanSpec{Dedup: true, NearDup: 0.99, Contamination: 0.99}})
 		b.Reset()
 		return heapPeak(func() {
 			if err := f.handle(t.Context(), 0); err != nil {

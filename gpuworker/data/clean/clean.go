@@ -333,13 +333,10 @@ func (s *state) personal(r *data.Row, place int) bool {
 	return true
 }
 
-// compared is the text of a row that near duplicates are told by.
-func compared(r *data.Row) string { return r.Text + "\n" + r.Prompt + "\n" + r.Response }
-
 func allTexts(rows []data.Row) []string {
 	out := make([]string, len(rows))
 	for i := range rows {
-		out[i] = compared(&rows[i])
+		out[i] = Compared(&rows[i])
 	}
 	return out
 }
@@ -373,9 +370,9 @@ func Decontaminate(rows []data.Row, spec schemas.CleanSpec, seed uint64, rep *Re
 	var trainAt, heldAt []int
 	for i := range rows {
 		if rows[i].Split == "train" {
-			train, trainAt = append(train, compared(&rows[i])), append(trainAt, i)
+			train, trainAt = append(train, Compared(&rows[i])), append(trainAt, i)
 		} else {
-			held, heldAt = append(held, compared(&rows[i])), append(heldAt, i)
+			held, heldAt = append(held, Compared(&rows[i])), append(heldAt, i)
 		}
 	}
 	bad := map[int]bool{}

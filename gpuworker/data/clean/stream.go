@@ -8,11 +8,12 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// NeedsAll reports whether a step of the settings looks at all rows together, so that Stream cannot do it. Exact duplicates are none: their
-// keys can be sorted anywhere.
-func NeedsAll(spec *schemas.CleanSpec) bool {
-	return spec.NearDup > 0 || spec.Review != nil || spec.Mislabelled == "drop" || spec.Contamination > 0
-}
+// NeedsAll reports whether a step of the settings looks at all rows together, so that Stream cannot do it. Duplicates and contamination are
+// none: their keys can be sorted anywhere (Key, minhash.Spilled).
+func NeedsAll(spec *schemas.CleanSpec) bool { return spec.Review != nil || spec.Mislabelled == "drop" }
+
+// Compared is the text of a row that near duplicates and contamination are told by.
+func Compared(r *data.Row) string { return r.Text + "\n" + r.Prompt + "\n" + r.Response }
 
 // Stream repairs and drops rows one at a time, as Run does row by row.
 type Stream struct {

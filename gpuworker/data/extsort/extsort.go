@@ -5,11 +5,14 @@ package extsort
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"container/heap"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 )
 
@@ -45,7 +48,7 @@ func (s *Sorter) spill() error {
 	if len(s.buf) == 0 {
 		return nil
 	}
-	sort.Sort(&records{b: s.buf, size: s.size, tmp: make([]byte, s.size)})
+	sortRecords(s.buf, s.size)
 	f, err := os.CreateTemp(s.dir, "sorted-*")
 	if err != nil {
 		return fmt.Errorf("cannot create a scratch file: %w", err)
@@ -67,7 +70,7 @@ func (s *Sorter) Each(f func(record []byte) error) error {
 		}
 		s.buf = nil
 	} else {
-		sort.Sort(&records{b: s.buf, size: s.size, tmp: make([]byte, s.size)})
+		sortRecords(s.buf, s.size)
 	}
 	var m merge
 	add := func(r io.Reader) error {
@@ -114,6 +117,23 @@ func (s *Sorter) Close() error {
 	}
 	s.runs, s.lengths, s.buf = nil, nil, nil
 	return errors.Join(errs...)
+}
+
+// sortRecords sorts records that lie back to back. Those of 16 bytes, of which there are most, are sorted as numbers, which is faster.
+func sortRecords(b []byte, size int) {
+	if size != 16 {
+		sort.Sort(&records{b: b, size: size, tmp: make([]byte, size)})
+		return
+	}
+	pairs := make([][2]uint64, len(b)/size)
+	for i := range pairs {
+		pairs[i] = [2]uint64{binary.BigEndian.Uint64(b[i*size:]), binary.BigEndian.Uint64(b[i*size+8:])}
+	}
+	slices.SortFunc(pairs, func(x, y [2]uint64) int { return cmp.Or(cmp.Compare(x[0], y[0]), cmp.Compare(x[1], y[1])) })
+	for i, p := range pairs {
+		binary.BigEndian.PutUint64(b[i*size:], p[0])
+		binary.BigEndian.PutUint64(b[i*size+8:], p[1])
+	}
 }
 
 // records sorts records that lie back to back.
