@@ -17,9 +17,11 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/store/s3store"
 )
 
-// bucket opens the S3 server. Credentials come from the variables, else from AWS's shared file; without any, requests are anonymous.
+// bucket opens the S3 server. Credentials come from the variables, else from AWS's shared file; without any, requests are anonymous. Requests
+// are signed by the server's clock where this machine's is wrong.
 func (f *Fetcher) bucket() (*minio.Client, error) {
 	c := f.cfg.S3
 	host, secure := "s3.amazonaws.com", true
@@ -34,7 +36,7 @@ func (f *Fetcher) bucket() (*minio.Client, error) {
 	if c.AccessKey == "" {
 		creds = credentials.NewChainCredentials([]credentials.Provider{&credentials.FileAWSCredentials{}, &credentials.Static{}})
 	}
-	m, err := minio.New(host, &minio.Options{Creds: creds, Secure: secure, Region: c.Region, Transport: f.client.open, MaxRetries: 1})
+	m, err := minio.New(host, &minio.Options{Creds: creds, Secure: secure, Region: c.Region, Transport: s3store.Dated(f.client.open, creds), MaxRetries: 1})
 	if err != nil {
 		return nil, schemas.Errorf(schemas.CodeInvalid, "AWS_ENDPOINT_URL", "cannot be used: %v", err)
 	}

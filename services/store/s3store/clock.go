@@ -80,6 +80,29 @@ type dated struct {
 	creds *credentials.Credentials
 }
 
+// Dated wraps the transport of a client that only reads: it signs requests by the time of the server, learnt from its responses, where the
+// machine's clock is wrong. next nil is http.DefaultTransport.
+func Dated(next http.RoundTripper, creds *credentials.Credentials) http.RoundTripper {
+	if next == nil {
+		next = http.DefaultTransport
+	}
+	return reader{&dated{next: next, clock: newClock(), creds: creds}}
+}
+
+// reader sends a request for reading again when it was refused before the server's time was known.
+type reader struct{ dated *dated }
+
+// RoundTrip implements http.RoundTripper.
+func (r reader) RoundTrip(req *http.Request) (*http.Response, error) {
+	before := r.dated.clock.offset()
+	resp, err := r.dated.RoundTrip(req)
+	if err != nil || resp.StatusCode != http.StatusForbidden || !beyond(r.dated.clock.offset()-before) || req.Body != nil && req.Body != http.NoBody {
+		return resp, err
+	}
+	_ = resp.Body.Close() // only what it told of the time is wanted
+	return r.dated.RoundTrip(req)
+}
+
 // RoundTrip implements http.RoundTripper.
 func (t *dated) RoundTrip(req *http.Request) (*http.Response, error) {
 	if beyond(t.clock.offset()) {
