@@ -222,7 +222,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Apollo", "apollo_layerwise", kTruth, "false", works, "as by_block"},
 		{"Apollo", "apollo_scale_front", kTruth, "false", works, ""},
 		// BAdam
-		{"BAdam", "use_badam", kTruth, "false", works, ""},
+		{"BAdam", "use_badam", kTruth, "false", works, "weight_decay counts; upstream, badam's blocks take the 0.01 of torch's AdamW, biases and norms too, whatever weight_decay says"},
 		{"BAdam", "badam_mode", kText, "layer", refused, "only layer"},
 		{"BAdam", "badam_start_block", kWhole, "", works, ""},
 		{"BAdam", "badam_switch_mode", kText, "ascending", works, ""},

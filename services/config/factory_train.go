@@ -201,7 +201,8 @@ func (b *factoryBuilder) optim(t *schemas.TrainStage) {
 	case v.truth("use_muon"):
 		o.Name, o.Options, o.DecayNoNorms = "muon", &schemas.OptimOptions{Nesterov: true, Moonlight: true}, false
 	}
-	// The groups that LLaMA-Factory makes itself; BAdam's blocks take their decay from elsewhere, which is not reproduced.
+	// The groups that LLaMA-Factory makes itself; BAdam's blocks take the default of torch's AdamW (0.01) for all of them
+	// instead, which is not reproduced.
 	o.DecayOwnNorms = o.Name == "galore" || o.Name == "apollo" || o.Name == "badam" || t.LoRA != nil && t.LoRA.PlusRatio > 0
 	if n := v.node("lr_scheduler_kwargs"); v.given("lr_scheduler_kwargs") {
 		o.ScheduleArgs = b.scheduleArgs(n)
