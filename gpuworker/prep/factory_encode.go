@@ -26,6 +26,8 @@ type factoryEncoder struct {
 	proc  *process.Processor
 	attrs []*align.Attr
 	vocab int
+	// pad is the id that padding has, chat.NoID where labels are never longer than the tokens (see padded).
+	pad int32
 }
 
 // OpenChatTokenizer loads the tokenizer of a Ref for chat templates: tokenizer.json or tokenizer.model with its configuration.
@@ -78,7 +80,12 @@ func (p *part) newEncoder(o *schemas.PrepOutput) (*factoryEncoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &factoryEncoder{p: p, o: o, proc: proc, vocab: p.chatTok.Len()}
+	e := &factoryEncoder{p: p, o: o, proc: proc, vocab: p.chatTok.Len(), pad: chat.NoID}
+	if enc.Template.EfficientEOS {
+		if e.pad = enc.PadID(); e.pad == chat.NoID {
+			e.pad = enc.EOSID()
+		}
+	}
 	for i := range p.factory.sets {
 		a := attrOf(p.factory.sets[i].set)
 		a.Shapes = p.factory.sets[i].shapes
@@ -230,18 +237,21 @@ func (e *factoryEncoder) batch(ctx context.Context, picks []source.Pick) (m made
 	return m
 }
 
-// supervised makes the sample of a row. Upstream gives a later turn whose prompt is cut to nothing the label of an efficient end of sequence
-// all the same, so that labels are longer than the tokens; its collator pads the tokens, whose padding then bears the last label.
 func (e *factoryEncoder) supervised(x *process.Example) ([]data.Sequence, error) {
 	s, err := e.proc.Supervised(x)
-	if enc := e.proc.Encoder(); !e.o.Packing {
-		for pad := enc.PadID(); len(s.IDs) < len(s.Labels); s.IDs = append(s.IDs, pad) {
-			if pad == chat.NoID {
-				pad = enc.EOSID()
-			}
-		}
+	if !e.o.Packing {
+		s.IDs = e.padded(s.IDs, s.Labels)
 	}
 	return []data.Sequence{sequence(s)}, err
+}
+
+// padded makes the tokens of a sample as long as its labels. Upstream gives a later turn whose prompt is cut to nothing the label of an
+// efficient end of sequence all the same, so that labels are longer; its collator pads the tokens, whose padding then bears the last label.
+func (e *factoryEncoder) padded(ids, labels []int32) []int32 {
+	for e.pad != chat.NoID && len(ids) > 0 && len(ids) < len(labels) {
+		ids = append(ids, e.pad)
+	}
+	return ids
 }
 
 func sequence(s process.Sample) data.Sequence { return data.Sequence{IDs: s.IDs, Labels: s.Labels} }

@@ -83,7 +83,7 @@ func (e *factoryEncoder) saved(row source.Row) ([]data.Sequence, error) {
 			out = []data.Sequence{{IDs: r.IDs[:n], Labels: r.Labels[:n], Docs: documents(r.Positions, n), Open: true}}
 			break
 		}
-		out = []data.Sequence{{IDs: r.IDs, Labels: r.Labels}}
+		out = []data.Sequence{{IDs: e.padded(r.IDs, r.Labels), Labels: r.Labels}}
 	}
 	for _, s := range out {
 		if len(s.IDs) == 0 || len(s.IDs) != len(s.Labels) {
@@ -93,6 +93,11 @@ func (e *factoryEncoder) saved(row source.Row) ([]data.Sequence, error) {
 		for _, id := range s.IDs {
 			if id < 0 || int(id) >= e.vocab {
 				return nil, schemas.Errorf(schemas.CodeData, row.Place, "has the id %d, the tokenizer a vocabulary of %d: it was made with another tokenizer", id, e.vocab)
+			}
+		}
+		for _, id := range s.Labels {
+			if id != data.IgnoreLabel && (id < 0 || int(id) >= e.vocab) {
+				return nil, schemas.Errorf(schemas.CodeData, row.Place, "has the label %d, the tokenizer a vocabulary of %d: it was made with another tokenizer", id, e.vocab)
 			}
 		}
 	}
