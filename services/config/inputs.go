@@ -285,7 +285,7 @@ func checkModelNames(dir string, names []string) error {
 		return schemas.Errorf(schemas.CodeModel, filepath.Join(dir, pickle), "weights in pickle form are refused: loading them can run code").
 			WithHint("convert them to safetensors first")
 	case !weights:
-		return schemas.Errorf(schemas.CodeModel, dir, "has no *.safetensors")
+		return schemas.Errorf(schemas.CodeModel, dir, "has no *.safetensors").WithHint("give a folder with the weights: hf download OWNER/NAME --local-dir FOLDER fetches all files of a model")
 	}
 	return nil
 }

@@ -76,6 +76,11 @@ func readFile(file string) ([]byte, error) {
 		if err != nil {
 			return nil, schemas.Errorf(schemas.CodeInvalid, file, "cannot open the configuration: %v", err)
 		}
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			_ = f.Close() // nothing was read or written
+			return nil, schemas.Errorf(schemas.CodeInvalid, file, "is a folder, not a configuration file").
+				WithHint("name the file in it, such as %s", filepath.Join(file, "finetune.yaml"))
+		}
 		r = f
 	}
 	defer r.Close()

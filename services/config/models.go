@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -140,6 +141,9 @@ func notFetched(err error, name, id string, m Model) error {
 	e := *info
 	e.Place = name
 	e.Message = "model.base_model is no folder here, and as a model of a hub (" + id + "): " + info.Message
+	if e.Hint == "" && info.Code == schemas.CodeUnavailable {
+		e.Hint = fmt.Sprintf("HF_ENDPOINT names a mirror; or fetch it where there is a connection, and give the folder: hf download %s --local-dir ./%s", id, path.Base(id))
+	}
 	if e.Hint == "" && m.Alias != "" {
 		e.Hint = fmt.Sprintf("fetch it by other means and give the folder: hf download %s --local-dir ./%s", m.Hub, m.Alias)
 	}

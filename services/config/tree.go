@@ -25,11 +25,13 @@ const (
 // node is one value of the configuration with its position. Exactly one of the three kinds is set; a scalar may be nil (null).
 type node struct {
 	line, col int
-	isMap     bool
-	isList    bool
-	keys      []string
-	values    map[string]*node
-	list      []*node
+	// override is the argument of the command line that the value is from, empty for the file's.
+	override string
+	isMap    bool
+	isList   bool
+	keys     []string
+	values   map[string]*node
+	list     []*node
 	// scalar is nil, bool, int64, uint64, float64 or string.
 	scalar any
 	// text is the scalar as written: "1e-4" is a string for YAML 1.1 readers, a number for everybody else.
@@ -71,13 +73,14 @@ type problems struct {
 
 type problem struct {
 	line, col int
+	override  string
 	text      string
 }
 
 func (p *problems) add(n *node, format string, args ...any) {
 	pr := problem{text: fmt.Sprintf(format, args...)}
 	if n != nil {
-		pr.line, pr.col = n.line, n.col
+		pr.line, pr.col, pr.override = n.line, n.col, n.override
 	}
 	p.list = append(p.list, pr)
 }
@@ -96,7 +99,9 @@ func (p *problems) err() error {
 	lines := make([]string, len(p.list))
 	for i, pr := range p.list {
 		lines[i] = pr.text
-		if pr.line > 0 {
+		if pr.override != "" {
+			lines[i] = pr.override + " (on the command line): " + pr.text
+		} else if pr.line > 0 {
 			lines[i] = fmt.Sprintf("%s:%d: %s", p.file, pr.line, pr.text)
 		} else if p.file != "" {
 			lines[i] = p.file + ": " + pr.text
@@ -128,7 +133,8 @@ func parse(file string, data []byte) (*node, error) {
 	}
 	f, err := parser.ParseBytes(data, 0)
 	if err != nil {
-		return nil, schemas.Errorf(schemas.CodeInvalid, file, "cannot read YAML: %s", firstLine(err.Error()))
+		at, text := yamlPlace(firstLine(err.Error()))
+		return nil, schemas.Errorf(schemas.CodeInvalid, file+at, "cannot read YAML: %s", text)
 	}
 	var docs []ast.Node
 	for _, d := range f.Docs {
@@ -240,6 +246,16 @@ func (c *converter) entry(n *node, e *ast.MappingValueNode, depth int) {
 	n.set(key, child)
 }
 
+// yamlPlace takes the place, [line:column], off the parser's words: ":line:column", or nothing.
+func yamlPlace(s string) (at, text string) {
+	place, text, ok := strings.Cut(strings.TrimPrefix(s, "["), "] ")
+	line, column, two := strings.Cut(place, ":")
+	if _, err := strconv.ParseUint(line+column, 10, 63); !ok || !two || err != nil || s[0] != '[' {
+		return "", s
+	}
+	return ":" + place, text
+}
+
 func firstLine(s string) string {
 	s, _, _ = strings.Cut(s, "\n")
 	return s
@@ -265,7 +281,7 @@ func override(root *node, arg string) error {
 			return err
 		}
 	}
-	clearPositions(v)
+	overridden(v, arg)
 	parts := strings.Split(key, ".")
 	if len(parts) > maxDepth {
 		return schemas.Errorf(schemas.CodeUsage, arg, "the key is too deep")
@@ -302,13 +318,14 @@ func override(root *node, arg string) error {
 	return nil
 }
 
-func clearPositions(n *node) {
-	n.line, n.col = 0, 0
+// overridden notes that a value is an argument's and has no place in the file.
+func overridden(n *node, arg string) {
+	n.line, n.col, n.override = 0, 0, arg
 	for _, c := range n.values {
-		clearPositions(c)
+		overridden(c, arg)
 	}
 	for _, c := range n.list {
-		clearPositions(c)
+		overridden(c, arg)
 	}
 }
 

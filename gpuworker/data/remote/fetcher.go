@@ -184,8 +184,11 @@ func (f *Fetcher) open(ctx context.Context, a *Address, kind Kind, revision stri
 	var err error
 	if f.cfg.Offline {
 		err = schemas.Errorf(schemas.CodeUnavailable, a.String(), "no connection is made: HF_HUB_OFFLINE is set")
-	} else if r.commit, err = h.commit(ctx, kind, a.Repo, revision); err == nil {
-		err = f.cache.remember(ref, known{Commit: r.commit})
+	} else {
+		f.cfg.Say(fmt.Sprintf("looking up %s at %s", a, h.server().base)) // one that does not answer is tried for a while
+		if r.commit, err = h.commit(ctx, kind, a.Repo, revision); err == nil {
+			err = f.cache.remember(ref, known{Commit: r.commit})
+		}
 	}
 	if schemas.IsCode(err, schemas.CodeUnavailable) {
 		if k, ok := f.cache.recall(ref); ok && k.Commit != "" {

@@ -58,7 +58,7 @@ func (a *app) fail(err error) int {
 	if errors.As(err, &silent) {
 		return silent.code
 	}
-	info := schemas.AsErrorInfo(err)
+	info := bounded(schemas.AsErrorInfo(err))
 	if errors.Is(err, context.Canceled) && info.Code == schemas.CodeInternal {
 		info = schemas.Errorf(schemas.CodeInterrupted, "", "interrupted")
 	}
@@ -81,6 +81,35 @@ func (a *app) fail(err error) int {
 		fmt.Fprintf(a.err, "hint: %s\n", info.Hint)
 	}
 	return info.ExitCode()
+}
+
+// Bounds of what is shown of an error: a broken file of a megabyte would be shown whole.
+const (
+	maxErrorLines = 40
+	maxErrorLine  = 1000 // bytes
+)
+
+// bounded is an error of which at most so much is shown.
+func bounded(e *schemas.ErrorInfo) *schemas.ErrorInfo {
+	c := *e
+	lines := strings.Split(c.Message, "\n")
+	if more := len(lines) - maxErrorLines; more > 0 {
+		lines = append(lines[:maxErrorLines], fmt.Sprintf("and %d more", more))
+	}
+	for i, l := range lines {
+		lines[i] = clip(l)
+	}
+	c.Message, c.Place, c.Hint = strings.Join(lines, "\n"), clip(c.Place), clip(c.Hint)
+	return &c
+}
+
+// clip cuts a line to maxErrorLine bytes, without control characters.
+func clip(s string) string {
+	s = printable(s) // errors come from other machines, too
+	if len(s) <= maxErrorLine {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxErrorLine], "") + fmt.Sprintf(" ... (%d bytes)", len(s))
 }
 
 // silentError ends the process with a code after everything was said.

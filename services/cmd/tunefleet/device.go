@@ -23,9 +23,24 @@ func (d device) String() string {
 	case d.backend == kernels.CUDA:
 		return d.name + " (CUDA)"
 	case d.why != "":
-		return "the CPU (auto: " + d.why + ")"
+		return "the CPU (auto: " + shortReason(d.why) + "; tunefleet doctor says more)"
 	}
 	return "the CPU"
+}
+
+// shortReason is the first clause of why a device cannot be opened, without the loader's words and what to do about it.
+func shortReason(why string) string {
+	for strings.HasPrefix(why, "cannot ") { // open backend "cuda", run open: what was tried, not why it failed
+		_, after, ok := strings.Cut(why, ": ")
+		if !ok {
+			break
+		}
+		why = after
+	}
+	why = strings.TrimPrefix(why, "not supported by the backend: ")
+	why, _, _ = strings.Cut(why, ": ")
+	why, _, _ = strings.Cut(why, "; ")
+	return why
 }
 
 // deviceEnv picks the variables that decide what a rank finds when it opens its device.
@@ -71,7 +86,7 @@ func resolveDevice(kind string) (device, error) {
 	}
 	d, err := kernels.Open(kernels.Options{Backend: kind, Threads: 1})
 	if err != nil {
-		return device{}, schemas.Errorf(schemas.CodeUnsupported, kind, "%v", err).WithHint("tunefleet doctor says what is there; --device auto or device_map: auto takes the CPU where there is no GPU")
+		return device{}, schemas.Errorf(schemas.CodeUnsupported, kind, "%v", err).WithHint("tunefleet doctor says what is there; auto instead of cuda takes the CPU where there is no GPU")
 	}
 	info, err := d.Info()
 	if err := errors.Join(err, d.Close()); err != nil {

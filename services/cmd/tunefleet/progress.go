@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,8 @@ type stageLine struct {
 	// shown is what the bar's decorator prints; the drawing goroutine reads it.
 	shown atomic.Pointer[string]
 	said  time.Time
+	// saidDone is the count of the last plain line.
+	saidDone int64
 }
 
 // progress shows a run's stages from its events: one bar a stage on a terminal, plain lines otherwise.
@@ -64,7 +67,11 @@ func (p *progress) close() {
 
 // line prints a line above the bars.
 func (p *progress) line(format string, args ...any) {
-	text := fmt.Sprintf(format, args...) + "\n"
+	lines := strings.Split(fmt.Sprintf(format, args...), "\n")
+	for i, l := range lines {
+		lines[i] = printable(l) // they hold words of other machines
+	}
+	text := strings.Join(lines, "\n  ") + "\n"
 	if p.bars != nil {
 		if _, err := p.bars.Write([]byte(text)); err == nil {
 			return
@@ -232,10 +239,10 @@ func (p *progress) draw(s *stageLine) {
 	if now.Sub(s.said) < p.every && (s.total == 0 || s.done < s.total) {
 		return
 	}
-	if s.total > 0 && s.done >= s.total && !s.said.IsZero() && now.Sub(s.said) < time.Second {
-		return
+	if s.total > 0 && s.done >= s.total && !s.said.IsZero() && s.saidDone == s.done {
+		return // the last one is said, and once
 	}
-	s.said = now
+	s.said, s.saidDone = now, s.done
 	p.line("%s", s.text(now))
 }
 

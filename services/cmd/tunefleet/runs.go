@@ -265,7 +265,7 @@ func eventLine(e schemas.Event) string {
 	if e.Error != nil {
 		parts = append(parts, e.Error.Error())
 	}
-	return strings.Join(parts, "  ")
+	return printable(strings.Join(parts, "  "))
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -376,9 +376,9 @@ func (a *app) getCommand() *cobra.Command {
 }
 
 func (a *app) showRun(v *schemas.RunView) error {
-	fmt.Fprintf(a.out, "run      %s/%s\nname     %s\nstate    %s %s\npool     %s\n", v.Tenant, v.Run, v.Name, v.State, v.Reason, v.Pool)
+	fmt.Fprintf(a.out, "run      %s/%s\nname     %s\nstate    %s %s\npool     %s\n", v.Tenant, v.Run, printable(v.Name), v.State, printable(v.Reason), v.Pool)
 	if v.Error != nil {
-		fmt.Fprintf(a.out, "error    %s: %s\n", v.Error.Code, v.Error.Error())
+		fmt.Fprintf(a.out, "error    %s: %s\n", v.Error.Code, printable(v.Error.Error()))
 	}
 	if v.Generation > 0 {
 		fmt.Fprintf(a.out, "gang     generation %d, committed step %d, %d member(s)\n", v.Generation, v.Step, len(v.Members))

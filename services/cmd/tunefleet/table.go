@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -14,7 +15,23 @@ type table struct {
 
 func newTable(head ...string) *table { return &table{rows: [][]string{head}} }
 
-func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
+// row adds a line. Cells may come from other machines: what could steer a terminal is replaced.
+func (t *table) row(cells ...string) {
+	for i, c := range cells {
+		cells[i] = printable(c)
+	}
+	t.rows = append(t.rows, cells)
+}
+
+// printable replaces control characters, line ends among them, and what reverses the direction of writing, by U+FFFD.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
+}
 
 func (t *table) write(w io.Writer) error {
 	var width []int
