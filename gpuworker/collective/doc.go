@@ -16,7 +16,6 @@ package collective
 import (
 	"errors"
 	"fmt"
-	"unsafe"
 )
 
 // Errors that callers decide on.
@@ -45,22 +44,6 @@ func (e *lost) Error() string {
 func (e *lost) Unwrap() []error { return []error{ErrPeerLost, e.cause} }
 
 var errClosed = errors.New("collective is closed")
-
-// Float32Bytes views a slice of floats as the bytes that travel (little-endian on every platform that we build for); no copy is made.
-func Float32Bytes(f []float32) []byte {
-	if len(f) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&f[0])), 4*len(f))
-}
-
-// Float64Bytes views a slice of doubles as the bytes that travel; no copy is made.
-func Float64Bytes(f []float64) []byte {
-	if len(f) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&f[0])), 8*len(f))
-}
 
 // checkSlots validates the slices of an all-to-all before anything is sent.
 func checkSlots(world, rank int, max int64, send, recv [][]byte) error {

@@ -30,18 +30,3 @@ func ReadInput(ctx context.Context, objects store.Objects, tenant string, f sche
 	}
 	return b, nil
 }
-
-// LoadTokenizer loads tokenizer.json of a reference (a single file of any name, or a folder that holds one).
-func LoadTokenizer(ctx context.Context, objects store.Objects, tenant string, ref schemas.Ref) (*HFTokenizer, error) {
-	for _, f := range ref.Files {
-		if f.Path != "tokenizer.json" && len(ref.Files) > 1 {
-			continue
-		}
-		b, err := ReadInput(ctx, objects, tenant, f, MaxTokenizerBytes)
-		if err != nil {
-			return nil, err
-		}
-		return NewTokenizer(f.Path, b)
-	}
-	return nil, schemas.Errorf(schemas.CodeModel, "tokenizer", "there is no tokenizer.json").WithHint("give the file, or a folder that holds it")
-}

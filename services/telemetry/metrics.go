@@ -51,24 +51,3 @@ func NewWorkerMetrics(m metric.Meter) (*WorkerMetrics, error) {
 	w.Redeliveries, errs[3] = m.Int64Counter(MetricRedeliveries, metric.WithUnit("{message}"), metric.WithDescription("Messages met again or obsolete"))
 	return &w, errors.Join(errs...)
 }
-
-// ControlMetrics are the instruments of control.
-type ControlMetrics struct {
-	Queued    metric.Int64Gauge
-	Workers   metric.Int64Gauge
-	Demanded  metric.Int64Gauge
-	Runs      metric.Int64Gauge
-	RunsEnded metric.Int64Counter
-}
-
-// NewControlMetrics makes the instruments; each has the attributes tunefleet.pool and tunefleet.state where they apply.
-func NewControlMetrics(m metric.Meter) (*ControlMetrics, error) {
-	var c ControlMetrics
-	errs := make([]error, 5)
-	c.Queued, errs[0] = m.Int64Gauge(MetricQueued, metric.WithUnit("{run}"), metric.WithDescription("Runs waiting by pool"))
-	c.Workers, errs[1] = m.Int64Gauge(MetricWorkers, metric.WithUnit("{worker}"), metric.WithDescription("Workers by pool and state"))
-	c.Demanded, errs[2] = m.Int64Gauge(MetricDemanded, metric.WithUnit("{worker}"), metric.WithDescription("Workers the pool could use now: the autoscaling signal"))
-	c.Runs, errs[3] = m.Int64Gauge(MetricRuns, metric.WithUnit("{run}"), metric.WithDescription("Open runs by pool and state"))
-	c.RunsEnded, errs[4] = m.Int64Counter(MetricRunsEnded, metric.WithUnit("{run}"), metric.WithDescription("Ended runs by state"))
-	return &c, errors.Join(errs...)
-}
