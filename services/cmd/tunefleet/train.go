@@ -29,7 +29,8 @@ func (a *app) trainCommand() *cobra.Command {
 		Use: "train [FILE] [key=value ...]", Short: "Fine-tune from a configuration and wait for the result",
 		Long: "Train resolves a configuration (model:, training:, data:; a YAML or JSON of LLaMA-Factory as it is; or a run spec), hands it to the\n" +
 			"queue, follows it, and puts the result into output_dir and the logs into log_dir. Without a configured server everything runs embedded\n" +
-			"on this machine. Values can be changed on the command line: key=value, with the keys of the file.",
+			"on this machine. Values can be changed on the command line: key=value, with the keys of the file. Ctrl-C commits and pauses the run,\n" +
+			"and the same command goes on with it; Ctrl-C again leaves at once.",
 		Example: "  tunefleet train --config finetune.yaml --output_dir ./output --num_workers 2\n" +
 			"  tunefleet train finetune.yaml training.learning_rate=1e-4 --dry-run\n" +
 			"  tunefleet train examples/train_lora/llama3_lora_sft.yaml learning_rate=1e-4    # LLaMA-Factory's",
@@ -101,14 +102,20 @@ func (a *app) train(ctx context.Context, r *config.Resolved) error {
 	}
 	defer stop()
 	defer cl.Close()
-	reply, err := a.submit(ctx, cl, r)
+	tenant, run, err := a.begin(ctx, cl, r)
 	if err != nil {
 		return err
 	}
-	if err := a.followTraining(ctx, cl, reply.Tenant, reply.Run, r); err != nil {
+	if err := a.followTraining(ctx, cl, tenant, run, r); err != nil {
+		if schemas.IsCode(err, schemas.CodeInterrupted) || schemas.IsCode(err, schemas.CodeUnavailable) {
+			return err // it can be gone on with
+		}
+		return errors.Join(err, finished(r.Output))
+	}
+	if err := a.collect(context.WithoutCancel(ctx), cl, tenant, run, r); err != nil {
 		return err
 	}
-	return a.collect(context.WithoutCancel(ctx), cl, reply.Tenant, reply.Run, r)
+	return finished(r.Output)
 }
 
 func writable(dir string) error {
@@ -185,8 +192,8 @@ func worldMin(s *schemas.RunSpec) int {
 	return n
 }
 
-// followTraining follows the run and writes trainer_log.jsonl as it goes. Ctrl-C, or a log that cannot
-// be written, cancels the run: nothing would be left to do the work.
+// followTraining follows the run and writes trainer_log.jsonl as it goes. Ctrl-C pauses the run, for the same command to go on with; a log
+// that cannot be written cancels it: nothing would be left to do the work.
 func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run string, r *config.Resolved) error {
 	log, err := newTrainerLog(r.Logs, r.Output, trainStage(r.Spec), r.Factory)
 	if err != nil {
@@ -194,14 +201,14 @@ func (a *app) followTraining(ctx context.Context, cl *client.Client, tenant, run
 	}
 	final, err := a.watch(ctx, cl, tenant, run, log.event)
 	err = errors.Join(err, log.close(err == nil && final.Message == string(schemas.RunSucceeded)))
+	if errors.Is(err, context.Canceled) {
+		return a.pauseRun(context.WithoutCancel(ctx), cl, tenant, run)
+	}
 	if err != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		if _, cerr := cl.Act(cctx, tenant, run, schemas.RunCancel); cerr != nil && !schemas.IsCode(cerr, schemas.CodeConflict) {
 			a.say("run %s could not be cancelled: %v", run, cerr)
-		}
-		if errors.Is(err, context.Canceled) {
-			return schemas.Errorf(schemas.CodeInterrupted, run, "interrupted; the run was cancelled")
 		}
 		return err
 	}
