@@ -71,10 +71,11 @@ func TestMissingRankNamed(t *testing.T) {
 	lns, addrs := listeners(t, 3)
 	lns[1].Close()
 	var wg sync.WaitGroup
+	// The time to form is what ranks 0 and 2 have to meet on a busy machine: until they have, each misses the other too.
 	for _, r := range []int{0, 2} {
 		wg.Go(func() {
 			c, err := collective.Connect(t.Context(), lns[r], collective.Config{Run: "r", Generation: 1, Rank: r, Addrs: addrs,
-				FormTimeout: 300 * time.Millisecond})
+				FormTimeout: 3 * time.Second})
 			if err == nil {
 				c.Close()
 				t.Error("formed without rank 1")

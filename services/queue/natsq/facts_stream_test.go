@@ -255,7 +255,11 @@ func TestFactNoPrefetch(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { close(done); cc.Stop(); <-cc.Closed() })
-			<-busy
+			select {
+			case <-busy:
+			case <-time.After(10 * time.Second):
+				t.Fatal("no message came within 10 s")
+			}
 		},
 		"Messages": func(t *testing.T, c jetstream.Consumer) {
 			it, err := c.Messages(jetstream.PullMaxMessages(1))
@@ -263,7 +267,7 @@ func TestFactNoPrefetch(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(it.Stop)
-			if _, err := it.Next(); err != nil {
+			if _, err := it.Next(jetstream.NextMaxWait(10 * time.Second)); err != nil {
 				t.Fatal(err)
 			}
 		},
