@@ -215,7 +215,11 @@ func TestAPokeIsNotMissed(t *testing.T) {
 	backlog(t, objects, 1)
 	p := newTestPool(t, objects, 2)
 	var r *openRun
+	began := time.Now()
 	for r == nil || r.head == nil || len(r.head.Seats) == 0 {
+		if time.Since(began) > time.Minute {
+			t.Fatal("no seats were given in a minute")
+		}
 		if _, err := p.tick(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +238,10 @@ func TestAPokeIsNotMissed(t *testing.T) {
 	}
 	heads := checkpoint.NewHeads(objects, checkpoint.Config{})
 	word := schemas.ControlPause
-	for { // until the machine is quick enough between two looks
+	for began = time.Now(); ; { // until the machine is quick enough between two looks
+		if time.Since(began) > time.Minute {
+			t.Fatal("in a minute no look came soon enough after the one before")
+		}
 		r.readAt = p.c.clock()
 		if _, err := heads.Swap(t.Context(), r.tenant, r.run, func(h *schemas.Head) error {
 			h.Control = word
