@@ -14,12 +14,15 @@ import (
 // TestSortedAsInMemory sorts as slices.Sort does, whether records fit in memory, fill it exactly or spill many times, and twice alike.
 func TestSortedAsInMemory(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, n := range []int{0, 1, 2, 15, 16, 17, 160, 1000, -17, -1000} {
-		dir, size := t.TempDir(), 3
+	for _, n := range []int{0, 1, 2, 15, 16, 17, 160, 1000, -17, -1000, -50_000} {
+		dir, size, most := t.TempDir(), 3, 16
 		if n < 0 { // those that are sorted as numbers
 			n, size = -n, 16
 		}
-		s := extsort.New(dir, size, 16)
+		if n > 1000 { // in halves
+			most = 30_000
+		}
+		s := extsort.New(dir, size, most)
 		var want [][]byte
 		for range n {
 			b := []byte{byte(r.IntN(4)), byte(r.IntN(256)), byte(r.IntN(2))}

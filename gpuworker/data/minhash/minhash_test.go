@@ -125,6 +125,39 @@ func BenchmarkDuplicates(b *testing.B) {
 	b.ReportMetric(rows*float64(b.N)/(cpuSeconds(b)-before), "rows/cpu-s")
 }
 
+// BenchmarkSpilled is BenchmarkDuplicates through scratch files, as cleaning does it.
+func BenchmarkSpilled(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	const rows = 50_000
+	texts := make([]string, rows)
+	for i := range texts {
+		texts[i] = strings.Join(words(r, 100), " ")
+	}
+	dir := b.TempDir()
+	b.ResetTimer()
+	before := cpuSeconds(b)
+	for b.Loop() {
+		s, err := minhash.NewSpilled(dir, 0.8, 1, 1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, t := range texts {
+			if err := s.Add(t); err != nil {
+				b.Fatal(err)
+			}
+		}
+		found := 0
+		if err := s.Each(func(int) bool { return false }, func(minhash.Match) error { found++; return nil }); err != nil || found > 0 {
+			b.Fatalf("%d duplicates among random rows, %v", found, err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(rows*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+	b.ReportMetric(rows*float64(b.N)/(cpuSeconds(b)-before), "rows/cpu-s")
+}
+
 func cpuSeconds(b *testing.B) float64 {
 	b.Helper()
 	var u unix.Rusage

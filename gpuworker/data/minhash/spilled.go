@@ -81,19 +81,18 @@ func (s *Spilled) sign() error {
 	clear(s.texts)
 	s.texts, s.bytes = s.texts[:0], 0
 	var record [keyRecord]byte
-	var number [4]byte
+	var words []byte
 	for i, set := range sets {
 		if s.rows == math.MaxInt32 {
 			return fmt.Errorf("cannot compare more than %d rows", math.MaxInt32)
 		}
 		binary.BigEndian.PutUint64(record[8:], uint64(s.rows))
 		s.rows++
-		binary.LittleEndian.PutUint32(number[:], uint32(len(set)))
-		_, _ = s.w.Write(number[:]) // a bufio.Writer keeps its first error, which Flush returns
+		words = binary.LittleEndian.AppendUint32(words[:0], uint32(len(set)))
 		for _, e := range set {
-			binary.LittleEndian.PutUint32(number[:], e)
-			_, _ = s.w.Write(number[:])
+			words = binary.LittleEndian.AppendUint32(words, e)
 		}
+		_, _ = s.w.Write(words) // a bufio.Writer keeps its first error, which Flush returns
 		if len(set) == 0 {
 			continue // similar to nothing
 		}
