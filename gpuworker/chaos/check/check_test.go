@@ -607,6 +607,48 @@ func TestRedisAfterAKill(t *testing.T) {
 	}
 }
 
+// TestRedisAfterAStrangersAck: a gang whose message was answered by somebody else has only its lease: losing that too is no fault of one alone. An
+// answer for another run's message, or to one of an earlier gang, excuses nothing.
+func TestRedisAfterAStrangersAck(t *testing.T) {
+	for name, c := range map[string]struct {
+		other, before, broken bool
+	}{
+		"its message":                        {false, false, false},
+		"another run's":                      {true, false, true},
+		"its message, before the gang stood": {false, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			ack := func() {
+				id := s.spec.ID
+				if c.other {
+					id = "other"
+				}
+				s.add(Event{Kind: KindFault, Row: 14, Proc: "worker-1", Fault: "+ACK for tf.work.train.cpu." + s.spec.Tenant + "." + id + ".tune.0.1 from elsewhere"})
+				s.add(Event{Kind: KindHeal, Row: 14, Proc: "worker-1"})
+			}
+			s.submit()
+			s.start()
+			if c.before {
+				ack()
+			}
+			s.form()
+			if !c.before {
+				s.at += 1
+				ack()
+			}
+			s.at += 10
+			s.add(Event{Kind: KindFault, Row: 16, Proc: "redis"})
+			s.lose(schemas.CauseInfrastructure)
+			s.add(Event{Kind: KindHeal, Row: 16, Proc: "redis"})
+			rep := Check(s.events, s.objects, Limits{})
+			if got := slices.ContainsFunc(rep.Violations, func(v Violation) bool { return v.Invariant == "R7" }); got != c.broken {
+				t.Errorf("R7 broken: %t, want %t; %+v", got, c.broken, rep.Violations)
+			}
+		})
+	}
+}
+
 func TestPoisonedRunsMayFail(t *testing.T) {
 	s := newStory(t)
 	s.events[0].Expect = &Expect{Outcomes: []string{OutcomeFailed}, Poison: true}

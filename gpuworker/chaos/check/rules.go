@@ -93,6 +93,9 @@ const (
 	rowRedis  = 16
 )
 
+// rowAcks is that of answers to the broker for somebody else's message.
+const rowAcks = 14
+
 func (c *checker) alone(row int, rule, what string) {
 	type window struct{ from, to float64 }
 	var alone []window
@@ -122,7 +125,7 @@ func (c *checker) alone(row int, rule, what string) {
 	}
 	for _, w := range alone {
 		for _, r := range c.runs {
-			c.unharmed(r, w.from, w.to, rule, what)
+			c.unharmed(r, row, w.from, w.to, rule, what)
 		}
 	}
 }
@@ -130,13 +133,13 @@ func (c *checker) alone(row int, rule, what string) {
 // settle is how long before a harmless fault nothing else may have happened, in seconds.
 const settle = 4
 
-func (c *checker) unharmed(r *run, from, to float64, rule, what string) {
+func (c *checker) unharmed(r *run, row int, from, to float64, rule, what string) {
 	for i := 1; i < len(r.versions); i++ {
 		prev, v := r.versions[i-1], r.versions[i]
 		if prev.write.At > from || v.write.At < from || len(prev.head.Members) == 0 {
 			continue
 		}
-		if c.maimed(r, prev.head, from) {
+		if c.maimed(r, prev.head, from) || row == rowRedis && c.robbed(r, prev.head, from) {
 			return
 		}
 		// A gang that stood when the fault began.
@@ -165,6 +168,18 @@ func (c *checker) maimed(r *run, head *schemas.Head, at float64) bool {
 	return slices.ContainsFunc(c.history, func(e Event) bool {
 		return e.Kind == KindKill && e.At >= r.versions[formed].write.At && e.At <= at &&
 			slices.ContainsFunc(head.Members, func(m schemas.Member) bool { return m.Worker == e.Proc })
+	})
+}
+
+// robbed says whether the message by which a member of head's gang holds its seat was answered by somebody else between the gang's forming and
+// at. It is given out again, and then the lease is all that tells that the seat is taken: with the lease server away too, that is two faults.
+func (c *checker) robbed(r *run, head *schemas.Head, at float64) bool {
+	formed := slices.IndexFunc(r.versions, func(v version) bool { return v.head.Generation == head.Generation && len(v.head.Members) > 0 })
+	if formed < 0 {
+		return false
+	}
+	return slices.ContainsFunc(c.history, func(e Event) bool {
+		return e.Kind == KindFault && e.Row == rowAcks && e.At >= r.versions[formed].write.At && e.At <= at && strings.Contains(e.Fault, "."+r.tenant+"."+r.id+".")
 	})
 }
 
