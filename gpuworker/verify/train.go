@@ -52,16 +52,6 @@ func methods() map[string]method {
 	}
 }
 
-// Runs lists the names of the run folders that this build trains.
-func Runs() []string {
-	var names []string
-	for n := range methods() {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // notRuns are folders of a training fixture that hold other things.
 var notRuns = []string{"pref"}
 

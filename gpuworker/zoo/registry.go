@@ -157,15 +157,6 @@ func ReadConfig(root *os.Root) ([]byte, error) {
 	return raw, nil
 }
 
-// Open makes a model from the config.json of a folder.
-func Open(root *os.Root) (Model, error) {
-	raw, err := ReadConfig(root)
-	if err != nil {
-		return nil, err
-	}
-	return New(raw)
-}
-
 // Override replaces keys of a config.json.
 func Override(config []byte, values map[string]any) ([]byte, error) {
 	var keys map[string]json.RawMessage

@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -574,68 +575,53 @@ func TestRedisAlone(t *testing.T) {
 // TestRedisAfterAKill: a gang that had lost a member well before the lease server's trouble ends for that, though it is seen during the trouble;
 // the kill of a worker that holds no seat, or that held one before this gang formed, excuses nothing.
 func TestRedisAfterAKill(t *testing.T) {
-	for name, c := range map[string]struct {
-		worker string
-		before bool
-		broken bool
-	}{
-		"a member":                        {"worker-1", false, false},
-		"somebody else":                   {"worker-9", false, true},
-		"a member, before the gang stood": {"worker-1", true, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newStory(t)
-			s.submit()
-			s.start()
-			if c.before {
-				s.add(Event{Kind: KindKill, Proc: c.worker})
-			}
-			s.form()
-			if !c.before {
-				s.at += 1
-				s.add(Event{Kind: KindKill, Proc: c.worker})
-			}
-			s.at += 10
-			s.add(Event{Kind: KindFault, Row: 16, Proc: "redis"})
-			s.lose(schemas.CauseInfrastructure)
-			s.add(Event{Kind: KindHeal, Row: 16, Proc: "redis"})
-			rep := Check(s.events, s.objects, Limits{})
-			if got := slices.ContainsFunc(rep.Violations, func(v Violation) bool { return v.Invariant == "R7" }); got != c.broken {
-				t.Errorf("R7 broken: %t, want %t; %+v", got, c.broken, rep.Violations)
-			}
-		})
+	kill := func(worker string) func(*story) {
+		return func(s *story) { s.add(Event{Kind: KindKill, Proc: worker}) }
 	}
+	redisAfter(t, map[string]earlier{
+		"a member":                        {kill("worker-1"), false, false},
+		"somebody else":                   {kill("worker-9"), false, true},
+		"a member, before the gang stood": {kill("worker-1"), true, true},
+	})
 }
 
 // TestRedisAfterAStrangersAck: a gang whose message was answered by somebody else has only its lease: losing that too is no fault of one alone. An
 // answer for another run's message, or to one of an earlier gang, excuses nothing.
 func TestRedisAfterAStrangersAck(t *testing.T) {
-	for name, c := range map[string]struct {
-		other, before, broken bool
-	}{
-		"its message":                        {false, false, false},
-		"another run's":                      {true, false, true},
-		"its message, before the gang stood": {false, true, true},
-	} {
+	ack := func(id string) func(*story) {
+		return func(s *story) {
+			id := cmp.Or(id, s.spec.ID)
+			s.add(Event{Kind: KindFault, Row: 14, Proc: "worker-1", Fault: "+ACK for tf.work.train.cpu." + s.spec.Tenant + "." + id + ".tune.0.1 from elsewhere"})
+			s.add(Event{Kind: KindHeal, Row: 14, Proc: "worker-1"})
+		}
+	}
+	redisAfter(t, map[string]earlier{
+		"its message":                        {ack(""), false, false},
+		"another run's":                      {ack("other"), false, true},
+		"its message, before the gang stood": {ack(""), true, true},
+	})
+}
+
+// earlier is what happens well before the lease server's trouble, once the gang stands or before; broken says whether R7 is.
+type earlier struct {
+	happens        func(*story)
+	before, broken bool
+}
+
+func redisAfter(t *testing.T, cases map[string]earlier) {
+	t.Helper()
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			s := newStory(t)
-			ack := func() {
-				id := s.spec.ID
-				if c.other {
-					id = "other"
-				}
-				s.add(Event{Kind: KindFault, Row: 14, Proc: "worker-1", Fault: "+ACK for tf.work.train.cpu." + s.spec.Tenant + "." + id + ".tune.0.1 from elsewhere"})
-				s.add(Event{Kind: KindHeal, Row: 14, Proc: "worker-1"})
-			}
 			s.submit()
 			s.start()
 			if c.before {
-				ack()
+				c.happens(s)
 			}
 			s.form()
 			if !c.before {
 				s.at += 1
-				ack()
+				c.happens(s)
 			}
 			s.at += 10
 			s.add(Event{Kind: KindFault, Row: 16, Proc: "redis"})

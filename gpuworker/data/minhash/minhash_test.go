@@ -1,6 +1,7 @@
 package minhash_test
 
 import (
+	"errors"
 	"math"
 	"math/rand/v2"
 	"strconv"
@@ -105,57 +106,45 @@ func TestSets(t *testing.T) {
 	}
 }
 
-// BenchmarkDuplicates measures rows of 100 words; rows/s is printed.
+// BenchmarkDuplicates measures rows of 100 words, in memory and through scratch files as cleaning does it; rows/s is printed.
 func BenchmarkDuplicates(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
-	const rows = 50_000
-	texts := make([]string, rows)
+	texts := make([]string, 50_000)
 	for i := range texts {
 		texts[i] = strings.Join(words(r, 100), " ")
 	}
-	b.ResetTimer()
-	before := cpuSeconds(b)
-	for b.Loop() {
-		if m := minhash.Duplicates(texts, 0.8, 1, 1); len(m) > 0 {
-			b.Fatalf("%d duplicates among random rows", len(m))
-		}
-	}
-	b.ReportMetric(rows*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
-	// On a machine that does other things too, the CPU time tells what the wall clock does not.
-	b.ReportMetric(rows*float64(b.N)/(cpuSeconds(b)-before), "rows/cpu-s")
-}
-
-// BenchmarkSpilled is BenchmarkDuplicates through scratch files, as cleaning does it.
-func BenchmarkSpilled(b *testing.B) {
-	r := rand.New(rand.NewPCG(1, 1))
-	const rows = 50_000
-	texts := make([]string, rows)
-	for i := range texts {
-		texts[i] = strings.Join(words(r, 100), " ")
-	}
-	dir := b.TempDir()
-	b.ResetTimer()
-	before := cpuSeconds(b)
-	for b.Loop() {
-		s, err := minhash.NewSpilled(dir, 0.8, 1, 1)
-		if err != nil {
-			b.Fatal(err)
-		}
-		for _, t := range texts {
-			if err := s.Add(t); err != nil {
-				b.Fatal(err)
+	measure := func(b *testing.B, find func() (int, error)) {
+		before := cpuSeconds(b)
+		for b.Loop() {
+			if n, err := find(); n > 0 || err != nil {
+				b.Fatalf("%d duplicates among random rows, %v", n, err)
 			}
 		}
-		found := 0
-		if err := s.Each(func(int) bool { return false }, func(minhash.Match) error { found++; return nil }); err != nil || found > 0 {
-			b.Fatalf("%d duplicates among random rows, %v", found, err)
-		}
-		if err := s.Close(); err != nil {
-			b.Fatal(err)
-		}
+		rows := float64(len(texts) * b.N)
+		b.ReportMetric(rows/b.Elapsed().Seconds(), "rows/s")
+		// On a machine that does other things too, the CPU time tells what the wall clock does not.
+		b.ReportMetric(rows/(cpuSeconds(b)-before), "rows/cpu-s")
 	}
-	b.ReportMetric(rows*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
-	b.ReportMetric(rows*float64(b.N)/(cpuSeconds(b)-before), "rows/cpu-s")
+	b.Run("memory", func(b *testing.B) {
+		measure(b, func() (int, error) { return len(minhash.Duplicates(texts, 0.8, 1, 1)), nil })
+	})
+	b.Run("spilled", func(b *testing.B) {
+		dir := b.TempDir()
+		measure(b, func() (found int, err error) {
+			s, err := minhash.NewSpilled(dir, 0.8, 1, 1)
+			if err != nil {
+				return 0, err
+			}
+			defer func() { err = errors.Join(err, s.Close()) }()
+			for _, t := range texts {
+				if err := s.Add(t); err != nil {
+					return 0, err
+				}
+			}
+			err = s.Each(nil, func(minhash.Match) error { found++; return nil })
+			return found, err
+		})
+	})
 }
 
 func cpuSeconds(b *testing.B) float64 {
