@@ -92,7 +92,8 @@ func (f *fleet) realClocks() error {
 }
 
 // jumpClocks lets the wall clocks of two workers, of their ranks and of a control jump an hour ahead, an hour back, and to the right time again,
-// while a gang that one of them is in trains. Nothing may come of it: no gang loses its generation (the checker's R11), no commit fails.
+// while a gang that one of them is in trains. Nothing may come of it: no gang loses its generation (the checker's R11), no commit fails. Every other
+// time a member of that gang gets a Spot notice meanwhile.
 func jumpClocks(ctx context.Context, a *act) error {
 	workers := a.f.workers()
 	a.rng.Shuffle(len(workers), func(i, j int) { workers[i], workers[j] = workers[j], workers[i] })
@@ -110,17 +111,15 @@ func jumpClocks(ctx context.Context, a *act) error {
 	if h == nil {
 		return errNotReached
 	}
+	if a.rng.IntN(2) == 0 {
+		return a.noticeAtWrongTime(ctx, targets, h)
+	}
 	hold := a.between(2*time.Second, 3*time.Second)
 	a.begin(7, "clocks", "of %s: +1 h, -1 h and right again, for %s each", strings.Join(targets, ", "), hold.Round(100*time.Millisecond))
 	before := a.f.swaps.Load()
 	for _, offset := range []time.Duration{time.Hour, -time.Hour, 0} {
-		for _, n := range targets {
-			cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-			_, err := clockfault.Set(cctx, a.f.clockSocket(), n, offset)
-			cancel()
-			if err != nil {
-				return err
-			}
+		if err := a.setClocks(ctx, targets, offset); err != nil {
+			return err
 		}
 		pause(ctx, hold)
 	}
@@ -145,4 +144,55 @@ func jumpClocks(ctx context.Context, a *act) error {
 		return errors.New("nothing was committed while the clocks were wrong")
 	}
 	return ctx.Err()
+}
+
+// setClocks lets the wall clocks of supervised processes be off.
+func (a *act) setClocks(ctx context.Context, names []string, offset time.Duration) error {
+	for _, n := range names {
+		cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		_, err := clockfault.Set(cctx, a.f.clockSocket(), n, offset)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noticeAtWrongTime announces to a member of the gang of h, one of the targets, that its machine goes in two minutes, while its clock is an hour off;
+// once it is announced, the clocks jump to an hour off the other way. By the wrong clock the machine has gone an hour ago, or there is no hurry: the
+// worker has to leave as it would by the right one, in time and without losing a step (which the figure of lost steps judges).
+func (a *act) noticeAtWrongTime(ctx context.Context, targets []string, h *schemas.Head) error {
+	i := slices.IndexFunc(h.Members, func(m schemas.Member) bool { return slices.Contains(targets, m.Worker) })
+	worker := h.Members[i].Worker
+	offset := time.Hour
+	if a.rng.IntN(2) == 0 {
+		offset = -offset
+	}
+	a.begin(7, worker, "Spot notice of AWS, 2 minutes, while the clocks of %s are off by %s, then by %s", strings.Join(targets, ", "), offset, -offset)
+	if err := a.setClocks(ctx, targets, offset); err != nil {
+		return err
+	}
+	pause(ctx, time.Second)
+	st, err := a.f.clockStatus(ctx, worker)
+	switch {
+	case err != nil:
+		return err
+	case st.Problem != "" || st.Hidden == 0:
+		a.what += "; not possible here: " + st.Problem
+		return errNotReached
+	case st.Answered == 0:
+		return fmt.Errorf("%s never read its clock while it was wrong", worker)
+	}
+	a.f.spot.announce(worker, 2*time.Minute)
+	began := time.Now()
+	if err := a.setClocks(ctx, targets, -offset); err != nil {
+		return err
+	}
+	if !a.f.cell.Wait(worker, drainLimit) {
+		return fmt.Errorf("%s has not left %s after it was told to", worker, drainLimit)
+	}
+	a.what += fmt.Sprintf("; %d wrong readings before, left after %.1f s", st.Answered, time.Since(began).Seconds())
+	a.f.spot.clear()
+	return errors.Join(a.setClocks(ctx, targets, 0), a.f.start(worker))
 }

@@ -61,7 +61,7 @@ func Rows() []Row {
 		{4, "worker: SIGTERM, or a Spot notice", "", leaveWorker},
 		{5, "worker: a hung step while the agent lives", "", hangStep},
 		{6, "worker: the rank is killed as for memory; poisoned runs are in the workload", "", killRank},
-		{7, "workers, ranks, control: the wall clock jumps an hour forward, back, and right again", clockfault.Unsupported(), jumpClocks},
+		{7, "workers, ranks, control: the wall clock jumps an hour forward, back, and right again; a Spot notice meanwhile", clockfault.Unsupported(), jumpClocks},
 		{8, "worker: no scratch space; the store is full", "", fullDisk},
 		{9, "workers: all killed, fewer come back", "", killAllWorkers},
 		{10, "broker: kill -9 under load", "", killBroker},

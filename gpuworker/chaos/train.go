@@ -51,6 +51,10 @@ type Training struct {
 	// run's.
 	Effective     float64 `json:"effective"`
 	CalmEffective float64 `json:"calm_effective"`
+	// Stall is the share of the time in which it trained that steps waited for checkpoints, the commits at which a gang stops included; CalmStall
+	// the undisturbed run's.
+	Stall     float64 `json:"stall"`
+	CalmStall float64 `json:"calm_stall"`
 	// Every is the time between two faults.
 	Every  float64       `json:"every_s"`
 	Kind   string        `json:"kind"`
@@ -208,7 +212,8 @@ func (t *trainer) undisturbed(ctx context.Context) (*schemas.Head, error) {
 		return nil, err
 	}
 	t.out.Calm = l.Hash
-	t.out.CalmEffective = head.TimeOf(head.Created, head.Updated).Training
+	spent := head.TimeOf(head.Created, head.Updated)
+	t.out.CalmEffective, t.out.CalmStall = spent.Training, stalled(spent)
 	t.o.Say("undisturbed: %d steps, weights %.12s", l.Steps, l.Hash)
 	return head, nil
 }
@@ -255,8 +260,18 @@ func (t *trainer) disturbed(ctx context.Context) (*schemas.Head, error) {
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end) && !t.w.closed(ctx, r.spec); pause(ctx, 100*time.Millisecond) {
 	}
 	t.out.Seconds = head.Updated.Sub(head.Created).Seconds()
-	t.out.Effective = head.TimeOf(head.Created, head.Updated).Training
+	spent := head.TimeOf(head.Created, head.Updated)
+	t.out.Effective, t.out.Stall = spent.Training, stalled(spent)
 	return head, nil
+}
+
+// stalled is the share of waiting for checkpoints in the time that steps, evaluation and that waiting took.
+func stalled(t *schemas.RunTime) float64 {
+	wait := t.Seconds[schemas.TimeCheckpoint]
+	if wait == 0 {
+		return 0
+	}
+	return wait / (t.Seconds[schemas.TimeStep] + t.Seconds[schemas.TimeEval] + wait)
 }
 
 // newest is the newest step seen in the live stream.
