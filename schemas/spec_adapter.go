@@ -31,6 +31,9 @@ type LoRA struct {
 	PiSSA        bool `json:"pissa,omitempty"`
 	PiSSAIter    int  `json:"pissa_iter,omitempty"`
 	PiSSAConvert bool `json:"pissa_convert,omitempty"`
+	// LlamaPro, when positive, adapts the modules of this many blocks alone, spread evenly over the model: those that block expansion added.
+	// Targets are then parts of module paths.
+	LlamaPro int `json:"llama_pro,omitempty" jsonschema:"minimum=0"`
 	// ModulesToSave are modules that are trained whole and stored with the adapter (LLaMA-Factory's additional_target).
 	ModulesToSave []string `json:"modules_to_save,omitempty"`
 	// RankPattern and AlphaPattern give modules whose name matches a pattern another rank or alpha.
@@ -43,8 +46,9 @@ type OFT struct {
 	// Rank is the number of blocks, BlockSize their size; exactly one of them is positive (default: blocks of 32).
 	Rank      int `json:"rank,omitempty"`
 	BlockSize int `json:"block_size,omitempty"`
-	// Targets as for LoRA.
-	Targets []string `json:"targets,omitempty"`
+	// Targets and LlamaPro as for LoRA.
+	Targets  []string `json:"targets,omitempty"`
+	LlamaPro int      `json:"llama_pro,omitempty" jsonschema:"minimum=0"`
 	// ModulesToSave as for LoRA.
 	ModulesToSave []string `json:"modules_to_save,omitempty"`
 }
@@ -127,6 +131,7 @@ func (p *problems) method(t *TrainStage, at string) {
 	p.lora(t.LoRA, at+".lora")
 	if o := t.OFT; o != nil {
 		p.check(o.Rank >= 0 && o.BlockSize >= 0 && (o.Rank > 0) != (o.BlockSize > 0), at+".oft", "exactly one of rank (%d) and block_size (%d) must be positive", o.Rank, o.BlockSize)
+		p.check(o.LlamaPro >= 0, at+".oft.llama_pro", "is %d, must be >= 0", o.LlamaPro)
 	}
 	if b := t.Bottleneck; b != nil {
 		p.check(b.Kind == "houlsby" || b.Kind == "pfeiffer", at+".bottleneck.kind", "%q is unknown (houlsby, pfeiffer)", b.Kind)
@@ -158,6 +163,7 @@ func (p *problems) lora(l *LoRA, at string) {
 	p.check(l.Dropout >= 0 && l.Dropout < 1, at+".dropout", "is %g, must be in [0, 1)", l.Dropout)
 	p.check(finite(l.PlusRatio) && l.PlusRatio >= 0, at+".plus_ratio", "is %g, must be >= 0", l.PlusRatio)
 	p.check(finite(l.PlusEmbeddingLR) && l.PlusEmbeddingLR >= 0, at+".plus_embedding_lr", "is %g, must be >= 0", l.PlusEmbeddingLR)
+	p.check(l.LlamaPro >= 0, at+".llama_pro", "is %d, must be >= 0", l.LlamaPro)
 	p.check(l.PiSSAIter >= -1 && l.PiSSAIter <= 1000, at+".pissa_iter", "is %d, must be -1 to 1000", l.PiSSAIter)
 	for k, r := range l.RankPattern {
 		p.check(r >= 1 && r <= 4096, at+".rank_pattern."+k, "is %d, must be 1 to 4096", r)

@@ -110,10 +110,14 @@ func (c Config) key() string {
 // adapt makes the sites of targeted modules and returns the names of all that could have been targets.
 func (a *Adapters) adapt(m Model, owner map[*nn.Param]*nn.Unit) (names []string, err error) {
 	c := a.Config
+	spread, err := c.spreadOver(a.blocks)
+	if err != nil {
+		return nil, err
+	}
 	wanted := func(path string, w *nn.Param, linear bool) (*nn.Unit, bool) {
 		names = append(names, path)
 		u := owner[w]
-		return u, u != nil && c.matches(path, linear) && (u.Block < 0 || c.Layers == nil || c.Layers(u.Block))
+		return u, u != nil && (spread == nil && c.matches(path, linear) || spread != nil && spread(path, linear)) && (u.Block < 0 || c.Layers == nil || c.Layers(u.Block))
 	}
 	nn.WalkLinears(m.Root(), func(path string, l *nn.Linear) {
 		if l.Weight == nil || err != nil {

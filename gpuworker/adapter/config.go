@@ -51,6 +51,9 @@ type Config struct {
 	Exclude []string
 	// Layers, when not nil, reports whether a block gets adapters (freezing the first N blocks leaves them without).
 	Layers func(block int) bool
+	// Spread, when positive, gives adapters to the modules of this many blocks alone, those that block expansion added (FreezeConfig.Spread).
+	// Targets are then any part of a module's path, as LLaMA-Factory's find_expanded_modules has it.
+	Spread int
 	// Indexes, when not nil, are PEFT's layers_to_transform: the number in a module's path that follows one of IndexAfter ("layers"), or
 	// without them the last of the path, which in a mixture of experts is the expert's. Modules without a number get none.
 	Indexes    []int
@@ -190,6 +193,22 @@ func (c Config) matches(module string, linear bool) bool {
 		return re.MatchString(module)
 	}
 	return slices.Contains(c.Targets, module) || suffixOf(module, c.Targets) && c.indexed(module)
+}
+
+// spreadOver reports, for a model of n blocks, whether a module is a target in a block that expansion added; nil without Spread. As with
+// freezing, ".<block>." anywhere in a path counts, so that an expert of that number is one too.
+func (c Config) spreadOver(n int) (func(module string, linear bool) bool, error) {
+	if c.Spread == 0 {
+		return nil, nil
+	}
+	ids, err := FreezeConfig{Layers: c.Spread, Spread: true}.blocks(n)
+	if err != nil {
+		return nil, err
+	}
+	return func(module string, linear bool) bool {
+		return slices.ContainsFunc(ids, func(i int) bool { return strings.Contains(module, "."+strconv.Itoa(i)+".") }) && !suffixOf(module, c.Exclude) && !c.saved(module) &&
+			(c.all() && linear || slices.ContainsFunc(c.Targets, func(t string) bool { return strings.Contains(module, t) }))
+	}, nil
 }
 
 // isHead reports whether a module stands beside the model's body instead of in it: output heads do, whatever their names.

@@ -33,7 +33,7 @@ func Methods() []Method {
 		{Name: "freeze", Spec: "method: freeze, freeze_layers or freeze.{trainable_layers,modules,extra}",
 			Factory: "finetuning_type: freeze, freeze_trainable_layers, freeze_trainable_modules, freeze_extra_modules", Files: "hf", Mergeable: true,
 			Precisions: fp32, Reference: "torch 2.9.1, transformers 4.57.6"},
-		{Name: "LLaMA-Pro", Spec: "method: freeze, expand_blocks, freeze.llama_pro", Factory: "use_llama_pro, freeze_trainable_layers (the model is expanded by the run itself)",
+		{Name: "LLaMA-Pro", Spec: "method: freeze, expand_blocks, freeze.llama_pro, lora.llama_pro or oft.llama_pro", Factory: "use_llama_pro, freeze_trainable_layers with finetuning_type freeze, lora or oft (the model is expanded already; expand_blocks does it within a run)",
 			Files: "hf", Mergeable: true, Precisions: fp32, Reference: "the unexpanded model", Paper: "https://arxiv.org/abs/2401.02415"},
 		peft("LoRA", "method: lora", "finetuning_type: lora", "https://arxiv.org/abs/2106.09685"),
 		peft("rsLoRA", "lora.rslora", "use_rslora", "https://arxiv.org/abs/2312.03732"),

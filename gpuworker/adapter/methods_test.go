@@ -80,6 +80,51 @@ func TestFreezeByName(t *testing.T) {
 	}
 }
 
+// Adapters of added blocks alone: the cases are what LLaMA-Factory's find_expanded_modules names, as far as PEFT can adapt it.
+func TestAdaptersOfAddedBlocks(t *testing.T) {
+	t.Parallel()
+	const w = "base_model.model.model.layers."
+	for name, c := range map[string]struct {
+		model   string
+		spread  int
+		targets []string
+		count   int
+		has     []string
+	}{
+		"every linear module":                   {tinyLlama, 1, []string{"all"}, 7, []string{w + "2.mlp.up_proj.lora_A.weight"}},
+		"one module of three blocks":            {tinyLlama, 3, []string{"q_proj"}, 3, []string{w + "0.self_attn.q_proj.lora_A.weight"}},
+		"a part of a path, and nothing outside": {tinyLlama, 1, []string{"self_attn", "embed_tokens", "lm_head"}, 4, []string{w + "2.self_attn.o_proj.lora_B.weight"}},
+		"experts of that number":                {tinyMixtures["mixtral"], 1, []string{"w1"}, 5 + 2, []string{w + "2.block_sparse_moe.experts.0.w1.lora_A.weight", w + "0.block_sparse_moe.experts.2.w1.lora_A.weight"}},
+	} {
+		m, err := zoo.New([]byte(c.model))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := adapter.Apply(m, adapter.Config{Rank: 2, Alpha: 2, Spread: c.spread, Targets: c.targets}); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got := trained(m)
+		if len(got) != 2*c.count {
+			t.Errorf("%s: %d tensors are trained, want %d: %v", name, len(got), 2*c.count, got)
+		}
+		for _, p := range c.has {
+			if !slices.Contains(got, p) {
+				t.Errorf("%s: %s is not trained: %v", name, p, got)
+			}
+		}
+	}
+	for _, c := range []adapter.Config{{Spread: 2}, {Spread: -1}, {Spread: 1, Targets: []string{"lm_head"}}} {
+		m, err := zoo.New([]byte(tinyLlama))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Rank, c.Alpha = 1, 1
+		if _, err := adapter.Apply(m, c); !schemas.IsCode(err, schemas.CodeInvalid) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
 // A model with inserted blocks computes what it did before, and only they are trained then.
 func TestExpansionPassesTheInputOn(t *testing.T) {
 	t.Parallel()

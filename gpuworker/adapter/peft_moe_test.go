@@ -30,6 +30,7 @@ func mixtureCases() []*peftCase {
 		{Name: "experts-dora", Base: "mixtral", config: adapter.Config{Rank: 3, Alpha: 6, DoRA: true, Targets: []string{"w2", "gate"}}},
 		{Name: "experts-rslora", Base: "qwen2_moe", config: adapter.Config{Rank: 3, Alpha: 6, RSLoRA: true, Targets: []string{"all-linear"}}},
 		{Name: "experts-some-layers", Base: "mixtral", config: adapter.Config{Rank: 3, Alpha: 6, Targets: []string{"w1", "q_proj"}, Layers: func(b int) bool { return b != 1 }}},
+		{Name: "llama-pro-experts", Base: "mixtral", config: adapter.Config{Rank: 3, Alpha: 6, Spread: 1, Targets: []string{"w1", "q_proj"}}},
 		{Name: "one-expert", Base: "mixtral", config: adapter.Config{Rank: 3, Alpha: 6, Targets: []string{"experts.3.w2", "layers.2.block_sparse_moe.gate"}}},
 		{Name: "experts-oft", Base: "qwen2_moe", config: adapter.Config{Kind: adapter.KindOFT, OFT: adapter.OFTConfig{BlockSize: 2}, Targets: []string{"up_proj", "gate"}}},
 		{Name: "latent", Base: "deepseek_v3", config: adapter.Config{Rank: 3, Alpha: 6, Targets: all}},

@@ -220,6 +220,8 @@ func peftCases() []*peftCase {
 			AlphaPattern: map[string]float64{"v_proj": 3}}},
 		{Name: "regular-expression", config: adapter.Config{Rank: 4, Alpha: 6, Pattern: `.*\.[12]\.self_attn\.(q|k)_proj`}},
 		{Name: "some-layers", config: adapter.Config{Rank: 4, Alpha: 6, Targets: qv, Layers: func(b int) bool { return b > 0 }}},
+		{Name: "llama-pro", config: adapter.Config{Rank: 4, Alpha: 6, Spread: 1}},
+		{Name: "llama-pro-parts", config: adapter.Config{Kind: adapter.KindOFT, OFT: adapter.OFTConfig{BlockSize: 4}, Spread: 3, Targets: []string{"v_pro", "mlp.up", "lm_head"}}},
 		{Name: "exclude", config: adapter.Config{Rank: 4, Alpha: 6, Targets: qv, Exclude: []string{"layers.1.self_attn.q_proj"}}},
 		{Name: "embedding-and-head", config: adapter.Config{Rank: 4, Alpha: 6, Targets: []string{"embed_tokens", "lm_head", "q_proj"}}},
 		{Name: "dora-head", config: adapter.Config{Rank: 4, Alpha: 6, DoRA: true, Targets: []string{"lm_head", "q_proj"}}},

@@ -23,9 +23,9 @@ func AdapterConfig(t *schemas.TrainStage, resumed *adapter.Config) (*adapter.Con
 	case t.Method == "lora" && t.LoRA != nil:
 		l := t.LoRA
 		*c = adapter.Config{Rank: l.Rank, Alpha: l.Alpha, RSLoRA: l.RSLoRA, DoRA: l.DoRA, Dropout: l.Dropout, PiSSA: l.PiSSA, PiSSAIter: l.PiSSAIter,
-			RankPattern: l.RankPattern, AlphaPattern: l.AlphaPattern, Targets: l.Targets, Save: l.ModulesToSave}
+			RankPattern: l.RankPattern, AlphaPattern: l.AlphaPattern, Targets: l.Targets, Spread: l.LlamaPro, Save: l.ModulesToSave}
 	case t.Method == "oft" && t.OFT != nil:
-		*c = adapter.Config{Kind: adapter.KindOFT, Targets: t.OFT.Targets, Save: t.OFT.ModulesToSave,
+		*c = adapter.Config{Kind: adapter.KindOFT, Targets: t.OFT.Targets, Spread: t.OFT.LlamaPro, Save: t.OFT.ModulesToSave,
 			OFT: adapter.OFTConfig{Rank: t.OFT.Rank, BlockSize: t.OFT.BlockSize}}
 	case t.Method == "bottleneck" && t.Bottleneck != nil:
 		b := t.Bottleneck

@@ -66,6 +66,7 @@ func methodStages() map[string]schemas.Stage {
 	other("llama pro", "freeze", func(t *schemas.TrainStage) {
 		t.ExpandBlocks, t.Freeze = 3, &schemas.Freeze{TrainableLayers: 3, LlamaPro: true}
 	})
+	other("llama pro, lora", "lora", func(t *schemas.TrainStage) { t.ExpandBlocks, t.LoRA.LlamaPro = 3, 3 })
 	quant := func(name, method string, q schemas.Quantization, change func(*schemas.TrainStage)) {
 		other(name, method, func(t *schemas.TrainStage) { t.Quant = &q; change(t) })
 	}

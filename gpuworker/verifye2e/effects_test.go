@@ -73,7 +73,7 @@ var effects = map[string]struct{ value, with, instead string }{
 	"quantization_bit": {value: "4"}, "double_quantization": {value: "false", with: "quantization_bit=4"},
 	// Methods
 	"finetuning_type": {value: "full"}, "freeze_trainable_layers": {value: "1", with: "finetuning_type=freeze"}, "freeze_trainable_modules": {value: "mlp", with: "finetuning_type=freeze"},
-	"freeze_extra_modules": {value: "embed_tokens", with: "finetuning_type=freeze"}, "use_llama_pro": {value: "true", with: "finetuning_type=freeze model_name_or_path=./deep"},
+	"freeze_extra_modules": {value: "embed_tokens", with: "finetuning_type=freeze"}, "use_llama_pro": {value: "true", with: "model_name_or_path=./deep"},
 	"additional_target": {value: "embed_tokens"}, "lora_alpha": {value: "7"}, "lora_dropout": {value: "0.3"}, "lora_rank": {value: "4"}, "lora_target": {value: "q_proj"},
 	"loraplus_lr_ratio": {value: "16"}, "loraplus_lr_embedding": {value: "1e-2", with: "loraplus_lr_ratio=16 lora_target=embed_tokens,q_proj max_steps=3"},
 	"use_rslora": {value: "true"}, "use_dora": {value: "true"}, "pissa_init": {value: "true", with: "pissa_iter=-1"}, "pissa_iter": {value: "1", with: "pissa_init=true"},

@@ -119,6 +119,8 @@ def variants():
     add("adam_mini", LLAMA, "llama3", "identity", **FULL, use_adam_mini=True, max_samples=40)
     add("llama_pro", LLAMA, "llama3", "identity", finetuning_type="freeze", use_llama_pro=True, freeze_trainable_layers=1, max_samples=40)
     add("llama_pro_deep", DEEP, "llama3", "identity", finetuning_type="freeze", use_llama_pro=True, freeze_trainable_layers=2, max_samples=40)
+    add("llama_pro_lora", DEEP, "llama3", "identity", use_llama_pro=True, freeze_trainable_layers=2, max_samples=40)
+    add("llama_pro_lora_parts", DEEP, "llama3", "identity", use_llama_pro=True, freeze_trainable_layers=3, lora_target="v_pro,mlp.up", additional_target="embed_tokens", max_samples=40)
     add("dora_loraplus", QWEN, "qwen", "identity", use_dora=True, loraplus_lr_ratio=8.0, max_samples=40, preprocessing_num_workers=3, packing=True)
     add("split_special", LLAMA, "llama3", "specials", split_special_tokens=True, **FULL)
     add("pad_loss", LLAMA, "llama3", "identity", ignore_pad_token_for_loss=False, max_samples=30, **FULL)

@@ -129,8 +129,11 @@ func (v *factoryValues) methodRules(stage, method string) {
 			}
 		}
 	}
-	if v.truth("use_llama_pro") && method != "freeze" {
-		v.bad("use_llama_pro", "is only built for finetuning_type freeze, not %s", method)
+	if v.truth("use_llama_pro") && method == "full" {
+		v.bad("use_llama_pro", "is only for the finetuning types freeze, lora and oft, not full")
+	}
+	if n := v.whole("freeze_trainable_layers"); v.truth("use_llama_pro") && n < 1 {
+		v.bad("freeze_trainable_layers", "is %d, must be positive with use_llama_pro", n)
 	}
 	var chosen []string
 	for _, k := range []string{"use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon"} {

@@ -130,7 +130,7 @@ var others = map[string]string{
 	"apollo_update_interval": "10 use_apollo=true finetuning_type=full", "apollo_scale": "1 use_apollo=true finetuning_type=full", "apollo_proj_type": "right use_apollo=true finetuning_type=full",
 	"apollo_scale_type": "tensor use_apollo=true finetuning_type=full", "apollo_scale_front": "true use_apollo=true finetuning_type=full", "use_badam": "true finetuning_type=full",
 	"badam_start_block": "1 use_badam=true finetuning_type=full", "badam_switch_mode": "random use_badam=true finetuning_type=full", "badam_switch_interval": "5 use_badam=true finetuning_type=full",
-	"stage": "pt", "finetuning_type": "full", "use_llama_pro": "true finetuning_type=freeze", "use_adam_mini": "true", "use_muon": "true", "use_dft_loss": "true", "compute_accuracy": "true",
+	"stage": "pt", "finetuning_type": "full", "use_llama_pro": "true", "use_adam_mini": "true", "use_muon": "true", "use_dft_loss": "true", "compute_accuracy": "true",
 	"disable_shuffling": "true", "early_stopping_steps": "2 eval_strategy=steps val_size=0.1", "train_from_scratch": "true",
 	"do_sample": "false do_predict=true predict_with_generate=true val_size=0.1", "temperature": "0.5 do_predict=true predict_with_generate=true val_size=0.1",
 	"top_p": "0.5 do_predict=true predict_with_generate=true val_size=0.1", "top_k": "5 do_predict=true predict_with_generate=true val_size=0.1",

@@ -138,6 +138,9 @@ func (b *factoryBuilder) method(t *schemas.TrainStage) {
 		if v.given("loraplus_lr_ratio") {
 			t.LoRA.PlusRatio, t.LoRA.PlusEmbeddingLR = v.number("loraplus_lr_ratio"), v.number("loraplus_lr_embedding")
 		}
+		if v.truth("use_llama_pro") {
+			t.LoRA.LlamaPro = v.whole("freeze_trainable_layers")
+		}
 		if t.LoRA.PiSSA {
 			t.LoRA.PiSSAIter = v.whole("pissa_iter")
 		}
@@ -145,6 +148,9 @@ func (b *factoryBuilder) method(t *schemas.TrainStage) {
 		t.OFT = &schemas.OFT{Rank: v.whole("oft_rank"), BlockSize: v.whole("oft_block_size"), Targets: v.list("oft_target"), ModulesToSave: v.list("additional_target")}
 		if t.OFT.Rank > 0 {
 			t.OFT.BlockSize = 0
+		}
+		if v.truth("use_llama_pro") {
+			t.OFT.LlamaPro = v.whole("freeze_trainable_layers")
 		}
 	case "freeze":
 		t.Freeze = &schemas.Freeze{TrainableLayers: v.whole("freeze_trainable_layers"), Modules: v.list("freeze_trainable_modules"), Extra: v.list("freeze_extra_modules"), LlamaPro: v.truth("use_llama_pro")}
