@@ -398,6 +398,9 @@ func (s *session) run(ctx context.Context) error {
 	for s.done < s.total() {
 		s.time.To(schemas.TimeStep)
 		r, err := s.runStep(ctx, s.done)
+		if schemas.IsCode(err, schemas.CodeNumeric) {
+			return err // it names its step
+		}
 		if err != nil {
 			return fmt.Errorf("step %d: %w", s.done+1, err)
 		}

@@ -30,6 +30,11 @@ type Client struct {
 	http  *http.Client
 	// Retry is the pause before a broken event stream is opened again (default 1 s).
 	Retry time.Duration
+	// Timeout bounds what a server that accepts connections and says nothing may take for an answer (default 1 min), Silence how long an event
+	// stream may say nothing, heartbeats included (default 1 min). Uploads, downloads and what reads whole checkpoints are not bounded.
+	Timeout, Silence time.Duration
+	// Lost, when set, is told once that Follow's stream broke and could not be opened again at once, and with nil that it is back.
+	Lost func(error)
 }
 
 // New makes a client of the server at base ("http://127.0.0.1:7070"). Error: CodeUsage when base is no http address.
@@ -39,7 +44,7 @@ func New(base, token string) (*Client, error) {
 		return nil, schemas.Errorf(schemas.CodeUsage, base, "is no address of an API server").WithHint("expected something like http://127.0.0.1:7070")
 	}
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	return &Client{base: strings.TrimSuffix(base, "/"), token: token, Retry: time.Second,
+	return &Client{base: strings.TrimSuffix(base, "/"), token: token, Retry: time.Second, Timeout: time.Minute, Silence: time.Minute,
 		http: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, MaxIdleConnsPerHost: 4,
 			// How long an upload waits for the server to say whether it wants the body at all.
 			ExpectContinueTimeout: 10 * time.Second}}}, nil
@@ -66,7 +71,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, si
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, over(ctx)
 		}
 		return nil, schemas.Errorf(schemas.CodeUnavailable, c.base, "cannot reach the API server: %v", errors.Unwrap(err)).
 			WithHint("start one with: tunefleet up")
@@ -77,13 +82,35 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, si
 		if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&e) == nil && e.Error != nil {
 			return nil, e.Error
 		}
-		return nil, schemas.Errorf(schemas.CodeUnavailable, c.base+path, "the API server answered %s", resp.Status)
+		return nil, schemas.Errorf(schemas.CodeUnavailable, c.base+path, "the server answered %s, and not as the API does", resp.Status).
+			WithHint("is this the address of a tunefleet API server, and is the way there free of proxies?")
 	}
 	return resp, nil
 }
 
-// get decodes a JSON answer.
+// over says why a context has ended: our words where a bound of ours ended it.
+func over(ctx context.Context) error {
+	var ours *schemas.ErrorInfo
+	if errors.As(context.Cause(ctx), &ours) {
+		return ours
+	}
+	return ctx.Err()
+}
+
+// bounded is a context for a request that is answered at once.
+func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, c.Timeout, schemas.Errorf(schemas.CodeTimeout, c.base, "the API server accepts connections but has not answered for %s", c.Timeout))
+}
+
+// get decodes a JSON answer that comes within the timeout.
 func get[T any](ctx context.Context, c *Client, method, path string, body []byte) (*T, error) {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	return wait[T](ctx, c, method, path, body)
+}
+
+// wait decodes a JSON answer, however long it takes.
+func wait[T any](ctx context.Context, c *Client, method, path string, body []byte) (*T, error) {
 	var r io.Reader
 	size := int64(-1)
 	if body != nil {
@@ -96,7 +123,11 @@ func get[T any](ctx context.Context, c *Client, method, path string, body []byte
 	defer resp.Body.Close()
 	v := new(T)
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(v); err != nil {
-		return nil, schemas.Errorf(schemas.CodeUnavailable, c.base+path, "cannot read the server's answer: %v", err)
+		if ctx.Err() != nil {
+			return nil, over(ctx)
+		}
+		return nil, schemas.Errorf(schemas.CodeUnavailable, c.base+path, "cannot read the server's answer: %v", err).
+			WithHint("is this the address of a tunefleet API server?")
 	}
 	return v, nil
 }
@@ -202,9 +233,15 @@ func (c *Client) Healthy(ctx context.Context) error {
 // final state, and for steps that come from the run's logs since the live tail does not hold them any more. It ends when the run is
 // over or fn or ctx says stop. A broken stream is resumed after the last event; a server that stays away for a minute is an error.
 func (c *Client) Follow(ctx context.Context, tenant, run, after string, fn func(id string, e schemas.Event) error) error {
-	lost := time.Time{}
+	lost, told := time.Time{}, false
+	opened := func() {
+		if told {
+			c.Lost(nil)
+		}
+		lost, told = time.Time{}, false
+	}
 	for {
-		final, err := c.stream(ctx, tenant, run, &after, fn)
+		final, err := c.stream(ctx, tenant, run, &after, opened, fn)
 		var stop *stopError
 		switch {
 		case errors.As(err, &stop):
@@ -215,12 +252,14 @@ func (c *Client) Follow(ctx context.Context, tenant, run, after string, fn func(
 			return ctx.Err()
 		case err != nil && !schemas.IsCode(err, schemas.CodeUnavailable):
 			return err
-		case err == nil:
-			lost = time.Time{}
+		case err == nil: // it was opened, and broke
 		case lost.IsZero():
 			lost = time.Now()
 		case time.Since(lost) > time.Minute:
 			return err
+		case !told && c.Lost != nil:
+			c.Lost(err)
+			told = true
 		}
 		t := time.NewTimer(c.Retry)
 		select {
@@ -237,20 +276,29 @@ type stopError struct{ err error }
 
 func (e *stopError) Error() string { return e.err.Error() }
 
-func (c *Client) stream(ctx context.Context, tenant, run string, after *string, fn func(string, schemas.Event) error) (final bool, err error) {
+func (c *Client) stream(ctx context.Context, tenant, run string, after *string, opened func(), fn func(string, schemas.Event) error) (final bool, err error) {
 	header := http.Header{"Accept": {"text/event-stream"}}
 	if *after != "" {
 		header.Set("Last-Event-ID", *after)
 	}
+	// A server that is stopped or cut off says nothing, not even that.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(c.Silence, func() {
+		cancel(schemas.Errorf(schemas.CodeUnavailable, c.base, "the API server has said nothing for %s", c.Silence))
+	})
+	defer silent.Stop()
 	resp, err := c.do(ctx, http.MethodGet, runPath(tenant, run)+"/events", nil, -1, header)
 	if err != nil {
 		return false, err
 	}
 	defer resp.Body.Close()
+	opened()
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(make([]byte, 64<<10), 4<<20)
 	id, data := "", []byte(nil)
 	for lines.Scan() {
+		silent.Reset(c.Silence)
 		l := lines.Text()
 		switch {
 		case strings.HasPrefix(l, "id: "):
@@ -273,6 +321,9 @@ func (c *Client) stream(ctx context.Context, tenant, run string, after *string, 
 			}
 			id, data = "", nil
 		}
+	}
+	if ctx.Err() != nil {
+		return false, over(ctx)
 	}
 	return false, nil
 }

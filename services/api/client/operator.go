@@ -41,6 +41,8 @@ func (c *Client) policy(ctx context.Context, method, pool string, body []byte, h
 	if body != nil {
 		r, size = bytes.NewReader(body), int64(len(body))
 	}
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
 	resp, err := c.do(ctx, method, policyPath(pool), r, size, header)
 	if err != nil {
 		return nil, "", err
@@ -78,24 +80,20 @@ func (c *Client) RetryDeadLetter(ctx context.Context, tenant, run string) (*sche
 
 // DropDeadLetter forgets the dead letter of a run.
 func (c *Client) DropDeadLetter(ctx context.Context, tenant, run string) error {
-	resp, err := c.do(ctx, http.MethodDelete, letterPath(tenant, run), nil, -1, nil)
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
+	return c.order(ctx, http.MethodDelete, letterPath(tenant, run))
 }
 
 // Checkpoints lists a run's checkpoints; with verify the server reads and compares every part.
 func (c *Client) Checkpoints(ctx context.Context, tenant, run string, verify bool) (*schemas.CheckpointList, error) {
 	if verify {
-		return get[schemas.CheckpointList](ctx, c, http.MethodPost, runPath(tenant, run)+"/checkpoints/verify", []byte("{}"))
+		return wait[schemas.CheckpointList](ctx, c, http.MethodPost, runPath(tenant, run)+"/checkpoints/verify", []byte("{}"))
 	}
 	return get[schemas.CheckpointList](ctx, c, http.MethodGet, runPath(tenant, run)+"/checkpoints", nil)
 }
 
 // CollectCheckpoints deletes parts that nothing needs; with dry it counts them.
 func (c *Client) CollectCheckpoints(ctx context.Context, tenant, run string, dry bool) (*schemas.CheckpointList, error) {
-	return get[schemas.CheckpointList](ctx, c, http.MethodPost, runPath(tenant, run)+"/checkpoints/gc?dry="+strconv.FormatBool(dry), []byte("{}"))
+	return wait[schemas.CheckpointList](ctx, c, http.MethodPost, runPath(tenant, run)+"/checkpoints/gc?dry="+strconv.FormatBool(dry), []byte("{}"))
 }
 
 // PinCheckpoint keeps a checkpoint for good, or no longer.
@@ -104,7 +102,14 @@ func (c *Client) PinCheckpoint(ctx context.Context, tenant, run, name string, pi
 	if !pin {
 		method = http.MethodDelete
 	}
-	resp, err := c.do(ctx, method, runPath(tenant, run)+"/checkpoints/"+url.PathEscape(name)+"/pin", nil, -1, nil)
+	return c.order(ctx, method, runPath(tenant, run)+"/checkpoints/"+url.PathEscape(name)+"/pin")
+}
+
+// order sends a request whose answer has no body.
+func (c *Client) order(ctx context.Context, method, path string) error {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	resp, err := c.do(ctx, method, path, nil, -1, nil)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,9 @@ func (a *app) ckptListCommand(use, short string, verify bool) *cobra.Command {
 					}
 					t.row(c.Name, c.Stage, strconv.Itoa(c.World), strconv.Itoa(c.Parts), strconv.FormatInt(c.Bytes, 10), nonEmpty(role, "-"), ago(c.Created), nonEmpty(c.Verified, "-"))
 				}
-				if !a.json {
+				if !a.json && len(list.Checkpoints) == 0 {
+					a.say("no checkpoints: train stages commit them as they go")
+				} else if !a.json {
 					if err := t.write(a.out); err != nil {
 						return err
 					}

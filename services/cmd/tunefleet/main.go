@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/redis/go-redis/v9"
 )
 
 func main() {
@@ -18,5 +20,13 @@ func main() {
 func realMain() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	redis.SetLogger(quietRedis{})
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
+
+// quietRedis takes the place of the Redis client's own logger: it writes a line past --log-level for each dial that fails, a few a second. What
+// it means for the work is told by those who ask.
+type quietRedis struct{}
+
+// Printf drops the line.
+func (quietRedis) Printf(context.Context, string, ...any) {}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -58,11 +59,29 @@ func (a *app) withPolicy(ctx context.Context, pool string, edit func(*schemas.Po
 	}
 }
 
+// knowsPool reports whether a control schedules the pool: the policy of any other is kept, but a mistyped name is likelier.
+func (a *app) knowsPool(ctx context.Context, pool string) (bool, error) {
+	cl, err := a.client(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer cl.Close()
+	list, err := cl.Pools(ctx)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(list.Pools, func(p schemas.PoolView) bool { return p.Pool == pool }), nil
+}
+
 func (a *app) cordonCommand(use, short string, whole func(*schemas.Policy), one func(*schemas.Policy, string)) *cobra.Command {
 	var worker string
 	c := &cobra.Command{
 		Use: use + " POOL", Short: short, Args: exactArgs("POOL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			known, err := a.knowsPool(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
 			p, err := a.withPolicy(cmd.Context(), args[0], func(p *schemas.Policy) error {
 				if worker != "" {
 					one(p, worker)
@@ -73,6 +92,9 @@ func (a *app) cordonCommand(use, short string, whole func(*schemas.Policy), one 
 			})
 			if err != nil {
 				return err
+			}
+			if !known {
+				a.say("no control schedules a pool %q yet: this holds once one does (tunefleet pool list shows the pools)", p.Pool)
 			}
 			a.say("pool %s: cordoned %t, drained %t, cordoned workers: %s, drained workers: %s", p.Pool, p.Cordon, p.Drain, nonEmpty(strings.Join(p.Workers, ", "), "none"),
 				nonEmpty(strings.Join(p.DrainedWorkers, ", "), "none"))
@@ -100,15 +122,44 @@ func (a *app) poolListCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.print(list)
+				for _, p := range list.Pools {
+					if err := a.print(p); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			if len(list.Pools) == 0 {
+				a.say("no pools: control makes one when a run names it; tunefleet up --pools or serve --pools name those to begin with")
+				return nil
 			}
 			t := newTable("POOL", "QUEUED", "RUNNING", "WORKERS", "DEMANDED", "NOW")
 			for _, p := range list.Pools {
-				t.row(p.Pool, strconv.Itoa(p.Queued), strconv.Itoa(p.Running), strconv.Itoa(p.Workers), strconv.Itoa(p.WorkersDemanded), p.Reason)
+				t.row(p.Pool, strconv.Itoa(p.Queued), strconv.Itoa(p.Running), strconv.Itoa(p.Workers), strconv.Itoa(p.WorkersDemanded), a.poolNow(cmd.Context(), cl, p))
 			}
 			return t.write(a.out)
 		},
 	}
+}
+
+// poolNow is what control decided last, after what an operator has decided.
+func (a *app) poolNow(ctx context.Context, cl *client.Client, p schemas.PoolView) string {
+	var words []string
+	if policy, _, err := cl.Policy(ctx, p.Pool); err == nil {
+		switch {
+		case policy.Drain:
+			words = append(words, "drained")
+		case policy.Cordon:
+			words = append(words, "cordoned")
+		}
+		if n := len(policy.Workers) + len(policy.DrainedWorkers); n > 0 {
+			words = append(words, fmt.Sprintf("%d worker(s) cordoned or drained", n))
+		}
+	}
+	if p.Reason != "" {
+		words = append(words, p.Reason)
+	}
+	return nonEmpty(strings.Join(words, "; "), "-")
 }
 
 func (a *app) poolPolicyCommand() *cobra.Command {
@@ -224,12 +275,18 @@ func (a *app) poolQuotaCommand() *cobra.Command {
 	}
 }
 
+// maxQuota is beyond every fleet; above it float64 and int do not hold the same numbers.
+const maxQuota = 1e9
+
 // setQuota applies one key=value.
 func setQuota(q *schemas.Quota, kv string) error {
 	key, value, ok := strings.Cut(kv, "=")
 	x, err := strconv.ParseFloat(value, 64)
-	if !ok || err != nil || x < 0 {
-		return schemas.Errorf(schemas.CodeUsage, kv, "is not key=number")
+	if !ok || err != nil || !(x >= 0 && x <= maxQuota) {
+		return schemas.Errorf(schemas.CodeUsage, kv, "is not key=number, with a number in 0..%.0f", maxQuota)
+	}
+	if counts := key == "running" || key == "queued" || key == "devices"; counts && x != math.Trunc(x) {
+		return schemas.Errorf(schemas.CodeUsage, kv, "%s counts: it takes a whole number", key)
 	}
 	switch key {
 	case "share":
@@ -254,8 +311,8 @@ func setQuota(q *schemas.Quota, kv string) error {
 
 func (a *app) dlqCommand() *cobra.Command {
 	return group("dlq", "Failed runs: list, retry, drop", a.dlqListCommand(),
-		a.dlqActCommand("retry", "Submit a failed run again, as a new run", func(ctx context.Context, cl *client.Client, run string) error {
-			reply, err := cl.RetryDeadLetter(ctx, a.tenant, run)
+		a.dlqActCommand("retry", "Submit a failed run again, as a new run", func(ctx context.Context, cl *client.Client, tenant, run string) error {
+			reply, err := cl.RetryDeadLetter(ctx, tenant, run)
 			if err != nil {
 				return err
 			}
@@ -266,8 +323,8 @@ func (a *app) dlqCommand() *cobra.Command {
 			_, err = fmt.Fprintln(a.out, reply.Run)
 			return err
 		}),
-		a.dlqActCommand("drop", "Forget the dead letter of a run; its record stays", func(ctx context.Context, cl *client.Client, run string) error {
-			if err := cl.DropDeadLetter(ctx, a.tenant, run); err != nil {
+		a.dlqActCommand("drop", "Forget the dead letter of a run; its record stays", func(ctx context.Context, cl *client.Client, tenant, run string) error {
+			if err := cl.DropDeadLetter(ctx, tenant, run); err != nil {
 				return err
 			}
 			a.say("dropped %s", run)
@@ -275,16 +332,13 @@ func (a *app) dlqCommand() *cobra.Command {
 		}))
 }
 
-func (a *app) dlqActCommand(use, short string, act func(ctx context.Context, cl *client.Client, run string) error) *cobra.Command {
+func (a *app) dlqActCommand(use, short string, act func(ctx context.Context, cl *client.Client, tenant, run string) error) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " RUN", Short: short, Args: exactArgs("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cl, err := a.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			return act(cmd.Context(), cl, args[0])
+			return a.withRun(cmd.Context(), args[0], func(cl *client.Client, tenant, run string) error {
+				return act(cmd.Context(), cl, tenant, run)
+			})
 		},
 	}
 }
@@ -303,7 +357,7 @@ func (a *app) dlqListCommand() *cobra.Command {
 			if all {
 				tenant = ""
 			}
-			t := newTable("TENANT", "RUN", "STAGE", "STEP", "CODE", "WHY", "WHEN")
+			t := newTable("TENANT", "RUN", "STAGE", "STEP", "CODE", "WHEN", "WHY")
 			for after := ""; ; {
 				list, err := cl.DeadLetters(cmd.Context(), tenant, after, 0)
 				if err != nil {
@@ -316,7 +370,7 @@ func (a *app) dlqListCommand() *cobra.Command {
 						}
 						continue
 					}
-					t.row(d.Tenant, d.Run, d.Stage, strconv.FormatInt(d.Step, 10), string(d.Error.Code), d.Error.Message, ago(d.At))
+					t.row(d.Tenant, d.Run, d.Stage, strconv.FormatInt(d.Step, 10), string(d.Error.Code), ago(d.At), d.Error.Error())
 				}
 				if after = list.Next; after == "" {
 					break
@@ -325,9 +379,13 @@ func (a *app) dlqListCommand() *cobra.Command {
 			if a.json {
 				return nil
 			}
+			if len(t.rows) == 1 {
+				a.say("no failed runs that nobody has retried or dropped")
+				return nil
+			}
 			return t.write(a.out)
 		},
 	}
-	c.Flags().BoolVar(&all, "all-tenants", false, "of every tenant")
+	c.Flags().BoolVarP(&all, "all-tenants", "A", false, "of every tenant")
 	return c
 }

@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -22,8 +24,9 @@ type stageLine struct {
 	total      int64
 	loss       float64
 	tokensPerS float64
-	started    time.Time
-	phase      schemas.StagePhase
+	// started is when the events say that it began, at when the newest of them was: events of the past come all at once.
+	started, at time.Time
+	phase       schemas.StagePhase
 	// parts holds rows or tokens per part of a stage that works in parts.
 	parts map[string][2]int64
 	bar   *mpb.Bar
@@ -55,6 +58,7 @@ func newProgress(out io.Writer, terminal bool) *progress {
 // close ends the bars and leaves the last state on the screen.
 func (p *progress) close() {
 	if p.bars == nil {
+		p.flush()
 		return
 	}
 	for _, s := range p.stages {
@@ -63,6 +67,15 @@ func (p *progress) close() {
 		}
 	}
 	p.bars.Wait()
+}
+
+// flush says where stages are whose last figures came too soon after others to be said.
+func (p *progress) flush() {
+	for _, name := range slices.Sorted(maps.Keys(p.stages)) {
+		if s := p.stages[name]; s.done != s.saidDone {
+			p.sayFigures(s)
+		}
+	}
 }
 
 // line prints a line above the bars.
@@ -88,11 +101,10 @@ func (p *progress) event(e schemas.Event) {
 	case schemas.EventStage:
 		p.stageState(e)
 	case schemas.EventState:
-		text := e.Message
-		if e.Error != nil {
-			text += ": " + e.Error.Error()
+		if p.bars == nil && schemas.RunState(e.Message).Terminal() {
+			p.flush()
 		}
-		p.line("run %s", text)
+		p.line("run %s", e.Message) // why is what the command ends with
 	case schemas.EventCommit:
 		if p.bars == nil {
 			return // said by the step lines; on a terminal nobody wants a line a segment
@@ -125,7 +137,7 @@ func (p *progress) event(e schemas.Event) {
 func (p *progress) stage(name string) *stageLine {
 	s := p.stages[name]
 	if s == nil {
-		s = &stageLine{name: name, unit: "rows", parts: map[string][2]int64{}, started: p.now(), loss: math.NaN()}
+		s = &stageLine{name: name, unit: "rows", parts: map[string][2]int64{}, loss: math.NaN()}
 		p.stages[name] = s
 	}
 	return s
@@ -141,9 +153,12 @@ func (p *progress) stageState(e schemas.Event) {
 		return
 	}
 	s.phase = phase
+	if p.bars == nil && phase != schemas.StageRunning && s.done != s.saidDone {
+		p.sayFigures(s) // what came all at once was not said step by step
+	}
 	switch phase {
 	case schemas.StageRunning:
-		s.started = p.now()
+		s.started = e.At
 		if p.bars == nil {
 			p.line("%s: started", s.name)
 		} else {
@@ -157,7 +172,7 @@ func (p *progress) stageState(e schemas.Event) {
 			s.bar.SetTotal(-1, true)
 		}
 		if p.bars == nil {
-			p.line("%s: done in %s", s.name, p.now().Sub(s.started).Round(100*time.Millisecond))
+			p.line("%s: done in %s", s.name, e.At.Sub(s.started).Round(100*time.Millisecond))
 		}
 	case schemas.StageFailed, schemas.StageSkipped:
 		text := string(phase)
@@ -177,6 +192,10 @@ func (p *progress) figures(e schemas.Event) {
 		return
 	}
 	s := p.stage(e.Stage)
+	s.at = e.At
+	if s.started.IsZero() {
+		s.started = e.At
+	}
 	v := func(names ...string) (float64, bool) {
 		for _, n := range names {
 			if x, ok := e.Values[n]; ok {
@@ -227,7 +246,7 @@ func (p *progress) draw(s *stageLine) {
 		if s.bar == nil {
 			p.addBar(s)
 		}
-		text := "  " + s.figures(p.now())
+		text := "  " + s.figures()
 		s.shown.Store(&text)
 		if s.total > 0 {
 			s.bar.SetTotal(s.total, false)
@@ -242,24 +261,30 @@ func (p *progress) draw(s *stageLine) {
 	if s.total > 0 && s.done >= s.total && !s.said.IsZero() && s.saidDone == s.done {
 		return // the last one is said, and once
 	}
-	s.said, s.saidDone = now, s.done
-	p.line("%s", s.text(now))
+	s.said = now
+	p.sayFigures(s)
+}
+
+// sayFigures says where a stage is.
+func (p *progress) sayFigures(s *stageLine) {
+	s.saidDone = s.done
+	p.line("%s", s.text())
 }
 
 // text is the stage's figures on one line.
-func (s *stageLine) text(now time.Time) string {
+func (s *stageLine) text() string {
 	line := fmt.Sprintf("%s: %d", s.name, s.done)
 	if s.total > 0 {
 		line += fmt.Sprintf("/%d", s.total)
 	}
 	line += " " + s.unit
-	if extra := s.figures(now); extra != "" {
+	if extra := s.figures(); extra != "" {
 		line += "  " + extra
 	}
 	return line
 }
 
-func (s *stageLine) figures(now time.Time) string {
+func (s *stageLine) figures() string {
 	text := ""
 	if !math.IsNaN(s.loss) {
 		text += fmt.Sprintf("loss %.4f  ", s.loss)
@@ -267,17 +292,17 @@ func (s *stageLine) figures(now time.Time) string {
 	if s.tokensPerS > 0 {
 		text += fmt.Sprintf("%.0f tokens/s  ", s.tokensPerS)
 	}
-	if eta := s.eta(now); eta > 0 {
+	if eta := s.eta(); eta > 0 {
 		text += "ETA " + eta.String()
 	}
 	return text
 }
 
-func (s *stageLine) eta(now time.Time) time.Duration {
+func (s *stageLine) eta() time.Duration {
 	if s.total <= 0 || s.done <= 0 || s.done >= s.total {
 		return 0
 	}
-	per := now.Sub(s.started) / time.Duration(s.done)
+	per := s.at.Sub(s.started) / time.Duration(s.done)
 	return (per * time.Duration(s.total-s.done)).Round(time.Second)
 }
 

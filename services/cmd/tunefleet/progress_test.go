@@ -50,6 +50,26 @@ func TestPlainProgress(t *testing.T) {
 	}
 }
 
+// TestProgressOfThePast takes the events of a run that is over, which come all at once: what they say of time is when they happened.
+func TestProgressOfThePast(t *testing.T) {
+	var out bytes.Buffer
+	p := newProgress(&out, false)
+	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for i, e := range feed() {
+		e.At = began.Add(time.Duration(i) * 10 * time.Second)
+		p.event(e)
+	}
+	p.close()
+	for _, want := range []string{"prep: done in 40s", "tuned: 4/4 steps  loss 2.0000  100 tokens/s", "tuned: done in 1m40s", "run succeeded"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("missing %q in\n%s", want, out.String())
+		}
+	}
+	if n := strings.Count(out.String(), "4/4 steps"); n != 1 {
+		t.Errorf("the last step is said %d times in\n%s", n, out.String())
+	}
+}
+
 func TestBarsDrawEveryStage(t *testing.T) {
 	var out bytes.Buffer
 	p := newProgress(&out, true)

@@ -151,10 +151,23 @@ func (a *app) watch(ctx context.Context, cl *client.Client, tenant, run string, 
 		show = newProgress(a.err, a.terminal())
 		defer show.close()
 	}
+	say := a.sayLine
+	if show != nil {
+		say = func(line string) { show.line("%s", line) }
+	}
+	cl.Lost = func(err error) { say(connection(err)) }
+	a.sayWaiting(ctx, cl, tenant, run, say)
+	last := ""
 	err = cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
-		if id == "" && e.Type == schemas.EventState {
-			final = e
-			return nil
+		if e.Type == schemas.EventState {
+			shown := last == e.Message
+			last = e.Message
+			if id == "" {
+				if final = e; show != nil && !shown { // the stream that told it is lost
+					show.event(e)
+				}
+				return nil
+			}
 		}
 		if err := also(e); err != nil {
 			return err
@@ -170,15 +183,45 @@ func (a *app) watch(ctx context.Context, cl *client.Client, tenant, run string, 
 	return final, err
 }
 
+// connection says that the API server went away, or is back.
+func connection(err error) string {
+	if err == nil {
+		return "the API server answers again"
+	}
+	return fmt.Sprintf("lost the API server, trying again for a minute; the run goes on: %v", err)
+}
+
+// sayWaiting says what a run waits for when nobody is there to do its work: it would be followed in silence.
+func (a *app) sayWaiting(ctx context.Context, cl *client.Client, tenant, run string, say func(string)) {
+	v, err := cl.Get(ctx, tenant, run)
+	if err != nil || v.State.Terminal() {
+		return // following says it, too
+	}
+	if v.State == schemas.RunPaused {
+		say(fmt.Sprintf("the run is paused; tunefleet resume %s goes on with it", run))
+		return
+	}
+	for _, pool := range pools(v) {
+		if live, err := cl.Workers(ctx, pool); err == nil && len(live.Workers) == 0 {
+			say(fmt.Sprintf("pool %s has no worker now; start one with: tunefleet worker --pool %s", pool, pool))
+		}
+	}
+}
+
+// pools are those that a run's work goes to.
+func pools(v *schemas.RunView) []string {
+	out := []string{v.Pool}
+	if v.Spec != nil && v.Spec.AuxPool != "" && v.Spec.AuxPool != v.Pool {
+		out = append(out, v.Spec.AuxPool)
+	}
+	return out
+}
+
 // follow shows a run's progress until it is over; its end is the exit code. With --json the events go to standard output, one a line.
 func (a *app) follow(ctx context.Context, cl *client.Client, tenant, run string) error {
 	final, err := a.watch(ctx, cl, tenant, run, func(schemas.Event) error { return nil })
-	if errors.Is(err, context.Canceled) {
-		a.say("detached; the run goes on. Cancel it with: tunefleet cancel %s", run)
-		return &silentError{code: schemas.ExitCodes()[schemas.CodeInterrupted]}
-	}
 	if err != nil {
-		return err
+		return a.detached(run, err)
 	}
 	if a.json {
 		if err := a.print(final); err != nil {
@@ -186,6 +229,15 @@ func (a *app) follow(ctx context.Context, cl *client.Client, tenant, run string)
 		}
 	}
 	return ended(run, final)
+}
+
+// detached says, when following ended with Ctrl-C, that the run did not.
+func (a *app) detached(run string, err error) error {
+	if !errors.Is(err, context.Canceled) {
+		return err
+	}
+	a.say("detached; the run goes on. Cancel it with: tunefleet cancel %s", run)
+	return &silentError{code: schemas.ExitCodes()[schemas.CodeInterrupted]}
 }
 
 // ended turns the final state of a run into nil or the error that the process exits with.
@@ -213,11 +265,24 @@ func (a *app) logsCommand() *cobra.Command {
 				defer cancel()
 				idle := time.AfterFunc(time.Hour, cancel)
 				defer idle.Stop()
+				v, err := cl.Get(ctx, tenant, run)
+				if err != nil {
+					return err
+				}
+				follow := follow || v.State.Terminal() // that of a run that is over has an end
 				if !follow {
 					// What is there comes at once: a second of silence means that it was all.
 					idle.Reset(time.Second)
 				}
-				err := cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
+				cl.Lost = func(err error) { a.sayLine(connection(err)) }
+				last := ""
+				err = cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
+					if id == "" && e.Type == schemas.EventState && e.Message == last {
+						return nil // the closing word, when the stream's own event has said it
+					}
+					if e.Type == schemas.EventState {
+						last = e.Message
+					}
 					if !follow {
 						idle.Reset(time.Second)
 					} else {
@@ -232,7 +297,7 @@ func (a *app) logsCommand() *cobra.Command {
 				if errors.Is(err, context.Canceled) && cmd.Context().Err() == nil {
 					return nil
 				}
-				return err
+				return a.detached(run, err)
 			})
 		},
 	}
@@ -320,7 +385,7 @@ func (a *app) listCommand() *cobra.Command {
 				if all {
 					id = r.Tenant + "/" + id
 				}
-				t.row(id, r.Name, string(r.State), runningStages(r), strconv.FormatInt(r.Step, 10), ago(r.Updated), r.Reason)
+				t.row(id, r.Name, string(r.State), runningStages(r), step(r), ago(r.Updated), r.Reason)
 			}
 			return t.write(a.out)
 		},
@@ -329,6 +394,19 @@ func (a *app) listCommand() *cobra.Command {
 	c.Flags().BoolVarP(&all, "all-tenants", "A", false, "runs of every tenant")
 	c.Flags().IntVar(&limit, "limit", 1000, "at most so many runs")
 	return c
+}
+
+// step is the last committed step of the stage at work, or of the last train stage that has ended.
+func step(r schemas.RunView) string {
+	if r.Stage != "" {
+		return strconv.FormatInt(r.Step, 10)
+	}
+	for _, s := range slices.Backward(r.Stages) {
+		if s.Manifest != nil {
+			return strconv.FormatInt(s.Manifest.Step, 10)
+		}
+	}
+	return ""
 }
 
 func runningStages(r schemas.RunView) string {
@@ -380,16 +458,22 @@ func (a *app) showRun(v *schemas.RunView) error {
 	if v.Error != nil {
 		fmt.Fprintf(a.out, "error    %s: %s\n", v.Error.Code, printable(v.Error.Error()))
 	}
-	if v.Generation > 0 {
+	if v.Stage != "" && !v.State.Terminal() && v.Generation > 0 {
 		fmt.Fprintf(a.out, "gang     generation %d, committed step %d, %d member(s)\n", v.Generation, v.Step, len(v.Members))
 	}
-	t := newTable("STAGE", "KIND", "STATE", "TOOK")
+	t := newTable("STAGE", "KIND", "STATE", "STEP", "TOOK")
 	for _, s := range v.Stages {
-		took := ""
+		took, at := "", ""
+		switch {
+		case s.Manifest != nil:
+			at = strconv.FormatInt(s.Manifest.Step, 10)
+		case s.Name == v.Stage:
+			at = strconv.FormatInt(v.Step, 10)
+		}
 		if !s.Started.IsZero() && !s.Ended.IsZero() {
 			took = s.Ended.Sub(s.Started).Round(100 * time.Millisecond).String()
 		}
-		t.row(s.Name, string(s.Kind), string(s.State), took)
+		t.row(s.Name, string(s.Kind), string(s.State), at, took)
 	}
 	if err := t.write(a.out); err != nil {
 		return err
@@ -435,11 +519,19 @@ func (a *app) actCommand(e schemas.RunEvent) *cobra.Command {
 				if a.json {
 					return a.print(v)
 				}
-				a.say("run %s is %s", run, v.State)
+				a.say("%s", acted(e, v))
 				return nil
 			})
 		},
 	}
+}
+
+// acted says what an action has done, or will have done at the next boundary.
+func acted(e schemas.RunEvent, v *schemas.RunView) string {
+	if e == schemas.RunPause && !v.State.Terminal() && v.State != schemas.RunPaused {
+		return fmt.Sprintf("run %s is %s and pauses at its next commit", v.Run, v.State)
+	}
+	return fmt.Sprintf("run %s is %s", v.Run, v.State)
 }
 
 func (a *app) outputsCommand() *cobra.Command {
@@ -456,7 +548,16 @@ func (a *app) outputsCommand() *cobra.Command {
 					return a.fetchOutputs(cmd.Context(), cl, tenant, run, "", to)
 				}
 				if a.json {
-					return a.print(list)
+					for _, o := range list.Outputs {
+						if err := a.print(o); err != nil {
+							return err
+						}
+					}
+					return nil
+				}
+				if len(list.Outputs) == 0 {
+					a.say("no outputs: export and eval stages make them when they are done")
+					return nil
 				}
 				t := newTable("FILE", "BYTES")
 				for _, o := range list.Outputs {
@@ -526,6 +627,14 @@ func fetchOne(ctx context.Context, cl *client.Client, tenant, run, from string, 
 	return nil
 }
 
+func busyWith(w schemas.WorkerView) string {
+	text := nonEmpty(w.Busy, "idle")
+	if w.Draining {
+		text += " (draining)"
+	}
+	return text
+}
+
 func (a *app) workersCommand() *cobra.Command {
 	var pool string
 	c := &cobra.Command{
@@ -554,7 +663,7 @@ func (a *app) workersCommand() *cobra.Command {
 			}
 			t := newTable("WORKER", "POOL", "BUSY WITH", "DEVICES", "HOST", "PID", "STARTED")
 			for _, w := range list.Workers {
-				t.row(w.Name, w.Pool, nonEmpty(w.Busy, "idle"), fmt.Sprintf("%d x %s", w.Devices, w.Device), w.Host, strconv.Itoa(w.PID), ago(w.Started))
+				t.row(w.Name, w.Pool, busyWith(w), fmt.Sprintf("%d x %s", w.Devices, w.Device), w.Host, strconv.Itoa(w.PID), ago(w.Started))
 			}
 			return t.write(a.out)
 		},
