@@ -16,6 +16,7 @@ import (
 type Model interface {
 	Root() any
 	Units() []*nn.Unit
+	TiedHead() (path string, head *nn.Linear)
 }
 
 // Prefix stands before every module path in PEFT's tensor names.
@@ -47,8 +48,10 @@ type Adapters struct {
 	fixed  map[*nn.Param]bool   // parameters of the base that no method trains
 	// modules are the paths of all modules of the base.
 	modules []string
-	fill    map[*nn.Param]filler
-	torch   *torchValues // nil unless Config.Torch is set
+	// tied is the weight that embedding and head of the base share, nil where each has its own.
+	tied  *nn.Param
+	fill  map[*nn.Param]filler
+	torch *torchValues // nil unless Config.Torch is set
 	// packed are matrices of the base that packed ones stand for.
 	packed []*packed
 }
@@ -72,6 +75,9 @@ func Apply(m Model, c Config) (*Adapters, error) {
 		a.blocks = max(a.blocks, u.Block+1)
 	}
 	nn.WalkModules(m.Root(), func(path string) { a.modules = append(a.modules, path) })
+	if _, head := m.TiedHead(); head != nil {
+		a.tied = head.Weight
+	}
 	names, err := a.adapt(m, owner)
 	if err != nil {
 		return nil, err
@@ -119,7 +125,7 @@ func (a *Adapters) adapt(m Model, owner map[*nn.Param]*nn.Unit) (names []string,
 		u := owner[w]
 		return u, u != nil && (spread == nil && c.matches(path, linear) || spread != nil && spread(path, linear)) && (u.Block < 0 || c.Layers == nil || c.Layers(u.Block))
 	}
-	nn.WalkLinears(m.Root(), func(path string, l *nn.Linear) {
+	linear := func(path string, l *nn.Linear) {
 		if l.Weight == nil || err != nil {
 			return
 		}
@@ -137,10 +143,18 @@ func (a *Adapters) adapt(m Model, owner map[*nn.Param]*nn.Unit) (names []string,
 		case KindBottleneck:
 			s = a.newBottleneck(path, l, u)
 		default:
+			if c.PiSSA && l.Weight == a.tied {
+				err = schemas.Errorf(schemas.CodeUnsupported, "lora.targets", "PiSSA is not supported for %s, which shares its weight with the embedding", path).
+					WithHint("leave it out of the targets")
+			}
 			s = a.newLoRA(path, l, u)
 		}
 		a.sites = append(a.sites, s)
-	})
+	}
+	nn.WalkLinears(m.Root(), linear)
+	if path, head := m.TiedHead(); head != nil {
+		linear(path, head)
+	}
 	nn.WalkEmbeddings(m.Root(), func(path string, e *nn.Embedding) {
 		if e.Weight == nil || err != nil || c.Kind != "" && c.Kind != KindLoRA {
 			return
@@ -186,7 +200,7 @@ func (a *Adapters) Derived(p *nn.Param) bool { return a != nil && a.fill[p] != n
 func (a *Adapters) Adapted() []*nn.Param {
 	var out []*nn.Param
 	for _, s := range a.sites {
-		if p, ok := s.(*savedParam); ok && p.untied() {
+		if p, ok := s.(*savedParam); ok && p.original == a.tied {
 			continue
 		}
 		out = append(out, a.merged(s)...)
@@ -271,19 +285,20 @@ func (a *Adapters) Detach() {
 	}
 }
 
-// Untied is the weight of an output head that was tied to an embedding which is now trained apart, nil when there is none. The caller of
-// Merge writes it beside the model.
+// Untied is the weight that the base's embedding and head share where adapters change what only one of them computes, else nil. Merged, the
+// model has a head of its own, which the caller of a Merger writes beside: it begins with this weight.
 func (a *Adapters) Untied() *nn.Param {
 	for _, s := range a.sites {
-		if p, ok := s.(*savedParam); ok && p.untied() {
-			return p.original
+		if slices.Contains(a.merged(s), a.tied) {
+			return a.tied
 		}
 	}
 	return nil
 }
 
 // Merge makes every adapter part of its base weight (bound whole on this device) and takes the adapters off the model. The adapters'
-// parameters leave their units; their storage stays the caller's. Where Untied is not nil, the embedding keeps its trained copy.
+// parameters leave their units; their storage stays the caller's. Where Untied is not nil, the embedding or the head keeps its trained copy;
+// for another adapter of their weight there is no memory.
 func (a *Adapters) Merge(ctx context.Context, q *kernels.Queue) error {
 	if len(a.packed) > 0 {
 		return schemas.Errorf(schemas.CodeUnsupported, "quant", "adapters cannot be merged into a packed base: merge them into the base as it was before")
@@ -292,31 +307,32 @@ func (a *Adapters) Merge(ctx context.Context, q *kernels.Queue) error {
 	c.PiSSA = false // the base on the device is the residual
 	m := NewMerger(c, onDevice{q, a.byName()})
 	read := deviceReader(q)
+	var apart []*savedParam
 	for _, s := range a.sites {
-		p, isSaved := s.(*savedParam)
+		if slices.Contains(a.merged(s), a.tied) {
+			p, ok := s.(*savedParam)
+			if !ok {
+				path, _ := s.where()
+				return schemas.Errorf(schemas.CodeUnsupported, path, "shares its weight: its adapter cannot be merged on the device, only into files")
+			}
+			apart = append(apart, p)
+			continue
+		}
 		for _, w := range a.merged(s) {
 			buf := make([]float32, w.Len())
 			if err := m.Merge(ctx, w, 0, buf, read); err != nil {
 				return err
-			}
-			if isSaved && p.untied() {
-				continue
 			}
 			if err := kernels.UploadFloats(q, w.Data.Reshape(w.Len()), buf); err != nil {
 				return fmt.Errorf("cannot merge %s: %w", w.Name, err)
 			}
 		}
 	}
-	untied := a.Untied()
 	a.Detach()
-	if untied != nil {
-		for _, s := range a.sites {
-			if p, ok := s.(*savedParam); ok && p.untied() {
-				p.attach(true)
-				p.copy.Name = p.original.Name
-				p.unit.Params = append(p.unit.Params, p.copy)
-			}
-		}
+	for _, p := range apart {
+		p.attach(true)
+		p.copy.Name = strings.TrimPrefix(p.copy.Name, Prefix)
+		p.unit.Params = append(p.unit.Params, p.copy)
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/ops"
-	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // lora is the adapter of one linear module: y = x W^T + b + scale * (x A^T) B^T, with DoRA scaled by rows to the magnitudes m.
@@ -120,19 +119,26 @@ func (l *lora) Forward(t *nn.Tape, layer *nn.Linear, x, residual nn.Value) nn.Va
 
 // Operands implements nn.HeadAdapter: [x, scale * x A^T] and [W, B], whose rows DoRA scales.
 func (l *lora) Operands(t *nn.Tape, layer *nn.Linear, x nn.Value) (x2, w2 nn.Value) {
-	in := x
-	if d, ok := l.drop.apply(t, x); ok {
+	in, w := x, t.Param(layer.Weight)
+	d, dropped := l.drop.apply(t, x)
+	if dropped {
 		in = d
-		if l.m != nil {
-			t.Fail("adapt output head", schemas.Errorf(schemas.CodeUnsupported, "lora.dropout", "DoRA with dropout on the output head %s is not supported", l.path))
-			return x, t.Param(layer.Weight)
-		}
 	}
 	h := ops.Linear(t, in, t.Param(l.a), nn.Value{}, nn.Value{})
-	x2 = ops.Concat(t, x, h, 1, l.scale)
-	t.Release(h)
-	if l.m != nil {
-		return x2, ops.DoRARows(t, t.Param(layer.Weight), ops.LoRA{A: t.Param(l.a), B: t.Param(l.b), Scale: l.scale}, t.Param(l.m))
+	if l.m == nil {
+		x2 = ops.Concat(t, x, h, 1, l.scale)
+		t.Release(h)
+		return x2, ops.Concat(t, w, t.Param(l.b), 1, 1)
 	}
-	return x2, ops.Concat(t, t.Param(layer.Weight), t.Param(l.b), 1, 1)
+	x2 = ops.Concat(t, in, h, 1, l.scale)
+	t.Release(h)
+	w2 = ops.DoRARows(t, w, ops.LoRA{A: t.Param(l.a), B: t.Param(l.b), Scale: l.scale}, t.Param(l.m))
+	if dropped {
+		// As in Forward: the adapted head sees x', the base what x has more.
+		rest := ops.Add(t, x, d, -1)
+		y, v := ops.Concat(t, x2, rest, 1, 1), ops.Concat(t, w2, w, 1, 1)
+		t.Release(rest, x2, w2)
+		x2, w2 = y, v
+	}
+	return x2, w2
 }

@@ -1,11 +1,16 @@
 package adapter_test
 
 import (
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
+	"github.com/tunefleet/tunefleet/gpuworker/nn"
+	"github.com/tunefleet/tunefleet/gpuworker/ops"
 	"github.com/tunefleet/tunefleet/gpuworker/zoo"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -173,6 +178,55 @@ func TestExpansionPassesTheInputOn(t *testing.T) {
 	for _, bad := range []int{0, 2, 4} {
 		if _, err := adapter.NewExpansion([]byte(tinyLlama), bad); !schemas.IsCode(err, schemas.CodeInvalid) {
 			t.Errorf("%d blocks more: %v", bad, err)
+		}
+	}
+}
+
+// An adapted head, whose product a fused loss computes from two operands, computes what the same adapter does on any other layer, with
+// dropout too: the same elements are dropped.
+func TestHeadIsALayer(t *testing.T) {
+	t.Parallel()
+	for _, c := range []adapter.Config{{}, {DoRA: true}, {Dropout: 0.3}, {DoRA: true, Dropout: 0.3}} {
+		c.Rank, c.Alpha, c.Targets = 3, 7, []string{"lm_head"}
+		for name, model := range map[string]string{"own": tinyLlama, "tied": tinyQwen} {
+			r := newRig(t, model, &c)
+			_, head := r.model.TiedHead()
+			nn.WalkLinears(r.model.Root(), func(path string, l *nn.Linear) {
+				if path == "lm_head" && l.Weight != nil {
+					head = l
+				}
+			})
+			const rows, width = 5, 24
+			x, ids := make([]float32, rows*width), make([]int64, rows)
+			for i := range x {
+				x[i] = float32(math.Sin(float64(i * i)))
+			}
+			for i := range ids {
+				ids[i] = autograd.TokenID(int64(i), i)
+			}
+			r.tape.SetNoise(&autograd.Noise{Seed: 3, Step: 1, IDs: ids})
+			r.tape.Reset(t.Context(), true)
+			in := r.tape.Const(r.tape.Floats(x, rows, width))
+			a, w := head.Operands(r.tape, in)
+			got, err := r.tape.Read(ops.Linear(r.tape, a, w, nn.Value{}, nn.Value{}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := r.tape.Read(head.Forward(r.tape, in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			near(t, fmt.Sprintf("%s head, DoRA %v, dropout %g", name, c.DoRA, c.Dropout), got, want, 1e-6)
+			r.tape.SetNoise(nil)
+			r.tape.Reset(t.Context(), true)
+			in = r.tape.Const(r.tape.Floats(x, rows, width))
+			still, err := r.tape.Read(head.Forward(r.tape, in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slices.Equal(still, want) == (c.Dropout > 0) {
+				t.Errorf("dropout of %g: the same without noise: %v", c.Dropout, c.Dropout > 0)
+			}
 		}
 	}
 }

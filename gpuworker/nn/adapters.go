@@ -39,15 +39,6 @@ func (l *Linear) Operands(t *Tape, x Value) (x2, w2 Value) {
 	return x, t.Param(l.Weight)
 }
 
-// HeadWeight is the weight of an output head that is tied to the embedding. It stays the original one where training replaces the
-// embedding's by a copy.
-func (e *Embedding) HeadWeight() *Param {
-	if e.Tied != nil {
-		return e.Tied
-	}
-	return e.Weight
-}
-
 // WalkFields calls visit for every parameter field below module with its checkpoint key, so that a transform can put another parameter
 // in its place. Nil parameters are left out.
 func WalkFields(module any, visit func(key string, field **Param)) {

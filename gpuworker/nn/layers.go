@@ -123,8 +123,6 @@ type Embedding struct {
 	Adapter EmbeddingAdapter
 	// Scale multiplies what is looked up, 0 means 1.
 	Scale float32
-	// Tied, when not nil, is what an output head that is tied to the embedding uses in place of Weight; see HeadWeight.
-	Tied *Param
 	// Padding, when not nil, is the row that learns nothing from being looked up: torch's padding_idx. A tied head's gradient still
 	// reaches it.
 	Padding *int32

@@ -80,10 +80,10 @@ func OpenFinished(ctx context.Context, objects store.Objects, spec *schemas.RunS
 		if f.Adapters, err = adapter.Apply(f.Model, c); err != nil {
 			return f, err
 		}
-		m := adapter.NewMerger(c, own)
-		f.merged = f.link.redirected(f.read, func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
-			return m.Merge(ctx, p, start, dst, f.read)
-		})
+		m, base := adapter.NewMerger(c, own), f.link.untied.over(f.read)
+		f.merged = func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+			return m.Merge(ctx, p, start, dst, base)
+		}
 	}
 	if k := f.link; k.ckpt != nil && k.ckpt.Has(zero.ParamPrefix+headPrefix+"summary.weight") {
 		f.ValueHead = objective.NewValueHead(f.Model.Info().Hidden)

@@ -38,12 +38,22 @@ func methodStages() map[string]schemas.Stage {
 	lora("modules to save", func(l *schemas.LoRA) { l.ModulesToSave = []string{"embed_tokens", "lm_head", "model.norm"} })
 	lora("embedding and head", func(l *schemas.LoRA) { l.Targets = []string{"embed_tokens", "lm_head", "q_proj"} })
 	lora("everything", func(l *schemas.LoRA) { l.Targets = []string{"all"} })
-	tied := out["modules to save"]
-	t := *tied.Train
-	t.LoRA = &schemas.LoRA{Rank: 4, Alpha: 8, Targets: []string{"q_proj"}, ModulesToSave: []string{"embed_tokens"}}
-	t.Model = schemas.ModelSpec{Config: []byte(toyConfig[:len(toyConfig)-1] + `,"tie_word_embeddings":true}`)}
-	tied.Train = &t
-	out["modules to save, tied"] = tied
+	lora("dora head with dropout", func(l *schemas.LoRA) {
+		l.DoRA, l.Dropout, l.Targets = true, 0.2, []string{"lm_head", "v_proj"}
+	})
+	for name, l := range map[string]schemas.LoRA{
+		"modules to save, tied":    {Targets: []string{"q_proj"}, ModulesToSave: []string{"embed_tokens"}},
+		"head to save, tied":       {Targets: []string{"q_proj"}, ModulesToSave: []string{"lm_head"}},
+		"both to save, tied":       {Targets: []string{"q_proj"}, ModulesToSave: []string{"embed_tokens", "lm_head"}},
+		"head, tied":               {Targets: []string{"lm_head", "q_proj", "down_proj"}, Dropout: 0.1},
+		"embedding, tied":          {Targets: []string{"embed_tokens", "q_proj"}},
+		"embedding and head, tied": {Targets: []string{"embed_tokens", "lm_head"}},
+		"dora head, tied":          {Targets: []string{"lm_head", "q_proj", "down_proj"}, DoRA: true},
+	} {
+		lora(name, func(to *schemas.LoRA) { l.Rank, l.Alpha = 4, 32; *to = l })
+		s := out[name]
+		s.Train.Model = schemas.ModelSpec{Config: []byte(toyConfig[:len(toyConfig)-1] + `,"tie_word_embeddings":true}`)}
+	}
 	other := func(name, method string, change func(*schemas.TrainStage)) {
 		s := toyStage("train", method)
 		change(s.Train)
@@ -212,7 +222,7 @@ func TestEveryMethodIsLoaded(t *testing.T) {
 				t.Fatal(err)
 			}
 			merged := loss(l)
-			if untied := tied && !l.Model.Info().Tied; untied != strings.HasPrefix(name, "modules to save, tied") {
+			if untied := tied && !l.Model.Info().Tied; untied != strings.Contains(name, ", tied") {
 				t.Errorf("the head was untied: %t", untied)
 			}
 			l.Close()

@@ -52,8 +52,8 @@ type link struct {
 	adapter *adapter.Config
 	// ckpt holds what the stage trained; nil for the stage that is being started.
 	ckpt *checkpoint.Reader
-	// untied names parameters that this stage made of others: the head of an embedding that was trained apart.
-	untied map[string]string
+	// untied are the heads that this stage's training gave weights of their own.
+	untied untied
 }
 
 // folder is a PEFT folder.
@@ -61,6 +61,8 @@ type folder struct {
 	root   *os.Root
 	file   *adapter.Folder
 	config adapter.Config
+	// untied are the heads that merging gives weights of their own.
+	untied untied
 }
 
 func (f *folder) close() error {
@@ -213,7 +215,6 @@ func (s *source) openLink(ctx context.Context, objects store.Objects, stage *sch
 			return k, err
 		}
 	}
-	k.before = s.recipe.Config
 	merged, resumed := folderRefs(t)
 	for i := range merged {
 		f, err := openFolder(ctx, objects, s.recipe.Tenant, &merged[i], dir)
@@ -221,7 +222,11 @@ func (s *source) openLink(ctx context.Context, objects store.Objects, stage *sch
 			return k, err
 		}
 		k.folders = append(k.folders, f)
+		if s.recipe.Config, f.untied, err = untie(s.recipe.Config, f.config); err != nil {
+			return k, err
+		}
 	}
+	k.before = s.recipe.Config
 	var c *adapter.Config
 	if resumed != nil {
 		if k.resumed, err = openFolder(ctx, objects, s.recipe.Tenant, resumed, dir); err != nil {
@@ -288,7 +293,7 @@ func (k *link) under(below adapter.Reader) adapter.Reader {
 		}
 	}
 	for _, f := range k.folders {
-		m, b := adapter.NewMerger(f.config, f.file), below
+		m, b := adapter.NewMerger(f.config, f.file), f.untied.over(below)
 		below = func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
 			return m.Merge(ctx, p, start, dst, b)
 		}
@@ -306,25 +311,14 @@ func (k *link) over(below adapter.Reader) (adapter.Reader, error) {
 			return below(ctx, p, start, dst)
 		}, nil
 	}
-	if err := k.findUntied(); err != nil {
+	var err error
+	if _, k.untied, err = untie(k.before, *k.adapter); err != nil {
 		return nil, err
 	}
-	m := adapter.NewMerger(*k.adapter, k.stored())
-	return k.redirected(below, func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
-		return m.Merge(ctx, p, start, dst, below)
-	}), nil
-}
-
-// redirected reads a head that was tied to an embedding which the stage trained apart from where that was below, all else as merge does.
-func (k *link) redirected(below, merge adapter.Reader) adapter.Reader {
+	m, base := adapter.NewMerger(*k.adapter, k.stored()), k.untied.over(below)
 	return func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
-		if from, ok := k.untied[p.Name]; ok {
-			old := *p
-			old.Name = from
-			return below(ctx, &old, start, dst)
-		}
-		return merge(ctx, p, start, dst)
-	}
+		return m.Merge(ctx, p, start, dst, base)
+	}, nil
 }
 
 // stored is the adapter that the stage trained.
@@ -340,38 +334,36 @@ func (c ckptStored) Read(ctx context.Context, name string, start int64, dst []fl
 	return c.r.ReadAt(ctx, zero.ParamPrefix+name, start, dst)
 }
 
-// findUntied finds the head that a stage made of a tied embedding by training that apart.
-func (k *link) findUntied() error {
-	if len(k.adapter.Save) == 0 {
-		return nil
-	}
-	m, err := zoo.New(k.before)
-	if err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	for _, p := range nn.Params(m.Root()) {
-		known[p.Name] = true
-	}
-	a, err := adapter.Apply(m, *k.adapter)
-	if err != nil || a.Untied() == nil {
-		return err
-	}
-	config, err := Untie(k.before)
-	if err != nil {
-		return err
-	}
-	free, err := zoo.New(config)
-	if err != nil {
-		return err
-	}
-	k.untied = map[string]string{}
-	for _, p := range nn.Params(free.Root()) {
-		if !known[p.Name] {
-			k.untied[p.Name] = a.Untied().Name
+// untied names, by the head that adapters untied from its embedding, the embedding's weight, which is what it began with.
+type untied map[string]string
+
+// over reads such a head's weight as that of the embedding below.
+func (u untied) over(below adapter.Reader) adapter.Reader {
+	return func(ctx context.Context, p *nn.Param, start int64, dst []float32) error {
+		if from, ok := u[p.Name]; ok {
+			old := *p
+			old.Name = from
+			p = &old
 		}
+		return below(ctx, p, start, dst)
 	}
-	return nil
+}
+
+// untie finds the head that merging adapters gives a weight of its own, because they change only what it computes or only what is looked up,
+// and the configuration of the merged model. Models whose head is its own, or stays tied, keep theirs.
+func untie(config json.RawMessage, c adapter.Config) (json.RawMessage, untied, error) {
+	m, err := zoo.New(config)
+	if err != nil || !m.Info().Tied {
+		return config, nil, err
+	}
+	a, err := adapter.Apply(m, c)
+	if err != nil || a.Untied() == nil {
+		return config, nil, err
+	}
+	if config, err = Untie(config); err != nil {
+		return nil, nil, err
+	}
+	return config, untied{m.Info().HeadKey: a.Untied().Name}, nil
 }
 
 // Untie makes a configuration's output head one of its own.

@@ -21,7 +21,9 @@ type vocabulary struct {
 	grown map[string]*nn.Param
 	means map[string][]float32
 	// order is what has grown in the model's order; drawn, when not nil, is the noise that torch draws, in torchDraws numbers.
-	order      []*nn.Param
+	order []*nn.Param
+	// head is the path of a tied head, which grows with the embedding; "" where it is a module of its own.
+	head       string
 	drawn      *torchValues
 	torchDraws int64
 }
@@ -59,12 +61,18 @@ func growVocabulary(base zoo.Model, rows int) (*vocabulary, zoo.Model, error) {
 		v.old[p.Name], v.grown[p.Name] = q, p
 		v.order = append(v.order, p)
 	}
+	if path, head := m.TiedHead(); head != nil {
+		v.head = path
+	}
 	return v, m, nil
 }
 
 // modules are the last names of the modules that have grown: what is trained whole beside adapters, since new rows mean nothing yet.
 func (v *vocabulary) modules() []string {
 	var out []string
+	if v.head != "" {
+		out = append(out, v.head[strings.LastIndexByte(v.head, '.')+1:])
+	}
 	for name := range v.grown {
 		parts := strings.Split(name, ".")
 		if m := parts[len(parts)-2]; !slices.Contains(out, m) {

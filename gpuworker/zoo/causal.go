@@ -138,6 +138,8 @@ func rename(raw json.RawMessage, names map[string]string) (json.RawMessage, erro
 // causal implements Model for every architecture.
 type causal struct {
 	description
+	// tied, when not nil, is the head of a tied model: a layer with the embedding's weight, which is no part of the tree.
+	tied                          *nn.Linear
 	embedUnit, normUnit, headUnit *nn.Unit
 	blockUnits                    []*nn.Unit
 }
@@ -163,6 +165,9 @@ func newCausal(d description) *causal {
 	}
 	if m.info.Tied && d.head != nil {
 		d.head.Weight = nil
+	}
+	if m.info.Tied {
+		m.tied = &nn.Linear{Weight: d.embed.Weight}
 	}
 	m.embedUnit = unit(-1, d.embed, d.positions, d.embedNorm, d.projectIn)
 	m.normUnit = unit(-1, d.norm, d.projectOut)
@@ -207,6 +212,11 @@ func (m *causal) Info() Info { return m.info }
 
 // Root implements Model.
 func (m *causal) Root() any { return m.root }
+
+// TiedHead implements Model.
+func (m *causal) TiedHead() (path string, head *nn.Linear) {
+	return strings.TrimSuffix(m.info.HeadKey, ".weight"), m.tied
+}
 
 // Units implements Model.
 func (m *causal) Units() []*nn.Unit {
@@ -360,8 +370,8 @@ func (m *causal) output(t *autograd.Tape, x autograd.Value, f func(x autograd.Va
 		t.Enter(m.headUnit)
 	}
 	h := ops.Head{Scale: float32(m.logitScale), Softcap: float32(m.softcap), Unit: m.headUnit}
-	if m.info.Tied {
-		h.W = t.Param(m.embed.HeadWeight())
+	if m.tied != nil {
+		x, h.W = m.tied.Operands(t, x)
 	} else {
 		x, h.W = m.head.Operands(t, x)
 	}

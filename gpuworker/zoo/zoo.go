@@ -17,6 +17,9 @@ type Modules interface {
 	Info() Info
 	// Root is the struct whose hf tags name the parameters (see nn.Walk).
 	Root() any
+	// TiedHead is the output head of a model that ties it to the embedding, and the head's path; nil otherwise. The layer has the embedding's
+	// weight and is no part of the tree. An adapter on it, or another weight in it, changes what the head computes and not what is looked up.
+	TiedHead() (path string, head *nn.Linear)
 	// Units lists the groups of parameters in the order of the forward pass. With tied weights the embedding's unit spans the whole pass
 	// and there is no unit of the head.
 	Units() []*nn.Unit
