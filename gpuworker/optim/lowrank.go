@@ -17,7 +17,7 @@ type lowRank struct {
 	Config
 	host
 	scratch
-	// project, when not nil, gives APOLLO's random matrix in place of Philox (tests).
+	// project, when not nil, gives APOLLO's random matrix in place of Philox.
 	project func(p *autograd.Param, refresh, n int64) []float32
 }
 
@@ -40,6 +40,7 @@ func (o *lowRank) projected(p *autograd.Param) bool {
 
 // headName tells the output layer by its usual names.
 func headName(name string) bool {
+	name = strings.TrimPrefix(name, "base_model.model.") // a copy that is trained beside adapters
 	return strings.HasPrefix(name, "lm_head") || strings.HasPrefix(name, "output") || strings.HasPrefix(name, "embed_out") || strings.HasPrefix(name, "score")
 }
 

@@ -154,6 +154,9 @@ type LowRankConfig struct {
 	// Targets are parts of the names of the linear layers that are projected; empty: every one but the head, "all": as LLaMA-Factory finds them,
 	// which is the same but for GPT-NeoX's head "embed_out".
 	Targets []string
+	// Torch draws apollo's matrices as apollo-torch does with torch's generator, default by Philox from Seed; Layerwise as where each parameter
+	// has an optimizer of its own.
+	Torch, Layerwise bool
 }
 
 // BlockConfig is for badam (https://arxiv.org/abs/2404.02827).
@@ -295,7 +298,11 @@ func New(c Config, units []*autograd.Unit) (Optimizer, error) {
 	case SGD:
 		return &sgd{Config: c}, nil
 	case GaLore, Apollo:
-		return &lowRank{Config: c}, nil
+		o := &lowRank{Config: c}
+		if c.Name == Apollo && c.LowRank.Torch {
+			o.project = newApolloDraws(o, units, c.LowRank.Layerwise).draw
+		}
+		return o, nil
 	case BAdam:
 		return newBAdam(c, units)
 	case AdamMini:

@@ -16,7 +16,8 @@ func optimizerOf(t *schemas.TrainStage, info zoo.Info, seed uint64) optim.Config
 	}
 	if o := s.Options; o != nil {
 		c.Momentum, c.Nesterov = o.Momentum, o.Nesterov
-		c.LowRank = optim.LowRankConfig{Rank: o.Rank, Every: o.Interval, Scale: o.Scale, Proj: o.ProjType, ScaleType: o.ScaleType, ScaleFront: o.ScaleFront, Targets: o.Targets}
+		c.LowRank = optim.LowRankConfig{Rank: o.Rank, Every: o.Interval, Scale: o.Scale, Proj: o.ProjType, ScaleType: o.ScaleType, ScaleFront: o.ScaleFront, Targets: o.Targets,
+			Torch: t.Init != nil, Layerwise: s.ByBlock}
 		c.Blocks = optim.BlockConfig{Every: o.Interval, Mode: o.SwitchMode, Start: o.StartBlock}
 		c.Adafactor = optim.AdafactorConfig{ScaleParameter: o.ScaleParameter, RelativeStep: o.RelativeStep, WarmupInit: o.WarmupInit, FirstMoment: o.FirstMoment,
 			ClipThreshold: o.ClipThreshold, DecayRate: o.DecayRate}

@@ -28,8 +28,11 @@ type training struct {
 	Beta1, Beta2, Eps, Momentum, Ratio float64
 	SkipDecay                          bool `json:"skip_decay"`
 	OwnNorms                           bool `json:"own_norms"`
-	Nesterov, Packed, Spread           bool
-	TrainLayers                        int `json:"train_layers"`
+	Nesterov, Packed, Neat, Spread     bool
+	ScaleFront                         bool   `json:"scale_front"`
+	ScaleType                          string `json:"scale_type"`
+	LlamaPro                           int    `json:"llama_pro"`
+	TrainLayers                        int    `json:"train_layers"`
 	Modules, Extra, Targets            []string
 	Rank                               int
 	Every                              int64
@@ -50,6 +53,8 @@ func (r training) optimizer() optim.Config {
 	switch r.Optimizer {
 	case optim.GaLore:
 		c.LowRank = optim.LowRankConfig{Rank: r.Rank, Every: r.Every, Scale: r.Scale, Proj: r.Proj, Targets: []string{r.GaLoreTarget}}
+	case optim.Apollo:
+		c.LowRank = optim.LowRankConfig{Rank: r.Rank, Every: r.Every, Scale: r.Scale, Proj: r.Proj, ScaleType: r.ScaleType, ScaleFront: r.ScaleFront, Targets: []string{r.GaLoreTarget}, Torch: true}
 	case optim.BAdam:
 		c.Blocks, c.SkipDecay = optim.BlockConfig{Every: r.Every, Mode: r.Mode}, false // its groups take the decay from the defaults
 	case optim.AdamMini:
@@ -136,6 +141,12 @@ func repeatTraining(t *testing.T, folder string, checkpoint bool) {
 			if run.Packed {
 				leaf.Mask, leaf.Docs = nil, run.Docs[step*run.Accumulation+i]
 			}
+			if run.Neat {
+				leaf.Positions = make([]int32, leaf.Seq)
+				for k := range leaf.Positions {
+					leaf.Positions[k] = int32(k)
+				}
+			}
 			check(sh.engine.BeginLeaf(i, len(leaves)))
 			r, err := loss.Backward(ctx, sh.tape, sh.model, leaf, tokens)
 			check(err)
@@ -181,7 +192,7 @@ func openTraining(ctx context.Context, root *os.Root, run training, o Options) (
 		if err != nil {
 			return err
 		}
-		c.Targets, c.Pattern = run.Targets, "" // what the user wrote; loading compares what it finds with PEFT's modules
+		c.Targets, c.Pattern, c.Spread = run.Targets, "", run.LlamaPro // what the user wrote; loading compares what it finds with PEFT's modules
 		s.lora, err = adapter.Apply(s.model, c)
 		return err
 	})

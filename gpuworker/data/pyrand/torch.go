@@ -38,9 +38,19 @@ func (g *Torch) Uniform(dst []float32, from, to float64) {
 	}
 }
 
-// Normal fills dst, which must have at least 16 elements, with tensor.normal_(mean, std): Box-Muller in blocks of 16, the last 16 drawn again
-// when they do not come out even. torch's vectorized logarithm, sine and cosine differ from these by at most a few units in the last place.
+// Uint64 is the generator's next number of 64 bits, what random_ takes for wide ranges.
+func (g *Torch) Uint64() uint64 {
+	high := uint64(g.mt.Uint32()) << 32
+	return high | uint64(g.mt.Uint32())
+}
+
+// Normal fills dst with tensor.normal_(mean, std): Box-Muller in blocks of 16, the last 16 drawn again when they do not come out even; of fewer
+// than 16 elements two by two in float64, as a generator does that has drawn none before. torch's vectorized logarithm, sine and cosine differ from these by at most a few units in the last place.
 func (g *Torch) Normal(dst []float32, mean, std float64) {
+	if len(dst) < 16 {
+		g.few(dst, mean, std)
+		return
+	}
 	for i := range dst {
 		dst[i] = g.unit()
 	}
@@ -53,6 +63,19 @@ func (g *Torch) Normal(dst []float32, mean, std float64) {
 			last[i] = g.unit()
 		}
 		boxMuller(last, float32(mean), float32(std))
+	}
+}
+
+func (g *Torch) few(dst []float32, mean, std float64) {
+	unit := func() float64 { return float64(g.Uint64()&(1<<53-1)) / (1 << 53) }
+	for i := 0; i < len(dst); i += 2 {
+		u1, u2 := unit(), unit()
+		radius := math.Sqrt(-2 * math.Log1p(-u2))
+		sin, cos := math.Sincos(2 * math.Pi * u1)
+		dst[i] = float32(radius*cos*std + mean)
+		if i+1 < len(dst) {
+			dst[i+1] = float32(radius*sin*std + mean)
+		}
 	}
 }
 

@@ -145,7 +145,6 @@ run("muon", lambda ps: Both(ps, adjust_lr_fn="match_rms_adamw"))
 run("muon_original", lambda ps: Both(ps, nesterov=False, momentum=0.8))
 
 # GaLore and APOLLO. Singular vectors get the sign that makes their greatest element positive.
-import apollo_torch.random_projector as projector
 from apollo_torch import APOLLOAdamW
 from galore_torch import GaLoreAdamW
 
@@ -167,26 +166,13 @@ torch.linalg.svd = signed_svd
 
 def low(ps, **kw):
     a = [{"params": [p for n, p in ps.items() if matrices(n)], "weight_decay": WD, "rank": 3, "update_proj_gap": 7, **kw}]
-    return a + groups({n: p for n, p in ps.items() if not matrices(n)})
+    return groups({n: p for n, p in ps.items() if not matrices(n)}) + a  # APOLLO's matrices depend on the order
 
 
 for proj in ("std", "reverse_std", "left", "right"):
     run(f"galore_{proj}", lambda ps: GaLoreAdamW(low(ps, scale=2.0, proj_type=proj), lr=LR, betas=(B1, B2), eps=EPS))
-drawn = {}
-randn = projector.stable_randn
-
-
-def recorded(shape, seed, device=None, dtype=None):
-    x = randn(shape, seed, device, dtype)
-    drawn.setdefault(tag, []).append(x)
-    return x
-
-
-projector.stable_randn = recorded
 for tag, kw, front in (("apollo_channel", {"scale_type": "channel"}, False), ("apollo_tensor", {"scale_type": "tensor"}, True)):
     run(tag, lambda ps: APOLLOAdamW(low(ps, scale=4.0, proj_type="std", proj="random", **kw), lr=LR, betas=(B1, B2), eps=EPS, scale_front=front))
-    for k, x in enumerate(drawn[tag]):
-        out[f"{tag}/proj.{k}"] = (x / 3**0.5).contiguous()
 
 # BAdam over AdamW: blocks are layers 0 and 1, two turns of 4 steps and so on.
 import logging

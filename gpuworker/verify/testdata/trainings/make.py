@@ -3,9 +3,10 @@
 usage: make.py OUT SEED COUNT. Every training becomes OUT/<i>_<architecture>: the model (config.json, model.safetensors), init (an adapter
 in PEFT's format, where there is one), batches.safetensors with input_ids, attention_mask and labels [leaves, rows, length], and run.json with
 the options, the learning rates, and the loss and gradient norm of every step. A step's loss is the sum over its leaves divided by the labels
-of all of them (those of position 0 count), as transformers' Trainer has it. Packed rows are computed document by document. Trainings whose
-numbers change by more than 2e-5 with the last bit of the weights are left out. GaLore, BAdam, Adam-mini and AdamW in 8 bits are trained where
-their packages (galore-torch 1.0, badam 1.4, adam-mini 1.1.1, bitsandbytes) can be imported. Where the model has a window, padding
+of all of them (those of position 0 count), as transformers' Trainer has it. Packed rows are computed document by document, or at once with
+LLaMA-Factory's mask of neat_packing, whose positions go on. Trainings whose numbers change by more than 2e-5 with the last bit of the weights
+are left out. GaLore, APOLLO, BAdam, Adam-mini and AdamW in 8 bits are trained where their packages (galore-torch 1.0, apollo-torch 1.0.3,
+badam 1.4, adam-mini 1.1.1, bitsandbytes) can be imported. Where the model has a window, padding
 is shorter than it: a query that sees no key attends to all of them with the masks that transformers adds (eager code, Phi 3.5 MoE), to none
 with torch's boolean masks and in ours, so padding would go to other experts, which then would have taken part in other steps.
 """
@@ -42,7 +43,7 @@ def there(package):
         return None
 
 
-PACKAGES = {name: there(package) for name, package in dict(galore="galore_torch", badam="badam", adam_mini="adam_mini", adamw_8bit="bitsandbytes").items()}
+PACKAGES = {name: there(package) for name, package in dict(galore="galore_torch", apollo="apollo_torch", badam="badam", adam_mini="adam_mini", adamw_8bit="bitsandbytes").items()}
 
 
 def nearest(x, code, absmax, codes, block):
@@ -123,15 +124,26 @@ def linears(model):
     return sorted({n.split(".")[-1] for n, m in model.named_modules() if not any(h in n for h in heads) and "Linear" in type(m).__name__})
 
 
-def galore(o, model, params, decay):
-    """As LLaMA-Factory groups them."""
+def expanded(model, targets, count):
+    """LLaMA-Factory's find_expanded_modules."""
+    layers = model.config.num_hidden_layers
+    stride = layers // count
+    blocks = [f".{i:d}." for i in range(stride - 1, layers + stride - 1, stride)]
+    return [n for n, _ in model.named_modules() if any(t in n for t in targets) and any(b in n for b in blocks)]
+
+
+def low_rank(o, model, params, decay):
+    """GaLore or APOLLO, as LLaMA-Factory groups them."""
     targets = linears(model) if o["galore_target"] == "all" else [o["galore_target"]]
     low = {id(p) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and any(t in n for t in targets)
            for p in m.parameters() if p.requires_grad and p.dim() > 1}
-    torch.linalg.svd = signed_svd
     o["projected"] = sorted(n for n, p in params if id(p) in low)
     rest = [dict(params=[p for n, p in params if id(p) not in low and (n in decay) == d], weight_decay=o["wd"] if d else 0.0) for d in (False, True)]
     groups = rest + [dict(params=[p for _, p in params if id(p) in low], weight_decay=o["wd"], rank=o["rank"], update_proj_gap=o["every"], scale=o["scale"], proj_type=o["proj"])]
+    if o["optimizer"] == "apollo":
+        groups[-1].update(proj="random", scale_type=o["scale_type"])
+        return PACKAGES["apollo"].APOLLOAdamW([g for g in groups if g["params"]], lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"], scale_front=o["scale_front"])
+    torch.linalg.svd = signed_svd
     return PACKAGES["galore"].GaLoreAdamW([g for g in groups if g["params"]], lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
 
 
@@ -145,8 +157,8 @@ def optimizer(o, model):
     groups = [dict(params=[p for n, p in params if n in decay], weight_decay=o["wd"]), dict(params=[p for n, p in params if n not in decay], weight_decay=0.0)]
     groups = [g for g in groups if g["params"]]
     adam = dict(lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
-    if o["optimizer"] == "galore":
-        return galore(o, model, params, decay)
+    if o["optimizer"] in ("galore", "apollo"):
+        return low_rank(o, model, params, decay)
     if o["optimizer"] == "adamw_8bit":
         return PACKAGES["adamw_8bit"].optim.AdamW8bit(groups, **adam)
     if o["optimizer"] == "badam":
@@ -174,18 +186,22 @@ def optimizer(o, model):
 def options(r, kind):
     o = dict(steps=C(r, 3, 4, 6), accumulation=C(r, 1, 1, 2, 3), clip=C(r, 0.0, 0.3, 1.0), schedule=C(r, "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"),
              warmup=C(r, 0, 2), wd=C(r, 0.0, 0.1, 1.0), skip_decay=B(r), smoothing=C(r, 0.0, 0.0, 0.1), packed=B(r, .25), beta1=C(r, 0.9, 0.8), beta2=C(r, 0.999, 0.95), eps=C(r, 1e-8, 1e-6),
-             momentum=0.0, nesterov=False, ratio=0.0, train_layers=0, spread=False, modules=[], extra=[], targets=[], save=[])
+             momentum=0.0, nesterov=False, ratio=0.0, train_layers=0, spread=False, modules=[], extra=[], targets=[], save=[], neat=False,
+             llama_pro=0, scale_type="", scale_front=False)
     o["method"] = C(r, "full", "full", "freeze", "lora", "lora", "rslora", "dora", "loraplus", "pissa", "oft")
     o["optimizer"] = "adamw" if o["method"] == "loraplus" else C(r, "adamw", "adamw", "sgd", "adafactor", "lion", "adamw_8bit", "muon")
-    if o["method"] == "full": o["optimizer"] = C(r, o["optimizer"], "galore", "badam", "adam_mini" if kind in ("llama", "mistral", "qwen2") else "galore")
+    if o["method"] == "full": o["optimizer"] = C(r, o["optimizer"], "galore", "apollo", "badam", "adam_mini" if kind in ("llama", "mistral", "qwen2") else "galore")
     if not PACKAGES.get(o["optimizer"], True): o["optimizer"] = "adamw"
-    o["lr"] = dict(adamw=1e-3, sgd=1e-2, adafactor=1e-3, lion=3e-5, adamw_8bit=1e-3, galore=1e-3, badam=1e-3, adam_mini=1e-3, muon=1e-3)[o["optimizer"]]
+    o["lr"] = dict(adamw=1e-3, sgd=1e-2, adafactor=1e-3, lion=3e-5, adamw_8bit=1e-3, galore=1e-3, apollo=1e-3, badam=1e-3, adam_mini=1e-3, muon=1e-3)[o["optimizer"]]
     if o["optimizer"] == "sgd" and B(r): o.update(momentum=0.9, nesterov=B(r))
     if o["optimizer"] == "muon": o.update(momentum=C(r, 0.95, 0.8), nesterov=B(r))
     if o["optimizer"] == "galore": o.update(rank=C(r, 1, 3, 16), every=C(r, 1, 2, 3), scale=C(r, 1.0, 2.0), proj=C(r, "std", "std", "reverse_std", "left", "right"), galore_target=C(r, "all", "all", "proj"))
+    if o["optimizer"] == "apollo":
+        o.update(rank=C(r, 1, 3, 16), every=C(r, 1, 2, 3), scale=C(r, 1.0, 4.0, 32.0), scale_type=C(r, "channel", "tensor"), scale_front=B(r), galore_target=C(r, "all", "all", "proj"))
+        o["proj"] = "std" if o["scale_type"] == "channel" else C(r, "std", "reverse_std", "left", "right")
     if o["optimizer"] == "badam": o.update(every=C(r, 2, 3), mode=C(r, "ascending", "descending"))
     if o["optimizer"] == "adam_mini": o["skip_decay"] = True
-    o["own_norms"] = o["skip_decay"] and o["method"] != "loraplus" and (o["optimizer"] == "galore" or B(r, .3))
+    o["own_norms"] = o["skip_decay"] and o["method"] != "loraplus" and (o["optimizer"] in ("galore", "apollo") or B(r, .3))
     if o["method"] == "loraplus": o.update(ratio=C(r, 4.0, 16.0), skip_decay=True)
     if o["schedule"] == "constant": o["warmup"] = 0
     return o
@@ -202,8 +218,13 @@ def steps(model, o, ids, mask, labels, docs):
         for p in model.parameters(): p.grad = None
         loss = 0.0
         for i in span:
-            for a, b in zip(docs[i], docs[i][1:]):
-                logits = model(input_ids=ids[i, :, a:b], attention_mask=mask[i, :, a:b], use_cache=False).logits[:, :-1].flatten(0, 1)
+            whole = [0, ids.shape[2]]
+            for a, b in zip(*((whole, whole[1:]) if o["neat"] else (docs[i], docs[i][1:]))):
+                seen = mask[i, :, a:b]
+                if o["neat"]:
+                    number = torch.tensor([sum(p >= d for d in docs[i]) for p in range(b)])
+                    seen = torch.zeros(b, b).masked_fill((number[:, None] != number) | torch.ones(b, b).triu(1).bool(), torch.finfo(torch.float).min)[None, None]
+                logits = model(input_ids=ids[i, :, a:b], attention_mask=seen, use_cache=False).logits[:, :-1].flatten(0, 1)
                 targets = labels[i, :, a + 1:b].reshape(-1)
                 part = F.cross_entropy(logits, targets, reduction="sum", ignore_index=-100, label_smoothing=o["smoothing"]) / total
                 part.backward()
@@ -245,11 +266,18 @@ def freeze(model, o, r):
 def adapt(model, o, r, g, out):
     """The model with PEFT's adapter, which init receives; with "all" as LLaMA-Factory names its targets."""
     last = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "head" not in n})
+    head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
+    tied = model.config.tie_word_embeddings
     o["targets"] = C(r, ["all"], ["all"], ["all-linear"], sorted(r.sample(last, r.randint(1, len(last)))) if last else ["all-linear"])
+    if o["targets"][0] not in ("all", "all-linear") and B(r, .3): o["targets"] = o["targets"] + [head]
     names = {"all": linears(model), "all-linear": "all-linear"}.get(o["targets"][0], o["targets"])
-    if "embed_out" in names and model.config.tie_word_embeddings: raise ValueError("a tied head is no module of ours")
+    if head in names and tied and o["method"] == "pissa": raise ValueError("PEFT changes the embedding too")
+    if names != "all-linear" and B(r, .2):
+        layers = layers_of(model)
+        o["llama_pro"] = r.choice([k for k in range(1, layers + 1) if layers % k == 0])
+        names = expanded(model, names, o["llama_pro"])
     if o["method"] != "dora" and B(r, .25):
-        beside = [n.split(".")[-1] for n, m in model.named_modules() if m in (model.get_input_embeddings(), model.get_output_embeddings()) and not model.config.tie_word_embeddings]
+        beside = [n.split(".")[-1] for n, m in model.named_modules() if m in (model.get_input_embeddings(), model.get_output_embeddings())]
         o["save"] = C(r, *[[n] for n in beside + ["gate", "router"] if any(m.endswith(n) for m, _ in model.named_modules())] or [[]])
     more = dict(target_modules=names, task_type="CAUSAL_LM", modules_to_save=o["save"] or None)
     if o["method"] == "oft":
@@ -286,11 +314,15 @@ def train(out, r, kind):
     docs = [[0, S]] * leaves
     if (config.__dict__.get("rope_scaling") or {}).get("rope_type", (config.__dict__.get("rope_scaling") or {}).get("type")) in ("dynamic", "longrope"):
         o["packed"] = False  # frequencies depend on the longest document of a row
+    windows = keys.get("sliding_window") or keys.get("layer_types")  # which a mask of one's own replaces
+    o["neat"] = o["packed"] and not windows and B(r) and kind in ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "phi3", "gpt_neox", "gpt2", "olmo", "olmo2", "stablelm", "granite", "mixtral")
     if o["packed"]: docs = [[0] + sorted(r.sample(range(2, S - 1), C(r, 1, 2))) + [S] for _ in range(leaves)]
     else:
         for i in range(leaves): mask[i, rows - 1, S - min(r.randint(0, S // 2), (keys.get("sliding_window") or S) - 1):] = 0
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, 0, :2] = -100
+    if o["neat"]:
+        for i in range(leaves): labels[i, 0, docs[i][:-1]] = -100
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for p in twin.parameters(): p.mul_(1 + 6e-8 * torch.randn(p.shape, generator=g))
