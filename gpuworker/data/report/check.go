@@ -57,7 +57,7 @@ func near(key string, names []string) string {
 	if n := schemas.Nearest(key, names); n != "" {
 		return fmt.Sprintf(" (did you mean %q?)", n)
 	}
-	return fmt.Sprintf(" (there are %s)", strings.Join(names, ", "))
+	return fmt.Sprintf(" (there are %s)", listed(names))
 }
 
 // columns checks that the columns of the format are there and hold what they should.
@@ -67,7 +67,7 @@ func (s *Set) columns(o *pyjson.Object, wrong func(key, format string, args ...a
 		key := col[role]
 		if key == "" {
 			if required {
-				wrong("", "no column is known for %s; the row has %s", role, strings.Join(o.Keys(), ", "))
+				wrong("", "no column is known for %s; the row has %s", role, listed(o.Keys()))
 			}
 			return
 		}
@@ -179,6 +179,18 @@ func (s *Set) convert(o *pyjson.Object, rec *Record, wrong func(key, format stri
 	if err != nil {
 		wrong(key, "%s", schemas.AsErrorInfo(err).Message)
 		return
+	}
+	if x.Media != "" {
+		wrong(s.Attr.Columns[x.Media], "the row has %s, models here take text only", x.Media)
+		return
+	}
+	if s.Attr.Columns["kto_tag"] != "" && len(x.Response) == 2 {
+		rec.Judged = "good"
+		if x.Response[0].Content == "" {
+			rec.Judged = "bad"
+			x.Response = x.Response[1:]
+		}
+		x.Response = x.Response[:1] // the other one is empty
 	}
 	if rec.Plain.Label != "" && len(x.Response) == 0 && x.Prompted() {
 		x.Response = []chat.Message{{Role: chat.RoleAssistant, Content: rec.Plain.Label}}

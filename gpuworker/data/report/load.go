@@ -3,6 +3,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,12 @@ type Config struct {
 	Annotators []string
 	// Limit is the most rows that are read (0: all).
 	Limit int
+	// Set, when not nil, is a data set of a configuration: it says how rows are read, Files (below Base, or whole paths) hold them, and Path is
+	// its name. Pretrain says that its rows are trained on as plain texts.
+	Set      *schemas.DataSet
+	Base     string
+	Files    []string
+	Pretrain bool
 	// Fetch brings data that lie elsewhere (addresses, entries of dataset_info.json that name a hub); nil refuses them.
 	Fetch func(ctx context.Context, q remote.DataQuery) (*remote.Folder, error)
 }
@@ -72,6 +79,9 @@ type Set struct {
 	Problems []Problem
 	// Read counts all rows, unreadable ones too.
 	Read int
+	// unseen are the columns that the configuration names and no row had so far, by what names them; firstKeys are those of the first row.
+	unseen    map[string]string
+	firstKeys []string
 }
 
 // Record is one row.
@@ -81,6 +91,8 @@ type Record struct {
 	Example process.Example
 	// Plain has the texts of the row for the steps that know no conversations: Prompt is what users say, Response what is answered.
 	Plain data.Row
+	// Judged is "good" or "bad" for an answer that was judged (KTO).
+	Judged string
 	// Annotations are the labels of the annotator columns.
 	Annotations []string
 	// Usable says that the row can be trained on.
@@ -89,13 +101,17 @@ type Record struct {
 
 // Load reads and checks a data set. Problems of rows are in the result; errors are about the data set as a whole.
 func Load(ctx context.Context, c Config) (*Set, error) {
-	s := &Set{Name: c.Path}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	s := &Set{Name: c.Path, unseen: c.named()}
 	base, files, entry, err := c.locate(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if entry != nil {
-		s.Attr = align.Attr{Formatting: entry.Formatting, Ranking: entry.Ranking, Columns: entry.Columns, Tags: entry.Tags}
+		s.Attr = align.Attr{Formatting: cmp.Or(c.Formatting, entry.Formatting), Ranking: entry.Ranking, Columns: entry.Columns, Tags: entry.Tags}
+		s.override(&c)
 	}
 	for _, f := range files {
 		if err := s.file(ctx, &c, base, f, entry == nil); err != nil {
@@ -108,11 +124,125 @@ func Load(ctx context.Context, c Config) (*Set, error) {
 	if s.Read == 0 {
 		return nil, schemas.Errorf(schemas.CodeData, c.Path, "the data set is empty")
 	}
-	return s, nil
+	return s, s.missing()
+}
+
+// check refuses what can be wrong without a look at the data.
+func (c *Config) check() error {
+	if c.Formatting != "" && !slices.Contains([]string{"alpaca", "sharegpt", "openai"}, c.Formatting) {
+		return schemas.Errorf(schemas.CodeInvalid, "formatting", "%q is unknown (alpaca, sharegpt, openai)", c.Formatting)
+	}
+	for role := range c.Columns {
+		if !slices.Contains(source.Roles(), role) {
+			e := schemas.Errorf(schemas.CodeInvalid, "column", "there is no role %q", role)
+			if near := schemas.Nearest(role, source.Roles()); near != "" {
+				return e.WithHint("did you mean %q?", near)
+			}
+			return e.WithHint("the roles are %s", strings.Join(source.Roles(), ", "))
+		}
+	}
+	return nil
+}
+
+// named are the columns that the configuration names.
+func (c *Config) named() map[string]string {
+	out := map[string]string{}
+	for role, name := range c.Columns {
+		out[name] = role
+	}
+	for _, a := range c.Annotators {
+		out[a] = "an annotator"
+	}
+	if c.Label != "" {
+		out[c.Label] = "the class"
+	}
+	return out
+}
+
+// missing refuses names of columns that no row has.
+func (s *Set) missing() error {
+	var names []string
+	for n := range s.unseen {
+		names = append(names, n)
+	}
+	if len(names) == 0 || s.firstKeys == nil {
+		return nil
+	}
+	slices.Sort(names)
+	e := schemas.Errorf(schemas.CodeData, s.Name, "no row has the column %q, which is named for %s", names[0], s.unseen[names[0]])
+	if near := schemas.Nearest(names[0], s.firstKeys); near != "" {
+		return e.WithHint("did you mean %q?", near)
+	}
+	return e.WithHint("the first row has %s", listed(s.firstKeys))
+}
+
+// override applies the columns that the configuration names.
+func (s *Set) override(c *Config) {
+	for role, name := range c.Columns {
+		s.Attr.Columns[role] = name
+	}
+	if c.Set != nil {
+		s.Pretrain = c.Pretrain
+		return
+	}
+	s.Pretrain = s.Attr.Formatting == "alpaca" && s.Attr.Columns["response"] == "" && !s.Attr.Ranking && c.Label == ""
+}
+
+// EachRow gives every row of the files to f, with its place, and stops at the first that cannot be read. With texts the rows of JSON files
+// may be texts.
+func EachRow(ctx context.Context, c Config, texts bool, f func(source.Row) error) error {
+	base, files, _, err := c.locate(ctx)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, name := range files {
+		err := c.open(ctx, base, name, texts, func(r source.Reader) error {
+			left := 0
+			if c.Limit > 0 {
+				left = c.Limit - n
+			}
+			return source.Each(ctx, r, &source.Bad{}, left, func(row source.Row) error {
+				n++
+				return f(row)
+			})
+		})
+		if err != nil || c.Limit > 0 && n >= c.Limit {
+			return err
+		}
+	}
+	if n == 0 {
+		return schemas.Errorf(schemas.CodeData, c.Path, "the data set is empty")
+	}
+	return nil
+}
+
+// open gives f a reader of one file.
+func (c *Config) open(ctx context.Context, base, name string, texts bool, f func(source.Reader) error) (err error) {
+	file, err := os.Open(filepath.Join(base, filepath.FromSlash(name)))
+	if err != nil {
+		return schemas.Errorf(schemas.CodeNotFound, name, "cannot open: %v", schemas.Reason(err))
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	r, err := source.Open(ctx, name, file, info.Size(), source.Options{Format: c.Format, Encoding: c.Encoding, Texts: texts})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return f(r)
 }
 
 // locate finds the files, by dataset_info.json when the path is no file.
 func (c *Config) locate(ctx context.Context) (base string, files []string, entry *source.Entry, err error) {
+	if c.Set != nil {
+		e := source.DefaultEntry(c.Path)
+		e.Formatting, e.Ranking, e.Columns, e.Tags = c.Set.Formatting, c.Set.Ranking, c.Set.Columns, c.Set.Tags
+		return c.Base, c.Files, e, nil
+	}
 	dir := c.DatasetDir
 	if dir != "" {
 		raw, err := os.ReadFile(filepath.Join(dir, source.InfoName))
@@ -150,8 +280,48 @@ func (c *Config) locate(ctx context.Context) (base string, files []string, entry
 	if err != nil {
 		return "", nil, nil, fmt.Errorf("cannot find %s: %w", c.Path, err)
 	}
+	if err := folderOfSets(c.Path, abs); err != nil {
+		return "", nil, nil, err
+	}
 	base, files, err = source.Locate(filepath.Dir(abs), abs)
+	if err != nil && schemas.IsCode(err, schemas.CodeNotFound) && dir == "" && !strings.ContainsAny(c.Path, "/*.") {
+		err = schemas.AsErrorInfo(err).WithHint("the name of a data set of %s needs --dataset-dir", source.InfoName)
+	}
 	return base, files, nil, err
+}
+
+// folderOfSets refuses a folder that describes data sets: which of them is meant?
+func folderOfSets(path, abs string) error {
+	file := filepath.Join(abs, source.InfoName)
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil // there is none
+	}
+	info, err := source.ParseInfo(file, raw)
+	if err != nil {
+		return err
+	}
+	var here []string
+	for _, n := range info.Names() {
+		e, err := info.Entry(n)
+		if err != nil || e.Remote() {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(abs, e.File)); err == nil {
+			here = append(here, n)
+		}
+	}
+	return schemas.Errorf(schemas.CodeInvalid, path, "is a folder of data sets, which %s describes", source.InfoName).
+		WithHint("name one and add --dataset-dir %s; there are %s", path, listed(here))
+}
+
+// listed names the first dozen.
+func listed(names []string) string {
+	const most = 12
+	if len(names) > most {
+		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return strings.Join(names, ", ")
 }
 
 func (c *Config) fetch(ctx context.Context, q remote.DataQuery) (base string, files []string, err error) {
@@ -169,20 +339,11 @@ func (c *Config) fetch(ctx context.Context, q remote.DataQuery) (base string, fi
 }
 
 func (s *Set) file(ctx context.Context, c *Config, base, name string, guess bool) error {
-	f, err := os.Open(filepath.Join(base, filepath.FromSlash(name)))
-	if err != nil {
-		return schemas.Errorf(schemas.CodeNotFound, name, "cannot open: %v", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("cannot read %s: %w", name, err)
-	}
-	r, err := source.Open(ctx, name, f, info.Size(), source.Options{Format: c.Format, Encoding: c.Encoding})
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+	return c.open(ctx, base, name, false, func(r source.Reader) error { return s.rows(ctx, c, r, guess) })
+}
+
+// rows checks the rows of one file.
+func (s *Set) rows(ctx context.Context, c *Config, r source.Reader, guess bool) error {
 	for c.Limit == 0 || s.Read < c.Limit {
 		row, err := r.Next(ctx)
 		if errors.Is(err, errEOF) {
@@ -214,6 +375,12 @@ func (s *Set) file(ctx context.Context, c *Config, base, name string, guess bool
 		if guess {
 			s.guess(c, o)
 			guess = false
+		}
+		if s.firstKeys == nil {
+			s.firstKeys = o.Keys()
+		}
+		for _, k := range o.Keys() {
+			delete(s.unseen, k)
 		}
 		s.record(c, row.Place, o)
 	}
@@ -259,10 +426,13 @@ func (s *Set) guess(c *Config, o *pyjson.Object) {
 			}
 		}
 	}
-	for _, r := range []string{"system", "tools", "history", "kto_tag"} {
+	for _, r := range []string{"system", "tools", "history", "kto_tag", "images", "videos", "audios"} {
 		if has(r) {
 			col[r] = r
 		}
+	}
+	if _, judged := o.Value("label").(bool); judged && c.Label == "" {
+		col["kto_tag"] = "label"
 	}
 	if has("chosen") && has("rejected") {
 		s.Attr.Ranking, col["chosen"], col["rejected"] = true, "chosen", "rejected"
@@ -272,8 +442,5 @@ func (s *Set) guess(c *Config, o *pyjson.Object) {
 		col["prompt"] = first("instruction", "prompt", "question", "ask", "text", "content")
 		col["query"], col["response"] = first("input", "query"), first("output", "response", "answer", "completion")
 	}
-	for k, v := range c.Columns {
-		col[k] = v
-	}
-	s.Pretrain = s.Attr.Formatting == "alpaca" && col["response"] == "" && !s.Attr.Ranking && c.Label == ""
+	s.override(c)
 }

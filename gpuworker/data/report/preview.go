@@ -16,15 +16,18 @@ type Piece struct {
 
 // Shown is a row as the model sees it.
 type Shown struct {
-	File   string `json:"file"`
-	Row    int    `json:"row"`
+	File string `json:"file"`
+	Row  int    `json:"row"`
+	// Answer is what the sequence's answer is: "chosen", "rejected", "good", "bad", or "" where there is one kind only.
+	Answer string `json:"answer,omitempty"`
 	Tokens int    `json:"tokens,omitempty"`
 	// Truncated says that the cutoff took some of it.
 	Truncated bool    `json:"truncated"`
 	Pieces    []Piece `json:"pieces"`
 }
 
-// Preview shows the first rows that can be used: after templating when the encoding has a tokenizer, else as plain turns.
+// Preview shows the first rows that can be used: after templating when the encoding has a tokenizer, else as plain turns. Of a pair both
+// answers are shown, one after the other.
 func Preview(s *Set, e Encoding, rows int) ([]Shown, error) {
 	var p, full *process.Processor
 	var tok *hftok.Tokenizer
@@ -43,20 +46,21 @@ func Preview(s *Set, e Encoding, rows int) ([]Shown, error) {
 	}
 	var out []Shown
 	for i := range s.Records {
-		if len(out) == rows {
+		if rows == 0 {
 			break
 		}
 		r := &s.Records[i]
 		if !r.Usable {
 			continue
 		}
-		v := Shown{File: r.File, Row: r.Row}
+		rows--
 		if p == nil {
-			v.Pieces = turns(s, r)
-			out = append(out, v)
+			for k := range max(1, len(r.Example.Response)) {
+				out = append(out, Shown{File: r.File, Row: r.Row, Answer: r.answer(k), Pieces: turns(s, r, k)})
+			}
 			continue
 		}
-		x, err := encode(p, s, r)
+		xs, err := encode(p, s, r)
 		if err != nil {
 			return nil, err
 		}
@@ -64,11 +68,19 @@ func Preview(s *Set, e Encoding, rows int) ([]Shown, error) {
 		if err != nil {
 			return nil, err
 		}
-		v.Tokens, v.Truncated = len(x.IDs), len(all.IDs) > len(x.IDs)
-		v.Pieces = pieces(tok, x)
-		out = append(out, v)
+		for k, x := range xs {
+			out = append(out, Shown{File: r.File, Row: r.Row, Answer: r.answer(k), Tokens: len(x.IDs), Truncated: len(all[k].IDs) > len(x.IDs), Pieces: pieces(tok, x)})
+		}
 	}
 	return out, nil
+}
+
+// answer says what answer k of a row is.
+func (r *Record) answer(k int) string {
+	if r.Example.Pairs() && k < 2 {
+		return [...]string{"chosen", "rejected"}[k]
+	}
+	return r.Judged
 }
 
 // pieces decodes the runs of a sample.
@@ -86,8 +98,8 @@ func pieces(tok *hftok.Tokenizer, x process.Sample) []Piece {
 	return out
 }
 
-// turns shows a conversation without a template.
-func turns(s *Set, r *Record) []Piece {
+// turns shows a conversation with one of its answers, without a template.
+func turns(s *Set, r *Record, answer int) []Piece {
 	var out []Piece
 	if s.Pretrain {
 		return []Piece{{Text: r.Plain.Prompt, Trained: true}}
@@ -98,8 +110,9 @@ func turns(s *Set, r *Record) []Piece {
 	for i, m := range r.Example.Prompt {
 		out = append(out, Piece{Text: m.Role + ": " + m.Content + "\n", Trained: i%2 == 1})
 	}
-	for i, m := range r.Example.Response {
-		out = append(out, Piece{Text: m.Role + ": " + m.Content + "\n", Trained: i == 0})
+	if answer < len(r.Example.Response) {
+		m := r.Example.Response[answer]
+		out = append(out, Piece{Text: m.Role + ": " + m.Content + "\n", Trained: true})
 	}
 	return out
 }

@@ -47,7 +47,10 @@ func TestProblemsNameFileRowAndKey(t *testing.T) {
 			[]string{`s.json:2: conversations[0].from: role "humen" is unknown (did you mean "human"?)`, "s.json:2: conversations[1].value: is missing", "s.json:3: conversations: is empty", "s.json:4: conversations: "}},
 		{"o.jsonl", `{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":" "}]}`, report.Config{}, []string{"o.jsonl:1: messages[1].content: the answer is empty"}},
 		{"c.csv", "text,kind\nhello,x\nworld,\n", report.Config{Label: "kind"}, []string{"c.csv:3: kind: is empty"}},
-		{"k.csv", "text,kind\nhello,x\n", report.Config{Label: "kin"}, []string{`k.csv:2: kin: there is no such column (did you mean "kind"?)`}},
+		{"m.json", `[{"messages":[{"role":"user","content":"<image>q"},{"role":"assistant","content":"a"}],"images":["a.jpg"]}]`, report.Config{},
+			[]string{"m.json:1: images: the row has images, models here take text only"}},
+		{"w.jsonl", `{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9,"j":10,"k":11,"l":12,"m":13}`, report.Config{},
+			[]string{"w.jsonl:1: no column is known for prompt; the row has a, b, c, d, e, f, g, h, i, j, k, l and 1 more"}},
 	} {
 		c.config.Path = write(t, c.name, c.body)
 		s := load(t, c.config)
@@ -59,6 +62,13 @@ func TestProblemsNameFileRowAndKey(t *testing.T) {
 			if got := s.Problems[i].String(); !strings.HasPrefix(got, w) {
 				t.Errorf("%s: problem %d is %q, want %q", c.name, i, got, w)
 			}
+		}
+	}
+	table := write(t, "k.csv", "text,kind\nhello,x\n")
+	for _, c := range []report.Config{{Label: "kin"}, {Annotators: []string{"kin"}}, {Columns: map[string]string{"prompt": "kin"}}, {Columns: map[string]string{"prmpt": "text"}}, {Formatting: "chat"}} {
+		c.Path = table
+		if _, err := report.Load(context.Background(), c); err == nil {
+			t.Errorf("%+v was accepted", c)
 		}
 	}
 	for _, path := range []string{write(t, "e.jsonl", ""), filepath.Join(t.TempDir(), "none.jsonl")} {
@@ -94,6 +104,40 @@ func TestPreviewMasksPrompts(t *testing.T) {
 	}
 	if _, err := report.Preview(s, report.Encoding{Tokenizer: tokenizer, Template: "vicunya"}, 1); !schemas.IsCode(err, schemas.CodeInvalid) {
 		t.Errorf("an unknown template: %v", err)
+	}
+}
+
+// TestPreviewShowsEveryAnswer: both of a pair, and what was thought of a judged one.
+func TestPreviewShowsEveryAnswer(t *testing.T) {
+	t.Parallel()
+	pairs := load(t, report.Config{Path: write(t, "p.jsonl", `{"instruction":"q","chosen":"this one","rejected":"not that"}`)})
+	judged := load(t, report.Config{Path: write(t, "j.jsonl", `{"instruction":"q","output":"yes","label":true}`+"\n"+`{"instruction":"q","output":"no","label":false}`)})
+	for _, c := range []struct {
+		set  *report.Set
+		want string
+	}{{pairs, "chosen this one, rejected not that"}, {judged, "good yes, bad no"}} {
+		for _, e := range []report.Encoding{{}, {Tokenizer: tokenizer, Template: "vicuna", Cutoff: 512}} {
+			shown, err := report.Preview(c.set, e, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for i := range shown {
+				for _, p := range shown[i].Pieces {
+					if p.Trained {
+						text, _, _ := strings.Cut(strings.TrimPrefix(p.Text, "assistant: "), "<")
+						got = append(got, shown[i].Answer+" "+strings.TrimSpace(text))
+					}
+				}
+			}
+			if s := strings.Join(got, ", "); s != c.want {
+				t.Errorf("%q, want %q", s, c.want)
+			}
+		}
+		st, err := report.Compute(context.Background(), c.set, nil, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 60})
+		if err != nil || st.Tokens.Histogram[0].Count == 0 || st.Tokens.PackedSequences == 0 {
+			t.Errorf("%+v, %v", st, err)
+		}
 	}
 }
 

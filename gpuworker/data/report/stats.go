@@ -3,10 +3,12 @@ package report
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"math"
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 	"github.com/tunefleet/tunefleet/gpuworker/data/chat"
@@ -22,8 +24,10 @@ import (
 type Encoding struct {
 	// Tokenizer is the folder of a tokenizer; empty: nothing is counted in tokens.
 	Tokenizer string
-	Template  string
-	Cutoff    int
+	// Template is the tokenizer's own when empty ("default" when it has none), changed by Options where there are any.
+	Template string
+	Options  *chat.Options
+	Cutoff   int
 	// TrainOnPrompt and MaskHistory are LLaMA-Factory's.
 	TrainOnPrompt, MaskHistory bool
 }
@@ -36,7 +40,7 @@ func (e *Encoding) open(cutoff int) (*process.Processor, *hftok.Tokenizer, error
 	if err != nil {
 		return nil, nil, err
 	}
-	t, err := chat.ByName(cmp.Or(e.Template, "default"))
+	t, err := e.template(tok)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -48,26 +52,39 @@ func (e *Encoding) open(cutoff int) (*process.Processor, *hftok.Tokenizer, error
 	return p, tok, err
 }
 
-// encode makes the sequence of a record: for pairs the chosen one's.
-func encode(p *process.Processor, s *Set, r *Record) (process.Sample, error) {
-	if s.Pretrain {
-		return p.Pretrain([]string{r.Plain.Prompt}, false)[0], nil
+func (e *Encoding) template(tok *hftok.Tokenizer) (*chat.Template, error) {
+	name := e.Template
+	if _, own := tok.ChatTemplate(); name == "" && !own {
+		name = "default"
 	}
-	if r.Example.Pairs() {
-		chosen, _, err := p.Pairwise(&r.Example)
-		return chosen, err
+	t, err := chat.ForTokenizer(name, tok, time.Now())
+	if err != nil || e.Options == nil {
+		return t, err
 	}
-	return p.Supervised(&r.Example)
+	return t.With(*e.Options)
 }
 
-// Bin is one bar of a histogram: Count rows of From to To tokens, both included.
+// encode makes the sequences of a record: of pairs the chosen one's and the rejected one's.
+func encode(p *process.Processor, s *Set, r *Record) ([]process.Sample, error) {
+	if s.Pretrain {
+		return p.Pretrain([]string{r.Plain.Prompt}, false), nil
+	}
+	if r.Example.Pairs() {
+		chosen, rejected, err := p.Pairwise(&r.Example)
+		return []process.Sample{chosen, rejected}, err
+	}
+	x, err := p.Supervised(&r.Example)
+	return []process.Sample{x}, err
+}
+
+// Bin is one bar of a histogram: Count sequences of From to To tokens, both included.
 type Bin struct {
 	From  int `json:"from"`
 	To    int `json:"to"`
 	Count int `json:"count"`
 }
 
-// Tokens are the counts in tokens.
+// Tokens are the counts in tokens, of the sequences that the rows make: two of a pair, one of any other row.
 type Tokens struct {
 	Template  string `json:"template"`
 	Total     int64  `json:"total"`
@@ -79,7 +96,7 @@ type Tokens struct {
 	Max       int    `json:"max"`
 	Histogram []Bin  `json:"histogram"`
 	Cutoff    int    `json:"cutoff_len,omitempty"`
-	// Truncated is the share of rows over the cutoff, Lost the share of tokens that they lose.
+	// Truncated is the share of sequences over the cutoff, Lost the share of tokens that they lose.
 	Truncated float64 `json:"truncated_share"`
 	Lost      float64 `json:"lost_token_share"`
 	// PackedSequences is the number of sequences that packing makes, PackedFill the share of their positions that hold tokens, PaddedFill the
@@ -271,44 +288,47 @@ func countTokens(ctx context.Context, s *Set, e Encoding) (*Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	lengths, trained := make([]int, len(s.Records)), make([]int, len(s.Records))
+	made, trained := make([][]int, len(s.Records)), make([]int, len(s.Records))
 	errs := make([]error, len(s.Records))
 	parallel(len(s.Records), func(i int) {
 		if !s.Records[i].Usable || ctx.Err() != nil {
 			return
 		}
-		x, err := encode(p, s, &s.Records[i])
+		xs, err := encode(p, s, &s.Records[i])
 		if err != nil {
 			errs[i] = err
 			return
 		}
-		lengths[i] = len(x.IDs)
-		for _, l := range x.Labels {
-			if l != process.Ignore {
-				trained[i]++
+		for _, x := range xs {
+			made[i] = append(made[i], len(x.IDs))
+			for _, l := range x.Labels {
+				if l != process.Ignore {
+					trained[i]++
+				}
 			}
 		}
 	})
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	t := &Tokens{Template: cmp.Or(e.Template, "default"), Cutoff: e.Cutoff}
-	var sorted []int
-	for i, n := range lengths {
+	t := &Tokens{Template: cmp.Or(e.Template, p.Encoder().Template.Name, "of the tokenizer"), Cutoff: e.Cutoff}
+	var kept []int
+	for i := range made {
 		if errs[i] != nil {
-			return nil, errs[i]
+			return nil, schemas.Errorf(schemas.CodeData, fmt.Sprintf("%s:%d", s.Records[i].File, s.Records[i].Row), "%s", schemas.AsErrorInfo(errs[i]).Message)
 		}
-		if n > 0 {
-			sorted = append(sorted, n)
+		for _, n := range made[i] {
+			if n > 0 {
+				kept = append(kept, n)
+			}
+			t.Total += int64(n)
 		}
-		t.Total += int64(n)
 		t.Trained += int64(trained[i])
 	}
-	if len(sorted) == 0 {
+	if len(kept) == 0 {
 		return t, nil
 	}
-	kept := slices.DeleteFunc(slices.Clone(lengths), func(n int) bool { return n == 0 })
-	slices.Sort(sorted)
+	sorted := slices.Sorted(slices.Values(kept))
 	at := func(q float64) int { return sorted[min(len(sorted)-1, int(math.Ceil(q*float64(len(sorted))))-1)] }
 	t.Mean, t.P50, t.P90, t.P99, t.Max = int(t.Total/int64(len(sorted))), at(0.5), at(0.9), at(0.99), sorted[len(sorted)-1]
 	t.Histogram = histogram(sorted)
@@ -316,7 +336,7 @@ func countTokens(ctx context.Context, s *Set, e Encoding) (*Tokens, error) {
 	return t, nil
 }
 
-// histogram has bars of equal width up to the 99th percentile, and one for the rest.
+// histogram has bars of equal width up to the 99th percentile, and one for the rest; it begins with the first bar that is not empty.
 func histogram(sorted []int) []Bin {
 	const bars = 20
 	top := sorted[max(0, len(sorted)*99/100-1)]
@@ -332,7 +352,7 @@ func histogram(sorted []int) []Bin {
 	for _, n := range sorted {
 		out[min(len(out)-1, (n-1)/width)].Count++
 	}
-	return out
+	return out[slices.IndexFunc(out, func(b Bin) bool { return b.Count > 0 }):]
 }
 
 // cut counts what the cutoff does to the rows, in their order.

@@ -32,6 +32,20 @@ const (
 // Encodings lists the names.
 func Encodings() []string { return []string{UTF8, UTF16LE, UTF16BE, GB18030} }
 
+// canonical is the name that this package gives an encoding, however it is written. GB18030 holds GBK and GB2312.
+func canonical(name string) string {
+	bare := func(s string) string { return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s)) }
+	switch b := bare(name); b {
+	case "gbk", "gb2312", "cp936":
+		return GB18030
+	default:
+		if i := slices.IndexFunc(Encodings(), func(n string) bool { return bare(n) == b }); i >= 0 {
+			return Encodings()[i]
+		}
+	}
+	return name
+}
+
 // detect names the encoding of a file by its beginning; whole says that head is all of it. "" means that none fits.
 func detect(head []byte, whole bool) string {
 	switch {
@@ -134,11 +148,11 @@ func decodeText(name string, r io.Reader, want string) (io.Reader, error) {
 		}
 		if want = detect(head, errors.Is(err, io.EOF)); want == "" {
 			return nil, schemas.Errorf(schemas.CodeData, name, "the encoding is none of %s, or several are mixed", strings.Join(Encodings(), ", ")).
-				WithHint("convert the file to UTF-8, or name its encoding")
+				WithHint("convert the file to UTF-8, or name its encoding: the rows that break it are told then")
 		}
 	}
 	var e encoding.Encoding
-	switch want {
+	switch canonical(want) {
 	case UTF8:
 		if head, _ := b.Peek(3); bytes.Equal(head, []byte("\xef\xbb\xbf")) {
 			_, _ = b.Discard(3)
@@ -151,13 +165,7 @@ func decodeText(name string, r io.Reader, want string) (io.Reader, error) {
 	case GB18030:
 		e = simplifiedchinese.GB18030
 	default:
-		s := schemas.Errorf(schemas.CodeInvalid, name, "unknown encoding %q", want)
-		if i := slices.IndexFunc(Encodings(), func(n string) bool {
-			return strings.ReplaceAll(n, "-", "") == strings.ReplaceAll(strings.ToLower(want), "-", "")
-		}); i >= 0 {
-			return nil, s.WithHint("did you mean %q?", Encodings()[i])
-		}
-		return nil, s.WithHint("known: %s", strings.Join(Encodings(), ", "))
+		return nil, schemas.Errorf(schemas.CodeInvalid, name, "unknown encoding %q", want).WithHint("known: %s", strings.Join(Encodings(), ", "))
 	}
 	return transform.NewReader(b, e.NewDecoder()), nil
 }

@@ -87,6 +87,9 @@ func columnRoles() map[string]string {
 		"system": "", "tools": "", "images": "", "videos": "", "audios": "", "chosen": "", "rejected": "", "kto_tag": ""}
 }
 
+// Roles lists the roles that a column can have, sorted.
+func Roles() []string { return sortedKeys(columnRoles()) }
+
 func tagRoles() map[string]string {
 	return map[string]string{"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt",
 		"observation_tag": "observation", "function_tag": "function_call", "system_tag": "system"}

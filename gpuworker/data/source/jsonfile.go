@@ -16,7 +16,7 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // openJSON reads a .json file: an array of objects, or objects one after the other (which may be one a line).
-func openJSON(name string, r io.Reader, l Limits, decoded bool) (Reader, error) {
+func openJSON(name string, r io.Reader, l Limits, decoded, texts bool) (Reader, error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	for {
 		c, err := b.ReadByte()
@@ -32,12 +32,12 @@ func openJSON(name string, r io.Reader, l Limits, decoded bool) (Reader, error) 
 		if err := b.UnreadByte(); err != nil {
 			return nil, err
 		}
-		if c != '[' && c != '{' {
+		if c != '[' && c != '{' && (c != '"' || !texts) {
 			return nil, schemas.Errorf(schemas.CodeData, name, "is no JSON file of rows: it begins with %q", string(rune(c))).
 				WithHint("expected an array of objects, or one object a line")
 		}
 		m := &metered{r: b, limit: int64(l.RowBytes)}
-		return &jsonFile{name: name, m: m, d: jsontext.NewDecoder(m, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)), limits: l, decoded: decoded, array: c == '[', check: rowChecker{depth: l.Depth}}, nil
+		return &jsonFile{name: name, m: m, d: jsontext.NewDecoder(m, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)), limits: l, decoded: decoded, array: c == '[', check: rowChecker{depth: l.Depth, texts: texts}}, nil
 	}
 }
 

@@ -119,9 +119,10 @@ func (j *jsonLines) Next(ctx context.Context) (Row, error) {
 // Close implements Reader.
 func (j *jsonLines) Close() error { return nil }
 
-// rowChecker checks that a text is one JSON object: syntax, duplicate keys at any depth, depth.
+// rowChecker checks that a text is one JSON object: syntax, duplicate keys at any depth, depth. texts takes a JSON text, too.
 type rowChecker struct {
 	depth int
+	texts bool
 	r     bytes.Reader
 	d     jsontext.Decoder
 }
@@ -130,7 +131,7 @@ type rowChecker struct {
 func (c *rowChecker) object(b []byte) string {
 	c.r.Reset(b)
 	c.d.Reset(&c.r)
-	if c.d.PeekKind() != '{' {
+	if k := c.d.PeekKind(); k != '{' && (k != '"' || !c.texts) {
 		if err := firstError(&c.d); err != nil {
 			return "broken JSON: " + syntaxText(err)
 		}

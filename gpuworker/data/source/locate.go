@@ -42,7 +42,8 @@ func Locate(dir, name string) (base string, files []string, err error) {
 	case err == nil:
 		return "", nil, schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, name), "is neither a file nor a folder")
 	default:
-		return "", nil, schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, name), "cannot read, or a link that leads out of the folder: %v", schemas.Reason(err))
+		return "", nil, schemas.Errorf(schemas.CodeInvalid, filepath.Join(base, name), "cannot read, or a link that leads out of the folder: %v", schemas.Reason(err)).
+			WithHint("name what the link points to, or copy it here")
 	}
 	if err != nil {
 		return "", nil, err

@@ -23,6 +23,8 @@ type Options struct {
 	Literal bool
 	// Truths names columns of CSV and TSV files that hold truth values (True, false), which become JSON's.
 	Truths []string
+	// Texts takes a text of a JSON or JSONL file for a row, too: its Raw is then no object.
+	Texts bool
 	// Dir is where a compressed Parquet or Arrow file is unpacked to; "" is the system's temporary folder.
 	Dir string
 }
@@ -93,7 +95,7 @@ func openText(name, format string, r io.Reader, o *Options, l Limits, decoded bo
 	cut := lines{name: name, r: bufio.NewReaderSize(r, 256<<10), limit: l.RowBytes}
 	switch format {
 	case "jsonl":
-		return &jsonLines{l: cut, limits: l, decoded: decoded, check: rowChecker{depth: l.Depth}}, nil
+		return &jsonLines{l: cut, limits: l, decoded: decoded, check: rowChecker{depth: l.Depth, texts: o.Texts}}, nil
 	case "txt":
 		cut.universal = true
 		return &textLines{l: cut, limits: l, decoded: decoded}, nil
@@ -102,7 +104,7 @@ func openText(name, format string, r io.Reader, o *Options, l Limits, decoded bo
 	case "tsv":
 		return openCSV(name, r, l, decoded, '\t', o)
 	}
-	return openJSON(name, r, l, decoded)
+	return openJSON(name, r, l, decoded, o.Texts)
 }
 
 // freeing frees the decompressor after the reader.

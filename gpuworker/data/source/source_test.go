@@ -237,7 +237,7 @@ func TestBadInputIsNamed(t *testing.T) {
 		{"x.jsonl", []byte("PK\x03\x04zip"), Options{}, -1, "zip archives"},
 		{"x.doc", []byte(good), Options{}, -1, "does not say its format"},
 		{"x.jsonl", []byte(good), Options{Format: "xml"}, -1, "unknown format"},
-		{"x.jsonl", []byte(good), Options{Encoding: "utf8"}, -1, "unknown encoding"},
+		{"x.jsonl", []byte(good), Options{Encoding: "latin-1"}, -1, "unknown encoding"},
 		{"x.csv", []byte("a\ncaf\xe9 cr\xe8me br\xfbl\xe9e na\xefve\n"), Options{}, -1, "the encoding is none of"},
 		{"x.parquet", []byte("PAR1 nothing PAR1"), Options{}, -1, "x.parquet"},
 		{"x.parquet", parquetFile(t)[:200], Options{}, -1, "x.parquet"},

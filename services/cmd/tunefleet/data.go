@@ -2,9 +2,7 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pii"
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
+	"github.com/tunefleet/tunefleet/gpuworker/data/report"
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -21,9 +22,6 @@ func (a *app) dataCommand() *cobra.Command {
 	return group("data", "Look at data before it is trained on", a.dataPreviewCommand(), a.dataStatsCommand(), a.dataValidateCommand(),
 		a.dataPIICommand())
 }
-
-// maxDataLine bounds a line of a file that is read for personal data.
-const maxDataLine = 64 << 20
 
 // piiRow is one line of `data pii --json`. Rows count from 0; positions are Unicode code points of the text, which is the row's string, its
 // field "text", or --field.
@@ -41,12 +39,15 @@ type piiSpan struct {
 func (a *app) dataPIICommand() *cobra.Command {
 	var types, patterns []string
 	var field, mask string
+	var read report.Config
 	c := &cobra.Command{
-		Use: "pii FILE.jsonl", Short: "Find personal data in the rows of a JSONL file", Args: exactArgs("FILE.jsonl"),
-		Long: "Find personal data in the rows of a JSONL file: e-mail, phone, Chinese resident id, bank card, IBAN, IP, passport, address.\n" +
+		Use: "pii PATH", Short: "Find personal data in the rows of a data set", Args: exactArgs("PATH"),
+		Long: "Find personal data in the rows of a file, folder or data set: e-mail, phone, Chinese resident id, bank card, IBAN, IP, passport, address.\n" +
 			"With --json a line a row: {row, spans: [{start, end, type}]}, rows from 0, positions in Unicode code points, end exclusive. The text of a row is the\n" +
-			"row itself when it is a string, else its field \"text\", else all its strings (each span then names its field).\n" +
-			"With --mask mask|pseudonym the rows are printed with the finds replaced instead.",
+			"row itself when it is a string, else its field \"text\", else all its strings, those of messages too (each span then names its field).\n" +
+			"With --mask mask|pseudonym the rows are printed as JSONL with the finds replaced instead.",
+		Example: "  tunefleet data pii rows.jsonl --json\n  tunefleet data pii tickets.csv --type email,phone\n  tunefleet data pii rows.jsonl --mask mask > masked.jsonl\n" +
+			"  tunefleet data pii rows.jsonl --pattern 'ticket=TCK-[0-9]{6}'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg := pii.Config{Types: types, Patterns: map[string]string{}}
 			for _, p := range patterns {
@@ -64,22 +65,27 @@ func (a *app) dataPIICommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f, err := os.Open(args[0])
-			if err != nil {
-				return schemas.Errorf(schemas.CodeNotFound, args[0], "cannot open: %v", err)
+			read.Path, read.Fetch = args[0], a.fetch
+			if info, err := os.Stat(read.Path); err == nil && info.Mode().IsRegular() && read.Format == "" && source.FormatOf(read.Path) == "" {
+				read.Format = "jsonl"
 			}
-			defer f.Close()
-			scan := &piiScan{app: a, finder: finder, field: field, replace: replace, name: args[0], out: bufio.NewWriter(a.out), counts: map[string]int{}}
-			if err := scan.run(cmd, f); err != nil {
-				return err
+			scan := &piiScan{app: a, finder: finder, field: field, replace: replace, out: bufio.NewWriter(a.out), counts: map[string]int{}}
+			err = report.EachRow(cmd.Context(), read, true, scan.row)
+			if err == nil {
+				err = scan.summary()
 			}
-			return scan.out.Flush()
+			if ferr := scan.out.Flush(); err == nil {
+				err = ferr
+			}
+			return err
 		},
 	}
-	c.Flags().StringSliceVar(&types, "type", nil, "only these types ("+strings.Join(pii.Types(), ", ")+")")
-	c.Flags().StringArrayVar(&patterns, "pattern", nil, "NAME=REGEXP: an own pattern (repeatable)")
-	c.Flags().StringVar(&field, "field", "", "the field that holds the text")
-	c.Flags().StringVar(&mask, "mask", "", "print the rows with finds replaced: mask ([EMAIL]) or pseudonym ([EMAIL_3f9a2c41], the key in TUNEFLEET_PII_KEY)")
+	fl := c.Flags()
+	fl.StringSliceVar(&types, "type", nil, "only these types ("+strings.Join(pii.Types(), ", ")+")")
+	fl.StringArrayVar(&patterns, "pattern", nil, "NAME=REGEXP: an own pattern (repeatable)")
+	fl.StringVar(&field, "field", "", "the field that holds the text")
+	fl.StringVar(&mask, "mask", "", "print the rows with finds replaced: mask ([EMAIL]) or pseudonym ([EMAIL_3f9a2c41], the key in TUNEFLEET_PII_KEY)")
+	readFlags(fl, &read)
 	return c
 }
 
@@ -105,40 +111,13 @@ type piiScan struct {
 	finder  *pii.Finder
 	field   string
 	replace func(kind, found string) string
-	name    string
 	out     *bufio.Writer
 	counts  map[string]int
 	hits    int
+	rows    int
 }
 
-func (s *piiScan) run(cmd *cobra.Command, r io.Reader) error {
-	sc := bufio.NewScanner(r)
-	sc.Buffer(make([]byte, 0, 64<<10), maxDataLine)
-	row := 0
-	for line := 1; sc.Scan(); line++ {
-		if err := cmd.Context().Err(); err != nil {
-			return err
-		}
-		b := sc.Bytes()
-		if line == 1 {
-			b = bytes.TrimPrefix(b, []byte("\ufeff"))
-		}
-		if len(bytes.TrimSpace(b)) == 0 {
-			continue
-		}
-		if err := s.row(row, b); err != nil {
-			return schemas.Errorf(schemas.CodeData, fmt.Sprintf("%s:%d", s.name, line), "%v", err)
-		}
-		row++
-	}
-	if err := sc.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return schemas.Errorf(schemas.CodeData, fmt.Sprintf("%s:%d", s.name, row+1), "the line is longer than %d bytes", maxDataLine)
-	} else if err != nil {
-		return fmt.Errorf("cannot read %s: %w", s.name, err)
-	}
-	if row == 0 {
-		return schemas.Errorf(schemas.CodeData, s.name, "the data set is empty")
-	}
+func (s *piiScan) summary() error {
 	if s.app.json || s.replace != nil {
 		return nil
 	}
@@ -154,67 +133,84 @@ func (s *piiScan) run(cmd *cobra.Command, r io.Reader) error {
 	if err := t.write(s.out); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(s.out, "%d of %d rows hold personal data\n", s.hits, row)
+	_, err := fmt.Fprintf(s.out, "%d of %s with personal data\n", s.hits, plural(s.rows, "row"))
 	return err
 }
 
-// texts are the strings of a row that are looked at, with the field's name when there are several.
-func (s *piiScan) texts(b []byte) (names, texts []string, row any, err error) {
-	if err := json.Unmarshal(b, &row); err != nil {
-		return nil, nil, nil, fmt.Errorf("broken JSON: %w", err)
-	}
-	switch v := row.(type) {
-	case string:
-		return []string{""}, []string{v}, row, nil
-	case map[string]any:
-		key := s.field
-		if key == "" {
-			key = "text"
-		}
-		if t, ok := v[key].(string); ok {
-			return []string{key}, []string{t}, row, nil
-		}
-		if s.field != "" {
-			return nil, nil, nil, fmt.Errorf("has no string %q", s.field)
-		}
-		for k, x := range v {
-			if _, ok := x.(string); ok {
-				names = append(names, k)
-			}
-		}
-		slices.Sort(names)
-		for _, k := range names {
-			t, _ := v[k].(string)
-			texts = append(texts, t)
-		}
-		return names, texts, row, nil
-	}
-	return nil, nil, nil, errors.New("is neither an object nor a string")
+// piiText is a text of a row that is looked at: its field's name, and how it is replaced.
+type piiText struct {
+	name, text string
+	set        func(string)
 }
 
-func (s *piiScan) row(index int, b []byte) error {
-	names, texts, row, err := s.texts(b)
-	if err != nil {
-		return err
+// texts are the strings of a row that are looked at.
+func (s *piiScan) texts(row *any) ([]piiText, error) {
+	o, ok := (*row).(*pyjson.Object)
+	if !ok {
+		text, _ := (*row).(string)
+		return []piiText{{text: text, set: func(t string) { *row = t }}}, nil
 	}
-	out := piiRow{Row: index, Spans: []piiSpan{}}
-	for i, t := range texts {
-		for _, x := range s.finder.Find(t) {
+	key := s.field
+	if key == "" {
+		key = "text"
+	}
+	if t, ok := o.Value(key).(string); ok {
+		return []piiText{{key, t, func(t string) { o.Set(key, t) }}}, nil
+	}
+	if s.field != "" {
+		return nil, fmt.Errorf("has no string %q", s.field)
+	}
+	return objectTexts(nil, "", o), nil
+}
+
+// objectTexts adds the strings of an object, and of what is in it, by their names, such as messages[0].content.
+func objectTexts(out []piiText, at string, o *pyjson.Object) []piiText {
+	keys := slices.Clone(o.Keys())
+	slices.Sort(keys)
+	for _, k := range keys {
+		name := strings.TrimPrefix(at+"."+k, ".")
+		out = piiTexts(out, name, o.Value(k), func(t string) { o.Set(k, t) })
+	}
+	return out
+}
+
+func piiTexts(out []piiText, name string, v any, set func(string)) []piiText {
+	switch v := v.(type) {
+	case string:
+		return append(out, piiText{name, v, set})
+	case *pyjson.Object:
+		return objectTexts(out, name, v)
+	case []any:
+		for i := range v {
+			out = piiTexts(out, fmt.Sprintf("%s[%d]", name, i), v[i], func(t string) { v[i] = t })
+		}
+	}
+	return out
+}
+
+func (s *piiScan) row(r source.Row) error {
+	row, err := pyjson.Parse(string(r.Raw))
+	if err != nil {
+		return schemas.Errorf(schemas.CodeData, r.Place, "broken JSON: %v", err)
+	}
+	texts, err := s.texts(&row)
+	if err != nil {
+		return schemas.Errorf(schemas.CodeData, r.Place, "%v", err)
+	}
+	out := piiRow{Row: s.rows, Spans: []piiSpan{}}
+	s.rows++
+	for _, t := range texts {
+		for _, x := range s.finder.Find(t.text) {
 			s.counts[x.Type]++
 			span := piiSpan{Span: x}
-			if len(names) > 1 {
-				span.Field = names[i]
+			if len(texts) > 1 {
+				span.Field = t.name
 			}
 			out.Spans = append(out.Spans, span)
 		}
-		if s.replace == nil {
-			continue
-		}
-		masked, _ := s.finder.Replace(t, s.replace)
-		if m, ok := row.(map[string]any); ok {
-			m[names[i]] = masked
-		} else {
-			row = masked
+		if s.replace != nil {
+			masked, _ := s.finder.Replace(t.text, s.replace)
+			t.set(masked)
 		}
 	}
 	if len(out.Spans) > 0 {
@@ -222,11 +218,11 @@ func (s *piiScan) row(index int, b []byte) error {
 	}
 	switch {
 	case s.replace != nil:
-		return encodeLine(s.out, row)
+		_, err = fmt.Fprintln(s.out, pyjson.Dump(row, pyjson.Style{Item: ",", Pair: ":"}))
 	case s.app.json:
-		return encodeLine(s.out, out)
+		err = encodeLine(s.out, out)
 	}
-	return nil
+	return err
 }
 
 func encodeLine(w io.Writer, v any) error {

@@ -9,12 +9,14 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/labels"
 	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/gpuworker/data/report"
+	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -28,21 +30,26 @@ type dataFlags struct {
 
 func (f *dataFlags) add(c *cobra.Command, tokens bool) {
 	fl := c.Flags()
-	fl.StringVar(&f.config.DatasetDir, "dataset-dir", "", "folder with dataset_info.json; PATH may then be the name of a data set")
-	fl.StringVar(&f.config.Format, "format", "", "json, jsonl, csv, tsv, txt, parquet, arrow (default: by the file's name)")
-	fl.StringVar(&f.config.Encoding, "encoding", "", "encoding of the text (default: found out)")
+	readFlags(fl, &f.config)
 	fl.StringVar(&f.config.Formatting, "formatting", "", "alpaca, sharegpt or openai (default: by the first row)")
-	fl.StringSliceVar(&f.columns, "column", nil, "ROLE=COLUMN, such as prompt=ask (repeatable)")
+	fl.StringSliceVar(&f.columns, "column", nil, "ROLE=COLUMN, such as prompt=ask (repeatable); roles: "+strings.Join(source.Roles(), ", "))
 	fl.StringVar(&f.config.Label, "label", "", "column of the class")
-	fl.IntVar(&f.config.Limit, "limit", 0, "read at most so many rows")
 	fl.StringVar(&f.html, "html", "", "also write the report to this HTML file")
 	if tokens {
 		fl.StringVar(&f.enc.Tokenizer, "tokenizer", "", "folder of the model or tokenizer; without it nothing is counted in tokens")
-		fl.StringVar(&f.enc.Template, "template", "", "chat template (default: default)")
+		fl.StringVar(&f.enc.Template, "template", "", "chat template (default: the tokenizer's own)")
 		fl.IntVar(&f.enc.Cutoff, "cutoff-len", 0, "most tokens of a sequence (0: no cut)")
 		fl.BoolVar(&f.enc.TrainOnPrompt, "train-on-prompt", false, "label the prompts, too")
 		fl.BoolVar(&f.enc.MaskHistory, "mask-history", false, "label the last answer only")
 	}
+}
+
+// readFlags are the flags that say where rows are and how they are read.
+func readFlags(fl *pflag.FlagSet, c *report.Config) {
+	fl.StringVar(&c.DatasetDir, "dataset-dir", "", "folder with dataset_info.json; PATH may then be the name of one of its data sets")
+	fl.StringVar(&c.Format, "format", "", "json, jsonl, csv, tsv, txt, parquet, arrow (default: by the file's name)")
+	fl.StringVar(&c.Encoding, "encoding", "", "utf-8, utf-16le, utf-16be or gb18030 (default: found out)")
+	fl.IntVar(&c.Limit, "limit", 0, "read at most so many rows")
 }
 
 // fetch brings data of hubs and other servers.
@@ -57,9 +64,49 @@ func (a *app) fetch(ctx context.Context, q remote.DataQuery) (*remote.Folder, er
 	return f.Data(ctx, q)
 }
 
-func (f *dataFlags) load(a *app, cmd *cobra.Command, path string) (*report.Set, error) {
-	f.config.Fetch = a.fetch
-	f.config.Path, f.config.Columns = path, map[string]string{}
+// each looks at every data set that is named: one, or those of a configuration, with a heading when there are several.
+func (f *dataFlags) each(a *app, cmd *cobra.Command, args []string, look func(j *dataJob) error) error {
+	if f.enc.Cutoff < 0 || f.config.Limit < 0 {
+		return schemas.Errorf(schemas.CodeUsage, "", "--cutoff-len and --limit cannot be negative")
+	}
+	jobs, err := f.jobs(a, cmd, args)
+	if err != nil {
+		return err
+	}
+	html, first := f.html, error(nil)
+	for i := range jobs {
+		j := &jobs[i]
+		j.config.Fetch = a.fetch
+		if len(jobs) > 1 {
+			if !a.json {
+				if _, err := fmt.Fprintf(a.out, "%s%s\n", strings.Repeat("\n", min(i, 1)), clearControls(j.config.Path)); err != nil {
+					return err
+				}
+			}
+			if html != "" {
+				f.html = strings.TrimSuffix(html, filepath.Ext(html)) + "-" + strings.ReplaceAll(j.config.Path, "/", "-") + filepath.Ext(html)
+			}
+		}
+		if err := look(j); err != nil {
+			if !schemas.IsCode(err, schemas.CodeData) || cmd.Context().Err() != nil {
+				return err
+			}
+			if first == nil {
+				first = err // the other data sets are looked at, too
+			}
+		}
+	}
+	return first
+}
+
+func (f *dataFlags) jobs(a *app, cmd *cobra.Command, args []string) ([]dataJob, error) {
+	if isConfig(args[0]) {
+		return f.configJobs(a, cmd, args)
+	}
+	if len(args) > 1 {
+		return nil, schemas.Errorf(schemas.CodeUsage, "", "%s takes one PATH, got %d", cmd.CommandPath(), len(args)).WithHint("key=value goes with a configuration; several files are named by a pattern in quotes")
+	}
+	f.config.Path, f.config.Columns = args[0], map[string]string{}
 	for _, c := range f.columns {
 		role, column, ok := strings.Cut(c, "=")
 		if !ok {
@@ -67,7 +114,7 @@ func (f *dataFlags) load(a *app, cmd *cobra.Command, path string) (*report.Set, 
 		}
 		f.config.Columns[role] = column
 	}
-	return report.Load(cmd.Context(), f.config)
+	return []dataJob{{f.config, f.enc}}, nil
 }
 
 func (f *dataFlags) page(p *report.Page) (err error) {
@@ -86,38 +133,89 @@ func (f *dataFlags) page(p *report.Page) (err error) {
 	return report.WriteHTML(w, p)
 }
 
+// pathArgs are PATH, and key=value behind a configuration.
+func pathArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return schemas.Errorf(schemas.CodeUsage, "", "%s needs a PATH", cmd.CommandPath()).WithHint("a file, a folder, a pattern, a data set's name with --dataset-dir, an address, or a configuration")
+	}
+	return nil
+}
+
+// dataPaths says what PATH can be.
+const dataPaths = "PATH is a file, a folder, a pattern in quotes, an address (hf://, ms://, s3://, https://), the name of a data set in --dataset-dir,\n" +
+	"or a training's configuration (.yaml): then its data sets are looked at with its template, tokenizer and cutoff, and key=value may follow.\n"
+
+// unusable says why nothing can be done with a data set.
+func unusable(s *report.Set) error {
+	if len(s.Problems) > 0 {
+		p := s.Problems[0]
+		p.What += fmt.Sprintf("; none of the %s can be used", plural(s.Read, "row"))
+		return problem(p).WithHint("tunefleet data validate lists all problems")
+	}
+	return schemas.Errorf(schemas.CodeData, s.Name, "none of the %s has a question and an answer to train on", plural(s.Read, "row")).
+		WithHint("--column names the columns, such as prompt=ask")
+}
+
+// plural is "1 row", "2 rows".
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+// problem is a problem as an error.
+func problem(p report.Problem) *schemas.ErrorInfo {
+	place := fmt.Sprintf("%s:%d", p.File, p.Row)
+	if p.Key != "" {
+		place += ": " + p.Key
+	}
+	return schemas.Errorf(schemas.CodeData, place, "%s", p.What)
+}
+
 func (a *app) dataPreviewCommand() *cobra.Command {
 	var f dataFlags
 	rows := 3
 	c := &cobra.Command{
-		Use: "preview PATH", Short: "Show rows as the model will see them, what is trained in colour", Args: exactArgs("PATH"),
+		Use: "preview PATH [key=value ...]", Short: "Show rows as the model will see them, what is trained in colour", Args: pathArgs,
+		Long: "Show rows as the model will see them, what is trained in colour.\n" + dataPaths + "Without a tokenizer the turns are shown as they are in the file.",
+		Example: "  tunefleet data preview train.jsonl\n  tunefleet data preview train.jsonl --tokenizer ./model --template qwen3 -n 1\n" +
+			"  tunefleet data preview identity --dataset-dir data\n  tunefleet data preview sft.yaml cutoff_len=512",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if rows < 1 {
+				return schemas.Errorf(schemas.CodeUsage, "--rows", "must be at least 1, is %d", rows)
+			}
 			if f.config.Limit == 0 {
 				f.config.Limit = max(1000, 10*rows)
 			}
-			s, err := f.load(a, cmd, args[0])
-			if err != nil {
-				return err
-			}
-			shown, err := report.Preview(s, f.enc, rows)
-			if err != nil {
-				return err
-			}
-			if err := f.page(&report.Page{Title: "Rows of " + filepath.Base(s.Name), Shown: shown}); err != nil {
-				return err
-			}
-			if len(shown) == 0 {
-				return schemas.Errorf(schemas.CodeData, args[0], "no row can be shown").WithHint("tunefleet data validate says what is wrong")
-			}
-			if a.json {
-				for i := range shown {
-					if err := a.print(&shown[i]); err != nil {
-						return err
-					}
+			return f.each(a, cmd, args, func(j *dataJob) error {
+				s, err := report.Load(cmd.Context(), j.config)
+				if err != nil {
+					return err
 				}
-				return nil
-			}
-			return a.showRows(shown)
+				shown, err := report.Preview(s, j.enc, rows)
+				if err != nil {
+					return err
+				}
+				if err := f.page(&report.Page{Title: "Rows of " + filepath.Base(s.Name), Shown: shown}); err != nil {
+					return err
+				}
+				if len(shown) == 0 {
+					return unusable(s)
+				}
+				if n := len(s.Problems); n > 0 {
+					a.say("%s of %s; tunefleet data validate lists them", plural(n, "problem"), plural(s.Read, "row"))
+				}
+				if a.json {
+					for i := range shown {
+						if err := a.print(&shown[i]); err != nil {
+							return err
+						}
+					}
+					return nil
+				}
+				return a.showRows(shown)
+			})
 		},
 	}
 	f.add(c, true)
@@ -131,6 +229,9 @@ func (a *app) showRows(shown []report.Shown) error {
 	for i := range shown {
 		v := &shown[i]
 		head := fmt.Sprintf("── %s:%d", v.File, v.Row)
+		if v.Answer != "" {
+			head += ", " + v.Answer
+		}
 		if v.Tokens > 0 {
 			head += fmt.Sprintf(", %d tokens", v.Tokens)
 		}
@@ -172,41 +273,13 @@ func (a *app) dataStatsCommand() *cobra.Command {
 	var f dataFlags
 	var eval, review string
 	c := &cobra.Command{
-		Use: "stats PATH", Short: "Count lengths, truncation, packing, duplicates, personal data and classes of a data set", Args: exactArgs("PATH"),
+		Use: "stats PATH [key=value ...]", Short: "Count lengths, truncation, packing, duplicates, personal data and classes of a data set", Args: pathArgs,
+		Long: "Count lengths, truncation, packing, duplicates, personal data and classes of a data set.\n" + dataPaths +
+			"All rows are held in memory, about ten times the size of the file; --limit reads the first only.",
+		Example: "  tunefleet data stats train.jsonl --tokenizer ./model --template qwen3 --cutoff-len 1024\n" +
+			"  tunefleet data stats tickets.csv --label department --review review.jsonl\n  tunefleet data stats sft.yaml --html report.html",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := f.load(a, cmd, args[0])
-			if err != nil {
-				return err
-			}
-			var held *report.Set
-			if eval != "" {
-				c := f.config
-				c.Path, c.Label, c.Annotators = eval, "", nil
-				if held, err = report.Load(cmd.Context(), c); err != nil {
-					return err
-				}
-			}
-			st, err := report.Compute(cmd.Context(), s, held, f.enc)
-			if err != nil {
-				return err
-			}
-			shown, err := report.Preview(s, f.enc, 3)
-			if err != nil {
-				return err
-			}
-			if err := f.page(&report.Page{Title: "Data set " + filepath.Base(s.Name), Stats: st, Shown: shown, Problems: s.Problems[:min(100, len(s.Problems))]}); err != nil {
-				return err
-			}
-			if review != "" {
-				if err := writeReview(review, s, st); err != nil {
-					return err
-				}
-				a.say("%s holds the rows whose labels are in doubt; clean.review applies what people decide", review)
-			}
-			if a.json {
-				return a.print(st)
-			}
-			return a.showStats(st)
+			return f.each(a, cmd, args, func(j *dataJob) error { return f.stats(a, cmd, j, eval, review) })
 		},
 	}
 	f.add(c, true)
@@ -214,6 +287,50 @@ func (a *app) dataStatsCommand() *cobra.Command {
 	c.Flags().StringSliceVar(&f.config.Annotators, "annotator", nil, "column of one annotator's labels (repeatable): Cohen's or Fleiss' kappa")
 	c.Flags().StringVar(&review, "review", "", "write rows with conflicting labels to this review file")
 	return c
+}
+
+func (f *dataFlags) stats(a *app, cmd *cobra.Command, j *dataJob, eval, review string) error {
+	s, err := report.Load(cmd.Context(), j.config)
+	if err != nil {
+		return err
+	}
+	var held *report.Set
+	if eval != "" {
+		c := f.config
+		c.Fetch, c.Path, c.Label, c.Annotators = a.fetch, eval, "", nil
+		if held, err = report.Load(cmd.Context(), c); err != nil {
+			return err
+		}
+	}
+	st, err := report.Compute(cmd.Context(), s, held, j.enc)
+	if err != nil {
+		return err
+	}
+	shown, err := report.Preview(s, j.enc, 3)
+	if err != nil {
+		return err
+	}
+	if err := f.page(&report.Page{Title: "Data set " + filepath.Base(s.Name), Stats: st, Shown: shown, Problems: s.Problems}); err != nil {
+		return err
+	}
+	if review != "" {
+		if err := writeReview(review, s, st); err != nil {
+			return err
+		}
+		a.say("%s holds %s of rows whose labels are in doubt; clean.review applies what people decide", review, plural(len(st.Conflicts), "group"))
+	}
+	if a.json {
+		err = a.print(st)
+	} else {
+		err = a.showStats(st)
+	}
+	if err == nil && st.Usable == 0 {
+		return unusable(s)
+	}
+	if len(s.Problems) > 0 {
+		a.say("the first problem: %s; tunefleet data validate lists them all", clearControls(s.Problems[0].String()))
+	}
+	return err
 }
 
 func writeReview(path string, s *report.Set, st *report.Stats) (err error) {
@@ -268,9 +385,9 @@ func (a *app) showStats(st *report.Stats) error {
 	}
 	if x := st.Tokens; x != nil {
 		t.row("tokens", fmt.Sprintf("%d, %d trained", x.Total, x.Trained))
-		t.row("tokens a row", fmt.Sprintf("mean %d, 50 %% %d, 90 %% %d, 99 %% %d, most %d", x.Mean, x.P50, x.P90, x.P99, x.Max))
+		t.row("tokens a sequence", fmt.Sprintf("mean %d, 50 %% %d, 90 %% %d, 99 %% %d, most %d", x.Mean, x.P50, x.P90, x.P99, x.Max))
 		if x.Cutoff > 0 {
-			t.row("over the cutoff", fmt.Sprintf("%.1f %% of the rows lose %.1f %% of the tokens", 100*x.Truncated, 100*x.Lost))
+			t.row("over the cutoff", fmt.Sprintf("%.1f %% of the sequences lose %.1f %% of the tokens", 100*x.Truncated, 100*x.Lost))
 			t.row("packed", fmt.Sprintf("%d sequences, %.1f %% full (batches of 8 rows: %.1f %%)", x.PackedSequences, 100*x.PackedFill, 100*x.PaddedFill))
 		}
 	}
@@ -299,45 +416,51 @@ const maxShownProblems = 50
 func (a *app) dataValidateCommand() *cobra.Command {
 	var f dataFlags
 	c := &cobra.Command{
-		Use: "validate PATH", Short: "Check every row of a data set; problems are named by file, row and key", Args: exactArgs("PATH"),
+		Use: "validate PATH [key=value ...]", Short: "Check every row of a data set; problems are named by file, row and key", Args: pathArgs,
+		Long:    "Check every row of a data set; problems are named by file, row and key, and the exit code is then 8.\n" + dataPaths,
+		Example: "  tunefleet data validate train.jsonl\n  tunefleet data validate tickets.csv --column prompt=ask --column response=answer\n  tunefleet data validate sft.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := f.load(a, cmd, args[0])
-			if err != nil {
-				return err
-			}
-			if err := f.page(&report.Page{Title: "Problems of " + filepath.Base(s.Name), Problems: s.Problems}); err != nil {
-				return err
-			}
-			if a.json {
-				problems := s.Problems
-				if problems == nil {
-					problems = []report.Problem{}
-				}
-				if err := a.print(map[string]any{"valid": len(problems) == 0, "rows": s.Read, "formatting": s.Attr.Formatting, "problems": problems}); err != nil {
+			return f.each(a, cmd, args, func(j *dataJob) error {
+				s, err := report.Load(cmd.Context(), j.config)
+				if err != nil {
 					return err
 				}
-			} else {
-				for _, p := range s.Problems[:min(maxShownProblems, len(s.Problems))] {
-					if _, err := fmt.Fprintln(a.out, clearControls(p.String())); err != nil {
-						return err
-					}
-				}
-				if n := len(s.Problems) - maxShownProblems; n > 0 {
-					a.say("and %d more", n)
-				}
-			}
-			if len(s.Problems) == 0 {
-				a.say("%s: %d rows, no problem", s.Name, s.Read)
-				return nil
-			}
-			p := s.Problems[0]
-			place := fmt.Sprintf("%s:%d", p.File, p.Row)
-			if p.Key != "" {
-				place += ": " + p.Key
-			}
-			return schemas.Errorf(schemas.CodeData, place, "%s (%d problems in %d rows)", p.What, len(s.Problems), s.Read)
+				return f.validate(a, s)
+			})
 		},
 	}
 	f.add(c, false)
 	return c
+}
+
+func (f *dataFlags) validate(a *app, s *report.Set) error {
+	if err := f.page(&report.Page{Title: "Problems of " + filepath.Base(s.Name), Problems: s.Problems}); err != nil {
+		return err
+	}
+	if a.json {
+		problems := s.Problems
+		if problems == nil {
+			problems = []report.Problem{}
+		}
+		err := a.print(map[string]any{"name": s.Name, "valid": len(problems) == 0, "rows": s.Read, "formatting": s.Attr.Formatting, "problems": problems})
+		if err != nil {
+			return err
+		}
+	} else {
+		for _, p := range s.Problems[:min(maxShownProblems, len(s.Problems))] {
+			if _, err := fmt.Fprintln(a.out, clearControls(p.String())); err != nil {
+				return err
+			}
+		}
+		if n := len(s.Problems) - maxShownProblems; n > 0 {
+			a.say("and %d more", n)
+		}
+	}
+	if len(s.Problems) == 0 {
+		a.say("%s: %s, no problem", s.Name, plural(s.Read, "row"))
+		return nil
+	}
+	p := s.Problems[0]
+	p.What += fmt.Sprintf(" (%s in %s)", plural(len(s.Problems), "problem"), plural(s.Read, "row"))
+	return problem(p)
 }
