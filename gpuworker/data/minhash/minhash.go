@@ -1,5 +1,6 @@
 // Package minhash finds near-duplicate texts: MinHash signatures of 128 permutations (Broder 1997) over the set of a text's words, candidates
-// by locality-sensitive hashing in bands (Indyk and Motwani 1998), each candidate checked by the exact Jaccard similarity of the two sets.
+// by locality-sensitive hashing in bands (Indyk and Motwani 1998), each candidate checked by sketches of the two signatures (b-bit MinHash, Li
+// and König 2010) and, where they are alike, by the exact Jaccard similarity of the two sets.
 package minhash
 
 import (
@@ -189,16 +190,31 @@ func Jaccard(a, b Set) float64 {
 // Index holds sets and finds those similar to a new one. Adding is not safe for concurrent use.
 type Index struct {
 	threshold float64
+	alike     int
 	sets      []Set
 	ids       []int
 	tables    [bands]table
-	// seen[k] is the number of the query that last looked at set k.
-	seen  []int32
-	query int32
+	looks     []look
+	query     int32
+}
+
+// look is what is looked at of every set that shares a band: together, so that most cost one access to memory.
+type look struct {
+	sketch sketch
+	n      int32
+	// seen is the number of the query that last looked at the set.
+	seen int32
+}
+
+// similar reports whether the sets may be of the threshold's similarity.
+func (a *look) similar(b *look, threshold float64, alike int) bool {
+	return float64(min(a.n, b.n)) >= threshold*float64(max(a.n, b.n)) && a.sketch.alike(&b.sketch) >= alike
 }
 
 // NewIndex makes an empty index for pairs of at least a Jaccard similarity in (0, 1].
-func NewIndex(threshold float64) *Index { return &Index{threshold: threshold} }
+func NewIndex(threshold float64) *Index {
+	return &Index{threshold: threshold, alike: leastAlike(threshold)}
+}
 
 // Len is the number of sets.
 func (x *Index) Len() int { return len(x.sets) }
@@ -223,14 +239,15 @@ func (x *Index) Find(s Set, sig *Signature) (id int, similarity float64, ok bool
 	}
 	x.query++
 	best := -1
+	own := look{sketch: sketchOf(sig), n: int32(len(s))}
 	for b, k := range keys(sig) {
 		for e := x.tables[b].first(k); e >= 0; e = x.tables[b].next[e] {
 			i := x.tables[b].item[e]
-			if x.seen[i] == x.query {
+			l := &x.looks[i]
+			if l.seen == x.query {
 				continue
 			}
-			x.seen[i] = x.query
-			if n, m := len(s), len(x.sets[i]); float64(min(n, m)) < x.threshold*float64(max(n, m)) {
+			if l.seen = x.query; !own.similar(l, x.threshold, x.alike) {
 				continue
 			}
 			if j := Jaccard(s, x.sets[i]); j >= x.threshold && (j > similarity || j == similarity && int(i) < best) {
@@ -247,7 +264,8 @@ func (x *Index) Find(s Set, sig *Signature) (id int, similarity float64, ok bool
 // Add puts a set in under an id.
 func (x *Index) Add(id int, s Set, sig *Signature) {
 	i := int32(len(x.sets))
-	x.sets, x.ids, x.seen = append(x.sets, s), append(x.ids, id), append(x.seen, 0)
+	x.sets, x.ids = append(x.sets, s), append(x.ids, id)
+	x.looks = append(x.looks, look{sketch: sketchOf(sig), n: int32(len(s))})
 	for b, k := range keys(sig) {
 		x.tables[b].add(k, i)
 	}

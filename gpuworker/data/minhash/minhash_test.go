@@ -106,6 +106,48 @@ func TestSets(t *testing.T) {
 	}
 }
 
+// TestSketchesTellTemplatesApart: of pairs that share half of their words hardly any is looked at word by word, of pairs at the threshold
+// nearly all are.
+func TestSketchesTellTemplatesApart(t *testing.T) {
+	t.Parallel()
+	const pairs = 2000
+	for _, c := range []struct {
+		shared, own int
+		threshold   float64
+		least, most float64
+	}{{80, 10, 0.8, 0.999, 1}, {50, 25, 0.8, 0, 0.02}, {60, 20, 0.8, 0, 0.5}, {50, 25, 0.5, 0.999, 1}, {20, 40, 0.5, 0, 0.2}, {100, 0, 1, 1, 1}, {99, 1, 1, 0, 0.5}} {
+		h, alike := minhash.NewHasher(1, 9), 0
+		for i := range pairs {
+			p := strconv.Itoa(i)
+			text := func(side string) string {
+				return strings.Join(append(distinct("s"+p+"n", c.shared), distinct(side+p+"n", c.own)...), " ")
+			}
+			if minhash.Alike(h.Sign(h.Set(text("a"))), h.Sign(h.Set(text("b"))), c.threshold) {
+				alike++
+			}
+		}
+		share := float64(alike) / pairs
+		t.Logf("%d of %d words shared, threshold %.2f: %.4f", c.shared, c.shared+2*c.own, c.threshold, share)
+		if share < c.least || share > c.most {
+			t.Errorf("%d of %d words shared, threshold %.2f: %.4f of the pairs are looked at", c.shared, c.shared+2*c.own, c.threshold, share)
+		}
+	}
+}
+
+// BenchmarkTemplated measures rows of one template: half of the words of any two are the same.
+func BenchmarkTemplated(b *testing.B) {
+	r := rand.New(rand.NewPCG(2, 2))
+	frame := strings.Join(words(r, 67), " ")
+	texts := make([]string, 20_000)
+	for i := range texts {
+		texts[i] = frame + " " + strings.Join(words(r, 33), " ")
+	}
+	for b.Loop() {
+		minhash.Duplicates(texts, 0.8, 1, 1)
+	}
+	b.ReportMetric(float64(len(texts)*b.N)/b.Elapsed().Seconds(), "rows/s")
+}
+
 // BenchmarkDuplicates measures rows of 100 words, in memory and through scratch files as cleaning does it; rows/s is printed.
 func BenchmarkDuplicates(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))

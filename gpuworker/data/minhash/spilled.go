@@ -13,11 +13,12 @@ import (
 )
 
 // Spilled finds what Duplicates and Overlaps find, in bounded memory: sets and the keys of their bands lie in scratch files. Keys are sorted,
-// and only rows that share one with another row are compared, so that memory holds 24 bytes for each of those that is kept, and 12 for every
+// and only rows that share one with another row are compared, so that memory holds 56 bytes for each of those that is kept, and 12 for every
 // key that it shares. Add all rows, then call Each once; Close removes the scratch files. It is not safe for concurrent use.
 type Spilled struct {
 	dir       string
 	threshold float64
+	alike     int
 	h         *Hasher
 
 	texts []string
@@ -49,7 +50,7 @@ func NewSpilled(dir string, threshold float64, shingle int, seed uint64) (*Spill
 	if err != nil {
 		return nil, fmt.Errorf("cannot create a scratch file: %w", err)
 	}
-	return &Spilled{dir: dir, threshold: threshold, h: NewHasher(shingle, seed), file: f, w: bufio.NewWriterSize(f, 256<<10),
+	return &Spilled{dir: dir, threshold: threshold, alike: leastAlike(threshold), h: NewHasher(shingle, seed), file: f, w: bufio.NewWriterSize(f, 256<<10),
 		keys: extsort.New(dir, keyRecord, spilledKeys), held: heldWords}, nil
 }
 
@@ -89,6 +90,9 @@ func (s *Spilled) sign() error {
 		binary.BigEndian.PutUint64(record[8:], uint64(s.rows))
 		s.rows++
 		words = binary.LittleEndian.AppendUint32(words[:0], uint32(len(set)))
+		for _, v := range sketchOf(sigs[i]) {
+			words = binary.LittleEndian.AppendUint64(words, v)
+		}
 		for _, e := range set {
 			words = binary.LittleEndian.AppendUint32(words, e)
 		}
@@ -184,6 +188,7 @@ type comparing struct {
 	kept  []keptSet
 	query int32
 	set   Set
+	own   look // of set
 	other Set
 	buf   []byte
 	// held are the words of the first rows that are kept.
@@ -194,9 +199,9 @@ type link struct{ kept, next int32 }
 
 // keptSet is where the set of a kept row is: in the file, or, when at is negative, at ^at in memory.
 type keptSet struct {
-	at     int64
-	row, n int32
-	seen   int32
+	look
+	at  int64
+	row int32
 }
 
 // row compares a row, and keeps it when it is to be compared with.
@@ -223,7 +228,7 @@ func (c *comparing) row(row int) error {
 			at = ^int64(len(c.held))
 			c.held = append(c.held, c.set...)
 		}
-		c.kept = append(c.kept, keptSet{at: at, row: int32(row), n: int32(len(c.set))})
+		c.kept = append(c.kept, keptSet{at: at, row: int32(row), look: c.own})
 		for _, k := range c.shared {
 			c.chain = append(c.chain, link{int32(len(c.kept) - 1), c.head[k]})
 			c.head[k] = int32(len(c.chain))
@@ -243,8 +248,7 @@ func (c *comparing) find() (best int, similarity float64, err error) {
 			if x.seen == c.query {
 				continue
 			}
-			x.seen = c.query
-			if n, m := len(c.set), int(x.n); float64(min(n, m)) < c.s.threshold*float64(max(n, m)) {
+			if x.seen = c.query; !c.own.similar(&x.look, c.s.threshold, c.s.alike) {
 				continue
 			}
 			other, err := c.load(x)
@@ -261,19 +265,23 @@ func (c *comparing) find() (best int, similarity float64, err error) {
 
 // read reads the set of a row that is behind those read before, and says where it is.
 func (c *comparing) read(row int) (at int64, err error) {
-	var number [4]byte
+	var head [4 + len(c.own.sketch)*8]byte
 	for {
-		if _, err := io.ReadFull(c.r, number[:]); err != nil {
+		if _, err := io.ReadFull(c.r, head[:]); err != nil {
 			return 0, fmt.Errorf("cannot read a scratch file: %w", err)
 		}
-		n := int(binary.LittleEndian.Uint32(number[:]))
-		at = c.at + 4
+		n := int(binary.LittleEndian.Uint32(head[:]))
+		at = c.at + int64(len(head))
 		c.at = at + 4*int64(n)
 		if c.next++; c.next <= row { // an earlier one
 			if _, err := c.r.Discard(4 * n); err != nil {
 				return 0, fmt.Errorf("cannot read a scratch file: %w", err)
 			}
 			continue
+		}
+		c.own = look{n: int32(n)}
+		for i := range c.own.sketch {
+			c.own.sketch[i] = binary.LittleEndian.Uint64(head[4+8*i:])
 		}
 		b := c.bytes(n)
 		if _, err := io.ReadFull(c.r, b); err != nil {
