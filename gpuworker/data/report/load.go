@@ -293,9 +293,12 @@ func (c *Config) locate(ctx context.Context) (base string, files []string, entry
 // folderOfSets refuses a folder that describes data sets: which of them is meant?
 func folderOfSets(path, abs string) error {
 	file := filepath.Join(abs, source.InfoName)
+	if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
+		return nil //nolint:nilerr // there is none
+	}
 	raw, err := os.ReadFile(file)
 	if err != nil {
-		return nil // there is none
+		return fmt.Errorf("cannot read %s: %w", file, err)
 	}
 	info, err := source.ParseInfo(file, raw)
 	if err != nil {
