@@ -39,6 +39,9 @@ type FactorySpec struct {
 	Stage string    `json:"stage" jsonschema:"enum=pt,enum=sft,enum=rm,enum=dpo,enum=kto"`
 	Train []DataSet `json:"train,omitempty"`
 	Eval  []DataSet `json:"eval,omitempty"`
+	// Draws, when not empty, is the order in which the sets (those of Train, then of Eval, from 0) draw their NumSamples: a set that is named
+	// twice draws twice, and keeps what it drew last.
+	Draws []int `json:"draws,omitempty"`
 	// EvalOnEach measures each evaluation set by itself.
 	EvalOnEach bool `json:"eval_on_each,omitempty"`
 	// Mix is concat, interleave_under, interleave_over or interleave_once; Probs are the shares of the interleaved sets.
@@ -136,6 +139,9 @@ func (p *problems) factory(f *FactorySpec, at string) {
 	p.check(f.BatchSize >= 1 && f.Workers >= 1 && f.Workers <= 1024, at+".batch_size", "batch size %d and workers %d must be positive", f.BatchSize, f.Workers)
 	p.check(len(f.Probs) == 0 || len(f.Probs) == len(f.Train), at+".probs", "has %d shares for %d data sets", len(f.Probs), len(f.Train))
 	p.check(!f.TrainOnPrompt || !f.MaskHistory, at+".mask_history", "cannot be combined with train_on_prompt")
+	for i, k := range f.Draws {
+		p.check(k >= 0 && k < len(f.Train)+len(f.Eval), fmt.Sprintf("%s.draws[%d]", at, i), "there is no data set %d", k)
+	}
 	ranked := f.Stage == "rm" || f.Stage == "dpo"
 	for side, sets := range map[string][]DataSet{"train": f.Train, "eval": f.Eval} {
 		for i, s := range sets {

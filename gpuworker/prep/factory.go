@@ -116,14 +116,16 @@ func makeFactoryPlan(ctx context.Context, t *consume.Task) (p *factoryPlan, err 
 			p = nil
 		}
 	}()
-	sampler := source.NewSampler(t.Spec.Seed)
 	for _, sets := range [][]schemas.DataSet{f.Train, f.Eval} {
 		for i := range sets {
 			p.sets = append(p.sets, factorySet{set: &sets[i]})
-			if err := p.readSet(ctx, t, &p.sets[len(p.sets)-1], sampler); err != nil {
+			if err := p.readSet(ctx, t, &p.sets[len(p.sets)-1]); err != nil {
 				return p, err
 			}
 		}
+	}
+	if err := p.chooseRows(t.Spec.Seed); err != nil {
+		return p, err
 	}
 	c := &curator{t: t, prep: t.Stage.Prep, plan: p, rep: clean.NewReport()}
 	if err := errors.Join(c.clean(ctx, 0, len(f.Train)), c.clean(ctx, len(f.Train), len(f.Eval))); err != nil {
@@ -222,7 +224,7 @@ func (p *factoryPlan) mixed(first, n int, seed uint64) (source.Order, error) {
 }
 
 // readSet reads the rows of a set: what another part stored, or the set's files.
-func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySet, sampler *source.Sampler) error {
+func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySet) error {
 	limit := p.spec.MaxSamples
 	if align.HasShapes(s.set.Formatting) && !p.spec.Tokenized {
 		s.shapes = &align.Shapes{}
@@ -250,16 +252,31 @@ func (p *factoryPlan) readSet(ctx context.Context, t *consume.Task, s *factorySe
 		}
 	}
 	p.read += int64(s.spool.Len())
-	if !p.spec.Tokenized {
-		if err := checkColumns(s); err != nil {
+	if p.spec.Tokenized {
+		return nil
+	}
+	return checkColumns(s)
+}
+
+// chooseRows takes the rows of every set that its split, num_samples and max_samples name.
+func (p *factoryPlan) chooseRows(seed uint64) error {
+	sampler := source.NewSampler(seed)
+	draws := p.spec.Draws
+	if draws == nil {
+		for i := range p.sets {
+			draws = append(draws, i)
+		}
+	}
+	for _, i := range draws {
+		if err := p.chooseOf(&p.sets[i], sampler); err != nil {
 			return err
 		}
 	}
-	return p.chooseRows(s, sampler)
+	return nil
 }
 
-// chooseRows takes the rows of a set that its split, num_samples and max_samples name.
-func (p *factoryPlan) chooseRows(s *factorySet, sampler *source.Sampler) error {
+func (p *factoryPlan) chooseOf(s *factorySet, sampler *source.Sampler) error {
+	s.order = nil // of an earlier draw
 	if s.set.Split != "" {
 		parts, err := source.ParseSlices(s.set.Split)
 		if err != nil {

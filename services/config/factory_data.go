@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
@@ -58,10 +59,25 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 	if err != nil {
 		return nil, err
 	}
-	for key, out := range map[string]*[]schemas.DataSet{"dataset": &f.Train, "eval_dataset": &f.Eval} {
-		if *out, err = b.sets(ctx, key, find, f.Buffer > 0); err != nil {
+	var draws []int
+	twice := false
+	for _, x := range []struct {
+		key string
+		out *[]schemas.DataSet
+	}{{"dataset", &f.Train}, {"eval_dataset", &f.Eval}} {
+		sets, order, err := b.sets(ctx, x.key, find, f.Buffer > 0)
+		if err != nil {
 			return nil, err
 		}
+		for _, k := range order {
+			draws = append(draws, len(f.Train)+k) // Train is empty yet, or all of it
+		}
+		twice = twice || len(order) > len(sets)
+		*x.out = sets
+	}
+	draw := func(s schemas.DataSet) bool { return s.NumSamples > 0 }
+	if twice && slices.ContainsFunc(slices.Concat(f.Train, f.Eval), draw) {
+		f.Draws = draws
 	}
 	q, err := b.curation(ctx)
 	if err != nil {
@@ -72,34 +88,33 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 	return p, nil
 }
 
-// sets are the data sets that a key names. One that is named twice is there once, as it is upstream.
-func (b *factoryBuilder) sets(ctx context.Context, key string, find func(context.Context, string) (*schemas.DataSet, error), stream bool) ([]schemas.DataSet, error) {
-	var out []schemas.DataSet
-	seen := map[string]bool{}
+// sets are the data sets that a key names, and the places among them of all names in their order. One that is named twice is there once, as it
+// is upstream.
+func (b *factoryBuilder) sets(ctx context.Context, key string, find func(context.Context, string) (*schemas.DataSet, error), stream bool) (out []schemas.DataSet, order []int, err error) {
+	seen := map[string]int{}
 	for _, name := range b.v.list(key) {
 		set, err := find(ctx, name)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if seen[name] {
-			if set.NumSamples > 0 && !stream {
-				return nil, schemas.Errorf(schemas.CodeInvalid, key, "names the data set %s twice, whose num_samples would be drawn twice", name)
-			}
+		if k, ok := seen[name]; ok {
+			order = append(order, k)
 			b.notes = append(b.notes, fmt.Sprintf("%s names %s twice; it is used once", key, name))
 			continue
 		}
-		seen[name] = true
+		seen[name] = len(out)
+		order = append(order, len(out))
 		if stream {
 			// A hub's data set is streamed file by file; local files are read to one data set first, which is streamed then.
 			set.Sharded = remote.IsHub(set.Data.Origin) && len(set.Data.Files) > 1
 			set.NumSamples = 0 // upstream takes no samples of streams
 			if set.Split != "" && remote.IsHub(set.Data.Origin) {
-				return nil, schemas.Errorf(schemas.CodeUnsupported, set.Name, "split %q: datasets takes no parts of a hub's stream", set.Split)
+				return nil, nil, schemas.Errorf(schemas.CodeUnsupported, set.Name, "split %q: datasets takes no parts of a hub's stream", set.Split)
 			}
 		}
 		out = append(out, *set)
 	}
-	return out, nil
+	return out, order, nil
 }
 
 // partBytes is how much data one message of the preparation stands for: what is done again when a worker is lost.

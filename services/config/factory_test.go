@@ -380,6 +380,9 @@ func TestDataOfConfigurations(t *testing.T) {
 	if p, err := prep("dataset=a,a", `default_system=""`); err != nil || len(p.Factory.Train) != 1 || p.Factory.Train[0].Split != "train[:50%]+train[-1:]" || p.Factory.DefaultSystem == nil || *p.Factory.DefaultSystem != "" {
 		t.Errorf("%+v, %v", p, err)
 	}
+	if p, err := prep("dataset=a,c,a,c", "eval_dataset=c,c"); err != nil || len(p.Factory.Train) != 2 || len(p.Factory.Eval) != 1 || !slices.Equal(p.Factory.Draws, []int{0, 1, 0, 1, 2, 2}) {
+		t.Errorf("a set that draws twice: %+v, %v", p, err)
+	}
 	if p, err := prep("dataset=far"); err != nil || p.Factory.Train[0].Split != "test[:1]" || p.Factory.Train[0].Data.Files[0].Path != "test.jsonl" {
 		t.Errorf("a split of a hub: %+v, %v", p, err)
 	}
@@ -391,7 +394,7 @@ func TestDataOfConfigurations(t *testing.T) {
 		code      schemas.Code
 		want      string
 	}{
-		{"dataset=b", schemas.CodeInvalid, "of the split train"}, {"dataset=c,c", schemas.CodeInvalid, "drawn twice"}, {"dataset=two", schemas.CodeUnsupported, "several splits"},
+		{"dataset=b", schemas.CodeInvalid, "of the split train"}, {"dataset=two", schemas.CodeUnsupported, "several splits"},
 		{"dataset=far streaming=true max_steps=2", schemas.CodeUnsupported, "takes no parts"}, {"val_size=1", schemas.CodeInvalid, "is 1"},
 		{"dataset=a,c eval_dataset=a mix_strategy=interleave_under interleave_probs=0.5,0.5", schemas.CodeInvalid, "eval_dataset"},
 	} {

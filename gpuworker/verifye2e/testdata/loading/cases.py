@@ -235,8 +235,6 @@ def case(r, small):
     for n in names + held:
         info[n], more = data_set(r, stage, n, small)
         files.update(more)
-        if twice:
-            info[n].pop("num_samples", None)  # would be drawn twice, too
     files["dataset_info.json"] = json.dumps(info, ensure_ascii=False).encode()
     y = {"model_name_or_path": r.choice(["model_llama3", "model_qwen2"]), "stage": stage, "do_train": True, "finetuning_type": "lora", "dataset": ",".join(names),
          "cutoff_len": r.choice([16, 24, 40, 64] if small else [16, 32, 64, 100, 256, 1024]), "overwrite_cache": True, "seed": r.choice([0, 1, 42, 7, 2**31])}  # fmt: skip
