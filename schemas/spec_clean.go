@@ -36,7 +36,8 @@ type CleanSpec struct {
 	Contamination float64 `json:"contamination,omitempty"`
 	// Shingle is the number of words that are compared as one (default 1).
 	Shingle int `json:"shingle,omitempty"`
-	// Mislabelled is "" or "drop": drops rows whose label disagrees with the consensus of near-identical rows.
+	// Mislabelled is "" or "drop": drops rows whose label is not that of more than half of their group, or, of rows that name no group, of the
+	// rows that say nearly the same.
 	Mislabelled string `json:"mislabelled,omitempty"`
 	// Review holds review.jsonl: people's decisions on rows, applied before Mislabelled.
 	Review *Ref `json:"review,omitempty"`

@@ -69,6 +69,14 @@ func (w *RowFile) Add(r *Row) error {
 	return nil
 }
 
+// Offset is where the next row that is added will begin (At).
+func (w *RowFile) Offset() int64 { return w.size }
+
+// At reads the row of the finished file that begins at an offset.
+func (w *RowFile) At(offset int64) (*Row, error) {
+	return (&rowReader{in: bufio.NewReaderSize(io.NewSectionReader(w.f, offset, w.size-offset), 4<<10), name: "scratch file"}).next()
+}
+
 // Len is the number of rows added.
 func (w *RowFile) Len() int64 { return w.rows }
 
@@ -88,61 +96,82 @@ func (w *RowFile) Close() error { return errors.Join(w.f.Close(), os.Remove(w.f.
 
 // EachStoredRow gives every row of a file that RowFile wrote to f, in order; name is for messages. Errors are f's, or CodeData.
 func EachStoredRow(r io.Reader, name string, f func(*Row) error) error {
-	in := bufio.NewReaderSize(r, 256<<10)
-	bad := func(err error) error {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return schemas.Errorf(schemas.CodeData, name, "is no file of rows: %v", err)
-	}
-	var buf []byte
-	text := func() ([]byte, error) {
-		n, err := binary.ReadUvarint(in)
-		if err != nil {
-			return nil, err
-		}
-		if n > maxRowText {
-			return nil, fmt.Errorf("a text would have %d bytes", n)
-		}
-		buf = buf[:0]
-		for n > 0 { // a length that is a lie costs no more than what is there
-			k := min(n, 1<<20)
-			buf = slices.Grow(buf, int(k))[:len(buf)+int(k)]
-			if _, err := io.ReadFull(in, buf[len(buf)-int(k):]); err != nil {
-				return nil, err
-			}
-			n -= k
-		}
-		return buf, nil
-	}
+	in := &rowReader{in: bufio.NewReaderSize(r, 256<<10), name: name}
 	for {
-		index, err := binary.ReadUvarint(in)
+		row, err := in.next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		if err != nil || index == 0 || index > 1<<40 {
-			return bad(errors.Join(err, fmt.Errorf("a row has the number %d", index)))
-		}
-		row := Row{Index: int(index - 1)}
-		for _, s := range rowTexts(&row) {
-			b, err := text()
-			if err != nil {
-				return bad(err)
-			}
-			*s = string(b)
-		}
-		b, err := text()
 		if err != nil {
-			return bad(err)
+			return err
 		}
-		if len(b) > 0 {
-			row.Origin = &Origin{}
-			if err := json.Unmarshal(b, row.Origin); err != nil {
-				return bad(err)
-			}
-		}
-		if err := f(&row); err != nil {
+		if err := f(row); err != nil {
 			return err
 		}
 	}
+}
+
+// rowReader reads what RowFile wrote.
+type rowReader struct {
+	in   *bufio.Reader
+	name string
+	buf  []byte
+}
+
+func (r *rowReader) bad(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return schemas.Errorf(schemas.CodeData, r.name, "is no file of rows: %v", err)
+}
+
+// next is the next row; io.EOF behind the last one, else CodeData.
+func (r *rowReader) next() (*Row, error) {
+	index, err := binary.ReadUvarint(r.in)
+	if errors.Is(err, io.EOF) {
+		return nil, io.EOF
+	}
+	if err != nil || index == 0 || index > 1<<40 {
+		return nil, r.bad(errors.Join(err, fmt.Errorf("a row has the number %d", index)))
+	}
+	row := &Row{Index: int(index - 1)}
+	for _, s := range rowTexts(row) {
+		b, err := r.text()
+		if err != nil {
+			return nil, r.bad(err)
+		}
+		*s = string(b)
+	}
+	b, err := r.text()
+	if err != nil {
+		return nil, r.bad(err)
+	}
+	if len(b) > 0 {
+		row.Origin = &Origin{}
+		if err := json.Unmarshal(b, row.Origin); err != nil {
+			return nil, r.bad(err)
+		}
+	}
+	return row, nil
+}
+
+// text is the next text; it is valid until the one after.
+func (r *rowReader) text() ([]byte, error) {
+	n, err := binary.ReadUvarint(r.in)
+	if err != nil {
+		return nil, err
+	}
+	if n > maxRowText {
+		return nil, fmt.Errorf("a text would have %d bytes", n)
+	}
+	r.buf = r.buf[:0]
+	for n > 0 { // a length that is a lie costs no more than what is there
+		k := min(n, 1<<20)
+		r.buf = slices.Grow(r.buf, int(k))[:len(r.buf)+int(k)]
+		if _, err := io.ReadFull(r.in, r.buf[len(r.buf)-int(k):]); err != nil {
+			return nil, err
+		}
+		n -= k
+	}
+	return r.buf, nil
 }

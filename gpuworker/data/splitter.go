@@ -21,8 +21,12 @@ const (
 // SplitName is the name of a split that a Splitter returned.
 func SplitName(s uint8) string { return [...]string{"train", "eval", "test"}[s] }
 
-// Splitter assigns rows to splits as Split does, one byte a row and one entry a label in memory: what Split keeps of every group is sorted on
-// disk; of the group in hand it holds the numbers of its rows. Groups are told apart by 128 bits of a hash instead of by name. PermuteLabels, which needs the rows themselves, is not its work.
+// Splitter assigns every row to train, eval or test: a deterministic function of seed and rows. Rows of one group always stay together, and
+// the shares hold within every label as well as whole groups allow (stratified group sampling). Rows without a group are groups of one. With
+// folds the groups that the test split leaves are dealt out to the folds, each going to the one with the fewest rows of its label so far, and
+// the named fold is the eval split.
+//
+// Memory holds one byte a row and one entry a label; groups are sorted on disk; of the group in hand it holds the numbers of its rows. Groups are told apart by 128 bits of a hash instead of by name. PermuteLabels is not its work (PermutationKey).
 type Splitter struct {
 	spec   schemas.SplitSpec
 	seed   uint64
@@ -70,7 +74,7 @@ func (s *Splitter) Add(r *Row) error {
 	return s.rows.Add(s.buf[:])
 }
 
-// groupHash is what groups are sorted and told apart by: hash64 first, as Split sorts, then 64 more bits.
+// groupHash is what groups are sorted and told apart by: hash64 first, then 64 more bits.
 func groupHash(seed uint64, name string) (out [16]byte) {
 	sum := seededSum(seed, name)
 	binary.BigEndian.PutUint64(out[:], binary.LittleEndian.Uint64(sum[:]))
@@ -223,5 +227,34 @@ func (s *Splitter) sortedByLabel() (*extsort.Sorter, error) {
 	return out, nil
 }
 
+// PermutationKey orders the training rows whose labels are permuted: the k-th row takes label, response and explanation of the k-th in the
+// order of the keys, of equal ones the first.
+func PermutationKey(r *Row, seed uint64) uint64 { return hash64(seed^0x7065726d, r.Text+r.Prompt) }
+
 // Close removes the scratch files.
 func (s *Splitter) Close() error { return s.rows.Close() }
+
+// groupName names the group of a row; rows without one are grouped by what they say.
+func groupName(r *Row) string {
+	if r.Group != "" {
+		return r.Group
+	}
+	return "\x00" + r.Text + "\x00" + r.Prompt
+}
+
+// fewest is the place of the least number; of equal ones the first from a place on, so that small classes do not all land in fold 0.
+func fewest(v []int, from int) int {
+	best := from
+	for i := range v {
+		if k := (from + i) % len(v); v[k] < v[best] {
+			best = k
+		}
+	}
+	return best
+}
+
+// hash64 is the first 8 bytes of SHA-256 over seed and text: stable across machines and versions.
+func hash64(seed uint64, s string) uint64 {
+	sum := seededSum(seed, s)
+	return binary.LittleEndian.Uint64(sum[:])
+}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
-	"strconv"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
@@ -19,7 +18,7 @@ import (
 )
 
 // cleaning is the cleaning of some sets together, so that a row which repeats another set's is found. Repaired rows lie in scratch files. Memory holds
-// a bit a row, and what minhash.Spilled does; where a step looks at all rows together (reviews, wrong labels) their texts, too.
+// a bit a row, what minhash.Spilled does, and 4 bytes a row where labels are judged.
 type cleaning struct {
 	c        *curator
 	spec     schemas.CleanSpec
@@ -28,17 +27,16 @@ type cleaning struct {
 	repaired []*source.Spool
 	ids      int
 	gone     []uint64
-	labels   map[int]string // by id, where a review has changed them
 	read     int
-
-	// Of rows one by one.
-	stream *clean.Stream
-	keys   *extsort.Sorter
-	near   *minhash.Spilled // of all ids, with "" for those that are gone already
-	rep    *clean.Report
-	// Of all rows together: they and their names before they were repaired.
-	rows  []data.Row
-	names []string
+	stream   *clean.Stream
+	keys     *extsort.Sorter
+	near     *minhash.Spilled // of all ids, with "" for those that are gone already
+	votes    *clean.Consensus // of all ids, too
+	rep      *clean.Report
+	// review has people's decisions (nil: none), verdicts are those on rows that are there, labels what they set.
+	review   *clean.Verdicts
+	verdicts map[int]verdict
+	labels   map[int]string
 }
 
 // drop marks a row as gone.
@@ -56,7 +54,7 @@ func (c *curator) clean(ctx context.Context, first, n int) (err error) {
 	if n == 0 || reflect.ValueOf(c.prep.Clean).IsZero() {
 		return nil
 	}
-	k := &cleaning{c: c, spec: c.prep.Clean, first: first, n: n, rep: clean.NewReport(), labels: map[int]string{}}
+	k := &cleaning{c: c, spec: c.prep.Clean, first: first, n: n, rep: clean.NewReport(), verdicts: map[int]verdict{}, labels: map[int]string{}}
 	defer func() {
 		for _, s := range k.repaired {
 			err = errors.Join(err, s.Close())
@@ -67,6 +65,9 @@ func (c *curator) clean(ctx context.Context, first, n int) (err error) {
 		if k.near != nil {
 			err = errors.Join(err, k.near.Close())
 		}
+		if k.votes != nil {
+			err = errors.Join(err, k.votes.Close())
+		}
 	}()
 	before := c.rep.Changed
 	changed, err := k.repair(ctx)
@@ -74,12 +75,7 @@ func (c *curator) clean(ctx context.Context, first, n int) (err error) {
 		return err
 	}
 	c.rep.Changed = before + changed
-	if k.stream == nil {
-		err = k.together(ctx)
-	} else if err = k.duplicates(); err == nil {
-		err = k.nearDuplicates()
-	}
-	if err != nil {
+	if err := k.judged(); err != nil {
 		return err
 	}
 	if k.rep.Kept == 0 && k.read > 0 {
@@ -101,23 +97,28 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	review := k.spec.Review != nil
+	if k.first == 0 {
+		if k.review, err = readVerdicts(ctx, c.t, &k.spec); err != nil {
+			return 0, err
+		}
+	}
 	// What is repaired already is not repaired again.
 	k.spec.Normalize, k.spec.Boilerplate = false, false
 	if k.spec.PII != "drop" {
 		k.spec.PII = ""
 	}
-	alone := k.spec
-	alone.Contamination = 0 // after rows were held out
-	if !clean.NeedsAll(&alone) {
-		if k.stream, err = clean.NewStream(k.spec, c.t.Spec.Seed, k.rep); err != nil {
+	if k.stream, err = clean.NewStream(k.spec, c.t.Spec.Seed, k.rep); err != nil {
+		return 0, err
+	}
+	k.keys = extsort.New(c.t.Dir, 24, sortedInMemory)
+	if k.spec.NearDup > 0 {
+		if k.near, err = minhash.NewSpilled(c.t.Dir, k.spec.NearDup, k.spec.Shingle, c.t.Spec.Seed); err != nil {
 			return 0, err
 		}
-		k.keys = extsort.New(c.t.Dir, 24, sortedInMemory)
-		if k.spec.NearDup > 0 {
-			if k.near, err = minhash.NewSpilled(c.t.Dir, k.spec.NearDup, k.spec.Shingle, c.t.Spec.Seed); err != nil {
-				return 0, err
-			}
+	}
+	if k.spec.Mislabelled == "drop" {
+		if k.votes, err = clean.NewConsensus(c.t.Dir, c.t.Spec.Seed); err != nil {
+			return 0, err
 		}
 	}
 	for set := k.first; set < k.first+k.n; set++ {
@@ -139,22 +140,28 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 			if err != nil {
 				return changed, err
 			}
-			compared := ""
+			r := data.Row{} // like no other
 			if ok {
-				if review {
+				name := ""
+				if k.review != nil {
 					seen := x.row(0, false)
-					k.names = append(k.names, clean.RowID(&seen))
+					name = clean.RowID(&seen) // of the row as reviewers saw it
 				}
 				if x.repair(repair) {
 					changed++
 				}
 				x.convert() // it converted before, and texts are still texts
-				if compared, err = k.judge(x); err != nil {
+				if r, err = k.judge(x, name); err != nil {
 					return changed, err
 				}
 			}
 			if k.near != nil {
-				if err := k.near.Add(compared); err != nil {
+				if err := k.near.Add(clean.Compared(&r)); err != nil {
+					return changed, err
+				}
+			}
+			if k.votes != nil {
+				if err := k.votes.Add(&r); err != nil {
 					return changed, err
 				}
 			}
@@ -170,24 +177,58 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 	return changed, nil
 }
 
-// judge decides about a row by itself, or keeps its texts until all are there. What it returns is compared with other rows.
-func (k *cleaning) judge(x *conversation) (compared string, err error) {
+// judge decides about a row by itself and returns what is compared with other rows: nothing of a row that goes.
+func (k *cleaning) judge(x *conversation, name string) (data.Row, error) {
 	r := x.row(k.ids, k.c.labelled())
+	r.Group = "" // which is its number
 	k.read++
-	if k.stream == nil {
-		k.rows = append(k.rows, r)
-		return "", nil
-	}
-	if !k.stream.Row(&r, k.read-1) {
+	if !k.stream.Row(&r) {
 		k.drop(k.ids)
-		return "", nil
+		return data.Row{}, nil
 	}
-	k.rep.Kept++
-	if k.stream.Dedup() {
-		key := clean.Key(&r) // 128 bits of it tell duplicates
-		err = k.keys.Add(binary.BigEndian.AppendUint64(key[:16:16], uint64(k.ids)))
+	if k.review != nil {
+		drop, label := k.review.Judge(name, r.Label)
+		if drop || label != r.Label {
+			k.verdicts[k.ids] = verdict{drop, label != r.Label}
+		}
+		if label != r.Label {
+			r.Label, k.labels[k.ids] = label, label
+		}
 	}
-	return clean.Compared(&r), err
+	if !k.stream.Dedup() {
+		return r, nil
+	}
+	key := clean.Key(&r) // 128 bits of it tell duplicates
+	return r, k.keys.Add(binary.BigEndian.AppendUint64(key[:16:16], uint64(k.ids)))
+}
+
+// drops returns a function that drops rows for a reason.
+func (k *cleaning) drops(reason string) func(id int) error {
+	return func(id int) error {
+		k.drop(id)
+		k.rep.Drop(reason, 1)
+		return nil
+	}
+}
+
+// judged drops what repeats other rows, what people dropped, and what is outvoted.
+func (k *cleaning) judged() error {
+	if err := errors.Join(k.duplicates(), k.nearDuplicates()); err != nil {
+		return err
+	}
+	for id, v := range k.verdicts {
+		switch {
+		case k.dropped(id):
+		case v.drop:
+			_ = k.drops(clean.Reviewed)(id) // marking does not fail
+		case v.relabelled:
+			k.rep.Relabelled++
+		}
+	}
+	if k.votes == nil {
+		return nil
+	}
+	return k.votes.Each(k.dropped, k.drops(clean.Mislabelled))
 }
 
 // nearDuplicates drops every row that is similar to an earlier one that is kept.
@@ -195,66 +236,23 @@ func (k *cleaning) nearDuplicates() error {
 	if k.near == nil {
 		return nil
 	}
-	return k.near.Each(k.dropped, func(m minhash.Match) error {
-		k.drop(m.Row)
-		k.rep.Kept--
-		k.rep.Dropped[clean.NearDup]++
-		return nil
-	})
+	drop := k.drops(clean.NearDup)
+	return k.near.Each(k.dropped, func(m minhash.Match) error { return drop(m.Row) })
 }
 
 // duplicates drops every row with the key of an earlier one.
 func (k *cleaning) duplicates() error {
 	var last []byte
-	n := 0
-	err := k.keys.Each(func(r []byte) error {
+	drop := k.drops(clean.Duplicate)
+	return k.keys.Each(func(r []byte) error {
 		if last != nil && bytes.Equal(last, r[:16]) {
-			k.drop(int(binary.BigEndian.Uint64(r[16:])))
-			n++
+			if err := drop(int(binary.BigEndian.Uint64(r[16:]))); err != nil {
+				return err
+			}
 		}
 		last = append(last[:0], r[:16]...)
 		return nil
 	})
-	if k.rep.Kept -= n; n > 0 {
-		k.rep.Dropped[clean.Duplicate] += n
-	}
-	return err
-}
-
-// together decides about all rows.
-func (k *cleaning) together(ctx context.Context) error {
-	c := k.c
-	o := clean.Options{Seed: c.t.Spec.Seed, IDs: k.names}
-	if k.spec.Review != nil && k.first == 0 {
-		b, err := oneFile(ctx, c.t.Objects, c.t.Spec.Tenant, *k.spec.Review, "clean.review")
-		if err != nil {
-			return err
-		}
-		o.Review = bytes.NewReader(b)
-	}
-	before := map[int]string{}
-	for i := range k.rows {
-		k.drop(k.rows[i].Index)
-		if o.Review != nil {
-			before[k.rows[i].Index] = k.rows[i].Label
-		}
-	}
-	kept, rep, err := clean.Run(k.rows, k.spec, o)
-	if err != nil {
-		return err
-	}
-	k.rep, k.rows = rep, nil
-	for i := range kept {
-		id, err := strconv.Atoi(kept[i].Group)
-		if err != nil {
-			return schemas.Errorf(schemas.CodeInternal, c.t.Stage.Name, "row %q is lost", kept[i].Group)
-		}
-		k.gone[id/64] &^= 1 << (id % 64)
-		if o.Review != nil && kept[i].Label != "" && kept[i].Label != before[id] {
-			k.labels[id] = kept[i].Label
-		}
-	}
-	return nil
 }
 
 // rewrite makes the sets anew of the rows that are kept and of those that could not be converted, in their order.

@@ -203,60 +203,57 @@ func (c *curator) choose(ctx context.Context) error {
 			return err
 		}
 	}
-	var picks []source.Pick // of the rows, by their Group
-	var rows []data.Row
-	add := func(o source.Order, split string) error {
-		for i := range o.Len() {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			k := o.At(i)
-			x, _, err := c.read(k)
-			if err != nil {
-				return err
-			}
-			r := x.row(len(picks), c.labelled())
-			r.Split = split
-			rows, picks = append(rows, r), append(picks, k)
-		}
-		return nil
-	}
-	if err := add(c.plan.train, "train"); err != nil {
+	out, err := c.sample(ctx)
+	if err != nil {
 		return err
-	}
-	for _, o := range c.plan.eval {
-		if err := add(o, "eval"); err != nil {
-			return err
-		}
-	}
-	seed := c.t.Spec.Seed
-	if s := c.prep.Sample; s != nil {
-		before := len(rows)
-		rows = number(labels.Balance(number(labels.Sample(rows, s.MaxRows, seed)), s.Balance, seed))
-		c.sampled = len(rows) - before
-	}
-	var out []source.Pick
-	for i := range rows {
-		if rows[i].Split != "train" {
-			continue
-		}
-		id, err := strconv.Atoi(rows[i].Group)
-		if err != nil {
-			return schemas.Errorf(schemas.CodeInternal, c.t.Stage.Name, "row %q is lost", rows[i].Group)
-		}
-		out = append(out, picks[id])
 	}
 	if len(out) == 0 {
 		return c.noneLeft()
 	}
 	if c.prep.Augment != nil {
-		var err error
 		if out, err = c.augment(ctx, out); err != nil {
 			return err
 		}
 	}
 	c.plan.train = source.Listed(out)
 	return nil
+}
+
+// sample lists the training rows, after sampling and balancing: repeated ones are behind all others.
+func (c *curator) sample(ctx context.Context) ([]source.Pick, error) {
+	train := c.plan.train
+	out := make([]source.Pick, 0, train.Len())
+	s := c.prep.Sample
+	if s == nil {
+		for i := range train.Len() {
+			out = append(out, train.At(i))
+		}
+		return out, nil
+	}
+	choice := labels.NewChoice(c.t.Spec.Seed)
+	for i := range train.Len() {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		x, _, err := c.read(train.At(i))
+		if err != nil {
+			return nil, err
+		}
+		r := x.row(i, c.labelled())
+		choice.Add(&r)
+	}
+	choice.Sample(s.MaxRows)
+	repeated := choice.Balance(s.Balance)
+	for i := range train.Len() {
+		if choice.Keeps(i) {
+			out = append(out, train.At(i))
+		}
+	}
+	for _, i := range repeated {
+		out = append(out, train.At(int(i)))
+	}
+	c.sampled = len(out) - train.Len()
+	return out, nil
 }
 
 func (c *curator) noneLeft() error {
@@ -314,68 +311,80 @@ func (c *curator) decontaminate(ctx context.Context) (err error) {
 
 // augment adds copies with a changed question behind the rows. Copies lie in sets of their own.
 func (c *curator) augment(ctx context.Context, picks []source.Pick) ([]source.Pick, error) {
-	rows := make([]data.Row, len(picks))
-	for i, k := range picks {
-		x, _, err := c.read(k)
-		if err != nil {
-			return nil, err
-		}
-		text, _, _ := x.question()
-		rows[i] = data.Row{Index: i, Group: strconv.Itoa(i), Prompt: text, Label: x.row(i, true).Label, Split: "train"}
-	}
-	all, n, err := augmentRows(ctx, c.t, rows)
+	a, err := newAugmenter(ctx, c.t)
 	if err != nil {
 		return nil, err
 	}
-	c.augmented = n
-	copies := map[int]int{} // set of copies by the set of the rows
-	var out []source.Pick
-	for i := range all {
-		from, err := strconv.Atoi(all[i].Group)
-		if err != nil {
-			return nil, schemas.Errorf(schemas.CodeInternal, c.t.Stage.Name, "row %q is lost", all[i].Group)
-		}
-		if all[i].Origin == nil {
-			out = append(out, picks[from])
-			continue
-		}
-		x, _, err := c.read(picks[from]) // read again: parsed rows are several times as large as their texts
-		if err != nil {
-			return nil, err
-		}
-		_, set, ok := x.question()
-		if !ok {
-			out = append(out, picks[from])
-			continue
-		}
-		into, ok := copies[x.set]
-		if !ok {
-			spool, err := source.NewSpool(c.t.Dir)
-			if err != nil {
-				return nil, err
+	words, seen := map[string]bool{}, map[string]bool{}
+	each := func(f func(i int, x *conversation, label string) error) error {
+		for i, k := range picks {
+			if err := ctx.Err(); err != nil {
+				return err
 			}
-			into = len(c.plan.sets)
-			copies[x.set] = into
-			c.plan.sets = append(c.plan.sets, factorySet{set: c.plan.sets[x.set].set, spool: spool})
+			x, _, err := c.read(k)
+			if err != nil {
+				return err
+			}
+			if err := f(i, x, x.row(i, true).Label); err != nil {
+				return err
+			}
 		}
-		row := x.raw.Clone()
-		set(row, all[i].Prompt)
-		spool := c.plan.sets[into].spool
-		if err := spool.Append(source.Row{Place: x.place, Raw: json.RawMessage(pyjson.Dumps(row))}); err != nil {
-			return nil, err
-		}
-		o := all[i].Origin
-		if err := c.plan.note(map[string]any{"of": x.place, "method": o.Method, "changes": o.Changes, "text": all[i].Prompt}); err != nil {
-			return nil, err
-		}
-		out = append(out, source.Pick{Set: int32(into), Row: int32(spool.Len() - 1)})
+		return nil
 	}
+	err = each(func(_ int, _ *conversation, label string) error {
+		if !seen[label] {
+			seen[label] = true
+			a.LabelWords(words, label)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	copies := map[int]int{} // set of copies by the set of the rows
+	out := slices.Clone(picks)
+	err = each(func(i int, x *conversation, label string) error {
+		text, set, ok := x.question()
+		if !ok {
+			return nil
+		}
+		for _, changed := range a.Copies(&data.Row{Index: i, Prompt: text, Label: label, Split: "train"}, words) {
+			k, err := c.copied(x, set, &changed, copies)
+			if err != nil {
+				return err
+			}
+			out = append(out, k)
+			c.augmented++
+		}
+		return nil
+	})
 	for _, into := range copies {
-		if err := c.plan.sets[into].spool.Flush(); err != nil {
-			return nil, err
-		}
+		err = errors.Join(err, c.plan.sets[into].spool.Flush())
 	}
-	return out, nil
+	return out, err
+}
+
+// copied stores a changed copy of a row.
+func (c *curator) copied(x *conversation, set func(row *pyjson.Object, text string), changed *data.Row, copies map[int]int) (source.Pick, error) {
+	into, ok := copies[x.set]
+	if !ok {
+		spool, err := source.NewSpool(c.t.Dir)
+		if err != nil {
+			return source.Pick{}, err
+		}
+		into = len(c.plan.sets)
+		copies[x.set] = into
+		c.plan.sets = append(c.plan.sets, factorySet{set: c.plan.sets[x.set].set, spool: spool})
+	}
+	row := x.raw.Clone()
+	set(row, changed.Prompt)
+	spool := c.plan.sets[into].spool
+	if err := spool.Append(source.Row{Place: x.place, Raw: json.RawMessage(pyjson.Dumps(row))}); err != nil {
+		return source.Pick{}, err
+	}
+	o := changed.Origin
+	err := c.plan.note(map[string]any{"of": x.place, "method": o.Method, "changes": o.Changes, "text": changed.Prompt})
+	return source.Pick{Set: int32(into), Row: int32(spool.Len() - 1)}, err
 }
 
 // counters are those of the report and of what came after.

@@ -1,9 +1,7 @@
 package prep
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,8 +10,6 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
-	"github.com/tunefleet/tunefleet/gpuworker/data/extsort"
-	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
@@ -32,28 +28,38 @@ const (
 
 // planner reads the rows of a data set, decides on every one and deals them out to the parts.
 //
-// Rows stream through scratch files: beside buffers, memory holds one byte and one bit a row. Steps that look at all rows together (see whole)
-// hold the rows themselves in memory, once, in the part that makes the plan.
+// Rows stream through scratch files. Beside buffers, and what minhash.Spilled holds, memory has a byte and a bit a row; 4 bytes more where labels
+// are judged, 8 where rows are repeated or labels permuted, 12 where they are permuted, 24 where rows are sampled.
 type planner struct {
 	t    *consume.Task
 	prep *schemas.PrepStage
 	bad  source.Bad
-	// kept are the rows that cleaning left, before duplicates are dropped; gone has a bit for each that is one, or contaminated.
+	rep  *clean.Report
+	// kept are the rows that the steps of each row left, by their places; gone has a bit for each that was dropped later. splits are theirs,
+	// once they are known.
 	kept   *data.RowFile
 	gone   []uint64
 	splits []uint8
-	rep    *clean.Report
-	// all are the rows where they had to be looked at together.
-	all []data.Row
+	// offsets are where the rows begin in the file, from where the labels of each come (-1: its own); nil where they are not needed.
+	offsets []int64
+	from    []int32
+	// verdicts are people's decisions on rows that are kept.
+	verdicts map[int]verdict
+	// extra are files of copies, which stand behind all rows.
+	extra []*data.RowFile
+	// sampled is by how many rows sampling and balancing changed the training split, augmented how many copies were added.
+	sampled, augmented int
 	// phase counts what was done for phaseRows.
 	phase int64
 }
 
-func (m *planner) close() error {
-	if m.kept == nil {
-		return nil
+func (m *planner) close() (err error) {
+	for _, f := range append(m.extra, m.kept) {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
 	}
-	return m.kept.Close()
+	return err
 }
 
 // advance tells the agent about one more row.
@@ -65,22 +71,15 @@ func (m *planner) advance(ctx context.Context, name string) error {
 	return ctx.Err()
 }
 
-// whole reports whether a step looks at all rows together.
-func whole(p *schemas.PrepStage) bool {
-	return clean.NeedsAll(&p.Clean) || p.Sample != nil || p.Augment != nil || p.Split.PermuteLabels
-}
-
 // deal makes the plan.
 func (m *planner) deal(ctx context.Context, p *plan) error {
 	h := &p.planHead
 	h.Version = 1
-	if whole(m.prep) {
-		if err := m.together(ctx, h); err != nil {
-			return err
-		}
-	} else if err := m.stream(ctx, h); err != nil {
+	if err := m.decide(ctx); err != nil {
 		return err
 	}
+	h.Read, h.Kept, h.Counters = int64(m.rep.Read), int64(m.rep.Kept+m.sampled+m.augmented), m.rep.Counters()
+	h.Counters["sampled_rows"], h.Counters["augmented_rows"] = int64(m.sampled), int64(m.augmented)
 	if m.bad.Skipped > 0 {
 		h.Counters["bad_rows"] = m.bad.Skipped
 	}
@@ -109,225 +108,6 @@ func (m *planner) deal(ctx context.Context, p *plan) error {
 		return fmt.Errorf("cannot store the plan: %w", err)
 	}
 	return nil
-}
-
-// together decides with all rows in memory.
-func (m *planner) together(ctx context.Context, h *planHead) error {
-	err := m.read(ctx, func(r *data.Row) error {
-		m.all = append(m.all, *r)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	c, err := decide(ctx, m.t, m.all)
-	if err != nil {
-		return err
-	}
-	m.all = c.rows
-	h.Read, h.Kept, h.Counters = int64(c.report.Read), int64(len(c.rows)), c.counters()
-	return nil
-}
-
-// stream decides row by row: repaired and filtered while they are read, duplicates found by sorting keys, splits by sorting groups.
-func (m *planner) stream(ctx context.Context, h *planHead) (err error) {
-	m.rep = clean.NewReport()
-	cleaner, err := clean.NewStream(m.prep.Clean, m.t.Spec.Seed, m.rep)
-	if err != nil {
-		return err
-	}
-	if m.kept, err = data.NewRowFile(m.t.Dir, 1<<20); err != nil {
-		return err
-	}
-	split := data.NewSplitter(m.t.Dir, m.prep.Split, m.t.Spec.Seed)
-	defer func() { err = errors.Join(err, split.Close()) }()
-	keys := extsort.New(m.t.Dir, 24, sortedInMemory)
-	defer func() { err = errors.Join(err, keys.Close()) }()
-	var near *minhash.Spilled
-	if m.prep.Clean.NearDup > 0 {
-		if near, err = minhash.NewSpilled(m.t.Dir, m.prep.Clean.NearDup, m.prep.Clean.Shingle, m.t.Spec.Seed); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, near.Close()) }()
-	}
-	err = m.read(ctx, func(r *data.Row) error {
-		if !cleaner.Row(r, m.rep.Read) {
-			return nil
-		}
-		r.Index = int(m.kept.Len())
-		if cleaner.Dedup() {
-			// Duplicates are told by 128 bits of the key.
-			k := clean.Key(r)
-			if err := keys.Add(binary.BigEndian.AppendUint64(k[:16:16], uint64(r.Index))); err != nil {
-				return err
-			}
-		}
-		if near != nil {
-			if err := near.Add(clean.Compared(r)); err != nil {
-				return err
-			}
-		}
-		if near == nil && !cleaner.Dedup() {
-			if err := split.Add(r); err != nil {
-				return err
-			}
-		}
-		return m.kept.Add(r)
-	})
-	if err != nil {
-		return err
-	}
-	if _, _, err := m.kept.Finish(); err != nil {
-		return err
-	}
-	if m.rep.Kept = int(m.kept.Len()); m.rep.Kept > 0 && (near != nil || cleaner.Dedup()) {
-		if err := m.drop(keys, near); err != nil {
-			return err
-		}
-		if err := m.each(ctx, split.Add); err != nil {
-			return err
-		}
-	}
-	if m.rep.Kept == 0 {
-		return droppedAll(m.t, m.rep)
-	}
-	if m.splits, err = split.Splits(); err != nil {
-		return err
-	}
-	if m.prep.Clean.Contamination > 0 {
-		if err := m.decontaminate(ctx); err != nil {
-			return err
-		}
-	}
-	h.Read, h.Kept, h.Counters = int64(m.rep.Read), int64(m.rep.Kept), (&choice{report: m.rep}).counters()
-	return nil
-}
-
-// drop marks exact duplicates, and near ones (nil: not looked for) among the rest.
-func (m *planner) drop(keys *extsort.Sorter, near *minhash.Spilled) error {
-	n, err := m.duplicates(keys)
-	if err != nil {
-		return err
-	}
-	m.count(clean.Duplicate, n)
-	if near == nil {
-		return nil
-	}
-	n = 0
-	err = near.Each(m.isGone, func(x minhash.Match) error {
-		m.gone[x.Row/64] |= 1 << (x.Row % 64)
-		n++
-		return nil
-	})
-	m.count(clean.NearDup, n)
-	return err
-}
-
-// count reports n rows that are gone.
-func (m *planner) count(reason string, n int64) {
-	if m.rep.Kept -= int(n); n > 0 {
-		m.rep.Dropped[reason] = int(n)
-	}
-}
-
-func (m *planner) isGone(i int) bool { return m.gone != nil && m.gone[i/64]>>(i%64)&1 != 0 }
-
-// decontaminate drops the training rows that are similar to one that was held out.
-func (m *planner) decontaminate(ctx context.Context) (err error) {
-	f, err := minhash.NewSpilled(m.t.Dir, m.prep.Clean.Contamination, m.prep.Clean.Shingle, m.t.Spec.Seed)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	for _, train := range []bool{false, true} {
-		err := m.each(ctx, func(r *data.Row) error {
-			if (r.Split == "train") != train {
-				return nil
-			}
-			return f.Add(clean.Compared(r))
-		})
-		if err == nil && !train {
-			err = f.Others()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if m.gone == nil {
-		m.gone = make([]uint64, (m.kept.Len()+63)/64)
-	}
-	// Matches come in the order of the training rows; i is where they are stored, n their place among those that are left, t among these.
-	splits := make([]uint8, 0, len(m.splits))
-	i, n, t, dropped := -1, -1, -1, int64(0)
-	next := func() bool { // comes to the next training row
-		for i++; i < int(m.kept.Len()); i++ {
-			if m.isGone(i) {
-				continue
-			}
-			if n++; data.SplitName(m.splits[n]) == "train" {
-				t++
-				return true
-			}
-			splits = append(splits, m.splits[n])
-		}
-		return false
-	}
-	err = f.Each(nil, func(x minhash.Match) error {
-		for next() && t < x.Row {
-			splits = append(splits, m.splits[n])
-		}
-		m.gone[i/64] |= 1 << (i % 64)
-		dropped++
-		return nil
-	})
-	for next() {
-		splits = append(splits, m.splits[n])
-	}
-	m.splits = splits
-	m.count(clean.Contaminated, dropped)
-	return err
-}
-
-// duplicates marks every row with the key of an earlier one and returns their number.
-func (m *planner) duplicates(keys *extsort.Sorter) (n int64, err error) {
-	m.gone = make([]uint64, (m.kept.Len()+63)/64)
-	var last []byte
-	err = keys.Each(func(r []byte) error {
-		if last != nil && bytes.Equal(last, r[:16]) {
-			i := binary.BigEndian.Uint64(r[16:])
-			m.gone[i/64] |= 1 << (i % 64)
-			n++
-		}
-		last = append(last[:0], r[:16]...)
-		return nil
-	})
-	return n, err
-}
-
-// each gives the rows that are left, numbered in their order and each with its split once that is known.
-func (m *planner) each(ctx context.Context, f func(*data.Row) error) error {
-	if m.kept == nil {
-		for i := range m.all {
-			if err := errors.Join(m.advance(ctx, "plan"), f(&m.all[i])); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	n := 0
-	return data.EachStoredRow(m.kept.Reader(), "scratch file", func(r *data.Row) error {
-		if m.isGone(r.Index) {
-			return nil
-		}
-		if r.Index = n; m.splits != nil {
-			r.Split = data.SplitName(m.splits[n])
-		}
-		n++
-		if err := m.advance(ctx, "plan"); err != nil {
-			return err
-		}
-		return f(r)
-	})
 }
 
 // share writes the rows of the parts in [from, to), stores them for others and keeps this part's.

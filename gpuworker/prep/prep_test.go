@@ -16,7 +16,6 @@ import (
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/data"
-	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/metrics"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/schemas"
@@ -322,11 +321,27 @@ func TestTheExampleIsHonest(t *testing.T) {
 			personal++
 		}
 	}
-	kept, c, err := clean.Run(raw, schemas.CleanSpec{Normalize: true, Dedup: true, PII: "mask", Mislabelled: "drop"}, clean.Options{})
-	if err != nil {
+	stage := schemas.PrepStage{Clean: schemas.CleanSpec{Normalize: true, Dedup: true, PII: "mask", Mislabelled: "drop"}, Split: schemas.SplitSpec{Eval: 0.05, Test: 0.15}}
+	for _, split := range []string{"train", "eval", "test"} {
+		stage.Outputs = append(stage.Outputs, schemas.PrepOutput{Name: split, Form: "pt", Split: split, CutoffLen: 64, Rows: true})
+	}
+	f := newFixture(t, "clauses.jsonl", body, stage)
+	f.spec.Seed = 42
+	if err := f.handle(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	if c.Read != 5000 || c.Dropped[clean.Duplicate] != 200 || c.Dropped[clean.Mislabelled] != wrong || wrong < 100 || personal < 200 || c.Counters()["masked_pii"] < int64(personal) {
+	var kept []data.Row
+	for _, o := range stage.Outputs {
+		err := data.EachRow(t.Context(), f.objects, f.spec, "prep/"+o.Name, func(_ int, r *data.Row) error {
+			kept = append(kept, *r)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := f.result(0).Counters
+	if c["rows_read"] != 5000 || c["dropped_duplicates"] != 200 || c["dropped_mislabelled"] != int64(wrong) || wrong < 100 || personal < 200 || c["masked_pii"] < int64(personal) {
 		t.Fatalf("cleaning counted %+v; %d labels are wrong, %d rows hold personal data", c, wrong, personal)
 	}
 	for _, r := range kept {
@@ -334,7 +349,6 @@ func TestTheExampleIsHonest(t *testing.T) {
 			t.Fatalf("personal data is left: %s", r.Text)
 		}
 	}
-	data.Split(kept, schemas.SplitSpec{Eval: 0.05, Test: 0.15}, 42)
 	where := map[string]string{}
 	var train, labels, test, truth []string
 	share := map[string]int{}

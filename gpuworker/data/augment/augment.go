@@ -61,30 +61,22 @@ var methods = map[string]func(t *text) []string{
 	"typo": (*text).typo, "homophone": (*text).homophone,
 }
 
-// Rows returns the rows with the copies behind them, and how many there are. Rows of other splits than train get none.
-func (a *Augmenter) Rows(rows []data.Row) ([]data.Row, int) {
-	// Labels are never changed where a text names them.
-	labels := map[string]bool{}
-	for i := range rows {
-		for _, w := range a.cut.Cut(strings.ToLower(rows[i].Label)) {
-			labels[w] = true
+// LabelWords adds the words of a label to those that are never changed where a text names them.
+func (a *Augmenter) LabelWords(words map[string]bool, label string) {
+	for _, w := range a.cut.Cut(strings.ToLower(label)) {
+		words[w] = true
+	}
+}
+
+// Copies are the changed copies of a training row, with its Index in their Origin; labels are the words of all labels (LabelWords).
+func (a *Augmenter) Copies(r *data.Row, labels map[string]bool) []data.Row {
+	var out []data.Row
+	for k := range a.spec.Copies {
+		if c, ok := a.copy(r, k, labels); ok {
+			out = append(out, c)
 		}
 	}
-	out := slices.Clone(rows)
-	added := 0
-	for i := range rows {
-		if rows[i].Split != "train" {
-			continue
-		}
-		for k := range a.spec.Copies {
-			if c, ok := a.copy(&rows[i], k, labels); ok {
-				c.Index = len(out)
-				out = append(out, c)
-				added++
-			}
-		}
-	}
-	return out, added
+	return out
 }
 
 // copy makes copy k of a row; ok is false when nothing in it can change.

@@ -49,6 +49,22 @@ func TestReadSynonyms(t *testing.T) {
 	}
 }
 
+// augmented are the rows with the copies of the training rows behind them, and how many there are.
+func augmented(t *testing.T, rows []data.Row, spec schemas.AugmentSpec, seed uint64) ([]data.Row, int) {
+	t.Helper()
+	a, words := make1(t, spec, seed), map[string]bool{}
+	for _, r := range rows {
+		a.LabelWords(words, r.Label)
+	}
+	out := slices.Clone(rows)
+	for i := range rows {
+		if rows[i].Split == "train" {
+			out = append(out, a.Copies(&rows[i], words)...)
+		}
+	}
+	return out, len(out) - len(rows)
+}
+
 func TestSynonymsReplaceWholeWordsOnly(t *testing.T) {
 	t.Parallel()
 	rows := []data.Row{
@@ -61,7 +77,7 @@ func TestSynonymsReplaceWholeWordsOnly(t *testing.T) {
 	for i := range rows {
 		rows[i].Index = i
 	}
-	out, n := make1(t, schemas.AugmentSpec{Methods: []string{"synonym_replacement"}, Rate: 1}, 1).Rows(rows)
+	out, n := augmented(t, rows, schemas.AugmentSpec{Methods: []string{"synonym_replacement"}, Rate: 1}, 1)
 	if n != 4 || len(out) != len(rows)+4 || !reflect.DeepEqual(out[:len(rows)], rows) {
 		t.Fatalf("%d copies: %+v", n, out)
 	}
@@ -93,7 +109,7 @@ func TestMethodsChangeAndProtect(t *testing.T) {
 				rows[i].Text = strings.Replace(rows[i].Text, "whole office", "big house", 1)
 			}
 		}
-		out, n := make1(t, spec, 7).Rows(rows)
+		out, n := augmented(t, rows, spec, 7)
 		if n < 60 {
 			t.Errorf("%s: %d copies of 80", m, n)
 		}
@@ -108,8 +124,8 @@ func TestMethodsChangeAndProtect(t *testing.T) {
 				}
 			}
 		}
-		again, _ := make1(t, spec, 7).Rows(rows)
-		other, _ := make1(t, spec, 8).Rows(rows)
+		again, _ := augmented(t, rows, spec, 7)
+		other, _ := augmented(t, rows, spec, 8)
 		if !reflect.DeepEqual(out, again) || reflect.DeepEqual(out, other) {
 			t.Errorf("%s is no function of the seed", m)
 		}

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"unicode"
@@ -15,7 +14,6 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
-	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
 	"github.com/tunefleet/tunefleet/gpuworker/data/pii"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -35,28 +33,12 @@ const (
 	Reviewed     = "reviewed"
 )
 
-// maxExamples is the number of dropped rows that a report keeps of each reason.
-const maxExamples = 5
-
-// Drop is an example of a dropped row.
-type Drop struct {
-	// Row is the row's place among the rows read, from 0.
-	Row int `json:"row"`
-	// Of is the row that it repeats, -1 where there is none.
-	Of         int     `json:"of"`
-	Similarity float64 `json:"similarity,omitempty"`
-	// Why says it in words.
-	Why  string `json:"why,omitempty"`
-	Text string `json:"text"`
-}
-
 // Report says what cleaning did.
 type Report struct {
 	Read int `json:"read"`
 	Kept int `json:"kept"`
-	// Dropped counts rows by reason, Examples has the first of each.
-	Dropped  map[string]int    `json:"dropped"`
-	Examples map[string][]Drop `json:"examples,omitempty"`
+	// Dropped counts rows by reason.
+	Dropped map[string]int `json:"dropped"`
 	// Masked counts replaced personal data by type.
 	Masked map[string]int `json:"masked,omitempty"`
 	// Changed counts rows that normalization changed, Lines the lines of boilerplate taken out, Relabelled the labels that a review set.
@@ -67,7 +49,7 @@ type Report struct {
 
 // NewReport makes an empty report.
 func NewReport() *Report {
-	return &Report{Dropped: map[string]int{}, Examples: map[string][]Drop{}, Masked: map[string]int{}}
+	return &Report{Dropped: map[string]int{}, Masked: map[string]int{}}
 }
 
 // Counters returns the counts by the names that a prep result has.
@@ -96,30 +78,11 @@ func (r *Report) Summary() string {
 	return strings.Join(parts, ", ")
 }
 
-func (r *Report) drop(reason string, row *data.Row, place int, d Drop) {
-	r.Dropped[reason]++
-	if len(r.Examples[reason]) < maxExamples {
-		d.Row, d.Text = place, excerpt(row.User())
-		r.Examples[reason] = append(r.Examples[reason], d)
+// Drop counts n rows that are gone for a reason after they were kept.
+func (r *Report) Drop(reason string, n int) {
+	if r.Kept -= n; n > 0 {
+		r.Dropped[reason] += n
 	}
-}
-
-func excerpt(s string) string {
-	const most = 80
-	r := []rune(strings.Join(strings.Fields(s), " "))
-	if len(r) > most {
-		return string(r[:most]) + "…"
-	}
-	return string(r)
-}
-
-// Options are what the settings refer to.
-type Options struct {
-	// IDs are the names of the rows for Review where they are not those of RowID: rows that were changed before.
-	IDs  []string
-	Seed uint64
-	// Review is the content of the review file, nil when there is none.
-	Review io.Reader
 }
 
 // NamePattern finds names behind a title; it is the type "name".
@@ -142,47 +105,6 @@ func Finder(spec *schemas.CleanSpec) (*pii.Finder, error) {
 	return pii.New(c)
 }
 
-// Run repairs and drops rows in the order of the settings' fields. Kept rows keep their order and are numbered anew. The steps that need the
-// split (Contamination) are left to Decontaminate. Errors are CodeInvalid, or CodeData for the review file.
-func Run(rows []data.Row, spec schemas.CleanSpec, o Options) ([]data.Row, *Report, error) {
-	rep := NewReport()
-	rep.Read = len(rows)
-	st, err := newState(&spec, o, rep)
-	if err != nil {
-		return nil, nil, err
-	}
-	// Reviewers saw the rows as they are in the file.
-	ids := o.IDs
-	for i := range rows {
-		if o.Review != nil && len(ids) < len(rows) {
-			ids = append(ids, RowID(&rows[i]))
-		}
-	}
-	out := make([]data.Row, 0, len(rows))
-	places := make([]int, 0, len(rows))
-	for i, r := range rows {
-		if st.row(&r, i) {
-			out, places = append(out, r), append(places, i)
-		}
-	}
-	if spec.NearDup > 0 {
-		out, places = dropNear(out, places, &spec, o.Seed, rep)
-	}
-	if o.Review != nil {
-		if out, places, err = applyReview(out, places, ids, &spec, o.Review, rep); err != nil {
-			return nil, nil, err
-		}
-	}
-	if spec.Mislabelled == "drop" {
-		out = dropMislabelled(out, places, rep)
-	}
-	for i := range out {
-		out[i].Index = i
-	}
-	rep.Kept = len(out)
-	return out, rep, nil
-}
-
 // state is what the steps row by row need.
 type state struct {
 	spec   *schemas.CleanSpec
@@ -190,11 +112,10 @@ type state struct {
 	finder *pii.Finder
 	with   func(kind, found string) string
 	words  []string
-	seen   map[[32]byte]int
 }
 
-func newState(spec *schemas.CleanSpec, o Options, rep *Report) (*state, error) {
-	s := &state{spec: spec, rep: rep, seen: map[[32]byte]int{}}
+func newState(spec *schemas.CleanSpec, seed uint64, rep *Report) (*state, error) {
+	s := &state{spec: spec, rep: rep}
 	for _, w := range spec.Blocklist {
 		s.words = append(s.words, strings.ToLower(Normalize(w)))
 	}
@@ -207,7 +128,7 @@ func newState(spec *schemas.CleanSpec, o Options, rep *Report) (*state, error) {
 	}
 	replace := pii.Mask
 	if spec.PII == "pseudonym" {
-		key := binary.LittleEndian.AppendUint64([]byte("tunefleet pseudonyms "), o.Seed)
+		key := binary.LittleEndian.AppendUint64([]byte("tunefleet pseudonyms "), seed)
 		replace = pii.Pseudonyms(key)
 	}
 	s.with = func(kind, found string) string {
@@ -220,7 +141,7 @@ func newState(spec *schemas.CleanSpec, o Options, rep *Report) (*state, error) {
 func texts(r *data.Row) []*string { return []*string{&r.Text, &r.Prompt, &r.Response} }
 
 // row repairs one row; false drops it.
-func (s *state) row(r *data.Row, place int) bool {
+func (s *state) row(r *data.Row) bool {
 	if s.spec.Normalize {
 		changed := false
 		for _, p := range append(texts(r), &r.System, &r.Explanation, &r.Label) {
@@ -241,40 +162,29 @@ func (s *state) row(r *data.Row, place int) bool {
 	}
 	if s.spec.Broken {
 		if why := broken(r); why != "" {
-			s.rep.drop(Broken, r, place, Drop{Of: -1, Why: why})
+			s.rep.Dropped[Broken]++
 			return false
 		}
 	}
 	if len(s.spec.Labels) > 0 && !slices.Contains(s.spec.Labels, r.Label) {
-		s.rep.drop(UnknownLabel, r, place, Drop{Of: -1, Why: r.Label})
+		s.rep.Dropped[UnknownLabel]++
 		return false
 	}
 	if n := len([]rune(r.Text + r.Prompt)); n < s.spec.MinChars || s.spec.MaxChars > 0 && n > s.spec.MaxChars {
-		s.rep.drop(Length, r, place, Drop{Of: -1, Why: fmt.Sprintf("%d characters", n)})
+		s.rep.Dropped[Length]++
 		return false
 	}
 	if len(s.spec.Languages) > 0 {
 		if l := DetectLanguage(r.Text + "\n" + r.Prompt + "\n" + r.Response); l != "" && !slices.Contains(s.spec.Languages, l) {
-			s.rep.drop(Language, r, place, Drop{Of: -1, Why: l})
+			s.rep.Dropped[Language]++
 			return false
 		}
 	}
 	if w := s.blocked(r); w != "" {
-		s.rep.drop(Blocked, r, place, Drop{Of: -1, Why: w})
+		s.rep.Dropped[Blocked]++
 		return false
 	}
-	if !s.personal(r, place) {
-		return false
-	}
-	if s.spec.Dedup {
-		h := Key(r)
-		if of, ok := s.seen[h]; ok {
-			s.rep.drop(Duplicate, r, place, Drop{Of: of, Similarity: 1})
-			return false
-		}
-		s.seen[h] = place
-	}
-	return true
+	return s.personal(r)
 }
 
 // blocked returns the first listed word that a row holds. A word of letters must stand by itself; Han text has no such edges.
@@ -314,14 +224,14 @@ func edge(beside, word string, before bool) bool {
 	return !latin(w[len(w)-1]) || !latin(b[0])
 }
 
-func (s *state) personal(r *data.Row, place int) bool {
+func (s *state) personal(r *data.Row) bool {
 	if s.finder == nil {
 		return true
 	}
 	if s.spec.PII == "drop" {
 		for _, p := range texts(r) {
 			if f := s.finder.Find(*p); len(f) > 0 {
-				s.rep.drop(PersonalData, r, place, Drop{Of: -1, Why: f[0].Type})
+				s.rep.Dropped[PersonalData]++
 				return false
 			}
 		}
@@ -331,92 +241,6 @@ func (s *state) personal(r *data.Row, place int) bool {
 		*p, _ = s.finder.Replace(*p, s.with)
 	}
 	return true
-}
-
-func allTexts(rows []data.Row) []string {
-	out := make([]string, len(rows))
-	for i := range rows {
-		out[i] = Compared(&rows[i])
-	}
-	return out
-}
-
-func dropNear(rows []data.Row, places []int, spec *schemas.CleanSpec, seed uint64, rep *Report) ([]data.Row, []int) {
-	dup := map[int]bool{}
-	for _, m := range minhash.Duplicates(allTexts(rows), spec.NearDup, spec.Shingle, seed) {
-		dup[m.Row] = true
-		rep.drop(NearDup, &rows[m.Row], places[m.Row], Drop{Of: places[m.Of], Similarity: m.Similarity})
-	}
-	return keep(rows, places, func(i int) bool { return !dup[i] })
-}
-
-func keep(rows []data.Row, places []int, ok func(i int) bool) ([]data.Row, []int) {
-	n := 0
-	for i := range rows {
-		if ok(i) {
-			rows[n], places[n] = rows[i], places[i]
-			n++
-		}
-	}
-	return rows[:n], places[:n]
-}
-
-// Decontaminate drops training rows that are similar to a row of eval or test (after the split), and counts them in the report.
-func Decontaminate(rows []data.Row, spec schemas.CleanSpec, seed uint64, rep *Report) []data.Row {
-	if spec.Contamination <= 0 {
-		return rows
-	}
-	var train, held []string
-	var trainAt, heldAt []int
-	for i := range rows {
-		if rows[i].Split == "train" {
-			train, trainAt = append(train, Compared(&rows[i])), append(trainAt, i)
-		} else {
-			held, heldAt = append(held, Compared(&rows[i])), append(heldAt, i)
-		}
-	}
-	bad := map[int]bool{}
-	for _, m := range minhash.Overlaps(train, held, spec.Contamination, spec.Shingle, seed) {
-		i := trainAt[m.Row]
-		bad[i] = true
-		rep.drop(Contaminated, &rows[i], rows[i].Index, Drop{Of: rows[heldAt[m.Of]].Index, Similarity: m.Similarity})
-	}
-	places := make([]int, len(rows))
-	rows, _ = keep(rows, places, func(i int) bool { return !bad[i] })
-	for i := range rows {
-		rows[i].Index = i
-	}
-	rep.Kept = len(rows)
-	return rows
-}
-
-// dropMislabelled drops rows whose label differs from the strict majority of their group: rows that say the same in other words.
-func dropMislabelled(rows []data.Row, places []int, rep *Report) []data.Row {
-	votes := map[string]map[string]int{}
-	for _, r := range rows {
-		if votes[r.Group] == nil {
-			votes[r.Group] = map[string]int{}
-		}
-		votes[r.Group][r.Label]++
-	}
-	out, _ := keep(rows, places, func(i int) bool {
-		r := &rows[i]
-		if r.Group == "" || r.Label == "" {
-			return true
-		}
-		total := 0
-		for _, n := range votes[r.Group] {
-			total += n
-		}
-		for label, n := range votes[r.Group] {
-			if 2*n > total && label != r.Label {
-				rep.drop(Mislabelled, r, places[i], Drop{Of: -1, Why: fmt.Sprintf("%s, its group says %s", r.Label, label)})
-				return false
-			}
-		}
-		return true
-	})
-	return out
 }
 
 // Normalize applies Unicode NFC, drops control characters and zero-width marks, and folds each run of blanks to one space, keeping line
@@ -447,20 +271,20 @@ func Normalize(s string) string {
 	return norm.NFC.String(strings.TrimSpace(b.String()))
 }
 
-// NewRepairer returns a function that changes a text as Run does (normalization, boilerplate, masked personal data) and drops nothing. What it
+// NewRepairer returns a function that changes a text as Stream does (normalization, boilerplate, masked personal data) and drops nothing. What it
 // changes is counted in rep. Errors are CodeInvalid.
 func NewRepairer(spec schemas.CleanSpec, seed uint64, rep *Report) (func(string) string, error) {
 	only := schemas.CleanSpec{Normalize: spec.Normalize, Boilerplate: spec.Boilerplate, PII: spec.PII, PIITypes: spec.PIITypes, PIIPatterns: spec.PIIPatterns}
 	if only.PII == "drop" {
 		only.PII = ""
 	}
-	st, err := newState(&only, Options{Seed: seed}, rep)
+	st, err := newState(&only, seed, rep)
 	if err != nil {
 		return nil, err
 	}
 	return func(text string) string {
 		r := data.Row{Text: text}
-		st.row(&r, 0)
+		st.row(&r)
 		return r.Text
 	}, nil
 }

@@ -14,19 +14,61 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-func run(t *testing.T, rows []data.Row, spec schemas.CleanSpec, o clean.Options) ([]data.Row, *clean.Report) {
+// run cleans rows as a preparation does; review may be empty.
+func run(t *testing.T, rows []data.Row, spec schemas.CleanSpec, seed uint64, review string) ([]data.Row, *clean.Report) {
 	t.Helper()
-	kept, rep, err := clean.Run(append([]data.Row(nil), rows...), spec, o)
-	if err != nil {
-		t.Fatal(err)
+	fail := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	rep := clean.NewReport()
+	stream, err := clean.NewStream(spec, seed, rep)
+	fail(err)
+	verdicts, err := clean.NewVerdicts(strings.NewReader(review), &spec)
+	fail(err)
+	votes, err := clean.NewConsensus(t.TempDir(), seed)
+	fail(err)
+	defer func() { fail(votes.Close()) }()
+	seen, gone := map[[32]byte]bool{}, map[int]bool{}
+	var left []data.Row
+	for _, r := range rows {
+		id := clean.RowID(&r)
+		if !stream.Row(&r) {
+			continue
+		}
+		drop, label := verdicts.Judge(id, r.Label)
+		k := clean.Key(&r)
+		switch {
+		case stream.Dedup() && seen[k]:
+			rep.Drop(clean.Duplicate, 1)
+			continue
+		case drop:
+			rep.Drop(clean.Reviewed, 1)
+			continue
+		case label != r.Label:
+			rep.Relabelled++
+		}
+		seen[k], r.Label = true, label
+		fail(votes.Add(&r))
+		left = append(left, r)
+	}
+	if spec.Mislabelled == "drop" {
+		fail(votes.Each(func(i int) bool { return gone[i] }, func(i int) error {
+			gone[i] = true
+			rep.Drop(clean.Mislabelled, 1)
+			return nil
+		}))
+	}
+	var kept []data.Row
+	for i, r := range left {
+		if !gone[i] {
+			kept = append(kept, r)
+		}
 	}
 	if rep.Read != len(rows) || rep.Kept != len(kept) {
 		t.Fatalf("the report counts %d of %d rows, there are %d of %d", rep.Kept, rep.Read, len(kept), len(rows))
-	}
-	for i := range kept {
-		if kept[i].Index != i {
-			t.Fatalf("row %d has the index %d", i, kept[i].Index)
-		}
 	}
 	return kept, rep
 }
@@ -57,18 +99,15 @@ func TestRunCountsWhatItDrops(t *testing.T) {
 		data.Row{Text: "clause 12", Label: "other", Group: "h"},                 // not listed
 		data.Row{Text: "x", Label: "audit", Group: "i"},                         // too short
 		data.Row{Text: "write to a@example.com, Mr. Smith", Label: "audit", Group: "g"})
-	kept, rep := run(t, rows, schemas.CleanSpec{Normalize: true, Dedup: true, PII: "mask", Mislabelled: "drop", Labels: []string{"audit", "payment"}, MinChars: 3}, clean.Options{})
+	kept, rep := run(t, rows, schemas.CleanSpec{Normalize: true, Dedup: true, PII: "mask", Mislabelled: "drop", Labels: []string{"audit", "payment"}, MinChars: 3}, 0, "")
 	want := map[string]int{clean.Duplicate: 1, clean.Mislabelled: 1, clean.UnknownLabel: 1, clean.Length: 1}
 	if !maps.Equal(rep.Dropped, want) || !maps.Equal(rep.Masked, map[string]int{"email": 1, "name": 1}) || kept[10].Text != "write to [EMAIL], [NAME]" {
 		t.Fatalf("%+v; %+v", rep, kept)
 	}
-	if d := rep.Examples[clean.Duplicate][0]; d.Row != 10 || d.Of != 3 {
-		t.Errorf("the duplicate is reported as %+v", d)
-	}
-	if _, rep = run(t, rows, schemas.CleanSpec{PII: "drop", PIITypes: []string{"email"}}, clean.Options{}); rep.Dropped[clean.PersonalData] != 1 {
+	if _, rep = run(t, rows, schemas.CleanSpec{PII: "drop", PIITypes: []string{"email"}}, 0, ""); rep.Dropped[clean.PersonalData] != 1 {
 		t.Errorf("%+v", rep)
 	}
-	if kept, _ = run(t, rows, schemas.CleanSpec{}, clean.Options{}); len(kept) != len(rows) {
+	if kept, _ = run(t, rows, schemas.CleanSpec{}, 0, ""); len(kept) != len(rows) {
 		t.Errorf("no settings dropped rows: %d of %d are left", len(kept), len(rows))
 	}
 }
@@ -99,7 +138,7 @@ func TestFilters(t *testing.T) {
 		{"sound", schemas.CleanSpec{Broken: true}, data.Row{Prompt: "why?", Response: long}, ""},
 		{"too long", schemas.CleanSpec{MaxChars: 10}, data.Row{Text: long}, clean.Length},
 	} {
-		kept, rep := run(t, []data.Row{c.row}, c.spec, clean.Options{})
+		kept, rep := run(t, []data.Row{c.row}, c.spec, 0, "")
 		if (c.reason == "") != (len(kept) == 1) || c.reason != "" && rep.Dropped[c.reason] != 1 {
 			t.Errorf("%s: %d kept, %v", c.name, len(kept), rep.Dropped)
 		}
@@ -109,33 +148,28 @@ func TestFilters(t *testing.T) {
 func TestBoilerplateIsTakenOut(t *testing.T) {
 	t.Parallel()
 	text := "Copyright © 2020 Example Inc. All rights reserved.\nThe rent is due on the first.\nRead more\n版权所有 翻印必究\n扫码关注我们\nWe keep what readers need."
-	kept, rep := run(t, []data.Row{{Text: text}}, schemas.CleanSpec{Boilerplate: true}, clean.Options{})
+	kept, rep := run(t, []data.Row{{Text: text}}, schemas.CleanSpec{Boilerplate: true}, 0, "")
 	if want := "The rent is due on the first.\nWe keep what readers need."; kept[0].Text != want || rep.Lines != 4 {
 		t.Errorf("%d lines: %q", rep.Lines, kept[0].Text)
 	}
-	if kept, _ = run(t, []data.Row{{Text: "Read more"}}, schemas.CleanSpec{Boilerplate: true}, clean.Options{}); kept[0].Text != "Read more" {
+	if kept, _ = run(t, []data.Row{{Text: "Read more"}}, schemas.CleanSpec{Boilerplate: true}, 0, ""); kept[0].Text != "Read more" {
 		t.Errorf("a text of nothing else became %q", kept[0].Text)
 	}
 }
 
-func TestNearDuplicatesAndContamination(t *testing.T) {
+// TestConsensus: rows vote in the group that they name, or with those that say nearly the same.
+func TestConsensus(t *testing.T) {
 	t.Parallel()
-	base := "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
-	rows := []data.Row{{Text: base}, {Text: strings.Replace(base, "twenty", "thirty", 1)}, {Text: "something else entirely"}}
-	kept, rep := run(t, rows, schemas.CleanSpec{NearDup: 0.8}, clean.Options{})
-	if len(kept) != 2 || rep.Dropped[clean.NearDup] != 1 || rep.Examples[clean.NearDup][0].Of != 0 {
-		t.Fatalf("%+v", rep)
+	rows := []data.Row{{Text: "Pay the rent!", Label: "payment"}, {Text: "pay THE rent", Label: "payment"}, {Text: "pay the rent.", Label: "notice"}, {Text: "something else", Label: "notice"},
+		{Text: "open or shut", Label: "a"}, {Text: "Open or shut?", Label: "b"}, {Text: "pay the rent", Label: ""},
+		{Text: "one wording", Label: "x", Group: "g"}, {Text: "another wording", Label: "x", Group: "g"}, {Text: "a third", Label: "y", Group: "g"}, {Text: "pay the rent", Label: "y", Group: "h"}}
+	kept, rep := run(t, rows, schemas.CleanSpec{Mislabelled: "drop"}, 0, "")
+	var left []string
+	for _, r := range kept {
+		left = append(left, r.Label)
 	}
-	for i := range rows {
-		rows[i].Split = []string{"train", "test", "train"}[i]
-	}
-	_, rep, err := clean.Run(rows, schemas.CleanSpec{}, clean.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	left := clean.Decontaminate(rows, schemas.CleanSpec{Contamination: 0.8}, 1, rep)
-	if len(left) != 2 || left[0].Split != "test" || left[1].Text != "something else entirely" || left[1].Index != 1 || rep.Dropped[clean.Contaminated] != 1 || rep.Kept != 2 {
-		t.Errorf("%+v: %+v", left, rep)
+	if got := strings.Join(left, " "); got != "payment payment notice a b  x x y" || rep.Dropped[clean.Mislabelled] != 2 {
+		t.Errorf("%q, %v", got, rep.Dropped)
 	}
 }
 
@@ -143,7 +177,7 @@ func TestPseudonymsAreStable(t *testing.T) {
 	t.Parallel()
 	rows := []data.Row{{Text: "a@b.com wrote to c@d.com"}, {Text: "a@b.com again"}}
 	mask := func(seed uint64) []string {
-		kept, _ := run(t, rows, schemas.CleanSpec{PII: "pseudonym"}, clean.Options{Seed: seed})
+		kept, _ := run(t, rows, schemas.CleanSpec{PII: "pseudonym"}, seed, "")
 		return append(strings.Fields(kept[0].Text), strings.Fields(kept[1].Text)...)
 	}
 	a, b := mask(1), mask(2)
@@ -166,7 +200,7 @@ func TestReview(t *testing.T) {
 		t.Fatal(err)
 	}
 	for pending, want := range map[string]string{"keep": "Ay Bz Dx Ex", "drop": "Ay Bz Ex"} {
-		kept, rep := run(t, rows, schemas.CleanSpec{ReviewPending: pending}, clean.Options{Review: bytes.NewReader(file.Bytes())})
+		kept, rep := run(t, rows, schemas.CleanSpec{ReviewPending: pending}, 0, file.String())
 		var got []string
 		for _, r := range kept {
 			got = append(got, r.Text+r.Label)

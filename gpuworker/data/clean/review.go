@@ -112,37 +112,42 @@ func WriteReview(w io.Writer, entries []ReviewEntry) error {
 	return nil
 }
 
-func applyReview(rows []data.Row, places []int, ids []string, spec *schemas.CleanSpec, r io.Reader, rep *Report) ([]data.Row, []int, error) {
+// Verdicts are what people decided on rows.
+type Verdicts struct {
+	byID    map[string]verdict
+	pending string
+}
+
+type verdict struct {
+	status string
+	d      *Decision
+}
+
+// NewVerdicts reads review.jsonl. Errors are CodeData.
+func NewVerdicts(r io.Reader, spec *schemas.CleanSpec) (*Verdicts, error) {
 	entries, err := ReadReview("review.jsonl", r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	type verdict struct {
-		status string
-		d      *Decision
-	}
-	byID := map[string]verdict{}
+	v := &Verdicts{byID: map[string]verdict{}, pending: spec.ReviewPending}
 	for i := range entries {
 		s, d := entries[i].Status()
-		byID[entries[i].ID] = verdict{s, d}
+		v.byID[entries[i].ID] = verdict{s, d}
 	}
-	rows, places = keep(rows, places, func(i int) bool {
-		v, ok := byID[ids[places[i]]]
-		switch {
-		case !ok:
-		case v.d == nil:
-			if spec.ReviewPending == "drop" {
-				rep.drop(Reviewed, &rows[i], places[i], Drop{Of: -1, Why: "pending"})
-				return false
-			}
-		case v.d.Drop:
-			rep.drop(Reviewed, &rows[i], places[i], Drop{Of: -1, Why: v.status + " by " + v.d.By})
-			return false
-		case v.d.Label != rows[i].Label:
-			rows[i].Label = v.d.Label
-			rep.Relabelled++
-		}
-		return true
-	})
-	return rows, places, nil
+	return v, nil
+}
+
+// Judge says what becomes of the row with an ID (RowID, of the row as it is in the file): it is dropped, or has another label.
+func (v *Verdicts) Judge(id, label string) (drop bool, to string) {
+	x, ok := v.byID[id]
+	switch {
+	case !ok:
+	case x.d == nil:
+		return v.pending == "drop", label
+	case x.d.Drop:
+		return true, label
+	default:
+		return false, x.d.Label
+	}
+	return false, label
 }

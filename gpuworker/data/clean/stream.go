@@ -8,14 +8,11 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
-// NeedsAll reports whether a step of the settings looks at all rows together, so that Stream cannot do it. Duplicates and contamination are
-// none: their keys can be sorted anywhere (Key, minhash.Spilled).
-func NeedsAll(spec *schemas.CleanSpec) bool { return spec.Review != nil || spec.Mislabelled == "drop" }
-
 // Compared is the text of a row that near duplicates and contamination are told by.
 func Compared(r *data.Row) string { return r.Text + "\n" + r.Prompt + "\n" + r.Response }
 
-// Stream repairs and drops rows one at a time, as Run does row by row.
+// Stream repairs and drops rows one at a time, in the order of the settings' fields. What looks at several rows is left to the caller:
+// duplicates (Dedup, Key), near ones and contamination (Compared, minhash.Spilled), reviews (Verdicts) and wrong labels (Consensus).
 type Stream struct {
 	state *state
 	dedup bool
@@ -25,17 +22,21 @@ type Stream struct {
 func NewStream(spec schemas.CleanSpec, seed uint64, rep *Report) (*Stream, error) {
 	dedup := spec.Dedup
 	spec.Dedup = false
-	st, err := newState(&spec, Options{Seed: seed}, rep)
+	st, err := newState(&spec, seed, rep)
 	if err != nil {
 		return nil, err
 	}
 	return &Stream{st, dedup}, nil
 }
 
-// Row repairs a row; false drops it. place is the row's among the rows read, from 0. Duplicates are left to the caller (Dedup, Key).
-func (s *Stream) Row(r *data.Row, place int) bool {
+// Row repairs a row and counts it; false drops it.
+func (s *Stream) Row(r *data.Row) bool {
 	s.state.rep.Read++
-	return s.state.row(r, place)
+	if !s.state.row(r) {
+		return false
+	}
+	s.state.rep.Kept++
+	return true
 }
 
 // Dedup reports whether rows with the Key of an earlier one are to be dropped.

@@ -3,6 +3,7 @@ package labels_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
@@ -61,20 +62,10 @@ func TestConflictsAndReview(t *testing.T) {
 	}
 }
 
-func counts(rows []data.Row, split string) map[string]int {
-	out := map[string]int{}
-	for _, r := range rows {
-		if r.Split == split {
-			out[r.Label]++
-		}
-	}
-	return out
-}
-
 func TestSampleAndBalance(t *testing.T) {
 	t.Parallel()
 	var rows []data.Row
-	for i := range 1000 {
+	for i := range 750 {
 		l := "common"
 		if i%10 == 0 {
 			l = "rare"
@@ -82,35 +73,63 @@ func TestSampleAndBalance(t *testing.T) {
 		if i == 5 {
 			l = "single"
 		}
-		rows = append(rows, data.Row{Index: i, Text: fmt.Sprint("row ", i), Label: l, Split: map[bool]string{true: "test", false: "train"}[i%4 == 3]})
+		rows = append(rows, data.Row{Text: fmt.Sprint("row ", i), Label: l})
 	}
-	held := counts(rows, "test")
+	choose := func(rows []data.Row, n int, mode string) (kept []data.Row, repeated []data.Row) {
+		c := labels.NewChoice(1)
+		for i := range rows {
+			c.Add(&rows[i])
+		}
+		c.Sample(n)
+		for _, i := range c.Balance(mode) {
+			repeated = append(repeated, rows[i])
+		}
+		for i := range rows {
+			if c.Keeps(i) {
+				kept = append(kept, rows[i])
+			}
+		}
+		return kept, repeated
+	}
+	count := func(rows []data.Row) map[string]int {
+		out := map[string]int{}
+		for _, r := range rows {
+			out[r.Label]++
+		}
+		return out
+	}
 	for _, n := range []int{3, 40, 100, 101} {
-		s := labels.Sample(rows, n, 1)
-		c := counts(s, "train")
-		total := c["common"] + c["rare"] + c["single"]
-		if total != n || c["single"] != 1 || n >= 40 && math.Abs(float64(c["rare"])-float64(n)*100/750) > 2 {
+		kept, _ := choose(rows, n, "")
+		c := count(kept)
+		if len(kept) != n || c["single"] != 1 || n >= 40 && math.Abs(float64(c["rare"])-float64(n)*75/750) > 2 {
 			t.Errorf("a sample of %d has %v", n, c)
 		}
-		if fmt.Sprint(counts(s, "test")) != fmt.Sprint(held) {
-			t.Errorf("the test split changed: %v", counts(s, "test"))
+		turned := slices.Clone(rows)
+		slices.Reverse(turned)
+		if other, _ := choose(turned, n, ""); !slices.EqualFunc(kept, reversed(other), func(a, b data.Row) bool { return a.Text == b.Text }) {
+			t.Errorf("a sample of %d depends on the order of the rows", n)
 		}
 	}
-	if s := labels.Sample(rows, 5000, 1); len(s) != len(rows) {
-		t.Errorf("%d of %d rows are left", len(s), len(rows))
+	if kept, _ := choose(rows, 5000, ""); len(kept) != len(rows) {
+		t.Errorf("%d of %d rows are left", len(kept), len(rows))
 	}
-	under := counts(labels.Balance(rows, "undersample", 1), "train")
-	if under["common"] != 1 || under["rare"] != 1 || under["single"] != 1 {
-		t.Errorf("%v", under)
+	if kept, repeated := choose(rows, 0, "undersample"); len(kept) != 3 || len(count(kept)) != 3 || repeated != nil {
+		t.Errorf("%v, %v", count(kept), repeated)
 	}
-	over := labels.Balance(rows, "oversample", 1)
-	c := counts(over, "train")
-	if c["common"] != c["rare"] || c["rare"] != c["single"] || fmt.Sprint(counts(over, "test")) != fmt.Sprint(held) {
+	kept, repeated := choose(rows, 300, "oversample")
+	c := count(append(slices.Clone(kept), repeated...))
+	if len(kept) != 300 || c["common"] != c["rare"] || c["rare"] != c["single"] {
 		t.Errorf("%v", c)
 	}
-	for _, r := range over[len(rows):] {
-		if r.Origin == nil || r.Origin.Method != "oversample" || rows[r.Origin.Row].Text != r.Text {
-			t.Fatalf("%+v", r)
+	for _, r := range repeated {
+		if !slices.ContainsFunc(kept, func(k data.Row) bool { return k.Text == r.Text }) {
+			t.Fatalf("%+v was not chosen, and is repeated", r)
 		}
 	}
+}
+
+func reversed(rows []data.Row) []data.Row {
+	out := slices.Clone(rows)
+	slices.Reverse(out)
+	return out
 }
