@@ -63,11 +63,11 @@ func (m *planner) close() (err error) {
 }
 
 // advance tells the agent about one more row.
-func (m *planner) advance(ctx context.Context, name string) error {
+func (m *planner) advance(ctx context.Context) error {
 	if m.phase++; m.phase%phaseRows != 0 {
 		return nil
 	}
-	m.t.Phase(name, m.phase, 0)
+	m.t.Phase("plan", m.phase, 0)
 	return ctx.Err()
 }
 
@@ -220,7 +220,7 @@ func (m *planner) readFile(ctx context.Context, file schemas.File, n *int, f fun
 		}
 		r.Index = *n
 		*n++
-		if err := m.advance(ctx, "plan"); err != nil {
+		if err := m.advance(ctx); err != nil {
 			return err
 		}
 		return f(&r)

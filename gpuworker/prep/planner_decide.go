@@ -197,7 +197,7 @@ func (m *planner) left(ctx context.Context, f func(at int, r *data.Row) error) e
 		if err := m.decided(at, r); err != nil {
 			return err
 		}
-		if err := m.advance(ctx, "plan"); err != nil {
+		if err := m.advance(ctx); err != nil {
 			return err
 		}
 		return f(at, r)
@@ -232,7 +232,7 @@ func (m *planner) each(ctx context.Context, f func(*data.Row) error) error {
 		return err
 	}
 	for _, x := range m.extra {
-		err := data.EachStoredRow(x.Reader(), "scratch file", func(r *data.Row) error { return cmp.Or(m.advance(ctx, "plan"), give(r)) })
+		err := data.EachStoredRow(x.Reader(), "scratch file", func(r *data.Row) error { return cmp.Or(m.advance(ctx), give(r)) })
 		if err != nil {
 			return err
 		}
@@ -385,7 +385,7 @@ func (m *planner) sample(ctx context.Context) error {
 		return err
 	}
 	for _, t := range repeated {
-		if err := m.advance(ctx, "plan"); err != nil {
+		if err := m.advance(ctx); err != nil {
 			return err
 		}
 		at := int(places[t])
