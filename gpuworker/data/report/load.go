@@ -293,8 +293,8 @@ func (c *Config) locate(ctx context.Context) (base string, files []string, entry
 // folderOfSets refuses a folder that describes data sets: which of them is meant?
 func folderOfSets(path, abs string) error {
 	file := filepath.Join(abs, source.InfoName)
-	if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
-		return nil //nolint:nilerr // there is none
+	if found, _ := os.Stat(file); found == nil || !found.Mode().IsRegular() {
+		return nil
 	}
 	raw, err := os.ReadFile(file)
 	if err != nil {
