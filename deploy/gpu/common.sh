@@ -26,6 +26,24 @@ find_blas() {
   say "NOT RUN: anything with cuBLASLt, which is not on this machine (put $so into deps/ here); products are by our own kernel"
 }
 
+# Where cuDNN 9 may be, and NVRTC, which it compiles its attention with. Without it attention is our own kernels' alone.
+find_dnn() {
+  local p q so=libnvrtc.so.13
+  case ${TUNEFLEET_CUDA_DEPS:-} in */cublas/lib) so=libnvrtc.so.12 ;; esac
+  for p in ${TUNEFLEET_CUDA_DEPS:+${TUNEFLEET_CUDA_DEPS//:/ }} /usr/local/cuda*/lib64 /usr/lib/x86_64-linux-gnu /usr/lib64 "$PWD"/deps \
+    {/usr/local/lib/python3*/*-packages,"$HOME"/.local/lib/python3*/site-packages}/nvidia/cudnn/lib; do
+    [ -e "$p/libcudnn.so.9" ] || continue
+    cudnn=$p
+    export TUNEFLEET_CUDA_DEPS=${TUNEFLEET_CUDA_DEPS:+$TUNEFLEET_CUDA_DEPS:}$p
+    for q in /usr/local/cuda*/lib64 "$PWD"/deps "$p"/../../cu13/lib "$p"/../../cuda_nvrtc/lib; do
+      [ ! -e "$q/$so" ] || export TUNEFLEET_CUDA_DEPS=$TUNEFLEET_CUDA_DEPS:$q
+    done
+    say "cuDNN: $p"
+    return
+  done
+  say "NOT RUN: attention by cuDNN, which is not on this machine (put libcudnn*.so.9, libnvrtc*.so.13 and libcublasLt.so.13 into deps/ here)"
+}
+
 # step NAME COMMAND...: one check with the time that is left; its output is NAME.log.
 step() {
   local name=$1 left=$((deadline - SECONDS)) start=$SECONDS rc=0
@@ -50,9 +68,10 @@ finish() {
 }
 
 # rehearse.sh changes these: where a card has work for minutes, an emulation has it for days.
-ops=() perf=() memory_model=llama-2-7b memory_seq=2048 queue_device=cuda ranks_run=example/run.yaml
+ops=() perf=() attention=(attn_fwd attn_bwd) cudnn= memory_model=llama-2-7b memory_seq=2048 queue_device=cuda ranks_run=example/run.yaml
 [ ! -f rehearsal.sh ] || . ./rehearsal.sh
 
 say "$(basename "$0") of $(cat COMMIT 2>/dev/null || echo unknown) at $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader 2>&1 | tee -a "$summary" || true
 find_blas
+[ -n "$cudnn" ] || find_dnn

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Results on the GPU: every operation against the float64 oracle and central differences with fresh random operands and poisoned outputs
-# (relative L2 1e-5 in f32, 1e-2 in bf16), all reference models in fp32 and bf16, training runs, equal bits of two runs and of several ranks
+# (relative L2 1e-5 in f32, 1e-2 in bf16), attention also without and with cuDNN, all reference models in fp32 and bf16, training runs, equal bits of two runs and of several ranks
 # (on one card, and by NCCL where there are several), and a run through the queue whose worker is killed and whose weights have to be those of
 # an undisturbed one, bit for bit. Under 7 minutes.
 set -euo pipefail
@@ -10,6 +10,13 @@ step doctor ./tunefleet doctor --dir "$results/doctor"
 step ops-f32 ./gpucheck ops --dtype f32 "${ops[@]}"
 step ops-bf16 ./gpucheck ops --dtype bf16 "${ops[@]}"
 step ops-f16 ./gpucheck ops --dtype f16 "${ops[@]}"
+# Attention by our own kernels alone, and by cuDNN wherever that may have it: there it has to be usable.
+for dt in bf16 f16; do
+  for op in "${attention[@]}"; do
+    TUNEFLEET_CUDA_ATTENTION=tiles step "own-$op-$dt" ./gpucheck ops --dtype "$dt" --op "$op"
+    [ -z "$cudnn" ] || TUNEFLEET_CUDA_ATTENTION=cudnn step "cudnn-$op-$dt" ./gpucheck ops --dtype "$dt" --op "$op"
+  done
+done
 step models-fp32 ./gpucheck models --dtype f32 fixtures/models/*
 step models-bf16 ./gpucheck models --dtype bf16 fixtures/models/*
 step train ./gpucheck train fixtures/train/*

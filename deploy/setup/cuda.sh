@@ -6,7 +6,7 @@
 # library, machine code and runtime, is 12.9's.
 # Usage: cuda.sh [--check] [--headers]
 #   --check    installs nothing, says by its exit status whether all is there
-#   --headers  also the headers of cuBLAS and NCCL (large wheels; only to check our declarations of their functions against)
+#   --headers  also the headers of cuBLAS, NCCL and cuDNN (large wheels; only to check our declarations of their functions against)
 set -euo pipefail
 
 root=${TUNEFLEET_CUDA:-${XDG_CACHE_HOME:-$HOME/.cache}/tunefleet/cuda}
@@ -16,7 +16,7 @@ layout12=1 # raised when how 12.9 is put together changes
 # nvcc with cudafe++, ptxas and fatbinary; cicc with libdevice; headers; cudart; cub and libcu++. 105 MB.
 wheels=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85)
 wheels12=(nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cuda-runtime-cu12==12.9.79) # 43 MB
-headers=(nvidia-cublas==13.1.0.3 nvidia-nccl-cu13==2.28.9)
+headers=(nvidia-cublas==13.1.0.3 nvidia-nccl-cu13==2.28.9 nvidia-cudnn-cu13==9.19.0.56)
 
 check=0 with_headers=0
 for a in "$@"; do
@@ -95,9 +95,9 @@ EOF
   mv "$new" "$dir12"
 fi
 if [ $with_headers = 1 ] && ! has "$dir/HEADERS" "${headers[*]}"; then
-  echo "setup: installing the headers of cuBLAS and NCCL into $dir/headers (620 MB of wheels, once)" >&2
+  echo "setup: installing the headers of cuBLAS, NCCL and cuDNN into $dir/headers (990 MB of wheels, once)" >&2
   fetch full "${headers[@]}"
   mkdir -p "$dir/headers"
-  find "$work/full/nvidia" \( -name 'cublas*.h' -o -name 'nccl.h' \) -exec cp {} "$dir/headers/" \;
+  find "$work/full/nvidia" \( -name 'cublas*.h' -o -name 'nccl.h' -o -name 'cudnn*.h' \) -exec cp {} "$dir/headers/" \;
   echo "${headers[*]}" >"$dir/HEADERS"
 fi

@@ -1,8 +1,11 @@
 /* Attention forward: checks, which keys a query sees, and the kernel. */
 #include "attn.cuh"
 
+#include <algorithm>
+
 #include "attn_decode.cuh"
 #include "attn_mma.cuh"
+#include "cudnn.h"
 
 namespace tf {
 namespace {
@@ -198,7 +201,7 @@ tf_status attn_heads(tf_queue *q, const tf_tensor &t, const char *name, int64_t 
   return TF_OK;
 }
 
-tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
+tf_status attn_check(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
   if (p->q.rank != 4 || p->k.rank != 4 || p->v.rank != 4) return fail(q, TF_EINVALID, "q, k and v have to be [b,t,h,d]");
   *a = Attn{};
   a->batch = p->q.dim[0];
@@ -260,18 +263,19 @@ tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
   a->window_left = p->window_left;
   a->window_right = p->window_right;
   a->wide = attn_wide(p->q) && attn_wide(p->k) && attn_wide(p->v);
+  return TF_OK;
+}
+
+tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a) {
+  TF_TRY(attn_check(q, p, a));
   a->lo = work<int32_t>(q);
   a->hi = work<int32_t>(q, ints(p));
   return launch(q, "attn_seen", seen_kernel, dim3((unsigned)ceil_div(a->batch * a->tq, 256)), dim3(256), 0, *a, q->trouble);
 }
 
-}  // namespace tf
+int64_t own_fwd_bytes(const tf_attn_fwd *p) { return attn_prepare_bytes(p) + (attn_decodes(p) ? attn_decode_bytes(p) : 0); }
 
-using namespace tf;
-
-int64_t cuda_attn_fwd_ws(const tf_device *, const tf_attn_fwd *p) { return attn_prepare_bytes(p) + (attn_decodes(p) ? attn_decode_bytes(p) : 0); }
-
-tf_status cuda_attn_fwd(tf_queue *q, const tf_attn_fwd *p) {
+tf_status own_fwd(tf_queue *q, const tf_attn_fwd *p) {
   Attn a;
   TF_TRY(attn_prepare(q, p, &a));
   if (attn_decodes(p)) return attn_decode(q, a, p->q.dtype, work<float>(q, attn_prepare_bytes(p)));
@@ -282,4 +286,18 @@ tf_status cuda_attn_fwd(tf_queue *q, const tf_attn_fwd *p) {
       return forward<MmaEngine<f16, 1>>(q, a);
   }
   return forward<ScalarEngine<float>>(q, a);
+}
+
+}  // namespace tf
+
+using namespace tf;
+
+int64_t cuda_attn_fwd_ws(const tf_device *d, const tf_attn_fwd *p) { return std::max(own_fwd_bytes(p), dnn_fwd_bytes(d, p)); }
+
+tf_status cuda_attn_fwd(tf_queue *q, const tf_attn_fwd *p) {
+  Attn a;
+  bool done = false;
+  TF_TRY(attn_check(q, p, &a));
+  TF_TRY(dnn_fwd(q, p, &done));
+  return done ? (tf_status)TF_OK : own_fwd(q, p);
 }

@@ -296,7 +296,9 @@ tf_status by_chunks(int64_t d, F f) {
   return f(std::integral_constant<int, 2>{});
 }
 
-/* Checks and views, and the launch that works out lo and hi; ws is the queue's workspace for them. */
+/* Checks and views. */
+tf_status attn_check(tf_queue *q, const tf_attn_fwd *p, Attn *a);
+/* The same, and the launch that works out lo and hi, at the beginning of the queue's workspace. */
 tf_status attn_prepare(tf_queue *q, const tf_attn_fwd *p, Attn *a);
 tf_status attn_heads(tf_queue *q, const tf_tensor &t, const char *name, int64_t b, int64_t n, int64_t h, int64_t d, int32_t dt, Heads *out);
 /* Bytes of workspace that attn_prepare uses. */

@@ -1,7 +1,10 @@
 /* Attention backward. Probabilities are recomputed from the logarithm of the sum; dK and dV belong to one block per (sequence, kv head, 64
  * keys), dQ to another kernel, so that every element has one writer and its additions one order. */
+#include <algorithm>
+
 #include "attn.cuh"
 #include "attn_mma.cuh"
+#include "cudnn.h"
 
 namespace tf {
 namespace {
@@ -292,27 +295,30 @@ tf_status backward(tf_queue *q, Attn a) {
 
 int64_t deltas(const tf_attn_fwd &f) { return ceil_div(f.q.dim[0] * f.q.dim[1] * f.q.dim[2] * (int64_t)sizeof(float), 256) * 256; }
 
+/* Checks and views; with them dsinks, where it is wanted. */
+tf_status operands(tf_queue *q, const tf_attn_bwd *p, Attn *a, float **dsinks) {
+  const int32_t dt = p->f.q.dtype;
+  if (!a->lse) return fail(q, TF_EINVALID, "lse is needed for the backward");
+  TF_TRY(attn_heads(q, p->d_o, "d_o", a->batch, a->tq, a->hq, a->d_v, dt, &a->d_o));
+  if (has(p->dq)) TF_TRY(attn_heads(q, p->dq, "dq", a->batch, a->tq, a->hq, a->d_qk, dt, &a->dq));
+  if (has(p->dk)) TF_TRY(attn_heads(q, p->dk, "dk", a->batch, a->tk, a->hk, a->d_qk, dt, &a->dk));
+  if (has(p->dv)) TF_TRY(attn_heads(q, p->dv, "dv", a->batch, a->tk, a->hk, a->d_v, dt, &a->dv));
+  return maybe_flat(q, p->dsinks, "dsinks", TF_F32, a->hq, dsinks);
+}
+
 }  // namespace
-}  // namespace tf
 
-using namespace tf;
-
-int64_t cuda_attn_bwd_ws(const tf_device *, const tf_attn_bwd *p) {
+int64_t own_bwd_bytes(const tf_attn_bwd *p) {
   if (p->f.q.rank != 4) return 0;
   return attn_prepare_bytes(&p->f) + deltas(p->f) + p->f.q.dim[0] * p->f.q.dim[2] * (int64_t)sizeof(float);
 }
 
-tf_status cuda_attn_bwd(tf_queue *q, const tf_attn_bwd *p) {
+tf_status own_bwd(tf_queue *q, const tf_attn_bwd *p) {
   Attn a;
   float *dsinks;
   TF_TRY(attn_prepare(q, &p->f, &a));
+  TF_TRY(operands(q, p, &a, &dsinks));
   const int32_t dt = p->f.q.dtype;
-  if (!a.lse) return fail(q, TF_EINVALID, "lse is needed for the backward");
-  TF_TRY(attn_heads(q, p->d_o, "d_o", a.batch, a.tq, a.hq, a.d_v, dt, &a.d_o));
-  if (has(p->dq)) TF_TRY(attn_heads(q, p->dq, "dq", a.batch, a.tq, a.hq, a.d_qk, dt, &a.dq));
-  if (has(p->dk)) TF_TRY(attn_heads(q, p->dk, "dk", a.batch, a.tk, a.hk, a.d_qk, dt, &a.dk));
-  if (has(p->dv)) TF_TRY(attn_heads(q, p->dv, "dv", a.batch, a.tk, a.hk, a.d_v, dt, &a.dv));
-  TF_TRY(maybe_flat(q, p->dsinks, "dsinks", TF_F32, a.hq, &dsinks));
   a.wide = a.wide && attn_wide(p->d_o);
   a.dq_accumulate = p->dq_accumulate;
   a.dk_accumulate = p->dk_accumulate;
@@ -333,4 +339,20 @@ tf_status cuda_attn_bwd(tf_queue *q, const tf_attn_bwd *p) {
       return backward<MmaEngine<f16, 2>>(q, a);
   }
   return backward<ScalarEngine<float>>(q, a);
+}
+
+}  // namespace tf
+
+using namespace tf;
+
+int64_t cuda_attn_bwd_ws(const tf_device *d, const tf_attn_bwd *p) { return std::max(own_bwd_bytes(p), dnn_bwd_bytes(d, p)); }
+
+tf_status cuda_attn_bwd(tf_queue *q, const tf_attn_bwd *p) {
+  Attn a;
+  float *dsinks;
+  bool done = false;
+  TF_TRY(attn_check(q, &p->f, &a));
+  TF_TRY(operands(q, p, &a, &dsinks));
+  TF_TRY(dnn_bwd(q, p, &done));
+  return done ? (tf_status)TF_OK : own_bwd(q, p);
 }

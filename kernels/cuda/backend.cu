@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <new>
+#include <string>
 
 #include "abi_hash.h"
 #include "queue.h"
@@ -19,6 +20,8 @@
 namespace tf {
 
 void close_lt(Lt *) __attribute__((weak));
+void close_dnn(Dnn *) __attribute__((weak));
+std::string dnn_name() __attribute__((weak));
 void comm_table(tf_backend *) __attribute__((weak));
 
 void follow(Losses &to, const Losses &from) {
@@ -151,13 +154,14 @@ static void dev_close(tf_device *d) {
   if (!d) return;
   if (d->used) cudaSetDevice(d->index);
   if (d->lt && tf::close_lt) tf::close_lt(d->lt);
+  if (d->dnn && tf::close_dnn) tf::close_dnn(d->dnn);
   for (auto &b : d->bases) cudaFree(b.second);
   delete d;
 }
 
 static tf_status dev_info(tf_device *d, tf_device_info *i) {
   memset(i, 0, sizeof *i);
-  snprintf(i->name, sizeof i->name, "%s", d->name);
+  snprintf(i->name, sizeof i->name, "%.40s%s", d->name, tf::dnn_name ? tf::dnn_name().c_str() : "");
   /* Another compiler and another cuBLAS: not the same bits. */
   if (CUDA_MAJOR == 13) snprintf(i->isa, sizeof i->isa, "sm_%d", d->cc);
   else snprintf(i->isa, sizeof i->isa, "sm_%d cuda%d", d->cc % 1000, CUDA_MAJOR % 100);

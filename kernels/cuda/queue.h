@@ -14,7 +14,8 @@
 
 namespace tf {
 
-struct Lt; /* cuBLASLt, opened when it is first needed (lt.cu) */
+struct Lt;  /* cuBLASLt, opened when it is first needed (lt.cu) */
+struct Dnn; /* cuDNN, the same (cudnn.cu) */
 
 /* The communicators that results on a queue depend on: true once one was given up (nccl.cu). What is computed from what such a one left
  * unfinished is worthless, though no stream says so. */
@@ -45,6 +46,7 @@ struct tf_device {
   std::mutex lock;
   std::map<tf_ptr, void *> bases; /* of allocations: what cudaMalloc gave */
   tf::Lt *lt = nullptr;
+  tf::Dnn *dnn = nullptr;
 };
 
 struct tf_queue {

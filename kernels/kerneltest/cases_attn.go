@@ -12,8 +12,10 @@ type attn struct {
 	name string
 	a    oracle.Attn
 	acc  bool
-	// qstart gives positions by tensor, not by number; aligned operands have rows without gaps; sequences share a sharedBias.
+	// qstart gives positions by tensor, not by number; aligned operands have rows without gaps (but for gap elements, as views of a larger
+	// tensor have); sequences share a sharedBias.
 	qstart, aligned, sharedBias bool
+	gap                         int64
 }
 
 // bias is slope times the number of each key, as ALiBi has it, and a little noise, so that it is no function of the distance; with shared
@@ -106,6 +108,13 @@ func attnCases() []attn {
 			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV = 1, true, 150, 150, 2, 1, 24, 40
 			c.a.Drop = &oracle.Drop{P: 0.1, Seed: 5, Stream: 6}
 		}),
+		// What a library may take in place of a backend's own kernel: lengths of whole tiles, rows that begin at multiples of 16 bytes.
+		with("whole tiles, causal", func(c *attn) { c.a.Causal, c.a.TQ, c.a.TK, c.aligned, c.gap = true, 128, 128, true, 24 }),
+		with("whole tiles, window", func(c *attn) {
+			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV, c.aligned = 1, true, 256, 256, 2, 2, 24, 16, true
+			c.a.Band = &[2]int{70, -1}
+		}),
+		with("whole tiles, bidirectional, fewer queries", func(c *attn) { c.a.TQ, c.a.TK, c.a.KVHeads, c.aligned = 128, 256, 1, true }),
 		with("wide heads", func(c *attn) {
 			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV, c.a.Scale = 1, true, 70, 70, 1, 1, 264, 200, 0.0625
 		}),
@@ -118,7 +127,7 @@ func (c attn) operands(e *Env) (p kernels.AttnFwd, q, k, v []float64, sinks []fl
 	b, tq, tk, hq, hk, dk, dv := int64(a.Batch), int64(a.TQ), int64(a.TK), int64(a.Heads), int64(a.KVHeads), int64(a.DQK), int64(a.DV)
 	padQ, padK := int64(5), int64(3)
 	if c.aligned {
-		padQ, padK = 0, 0
+		padQ, padK = c.gap, c.gap
 	}
 	Q, K, V := e.Wide(padQ, b, tq, hq, dk), e.Wide(padK, b, tk, hk, dk), e.In(b, tk, hk, dv)
 	p = kernels.AttnFwd{Q: Q.T, K: K.T, V: V.T, QStart0: int64(a.QOffset), Scale: float32(a.Scale), Softcap: float32(a.Softcap), Causal: flag(a.Causal),

@@ -15,6 +15,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tunefleet/tunefleet/kernels"
@@ -74,6 +75,8 @@ type Result struct {
 type Options struct {
 	// Op restricts the cases to one operation.
 	Op string
+	// Name restricts them to those whose names begin with it.
+	Name string
 	// DType of the operands that have no type of their own (default F32).
 	DType kernels.DType
 	// Seed of the random operands (default 1).
@@ -110,7 +113,7 @@ func Run(d *kernels.Device, mode Mode, o Options) ([]Result, error) {
 	}
 	var out []Result
 	for _, c := range Cases() {
-		if o.Op != "" && c.Op != o.Op || c.Perf != (mode == Perf) || c.Fails && mode != Test {
+		if o.Op != "" && c.Op != o.Op || !strings.HasPrefix(c.Name, o.Name) || c.Perf != (mode == Perf) || c.Fails && mode != Test {
 			continue
 		}
 		r, ran := runCase(d, mode, o, c)

@@ -98,6 +98,10 @@ int tfh_cuda_version();
 #define TF_CUDA_VERSION tfh_cuda_version()
 /* What stands for cuBLASLt's library (cublaslt.cc). */
 const char *tfh_cublaslt();
+/* What stands for cuDNN's library (cudnn.cc). */
+const char *tfh_cudnn();
+/* What a piece of a backward by cuDNN may take, in bytes: TUNEFLEET_FAKE_CUDNN_WORKSPACE. */
+int64_t tfh_cudnn_workspace();
 /* What stands for NCCL's library (nccl.cc). */
 const char *tfh_nccl();
 #define TF_BACKEND_NAME "cuda-host"

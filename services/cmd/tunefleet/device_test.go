@@ -24,7 +24,8 @@ func TestDevices(t *testing.T) {
 		name, library, fake, driver   string
 		backend, said, status, detail string
 	}{
-		{"gpu", emulated, "13000", driver, kernels.CUDA, "emulated sm_90 (CUDA)", "ok", "0: emulated sm_90, 64 GiB; 1: emulated sm_90, 64 GiB (" + emulated},
+		{"gpu", emulated, "13000", driver, kernels.CUDA, "emulated, cuDNN 9.19.0 sm_90 (CUDA)", "ok",
+			"0: emulated, cuDNN 9.19.0 sm_90, 64 GiB; 1: emulated, cuDNN 9.19.0 sm_90, 64 GiB (" + emulated},
 		{"old driver", emulated, "12020", driver, kernels.CPU, "the driver is too old", "warn", "NVRM version: NVIDIA 535.1"},
 		{"no library", "/nowhere.so", "", "/nowhere", kernels.CPU, "the CPU (auto: the CUDA backend's library is not there; tunefleet doctor", "ok", "training runs on the CPU"},
 		{"driver but no library", "/nowhere.so", "", driver, kernels.CPU, "library is not there", "warn", "/nowhere.so"},

@@ -1,0 +1,129 @@
+package cudahost_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest"
+	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
+)
+
+// tiled begins the names of the attention cases that cuDNN may take.
+const tiled = "whole tiles"
+
+// attention runs the cases whose names begin with name and says what came out, and how often the stand-in of cuDNN ran forward and backward.
+func attention(t *testing.T, op, name string, dt kernels.DType) (results []kerneltest.Result, ran string) {
+	t.Helper()
+	log := filepath.Join(t.TempDir(), "log")
+	t.Setenv("TUNEFLEET_FAKE_CUDNN_LOG", log)
+	results, err := kerneltest.Run(cudahost.Open(t, kernels.Options{}), kerneltest.Test, kerneltest.Options{Op: op, Name: name, DType: dt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(results) == 0 {
+		t.Fatal("no cases")
+	}
+	raw, err := os.ReadFile(log)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return results, string(raw)
+}
+
+// TestAttentionByCuDNN: calls that cuDNN may take are given to it once two calls of a small problem gave what our own kernel gives, also in
+// pieces, and the rest and f32 are not.
+func TestAttentionByCuDNN(t *testing.T) {
+	t.Setenv("TUNEFLEET_CUDA_ATTENTION", "cudnn")
+	for _, c := range []struct {
+		op, line, workspace string
+		dt                  kernels.DType
+		times, more         int // runs for each case, and beyond
+	}{
+		{op: "attn_fwd", line: "forward", dt: kernels.BF16, times: 3},
+		{op: "attn_fwd", line: "forward", dt: kernels.F16, times: 3},
+		{op: "attn_fwd", dt: kernels.F32},
+		{op: "attn_bwd", line: "backward", dt: kernels.BF16, times: 3},
+		{op: "attn_bwd", line: "backward", dt: kernels.F16, times: 3},
+		{op: "attn_bwd", dt: kernels.F32},
+		// Of two sequences with two kv heads each, a head at a time in the case and in its test's two runs; the others have fewer pieces.
+		{op: "attn_bwd", line: "backward", dt: kernels.BF16, workspace: "600000", times: 3, more: -1},
+	} {
+		t.Run(c.op+" "+c.dt.String()+c.workspace, func(t *testing.T) {
+			t.Setenv("TUNEFLEET_FAKE_CUDNN_WORKSPACE", c.workspace)
+			rs, ran := attention(t, c.op, tiled, c.dt)
+			for _, r := range rs {
+				if r.Status != kerneltest.OK {
+					t.Errorf("%s: %s", r.Case, r.Error)
+				}
+			}
+			got, want := strings.Count(ran, c.line+"\n"), c.times*len(rs)
+			if c.times == 0 {
+				got = len(ran)
+			}
+			if c.more == 0 && got != want || c.more != 0 && got <= want {
+				t.Errorf("%d runs, want %d or (in pieces) more:\n%s", got, want, ran)
+			}
+		})
+	}
+}
+
+// TestAttentionWithoutCuDNN: where cuDNN is not there, not new enough, not able or not right, our own kernels compute, and results are right.
+// Where it is demanded, the reason is an error.
+func TestAttentionWithoutCuDNN(t *testing.T) {
+	tests := 2 // runs of a numeric test, one more with the case itself
+	for name, c := range map[string]struct{ variable, value, op, why string }{
+		"missing":               {"TUNEFLEET_FAKE_CUDNN", "libcudnn.so.nowhere", "attn_fwd", "cuDNN cannot be opened: libcudnn.so.nowhere"},
+		"not cuDNN":             {"TUNEFLEET_FAKE_CUDNN", "libc.so.6", "attn_fwd", "cuDNN has no cudnnGetVersion"},
+		"old":                   {"TUNEFLEET_FAKE_CUDNN_VERSION", "90800", "attn_fwd", "cuDNN 9.8.0 is too old, 9.15.1 is the least"},
+		"for another CUDA":      {"TUNEFLEET_FAKE_CUDNN_CUDART", "12080", "attn_fwd", "cuDNN 9.19.0 is made for CUDA 12, not 13"},
+		"no handle":             {"TUNEFLEET_FAKE_CUDNN_FAULT", "create", "attn_fwd", "cudnnCreate"},
+		"no engine":             {"TUNEFLEET_FAKE_CUDNN_FAULT", "engine", "attn_bwd", "there is no engine for mul sum mul matmul"},
+		"no engine that agrees": {"TUNEFLEET_FAKE_CUDNN_FAULT", "varies", "attn_bwd", "give other bits from call to call"},
+		"no plan":               {"TUNEFLEET_FAKE_CUDNN_FAULT", "plan", "attn_fwd", "the plan cannot be built"},
+		"not run":               {"TUNEFLEET_FAKE_CUDNN_FAULT", "execute", "attn_fwd", "the plan does not run"},
+		"wrong output":          {"TUNEFLEET_FAKE_CUDNN_FAULT", "wrong-o", "attn_fwd", "o differs from our own by 0.0"},
+		"wrong statistics":      {"TUNEFLEET_FAKE_CUDNN_FAULT", "wrong-lse", "attn_fwd", "lse differs from our own by 0.0"},
+		"wrong dq":              {"TUNEFLEET_FAKE_CUDNN_FAULT", "wrong-dq", "attn_bwd", "dq differs from our own by 0.0"},
+		"wrong dk":              {"TUNEFLEET_FAKE_CUDNN_FAULT", "wrong-dk", "attn_bwd", "dk differs from our own by 0.0"},
+		"wrong dv":              {"TUNEFLEET_FAKE_CUDNN_FAULT", "wrong-dv", "attn_bwd", "dv differs from our own by 0.0"},
+		"other bits":            {"TUNEFLEET_FAKE_CUDNN_FAULT", "drift", "attn_fwd", "o has other bits the second time"},
+		"not wanted":            {"TUNEFLEET_CUDA_ATTENTION", "tiles", "attn_fwd", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(c.variable, c.value)
+			rs, ran := attention(t, c.op, tiled+", causal", kernels.BF16)
+			for _, r := range rs {
+				if r.Status != kerneltest.OK {
+					t.Errorf("%s: %s", r.Case, r.Error)
+				}
+			}
+			if n := strings.Count(ran, "\n"); n > tests*len(rs) {
+				t.Errorf("cuDNN ran %d times, of which %d are tests", n, tests*len(rs))
+			}
+			if c.why == "" {
+				return
+			}
+			t.Setenv("TUNEFLEET_CUDA_ATTENTION", "cudnn")
+			rs, _ = attention(t, c.op, tiled+", causal", kernels.BF16)
+			for _, r := range rs {
+				if !strings.Contains(r.Error, c.why) {
+					t.Errorf("%s: %q, want %q", r.Case, r.Error, c.why)
+				}
+			}
+		})
+	}
+}
+
+// TestDeviceNamesCuDNN: what would compute attention belongs to a device's name, since it gives other bits.
+func TestDeviceNamesCuDNN(t *testing.T) {
+	d := cudahost.Open(t, kernels.Options{})
+	for choice, want := range map[string]string{"": "emulated, cuDNN 9.19.0", "cudnn": "emulated, cuDNN 9.19.0", "tiles": "emulated"} {
+		t.Setenv("TUNEFLEET_CUDA_ATTENTION", choice)
+		if i, err := d.Info(); err != nil || i.Name != want {
+			t.Errorf("%q: %q, %v, want %q", choice, i.Name, err, want)
+		}
+	}
+}
