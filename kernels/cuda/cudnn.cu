@@ -4,8 +4,11 @@
  * A call is cuDNN's when all of this holds, and ours otherwise. What decides are shapes, masks, the card and the library's version, never
  * contents or times, so the same call gives the same bits every time:
  *  - bf16 or f16, heads of a multiple of 8 elements, up to 256; rows of 16 bytes' alignment; no softcap, sinks, bias, dropout, key mask or
- *    positions of a cache; causal, a window of it, or neither; packed documents on cards from 9.0 on. The numbers of queries and keys are
- *    multiples of 128: a plan is compiled for each shape, which takes a second, and lengths of every kind would be compiled all the time.
+ *    positions of a cache; causal, a window of it, or neither; 128 queries and keys or more.
+ *  - their numbers are multiples of 128, and nothing but the mask hides keys; or, on cards from 9.0 on, the row holds sequences that begin and end
+ *    somewhere: up to 64 packed documents (cu_seqlens), padding (kv_first, kv_last), or a row that is no multiple of 128. cuDNN is then given the
+ *    next multiple and the lengths: a plan is compiled for each shape, which takes a second, and this way there are few. For the same reason the
+ *    number of documents is rounded up to a power of two, with empty ones.
  *  - backward: all three gradients are wanted, none is added to what is there, and the card is older than 10.0, where cuDNN gives the same bits
  *    with an engine of its own only.
  *  - the library is new enough, and one of its engines builds a plan that it does not call nondeterministic. Gradients of queries are then
@@ -30,6 +33,7 @@
 
 #include "attn.cuh"
 #include "cudnn_graph.h"
+#include "cudnn_ranges.h"
 
 namespace tf {
 
@@ -39,6 +43,7 @@ namespace {
 
 constexpr int64_t kUnit = 128;                    /* lengths are multiples of it */
 constexpr int64_t kLongestHead = 256;
+constexpr int64_t kMostDocuments = 64;
 
 /* Bytes that one piece of a backward may take. */
 int64_t most_workspace() {
@@ -51,9 +56,19 @@ int64_t most_workspace() {
 
 /* What a numeric test is for; compared as bytes. */
 struct Kind {
-  int32_t type, backward, causal, window, ragged, grouped;
+  int32_t type, backward, causal, window;
+  int32_t ranges; /* kWhole, kDocuments or kPadded */
+  int32_t grouped;
   int64_t d_qk, d_v;
 };
+enum { kWhole, kDocuments, kPadded };
+
+/* A call, as it is looked up. */
+struct Call {
+  Sdpa s;
+  Kind kind;
+};
+
 template <typename T>
 struct Less {
   bool operator()(const T &a, const T &b) const { return memcmp(&a, &b, sizeof a) < 0; }
@@ -179,72 +194,86 @@ Dnn *of(const tf_device *device) {
 
 /* --- what a call is ---------------------------------------------------------------------------------------------------------------------- */
 
-dnn::Strides strides(const tf_tensor &t) { return {t.stride[0], t.stride[1], t.stride[2]}; }
 bool same_shape(const tf_tensor &t, int32_t dt, int64_t b, int64_t n, int64_t h, int64_t d) {
   return t.rank == 4 && t.dtype == dt && t.dim[0] == b && t.dim[1] == n && t.dim[2] == h && t.dim[3] == d && t.stride[3] == 1 && attn_wide(t);
 }
 
-/* Fills s when shapes and options are such that cuDNN may have the call. */
-bool describe(const tf_device *d, const tf_attn_fwd *p, Sdpa *s) {
-  memset(s, 0, sizeof *s);
+/* Rows that begin and end somewhere are described as the next multiple of kUnit, so that there are few plans. */
+dnn::Strides placed(const tf_tensor &t, const Sdpa &s, int64_t n) { return {s.ragged ? n * t.stride[1] : t.stride[0], t.stride[1], t.stride[2]}; }
+
+/* Fills c when shapes and options are such that cuDNN may have the call. */
+bool describe(const tf_device *d, const tf_attn_fwd *p, Call *c) {
+  memset(c, 0, sizeof *c);
+  Sdpa *s = &c->s;
   const tf_tensor &q = p->q, &k = p->k, &v = p->v;
   if (q.rank != 4 || k.rank != 4 || v.rank != 4 || (q.dtype != TF_BF16 && q.dtype != TF_F16)) return false;
-  if (has(p->q_start) || has(p->kv_first) || has(p->kv_last) || has(p->key_mask) || has(p->cu_seqlens) || has(p->bias) || has(p->sinks)) return false;
-  if (p->softcap > 0 || p->dropout > 0 || p->q_start0 || d->cc < 80) return false;
+  if (has(p->q_start) || has(p->key_mask) || has(p->bias) || has(p->sinks) || p->softcap > 0 || p->dropout > 0 || p->q_start0 || d->cc < 80) return false;
+  const int64_t b = q.dim[0], tq = q.dim[1], tk = k.dim[1];
   s->type = q.dtype == TF_BF16 ? dnn::kBfloat16 : dnn::kHalf;
-  s->b = q.dim[0];
-  s->tq = q.dim[1];
   s->hq = q.dim[2];
   s->d_qk = q.dim[3];
-  s->tk = k.dim[1];
   s->hk = k.dim[2];
   s->d_v = v.dim[3];
-  if (s->b < 1 || s->hk < 1 || s->hq % s->hk || s->tq < kUnit || s->tk < kUnit || s->tq % kUnit || s->tk % kUnit) return false;
+  if (b < 1 || s->hk < 1 || s->hq % s->hk || tq < kUnit || tk < kUnit) return false;
   if (s->d_qk % 8 || s->d_v % 8 || s->d_qk > kLongestHead || s->d_v > kLongestHead || s->d_qk < 8 || s->d_v < 8) return false;
-  if (p->causal ? s->tq != s->tk : p->window_left >= 0 || p->window_right >= 0) return false;
-  s->causal = p->causal != 0;
-  if (p->causal && p->window_left >= 0 && p->window_left + 1 < s->tk) s->window = (int64_t)p->window_left + 1;
-  if (!same_shape(q, q.dtype, s->b, s->tq, s->hq, s->d_qk) || !same_shape(k, q.dtype, s->b, s->tk, s->hk, s->d_qk) ||
-      !same_shape(v, q.dtype, s->b, s->tk, s->hk, s->d_v) || !same_shape(p->o, q.dtype, s->b, s->tq, s->hq, s->d_v))
+  if (p->causal ? tq != tk : p->window_left >= 0 || p->window_right >= 0) return false;
+  if (!same_shape(q, q.dtype, b, tq, s->hq, s->d_qk) || !same_shape(k, q.dtype, b, tk, s->hk, s->d_qk) || !same_shape(v, q.dtype, b, tk, s->hk, s->d_v) ||
+      !same_shape(p->o, q.dtype, b, tq, s->hq, s->d_v))
     return false;
-  s->q = strides(q);
-  s->k = strides(k);
-  s->v = strides(v);
-  s->o = strides(p->o);
+  const bool documents = has(p->cu_seqlens), padded = has(p->kv_first) || has(p->kv_last);
+  s->b = b;
+  s->ragged = documents || padded || tq % kUnit || tk % kUnit;
+  if (s->ragged && (d->cc < 90 || tq != tk || (documents && (padded || b != 1)))) return false;
+  if (documents) {
+    const int64_t n = numel(p->cu_seqlens) - 1;
+    if (n < 1 || n > kMostDocuments) return false;
+    while (s->b < n) s->b *= 2;
+  }
+  s->lengths = s->ragged;
+  s->tq = ceil_div(tq, kUnit) * kUnit;
+  s->tk = ceil_div(tk, kUnit) * kUnit;
+  s->causal = p->causal != 0;
+  if (p->causal && p->window_left >= 0 && p->window_left + 1 < tk) s->window = (int64_t)p->window_left + 1;
+  s->q = placed(q, *s, s->tq);
+  s->k = placed(k, *s, s->tk);
+  s->v = placed(v, *s, s->tk);
+  s->o = placed(p->o, *s, s->tq);
+  c->kind = {s->type, 0, s->causal, s->window != 0, documents ? kDocuments : s->ragged ? kPadded : kWhole, s->hq != s->hk, s->d_qk, s->d_v};
   return true;
 }
 
-bool describe(const tf_device *d, const tf_attn_bwd *p, Sdpa *s) {
-  if (!describe(d, &p->f, s) || !has(p->f.lse) || !has(p->dq) || !has(p->dk) || !has(p->dv)) return false;
+bool describe(const tf_device *d, const tf_attn_bwd *p, Call *c) {
+  Sdpa *s = &c->s;
+  if (!describe(d, &p->f, c) || !has(p->f.lse) || !has(p->dq) || !has(p->dk) || !has(p->dv)) return false;
   if (p->dq_accumulate || p->dk_accumulate || p->dv_accumulate || d->cc >= 100) return false;
   const int32_t dt = p->f.q.dtype;
-  if (!same_shape(p->d_o, dt, s->b, s->tq, s->hq, s->d_v) || !same_shape(p->dq, dt, s->b, s->tq, s->hq, s->d_qk) ||
-      !same_shape(p->dk, dt, s->b, s->tk, s->hk, s->d_qk) || !same_shape(p->dv, dt, s->b, s->tk, s->hk, s->d_v))
+  const int64_t b = p->f.q.dim[0], tq = p->f.q.dim[1], tk = p->f.k.dim[1];
+  if (!same_shape(p->d_o, dt, b, tq, s->hq, s->d_v) || !same_shape(p->dq, dt, b, tq, s->hq, s->d_qk) || !same_shape(p->dk, dt, b, tk, s->hk, s->d_qk) ||
+      !same_shape(p->dv, dt, b, tk, s->hk, s->d_v))
     return false;
-  s->backward = 1;
-  s->d_o = strides(p->d_o);
-  s->dq = strides(p->dq);
-  s->dk = strides(p->dk);
-  s->dv = strides(p->dv);
+  s->backward = c->kind.backward = 1;
+  s->d_o = placed(p->d_o, *s, s->tq);
+  s->dq = placed(p->dq, *s, s->tq);
+  s->dk = placed(p->dk, *s, s->tk);
+  s->dv = placed(p->dv, *s, s->tk);
   return true;
 }
 
-/* The piece of a backward that runs at a time: the whole, or some kv heads of one sequence. */
+/* The piece of a backward that runs at a time: the whole, or some kv heads, of one sequence where they all lie alike. */
 Sdpa piece_of(const Sdpa &s) {
   Sdpa out = s;
   if (!s.backward) return out;
   auto bytes = [&](int64_t b, int64_t hk) { return b * hk * (s.hq / s.hk) * s.tq * s.tk * 2 + (hk * s.tq << 12); }; /* and some to spare */
   if (bytes(s.b, s.hk) <= most_workspace()) return out;
-  out.b = 1;
-  while (out.hk > 1 && (s.hk % out.hk || bytes(1, out.hk) > most_workspace())) out.hk--;
+  if (!s.ragged) out.b = 1;
+  while (out.hk > 1 && (s.hk % out.hk || bytes(out.b, out.hk) > most_workspace())) out.hk--;
   out.hq = s.hq / s.hk * out.hk;
   return out;
 }
 
-Kind kind_of(const Sdpa &s) { return {s.type, s.backward, s.causal, s.window != 0, s.ragged, s.hq != s.hk, s.d_qk, s.d_v}; }
-
 int64_t rounded(int64_t bytes) { return ceil_div(bytes, 256) * 256; }
-int64_t delta_bytes(const Sdpa &piece) { return rounded(piece.b * piece.hq * piece.tq * (int64_t)sizeof(float)); }
+/* An f32 for each query and head. */
+int64_t query_bytes(const Sdpa &piece) { return rounded(piece.b * piece.hq * piece.tq * (int64_t)sizeof(float)); }
 
 /* The plan of a piece, made if it has not been. With the lock. */
 const dnn::Plan &plan_of(Dnn *n, const Sdpa &piece) {
@@ -253,36 +282,58 @@ const dnn::Plan &plan_of(Dnn *n, const Sdpa &piece) {
   return n->plans.emplace(piece, dnn::make_plan(n->f, n->handle, nullptr, piece, most_workspace())).first->second;
 }
 
-int64_t bytes_of(const Sdpa &piece, const dnn::Plan &plan) { return rounded(plan.workspace) + (piece.backward ? delta_bytes(piece) : rounded(piece.b * piece.hq * piece.tq * 4)); }
+/* The plan's own, then delta, then lse (where it is another or not wanted), then ranges. */
+int64_t bytes_of(const Sdpa &piece, const dnn::Plan &plan) {
+  return rounded(plan.workspace) + (piece.backward ? 2 : 1) * query_bytes(piece) + (piece.ragged ? ranges_bytes(piece.b) : 0);
+}
 
 /* Runs all pieces. ws has bytes_of. With the lock. */
 tf_status run(tf_queue *q, Dnn *n, const Sdpa &s, const Sdpa &piece, const dnn::Plan &plan, const tf_attn_fwd *p, const tf_attn_bwd *g, void *ws) {
-  int st = n->f.SetStream(n->handle, q->stream);
-  const int64_t size = 2, group = s.hq / s.hk;
+  const int64_t size = 2, group = s.hq / s.hk, rows = s.ragged ? 1 : s.b; /* of the batch; ranges have all of them */
   const dnn::Numbers numbers = {p->scale, 1.0f, -INFINITY, (float)s.window};
-  for (int64_t b = 0; b < s.b && !st; b += piece.b)
+  void *where[dnn::kIds] = {};
+  char *rest = static_cast<char *>(ws) + rounded(plan.workspace);
+  if (g) {
+    where[dnn::kDelta] = rest;
+    rest += query_bytes(piece);
+  }
+  float *lse = reinterpret_cast<float *>(rest);
+  Ranges ranges = {};
+  if (s.ragged) {
+    ranges_place(&ranges, rest + query_bytes(piece), piece, p, g, where);
+    TF_TRY(ranges_fill(q, ranges));
+  }
+  int st = n->f.SetStream(n->handle, q->stream);
+  for (int64_t b = 0; b < rows && !st; b += piece.b)
     for (int64_t h = 0; h < s.hk && !st; h += piece.hk) {
       auto part = [&](const tf_tensor &t, int64_t head) { return at<char>(t.data) + (b * t.stride[0] + head * t.stride[2]) * size; };
-      void *where[dnn::kIds] = {};
       where[dnn::kQ] = part(p->q, h * group);
       where[dnn::kK] = part(p->k, h);
       where[dnn::kV] = part(p->v, h);
       where[dnn::kO] = part(p->o, h * group);
-      char *rest = static_cast<char *>(ws) + rounded(plan.workspace);
-      where[dnn::kLse] = has(p->lse) ? static_cast<void *>(at<float>(p->lse.data) + (b * s.hq + h * group) * s.tq) : rest;
+      where[dnn::kLse] = has(p->lse) && !s.ragged ? at<float>(p->lse.data) + (b * s.hq + h * group) * s.tq : lse;
       if (g) {
         where[dnn::kDO] = part(g->d_o, h * group);
         where[dnn::kDQ] = part(g->dq, h * group);
         where[dnn::kDK] = part(g->dk, h);
         where[dnn::kDV] = part(g->dv, h);
-        where[dnn::kDelta] = rest;
+        if (s.ragged) TF_TRY(ranges_pack(q, ranges, at<float>(p->lse.data), s.hq, h * group, piece.hq, lse));
       }
       st = dnn::execute(n->f, n->handle, plan, where, numbers, ws);
     }
-  if (!st) return TF_OK;
-  char last[128] = "";
-  n->f.GetLastErrorString(last, sizeof last);
-  return fail(q, TF_EINTERNAL, "cuDNN's attention failed: %s %s", n->f.GetErrorString(st), last);
+  if (st) {
+    char last[128] = "";
+    n->f.GetLastErrorString(last, sizeof last);
+    return fail(q, TF_EINTERNAL, "cuDNN's attention failed: %s %s", n->f.GetErrorString(st), last);
+  }
+  if (!s.ragged) return TF_OK;
+  if (!g) {
+    if (has(p->lse)) TF_TRY(ranges_unpack(q, ranges, lse, s.hq, at<float>(p->lse.data)));
+    return ranges_clear(q, ranges, p->o, false);
+  }
+  TF_TRY(ranges_clear(q, ranges, g->dq, false));
+  TF_TRY(ranges_clear(q, ranges, g->dk, true));
+  return ranges_clear(q, ranges, g->dv, true);
 }
 
 /* --- the numeric test -------------------------------------------------------------------------------------------------------------------- */
@@ -304,9 +355,9 @@ __global__ void __launch_bounds__(256) differ_kernel(const T *a, const T *b, con
   TF_SHARED(float, red, 32);
   float d2 = 0, b2 = 0, other = 0;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    const float x = up(a[i]), y = up(b[i]);
-    d2 = fmaf(x - y, x - y, d2);
-    b2 = fmaf(y, y, b2);
+    const float x = up(a[i]), y = up(b[i]), e = x == y ? 0 : x - y; /* infinities may be equal */
+    d2 = fmaf(e, e, d2);
+    if (fabsf(y) < 1e30f) b2 = fmaf(y, y, b2);
     if (!(x == up(c[i]))) other += 1;
   }
   d2 = block_reduce<Sum>(d2, red);
@@ -360,21 +411,28 @@ struct Trial {
       return launch(&q, "noise", noise_kernel<T>, dim3((unsigned)ceil_div(numel(a), 256)), dim3(256), 0, at<T>(a.data), numel(a), seed);
     });
   }
+  tf_status numbers(Memory *m, const int32_t *v, int64_t n, tf_tensor *out) {
+    *out = m->tensor(TF_I32, n, 1, 1, 1);
+    out->rank = 1;
+    return check(&q, cudaMemcpyAsync(at<void>(out->data), v, (size_t)n * sizeof *v, cudaMemcpyHostToDevice, q.stream), "test");
+  }
   /* By cuDNN, though no test has passed yet. */
   tf_status theirs(const tf_attn_fwd *p, const tf_attn_bwd *g, Memory *m) {
-    Sdpa s;
-    if (!(g ? describe(q.d, g, &s) : describe(q.d, p, &s))) return fail(&q, TF_EINTERNAL, "the test is not a call for cuDNN");
-    const Sdpa piece = piece_of(s);
+    Call c;
+    if (!(g ? describe(q.d, g, &c) : describe(q.d, p, &c)) || memcmp(&c.kind, &k, sizeof k)) return fail(&q, TF_EINTERNAL, "the test is another call");
+    const Sdpa piece = piece_of(c.s);
     const dnn::Plan &plan = plan_of(n, piece);
     if (!plan.why.empty()) return fail(&q, TF_EUNSUPPORTED, "%s", plan.why.c_str());
     if (bytes_of(piece, plan) > kRoom) return fail(&q, TF_EUNSUPPORTED, "the test's plan needs %ld bytes", (long)bytes_of(piece, plan));
-    return run(&q, n, s, piece, plan, p, g, m->p);
+    return run(&q, n, c.s, piece, plan, p, g, m->p);
   }
-  static constexpr int64_t kRoom = 24 << 20; /* the workspace of cuDNN and of ours */
+  static constexpr int64_t kRoom = 32 << 20; /* the workspace of cuDNN and of ours */
 
   tf_status all(Memory *m) {
     const int32_t dt = k.type == dnn::kBfloat16 ? TF_BF16 : TF_F16;
-    const int64_t b = 2, t = 2 * kUnit, hk = 2, hq = k.grouped ? 4 : 2;
+    /* Documents of odd lengths, an empty one among them; or rows that begin and end somewhere, and are no whole tiles. */
+    static const int32_t documents[] = {0, 131, 131, 512}, firsts[] = {0, 57}, lasts[] = {190, 201};
+    const int64_t b = k.ranges == kDocuments ? 1 : 2, t = k.ranges == kDocuments ? 512 : k.ranges == kPadded ? 201 : 256, hk = 2, hq = k.grouped ? 4 : 2;
     m->used = kRoom;
     q.ws = (tf_ptr)(uintptr_t)m->p;
     q.ws_bytes = kRoom;
@@ -386,6 +444,11 @@ struct Trial {
     f.causal = k.causal;
     f.window_left = k.window ? 99 : -1;
     f.window_right = -1;
+    if (k.ranges == kDocuments) TF_TRY(numbers(m, documents, 4, &f.cu_seqlens));
+    if (k.ranges == kPadded) {
+      TF_TRY(numbers(m, firsts, 2, &f.kv_first));
+      TF_TRY(numbers(m, lasts, 2, &f.kv_last));
+    }
     tf_attn_fwd out[3];
     for (tf_attn_fwd &o : out) {
       o = f;
@@ -467,19 +530,19 @@ std::string try_out(Dnn *n, const tf_device *d, const Kind &k) {
 }
 
 /* The plan for a call that describe likes, or null with why (empty: cuDNN is not wanted). With the lock. */
-const dnn::Plan *taken(Dnn *n, const tf_device *d, const Sdpa &s, Sdpa *piece, std::string *why) {
+const dnn::Plan *taken(Dnn *n, const tf_device *d, const Call &c, Sdpa *piece, std::string *why) {
   if (n->unwanted) return nullptr;
   *why = n->why;
   if (!why->empty()) return nullptr;
-  *piece = piece_of(s);
+  *piece = piece_of(c.s);
   cudaSetDevice(d->index);
-  const Kind k = kind_of(s);
+  const Kind &k = c.kind;
   auto it = n->tests.find(k);
   if (it == n->tests.end()) {
     it = n->tests.emplace(k, try_out(n, d, k)).first;
     if (!it->second.empty())
-      fprintf(stderr, "tunefleet: attention by our own kernels, not by cuDNN, %s for %s heads of %ld and %ld: %s\n", k.backward ? "backward" : "forward",
-              k.type == dnn::kBfloat16 ? "bf16" : "f16", (long)k.d_qk, (long)k.d_v, it->second.c_str());
+      fprintf(stderr, "tunefleet: attention by our own kernels, not by cuDNN, %s%s for %s heads of %ld and %ld: %s\n", k.backward ? "backward" : "forward",
+              k.ranges == kDocuments ? " of documents" : k.ranges == kPadded ? " of padded rows" : "", k.type == dnn::kBfloat16 ? "bf16" : "f16", (long)k.d_qk, (long)k.d_v, it->second.c_str());
   }
   *why = it->second;
   if (!why->empty()) return nullptr;
@@ -494,28 +557,30 @@ const dnn::Plan *taken(Dnn *n, const tf_device *d, const Sdpa &s, Sdpa *piece, s
 
 template <typename P>
 int64_t bytes(const tf_device *d, const P *p) {
-  Sdpa s, piece;
-  if (!describe(d, p, &s)) return 0;
+  Call c;
+  Sdpa piece;
+  if (!describe(d, p, &c)) return 0;
   Dnn *n = of(d);
   std::lock_guard<std::mutex> hold(n->lock);
   std::string why;
-  const dnn::Plan *plan = taken(n, d, s, &piece, &why);
+  const dnn::Plan *plan = taken(n, d, c, &piece, &why);
   return plan ? bytes_of(piece, *plan) : 0;
 }
 
 template <typename P>
 tf_status call(tf_queue *q, const P *p, const tf_attn_fwd *f, const tf_attn_bwd *g, bool *done) {
   *done = false;
-  Sdpa s, piece;
-  if (!describe(q->d, p, &s)) return TF_OK;
+  Call c;
+  Sdpa piece;
+  if (!describe(q->d, p, &c)) return TF_OK;
   Dnn *n = of(q->d);
   std::lock_guard<std::mutex> hold(n->lock);
   std::string why;
-  const dnn::Plan *plan = taken(n, q->d, s, &piece, &why);
+  const dnn::Plan *plan = taken(n, q->d, c, &piece, &why);
   if (!plan && n->wanted && !why.empty()) return fail(q, TF_EUNSUPPORTED, "TUNEFLEET_CUDA_ATTENTION=cudnn, and: %s", why.c_str());
   if (!plan) return TF_OK;
   *done = true;
-  return run(q, n, s, piece, *plan, f, g, work<void>(q));
+  return run(q, n, c.s, piece, *plan, f, g, work<void>(q));
 }
 
 }  // namespace

@@ -115,6 +115,25 @@ func attnCases() []attn {
 			c.a.Band = &[2]int{70, -1}
 		}),
 		with("whole tiles, bidirectional, fewer queries", func(c *attn) { c.a.TQ, c.a.TK, c.a.KVHeads, c.aligned = 128, 256, 1, true }),
+		with("whole tiles, documents", func(c *attn) {
+			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.KVHeads, c.aligned = 1, true, 256, 256, 1, true
+			for i, n := range []int{3, 130, 1, 100, 22} {
+				c.a.Docs = append(c.a.Docs, slices.Repeat([]int32{int32(i)}, n)...)
+			}
+		}),
+		with("whole tiles and a part, padding", func(c *attn) {
+			c.a.Causal, c.a.TQ, c.a.TK, c.aligned, c.gap = true, 150, 150, true, 8
+			c.a.KVFirst, c.a.KVLen = []int32{0, 40}, []int32{120, 150}
+		}),
+		with("whole tiles and a part, padding, window", func(c *attn) {
+			c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.aligned, c.a.Band = true, 140, 140, 2, 2, true, &[2]int{30, -1}
+			c.a.KVFirst, c.a.KVLen = []int32{0, 0}, []int32{60, 140}
+		}),
+		with("whole tiles and a part, bidirectional, padding, an empty row", func(c *attn) {
+			c.a.Batch, c.a.TQ, c.a.TK, c.a.KVHeads, c.aligned = 3, 130, 130, 1, true
+			c.a.KVFirst, c.a.KVLen = []int32{0, 20, 0}, []int32{130, 100, 0}
+		}),
+		with("whole tiles and a part", func(c *attn) { c.a.Causal, c.a.TQ, c.a.TK, c.aligned = true, 200, 200, true }),
 		with("wide heads", func(c *attn) {
 			c.a.Batch, c.a.Causal, c.a.TQ, c.a.TK, c.a.Heads, c.a.KVHeads, c.a.DQK, c.a.DV, c.a.Scale = 1, true, 70, 70, 1, 1, 264, 200, 0.0625
 		}),

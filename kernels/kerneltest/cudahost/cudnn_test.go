@@ -33,38 +33,42 @@ func attention(t *testing.T, op, name string, dt kernels.DType) (results []kerne
 	return results, string(raw)
 }
 
-// TestAttentionByCuDNN: calls that cuDNN may take are given to it once two calls of a small problem gave what our own kernel gives, also in
-// pieces, and the rest and f32 are not.
+// TestAttentionByCuDNN: calls that cuDNN may take are given to it once two calls of a small problem of their kind gave what our own kernel gives,
+// also in pieces; f32 is not.
 func TestAttentionByCuDNN(t *testing.T) {
+	const kinds = 7 // of the cases: masks, heads, and how sequences lie in their rows
 	t.Setenv("TUNEFLEET_CUDA_ATTENTION", "cudnn")
 	for _, c := range []struct {
-		op, line, workspace string
-		dt                  kernels.DType
-		times, more         int // runs for each case, and beyond
+		op, line, workspace, cases string
+		dt                         kernels.DType
 	}{
-		{op: "attn_fwd", line: "forward", dt: kernels.BF16, times: 3},
-		{op: "attn_fwd", line: "forward", dt: kernels.F16, times: 3},
-		{op: "attn_fwd", dt: kernels.F32},
-		{op: "attn_bwd", line: "backward", dt: kernels.BF16, times: 3},
-		{op: "attn_bwd", line: "backward", dt: kernels.F16, times: 3},
-		{op: "attn_bwd", dt: kernels.F32},
-		// Of two sequences with two kv heads each, a head at a time in the case and in its test's two runs; the others have fewer pieces.
-		{op: "attn_bwd", line: "backward", dt: kernels.BF16, workspace: "600000", times: 3, more: -1},
+		{"attn_fwd", "forward", "", "", kernels.BF16},
+		{"attn_fwd", "forward", "", "", kernels.F16},
+		{"attn_fwd", "", "", "", kernels.F32},
+		{"attn_bwd", "backward", "", "", kernels.BF16},
+		{"attn_bwd", "backward", "", "", kernels.F16},
+		{"attn_bwd", "", "", "", kernels.F32},
+		// A kv head at a time, of one sequence where they are of one length.
+		{"attn_bwd", "backward", "600000", ", causal", kernels.BF16},
+		{"attn_bwd", "backward", "600000", " and a part, padding", kernels.BF16},
 	} {
-		t.Run(c.op+" "+c.dt.String()+c.workspace, func(t *testing.T) {
+		t.Run(c.op+" "+c.dt.String()+c.workspace+c.cases, func(t *testing.T) {
 			t.Setenv("TUNEFLEET_FAKE_CUDNN_WORKSPACE", c.workspace)
-			rs, ran := attention(t, c.op, tiled, c.dt)
+			rs, ran := attention(t, c.op, tiled+c.cases, c.dt)
 			for _, r := range rs {
 				if r.Status != kerneltest.OK {
 					t.Errorf("%s: %s", r.Case, r.Error)
 				}
 			}
-			got, want := strings.Count(ran, c.line+"\n"), c.times*len(rs)
-			if c.times == 0 {
-				got = len(ran)
+			got, want := strings.Count(ran, "\n"), len(rs)+2*kinds
+			if c.workspace != "" {
+				want = 3 * len(rs)
 			}
-			if c.more == 0 && got != want || c.more != 0 && got <= want {
-				t.Errorf("%d runs, want %d or (in pieces) more:\n%s", got, want, ran)
+			if c.line == "" {
+				want = 0
+			}
+			if c.workspace == "" && got != want || c.workspace != "" && got <= want || strings.Count(ran, c.line+"\n") != got && got > 0 {
+				t.Errorf("%d runs, want %d, or more in pieces:\n%s", got, want, ran)
 			}
 		})
 	}
@@ -90,11 +94,16 @@ func TestAttentionWithoutCuDNN(t *testing.T) {
 		"wrong dk":              {"TUNEFLEET_FAKE_CUDNN_FAULT", "wrong-dk", "attn_bwd", "dk differs from our own by 0.0"},
 		"wrong dv":              {"TUNEFLEET_FAKE_CUDNN_FAULT", "wrong-dv", "attn_bwd", "dv differs from our own by 0.0"},
 		"other bits":            {"TUNEFLEET_FAKE_CUDNN_FAULT", "drift", "attn_fwd", "o has other bits the second time"},
+		"wrong documents":       {"TUNEFLEET_FAKE_CUDNN_FAULT", "wrong-o", "attn_fwd", "o differs from our own by 0.0"},
 		"not wanted":            {"TUNEFLEET_CUDA_ATTENTION", "tiles", "attn_fwd", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(c.variable, c.value)
-			rs, ran := attention(t, c.op, tiled+", causal", kernels.BF16)
+			cases := tiled + ", causal"
+			if strings.HasSuffix(name, "documents") {
+				cases = tiled + ", documents"
+			}
+			rs, ran := attention(t, c.op, cases, kernels.BF16)
 			for _, r := range rs {
 				if r.Status != kerneltest.OK {
 					t.Errorf("%s: %s", r.Case, r.Error)
@@ -107,7 +116,7 @@ func TestAttentionWithoutCuDNN(t *testing.T) {
 				return
 			}
 			t.Setenv("TUNEFLEET_CUDA_ATTENTION", "cudnn")
-			rs, _ = attention(t, c.op, tiled+", causal", kernels.BF16)
+			rs, _ = attention(t, c.op, cases, kernels.BF16)
 			for _, r := range rs {
 				if !strings.Contains(r.Error, c.why) {
 					t.Errorf("%s: %q, want %q", r.Case, r.Error, c.why)
