@@ -8,12 +8,11 @@ set -euo pipefail
 
 step doctor ./tunefleet doctor --dir "$results/doctor"
 step ops-f32 ./gpucheck ops --dtype f32 "${ops[@]}"
-step ops-bf16 ./gpucheck ops --dtype bf16 "${ops[@]}"
-step ops-f16 ./gpucheck ops --dtype f16 "${ops[@]}"
-# Attention by our own kernels alone, and by cuDNN wherever that may have it: there it has to be usable.
+TUNEFLEET_CUDA_ATTENTION=tiles step ops-bf16 ./gpucheck ops --dtype bf16 "${ops[@]}"
+TUNEFLEET_CUDA_ATTENTION=tiles step ops-f16 ./gpucheck ops --dtype f16 "${ops[@]}"
+# Attention once more by cuDNN, wherever that may have it: where it is, it has to be usable.
 for dt in bf16 f16; do
   for op in "${attention[@]}"; do
-    TUNEFLEET_CUDA_ATTENTION=tiles step "own-$op-$dt" ./gpucheck ops --dtype "$dt" --op "$op"
     [ -z "$cudnn" ] || TUNEFLEET_CUDA_ATTENTION=cudnn step "cudnn-$op-$dt" ./gpucheck ops --dtype "$dt" --op "$op"
   done
 done
@@ -24,4 +23,7 @@ step same-bits ./gpucheck bits fixtures/train/*
 step ranks ./gpucheck ranks
 TUNEFLEET_DEVICE=$queue_device step queue-kill ./tunefleet demo --run example/run.yaml --output_dir "$results/demo" --json
 step perf-bf16 ./gpucheck perf --dtype bf16 "${perf[@]}"
+if [ -n "$cudnn" ] && [ ${#perf[@]} = 0 ]; then
+  for op in "${attention[@]}"; do TUNEFLEET_CUDA_ATTENTION=tiles step "perf-own-$op-bf16" ./gpucheck perf --dtype bf16 --op "$op"; done
+fi
 finish

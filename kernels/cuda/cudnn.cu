@@ -499,8 +499,9 @@ struct Trial {
   }
 };
 
-/* Why cuDNN is not to be used for the kind; empty: it is. With the lock. */
-std::string try_out(Dnn *n, const tf_device *d, const Kind &k) {
+/* Why cuDNN is not to be used for the kind; empty: it is. Without the memory to find out, that is full: what is used may not depend on it. With
+ * the lock. */
+std::string try_out(Dnn *n, const tf_device *d, const Kind &k, bool *full) {
   Trial t;
   t.q.d = const_cast<tf_device *>(d);
   t.n = n;
@@ -521,7 +522,9 @@ std::string try_out(Dnn *n, const tf_device *d, const Kind &k) {
       t.judge(got);
     if (m.used > most) t.why = "the test has too little memory";
   }
+  *full = e == cudaErrorMemoryAllocation;
   if (e != cudaSuccess && t.why.empty()) t.why = cudaGetErrorString(e);
+  if (*full) cudaGetLastError();
   if (t.q.stream) cudaStreamSynchronize(t.q.stream);
   if (p) cudaFree(p);
   if (t.q.trouble) cudaFreeHost(t.q.trouble);
@@ -529,8 +532,9 @@ std::string try_out(Dnn *n, const tf_device *d, const Kind &k) {
   return t.why;
 }
 
-/* The plan for a call that describe likes, or null with why (empty: cuDNN is not wanted). With the lock. */
-const dnn::Plan *taken(Dnn *n, const tf_device *d, const Call &c, Sdpa *piece, std::string *why) {
+/* The plan for a call that describe likes, or null with why (empty: cuDNN is not wanted, or has no plan). With the lock. */
+const dnn::Plan *taken(Dnn *n, const tf_device *d, const Call &c, Sdpa *piece, std::string *why, bool *full) {
+  *full = false;
   if (n->unwanted) return nullptr;
   *why = n->why;
   if (!why->empty()) return nullptr;
@@ -539,10 +543,14 @@ const dnn::Plan *taken(Dnn *n, const tf_device *d, const Call &c, Sdpa *piece, s
   const Kind &k = c.kind;
   auto it = n->tests.find(k);
   if (it == n->tests.end()) {
-    it = n->tests.emplace(k, try_out(n, d, k)).first;
-    if (!it->second.empty())
+    const std::string result = try_out(n, d, k, full);
+    *why = result;
+    if (*full) return nullptr;
+    it = n->tests.emplace(k, result).first;
+    if (!result.empty())
       fprintf(stderr, "tunefleet: attention by our own kernels, not by cuDNN, %s%s for %s heads of %ld and %ld: %s\n", k.backward ? "backward" : "forward",
-              k.ranges == kDocuments ? " of documents" : k.ranges == kPadded ? " of padded rows" : "", k.type == dnn::kBfloat16 ? "bf16" : "f16", (long)k.d_qk, (long)k.d_v, it->second.c_str());
+              k.ranges == kDocuments ? " of documents" : k.ranges == kPadded ? " of padded rows" : "", k.type == dnn::kBfloat16 ? "bf16" : "f16", (long)k.d_qk, (long)k.d_v,
+              result.c_str());
   }
   *why = it->second;
   if (!why->empty()) return nullptr;
@@ -563,7 +571,8 @@ int64_t bytes(const tf_device *d, const P *p) {
   Dnn *n = of(d);
   std::lock_guard<std::mutex> hold(n->lock);
   std::string why;
-  const dnn::Plan *plan = taken(n, d, c, &piece, &why);
+  bool full;
+  const dnn::Plan *plan = taken(n, d, c, &piece, &why, &full);
   return plan ? bytes_of(piece, *plan) : 0;
 }
 
@@ -576,7 +585,10 @@ tf_status call(tf_queue *q, const P *p, const tf_attn_fwd *f, const tf_attn_bwd 
   Dnn *n = of(q->d);
   std::lock_guard<std::mutex> hold(n->lock);
   std::string why;
-  const dnn::Plan *plan = taken(n, q->d, c, &piece, &why);
+  bool full;
+  const dnn::Plan *plan = taken(n, q->d, c, &piece, &why, &full);
+  if (full || (plan && bytes_of(piece, *plan) > q->ws_bytes)) /* full when workspace was asked for, too */
+    return fail(q, TF_ENOMEM, "no memory to try cuDNN's attention (TUNEFLEET_CUDA_ATTENTION=tiles does without): %s", why.c_str());
   if (!plan && n->wanted && !why.empty()) return fail(q, TF_EUNSUPPORTED, "TUNEFLEET_CUDA_ATTENTION=cudnn, and: %s", why.c_str());
   if (!plan) return TF_OK;
   *done = true;

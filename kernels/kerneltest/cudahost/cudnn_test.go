@@ -126,6 +126,28 @@ func TestAttentionWithoutCuDNN(t *testing.T) {
 	}
 }
 
+// TestAttentionWithoutMemory: what computes attention does not depend on how full the device was when it was first asked for.
+func TestAttentionWithoutMemory(t *testing.T) {
+	d := cudahost.Open(t, kernels.Options{})
+	info, err := d.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, err := d.NewArena("rest", info.MemoryTotal-1<<30-24<<20) // the case's own memory and a little more is left
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := kerneltest.Options{Op: "attn_fwd", Name: tiled + ", causal", DType: kernels.BF16}
+	rs, err := kerneltest.Run(d, kerneltest.Test, o)
+	rest.Close()
+	if err != nil || len(rs) != 1 || !strings.Contains(rs[0].Error, "no memory to try cuDNN's attention") {
+		t.Errorf("%+v, %v", rs, err)
+	}
+	if rs, err = kerneltest.Run(d, kerneltest.Test, o); err != nil || rs[0].Status != kerneltest.OK {
+		t.Errorf("with memory: %+v, %v", rs, err)
+	}
+}
+
 // TestDeviceNamesCuDNN: what would compute attention belongs to a device's name, since it gives other bits.
 func TestDeviceNamesCuDNN(t *testing.T) {
 	d := cudahost.Open(t, kernels.Options{})
