@@ -14,8 +14,10 @@ import (
 	"github.com/tunefleet/tunefleet/kernels/kerneltest/cudahost"
 )
 
-// TestOperations: the operations that the CUDA backend has, against the oracle and central differences, in every element type.
+// TestOperations: the operations that the CUDA backend has, against the oracle and central differences, in every element type; attention by its
+// own kernels.
 func TestOperations(t *testing.T) {
+	t.Setenv("TUNEFLEET_CUDA_ATTENTION", "tiles")
 	d := cudahost.Open(t, kernels.Options{})
 	for _, dt := range []kernels.DType{kernels.F32, kernels.BF16, kernels.F16} {
 		for _, mode := range []kerneltest.Mode{kerneltest.Test, kerneltest.Grad} {
