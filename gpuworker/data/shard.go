@@ -99,12 +99,6 @@ func NewGroupWriter(group int, tagged bool) *ShardWriter {
 	return w
 }
 
-// Len is the number of sequences added.
-func (w *ShardWriter) Len() int { return len(w.counts) }
-
-// Tokens is the number of tokens added.
-func (w *ShardWriter) Tokens() int64 { return int64(len(w.ids)) }
-
 // Add appends a sequence, which it copies.
 func (w *ShardWriter) Add(s Sequence) error {
 	if len(s.IDs) == 0 || len(s.IDs) != len(s.Labels) {

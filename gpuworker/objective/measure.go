@@ -18,11 +18,6 @@ type Footprint struct {
 	Activations, Workspace int64
 }
 
-// Total is the sum.
-func (f Footprint) Total() int64 {
-	return f.Weights + f.Gradients + f.Optimizer + f.Activations + f.Workspace
-}
-
 // Measure runs one leaf of rows x seq tokens on a device without memory and tells what it would take. backend is empty for the CPU.
 // prepare, when not nil, applies adapters or freezing first. The same code runs as in training, so the figures are exact.
 func Measure(ctx context.Context, backend string, config []byte, rows, seq int, cfg autograd.Config, prepare func(zoo.Model) error) (f Footprint, err error) {

@@ -29,9 +29,6 @@ type onceValue struct {
 	err   error
 }
 
-// Dir is the folder that is verified.
-func (e *Env) Dir() string { return e.dir }
-
 // Find returns the file or folder with the path (slashes) in the verified folder, or else in the base folder.
 func (e *Env) Find(path string) (string, error) {
 	for _, d := range []string{e.dir, e.base} {

@@ -216,9 +216,6 @@ func NewIndex(threshold float64) *Index {
 	return &Index{threshold: threshold, alike: leastAlike(threshold)}
 }
 
-// Len is the number of sets.
-func (x *Index) Len() int { return len(x.sets) }
-
 // keys are the bands of a signature, each hashed.
 func keys(sig *Signature) (out [bands]uint64) {
 	for b := range out {

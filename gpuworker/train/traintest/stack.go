@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"log/slog"
-	"sync"
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
@@ -25,9 +24,7 @@ type Stack struct {
 	Spec    *schemas.RunSpec
 	Threads int
 
-	mu     sync.Mutex
-	events []schemas.Event
-	gang   *localrun.Gang
+	gang *localrun.Gang
 }
 
 // New makes a run of tenant acme; add its stages with Start.
@@ -68,13 +65,6 @@ func (s *Stack) Start(stages ...schemas.Stage) {
 	}
 }
 
-// Events are what handlers reported so far.
-func (s *Stack) Events() []schemas.Event {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]schemas.Event(nil), s.events...)
-}
-
 // Task is a task of a stage without a gang.
 func (s *Stack) Task(stage string, part, parts int) *consume.Task {
 	s.T.Helper()
@@ -84,11 +74,7 @@ func (s *Stack) Task(stage string, part, parts int) *consume.Task {
 	}
 	return &consume.Task{Message: schemas.Message{Version: 1, Kind: st.Kind, Pool: s.Spec.Pool, Tenant: s.Spec.Tenant, Run: s.Spec.ID, Stage: stage, Part: part, Parts: parts},
 		Spec: s.Spec, Stage: st, Objects: s.Objects, Logger: slog.New(slog.DiscardHandler), Worker: "w", Dir: s.T.TempDir(), Threads: s.Threads,
-		Phase: func(string, int64, int64) {}, Report: func(e schemas.Event) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.events = append(s.events, e)
-		}}
+		Phase: func(string, int64, int64) {}, Report: func(schemas.Event) {}}
 }
 
 // Part runs one part of a stage and returns its result.

@@ -26,20 +26,6 @@ func LinearXent(x, w, bias []float64, targets []int32, weight []float64, m, v, k
 	return loss, dx, dw, db
 }
 
-// LinearLogprob returns the log-probability of each target under softmax(x w^T + bias), 0 where ignored.
-func LinearLogprob(x, w, bias []float64, targets []int32, m, v, k int) []float64 {
-	logits := Linear(x, w, bias, m, v, k)
-	out := make([]float64, m)
-	for i := range m {
-		if targets[i] == IgnoreIndex {
-			continue
-		}
-		_, lse := softmax(logits[i*v : (i+1)*v])
-		out[i] = logits[i*v+int(targets[i])] - lse
-	}
-	return out
-}
-
 func softmax(x []float64) (p []float64, lse float64) {
 	top := math.Inf(-1)
 	for _, v := range x {

@@ -8,9 +8,6 @@ import (
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/connect"
 	"github.com/tunefleet/tunefleet/services/embedded"
-	"github.com/tunefleet/tunefleet/services/queue/natsq"
-	"github.com/tunefleet/tunefleet/services/store/s3store"
-	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
 // backendConfig says where broker, lease server and object store are: by the TUNEFLEET_* variables when set, otherwise by the record of the
@@ -28,15 +25,7 @@ func (a *app) backendConfig() (connect.Config, error) {
 	if err != nil {
 		return c, err
 	}
-	return recordConfig(r), nil
-}
-
-func recordConfig(r embedded.Record) connect.Config {
-	return connect.Config{
-		NATS:  natsq.Config{URL: r.NATSURL(), Monitor: r.MonitorURL()},
-		Redis: telemetry.Secret(r.RedisURL()),
-		S3:    s3store.Config{Endpoint: r.S3Endpoint(), Bucket: r.Bucket, AccessKey: r.AccessKey, SecretKey: telemetry.Secret(r.SecretKey)},
-	}
+	return r.Connect(), nil
 }
 
 // openBackends connects, giving servers that are just starting up to wait.

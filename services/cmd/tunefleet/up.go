@@ -171,7 +171,7 @@ func startStack(ctx context.Context, dir string, only, pools []string, log *slog
 		return nil, err
 	}
 	s.run(func() error { <-inner.Done(); return shutdown(context.WithoutCancel(inner)) })
-	if s.back, err = openBackends(ctx, recordConfig(s.record), "tunefleet-control", time.Minute, log); err != nil {
+	if s.back, err = openBackends(ctx, s.record.Connect(), "tunefleet-control", time.Minute, log); err != nil {
 		return nil, err
 	}
 	return s, s.serve(ctx, inner, serveOptions{control: withControl, api: withAPI, pools: pools, address: s.record.APIAddr(), token: s.record.APIToken}, log)
