@@ -19,6 +19,7 @@ package kernels
 import "C"
 
 import (
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
@@ -137,9 +138,11 @@ type Options struct {
 
 // Info describes a device.
 type Info struct {
-	Backend, Name, ISA      string
-	Threads                 int
-	MemoryTotal, MemoryFree int64 // bytes, 0 unknown
+	Backend, Name, ISA string
+	Threads            int
+	// MemoryTotal and MemoryFree are bytes, 0 where unknown; of the CPU, free is what can be had without swapping, page cache and the bounds of a
+	// container counted.
+	MemoryTotal, MemoryFree int64
 	// Bus says which card of the machine it is; empty for the CPU.
 	Bus string
 }
@@ -239,8 +242,12 @@ func (d *Device) Info() (Info, error) {
 	if st := C.tf_be_info(d.be, d.dev, &i); st != C.TF_OK {
 		return Info{}, &Error{Op: "info", Status: Status(st)}
 	}
+	free := int64(i.memory_free)
+	if d.builtin { // its own figure leaves out what the page cache would give back
+		free = cmp.Or(availableMemory("/proc", "/sys/fs/cgroup"), free)
+	}
 	return Info{Backend: d.name, Name: C.GoString(&i.name[0]), ISA: C.GoString(&i.isa[0]), Threads: int(i.threads),
-		MemoryTotal: int64(i.memory_total), MemoryFree: int64(i.memory_free), Bus: C.GoString(&i.bus[0])}, nil
+		MemoryTotal: int64(i.memory_total), MemoryFree: free, Bus: C.GoString(&i.bus[0])}, nil
 }
 
 // Live is the bytes allocated on the device now, Peak the most there ever were, both with arenas at their size and with workspaces.

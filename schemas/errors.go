@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 )
 
 // Code is the stable name of a class of errors, the same in the API, the CLI, HEAD and the docs.
@@ -57,14 +58,18 @@ type ErrorInfo struct { //nolint:errname // it is a wire object first
 
 // Error implements error: "place: message (hint)".
 func (e *ErrorInfo) Error() string {
-	s := e.Message
-	if e.Place != "" {
-		s = e.Place + ": " + s
-	}
+	s := e.placed()
 	if e.Hint != "" {
 		s += " (" + e.Hint + ")"
 	}
 	return s
+}
+
+func (e *ErrorInfo) placed() string {
+	if e.Place == "" {
+		return e.Message
+	}
+	return e.Place + ": " + e.Message
 }
 
 // ExitCode is the process exit code of the error's class.
@@ -94,12 +99,17 @@ func AsErrorInfo(err error) *ErrorInfo {
 	}
 	var e *ErrorInfo
 	if errors.As(err, &e) {
-		if e.Error() == err.Error() {
+		whole, own := err.Error(), e.Error()
+		if whole == own {
 			return e
 		}
 		c := *e
-		c.Message = err.Error()
-		c.Place, c.Hint = "", ""
+		c.Place = ""
+		if before, ok := strings.CutSuffix(whole, own); ok {
+			c.Message = before + e.placed() // what to do stays apart from what was being done
+		} else {
+			c.Message, c.Hint = whole, ""
+		}
 		return &c
 	}
 	return &ErrorInfo{Code: CodeInternal, Message: err.Error()}

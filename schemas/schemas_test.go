@@ -3,6 +3,7 @@ package schemas_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +47,20 @@ func TestEveryCodeHasAnExitCode(t *testing.T) {
 		}
 		if got := schemas.Errorf(code, "", "x").ExitCode(); got != exit {
 			t.Errorf("%s: %d, want %d", code, got, exit)
+		}
+	}
+}
+
+// TestAsErrorInfoKeepsTheHint: what wraps an error goes before its message, and what to do stays a hint.
+func TestAsErrorInfoKeepsTheHint(t *testing.T) {
+	row := schemas.Errorf(schemas.CodeData, "rows.jsonl:4", "broken JSON").WithHint("mend the row")
+	for err, want := range map[error]schemas.ErrorInfo{
+		row: *row,
+		fmt.Errorf("cannot prepare part 0: %w", row): {Code: schemas.CodeData, Message: "cannot prepare part 0: rows.jsonl:4: broken JSON", Hint: "mend the row", Permanent: true},
+		fmt.Errorf("%w, again", row):                 {Code: schemas.CodeData, Message: "rows.jsonl:4: broken JSON (mend the row), again", Permanent: true},
+	} {
+		if got := schemas.AsErrorInfo(err); *got != want {
+			t.Errorf("%v became %+v", err, *got)
 		}
 	}
 }

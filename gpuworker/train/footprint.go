@@ -85,6 +85,34 @@ func Measure(ctx context.Context, c MeasureConfig) (f Footprint, err error) {
 	return f, nil
 }
 
+// Bounds of what is measured. The step is taken apart as training takes it apart, by chunks of 4,096 elements and by tokens, of which each costs
+// some bytes of the machine that counts: about a tenth of a GiB per 10 billion parameters, and half a GiB per million tokens.
+const (
+	maxParameters = 1 << 40 // elements of a model
+	maxLeafTokens = 1 << 22 // of one leaf
+)
+
+// bounded refuses what would take hours and all of the machine's memory to count, or more than an int64 to tell.
+func (c *MeasureConfig) bounded(params []*autograd.Param) error {
+	elements := 0.0
+	for _, p := range params {
+		n := 1.0
+		for _, d := range p.Shape {
+			n *= float64(d)
+		}
+		elements += n
+	}
+	if elements > maxParameters {
+		return schemas.Errorf(schemas.CodeUnsupported, "config.json", "a model of %.3g parameters is more than the %.3g that are planned", elements, float64(maxParameters)).
+			WithHint("are vocab_size, hidden_size, num_hidden_layers and the number of experts what they should be?")
+	}
+	if tokens := float64(max(1, c.Stage.MicroBatch)) * float64(c.Seq); tokens > maxLeafTokens {
+		return schemas.Errorf(schemas.CodeUnsupported, "micro_batch", "a leaf of %d sequences of %d tokens is more than the %d tokens that are planned", max(1, c.Stage.MicroBatch), c.Seq, maxLeafTokens).
+			WithHint("a leaf is what one pass holds at once; a larger batch is more leaves, which take no more memory")
+	}
+	return nil
+}
+
 // MeasureOn runs the step of Measure on any device: on one with memory it is a real step, of weights drawn at random, tokens that are all 0
 // and, where World is more than 1, whatever the buffers hold in place of what other ranks send.
 func MeasureOn(ctx context.Context, dev *kernels.Device, c MeasureConfig) (Footprint, error) {
@@ -105,7 +133,11 @@ func measureRank(ctx context.Context, dev *kernels.Device, c MeasureConfig, comm
 	if err != nil {
 		return f, err
 	}
-	for _, p := range nn.Params(model.Root()) {
+	params := nn.Params(model.Root())
+	if err := c.bounded(params); err != nil {
+		return f, err
+	}
+	for _, p := range params {
 		f.Parameters += p.Len()
 	}
 	if _, err := prepare(model, c.Stage, ac); err != nil {

@@ -2,6 +2,7 @@ package train
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -90,6 +91,31 @@ func TestFootprintOfRanks(t *testing.T) {
 		}
 		if f.Parameters != one.Parameters || f.Trainable != one.Trainable {
 			t.Errorf("%d ranks: %+v", n, f)
+		}
+	}
+}
+
+// TestMeasureRefusesTheAbsurd: sizes that would take hours and all memory to count are refused at once.
+func TestMeasureRefusesTheAbsurd(t *testing.T) {
+	model := func(hidden, heads int) []byte {
+		return fmt.Appendf(nil, `{"architectures":["LlamaForCausalLM"],"model_type":"llama","vocab_size":16777216,"hidden_size":%d,"intermediate_size":64,"num_hidden_layers":2,`+
+			`"num_attention_heads":%d,"num_key_value_heads":%d,"max_position_embeddings":64,"rms_norm_eps":1e-6,"rope_theta":10000.0,"hidden_act":"silu"}`, hidden, heads, heads)
+	}
+	for _, c := range []struct {
+		name          string
+		hidden, heads int
+		rows, seq     int
+		want          string
+	}{
+		{"parameters", 1 << 24, 1 << 17, 1, 8, "a model of 2.81e+15 parameters"},
+		{"sequence", 64, 2, 1, 2e9, "a leaf of 1 sequences of 2000000000 tokens"},
+		{"rows", 64, 2, 1e6, 2048, "a leaf of 1000000 sequences"},
+	} {
+		s := &schemas.TrainStage{Objective: "sft", Method: "full", MicroBatch: c.rows, Leaves: 1, DType: "fp32", Sharding: "none", Reduction: "canonical",
+			Optim: schemas.OptimSpec{Name: "adamw", LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 1, Schedule: "constant"}}
+		_, err := Measure(t.Context(), MeasureConfig{Stage: s, Model: model(c.hidden, c.heads), World: 1, Seq: c.seq})
+		if !schemas.IsCode(err, schemas.CodeUnsupported) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }

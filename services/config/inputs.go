@@ -223,6 +223,9 @@ func (c *collector) add(ctx context.Context, local, name string) (schemas.File, 
 		return schemas.File{}, fmt.Errorf("cannot read %s: %w", local, err)
 	}
 	f := schemas.File{Path: name, SHA256: hex.EncodeToString(h.Sum(nil)), Bytes: n}
+	if err := keptPromise(local, f.SHA256); err != nil {
+		return schemas.File{}, err
+	}
 	c.seen[local] = f
 	c.inputs = append(c.inputs, Input{Local: local, File: f})
 	return f, nil

@@ -16,6 +16,9 @@ import (
 	"github.com/tunefleet/tunefleet/services/config"
 )
 
+// maxPlanned is the most ranks that are planned: a pool has up to 10,000 workers.
+const maxPlanned = 1 << 17
+
 // planOptions are the flags of plan.
 type planOptions struct {
 	model, method, dtype    string
@@ -38,6 +41,9 @@ func (a *app) planCommand() *cobra.Command {
 			memory, err := parseBytes(o.memory)
 			if err != nil {
 				return err
+			}
+			if o.worlds < 1 || o.worlds > maxPlanned {
+				return schemas.Errorf(schemas.CodeUsage, "--max-world", "%d is not in 1..%d", o.worlds, maxPlanned)
 			}
 			if o.table {
 				if len(args) > 0 {

@@ -113,9 +113,6 @@ func (a *app) measureMemory(ctx context.Context, r *memoryReport, kind string, s
 		return err
 	}
 	free := info.MemoryFree
-	if info.Backend == kernels.CPU {
-		free = availableMemory("/proc", "/sys/fs/cgroup")
-	}
 	a.say("%s %s: one step of %d tokens on %s will take about %s (%s are free)", r.Model, r.Method, r.Seq, r.Device, gib(need.Peak+need.Threads), gib(free))
 	if err := fits(need.Peak+need.Threads, free); err != nil && !force {
 		return err

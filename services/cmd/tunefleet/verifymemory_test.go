@@ -47,26 +47,6 @@ func TestTooMuchMemoryIsRefused(t *testing.T) {
 	}
 }
 
-func TestAvailableMemory(t *testing.T) {
-	proc, cgroup := t.TempDir(), t.TempDir()
-	check := func(what string, want int64) {
-		t.Helper()
-		if got := availableMemory(proc, cgroup); got != want {
-			t.Errorf("%s: %d bytes are free, expected %d", what, got, want)
-		}
-	}
-	check("nothing is known", 0)
-	put(t, proc, "meminfo", "MemTotal:       2000 kB\nMemAvailable:    1000 kB\n")
-	check("no container", 1000<<10)
-	put(t, cgroup, "memory.max", "max\n")
-	check("a container without a limit", 1000<<10)
-	put(t, cgroup, "memory.max", "600000\n")
-	put(t, cgroup, "memory.current", "500000\n")
-	check("a container", 100000)
-	put(t, cgroup, "memory.stat", "anon 1\ninactive_file 50000\n")
-	check("a container with a page cache", 150000)
-}
-
 // first decodes the first JSON value that a command prints.
 func first(t *testing.T, v any, args ...string) {
 	t.Helper()

@@ -1,4 +1,4 @@
-package main
+package kernels
 
 import (
 	"bytes"
@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// availableMemory is how many bytes a new process can have without swapping: what the kernel says, or what the container is allowed beyond
-// what it has, whichever is less; 0 where neither tells. proc and cgroup are /proc and /sys/fs/cgroup.
+// availableMemory is how many bytes a process can have beside what it has, without swapping: what the system says (its page cache counts as
+// free, since it is given back on demand), or what the container is allowed beyond what it has, whichever is less; 0 where neither tells. proc
+// and cgroup are /proc and /sys/fs/cgroup.
 func availableMemory(proc, cgroup string) int64 {
 	n := int64(0)
 	if raw, err := os.ReadFile(filepath.Join(proc, "meminfo")); err == nil {
