@@ -478,11 +478,18 @@ func TestDashboardAndDescription(t *testing.T) {
 	}
 	status, _, body := b.request(t, "GET", "/openapi.json", "", nil)
 	var doc struct {
-		OpenAPI string         `json:"openapi"`
-		Paths   map[string]any `json:"paths"`
+		OpenAPI string `json:"openapi"`
+		Paths   map[string]map[string]struct {
+			RequestBody map[string]any `json:"requestBody"`
+		} `json:"paths"`
 	}
 	if err := json.Unmarshal([]byte(body), &doc); err != nil || status != 200 || doc.OpenAPI != "3.1.0" || len(doc.Paths) < 10 {
 		t.Fatalf("%d %v %+v", status, err, doc)
+	}
+	for path, withBody := range map[string]bool{"/v1/inputs/{tenant}/{sha256}": true, "/v1/pools/{pool}/policy": true, "/v1/runs/{tenant}/{id}/checkpoints/{name}/pin": false} {
+		if got := doc.Paths[path]["put"].RequestBody != nil; got != withBody {
+			t.Errorf("PUT %s is described with a body: %t", path, got)
+		}
 	}
 	if status, _, _ := b.request(t, "GET", "/healthz", "", nil); status != 200 {
 		t.Errorf("healthz: %d", status)

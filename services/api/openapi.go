@@ -13,8 +13,12 @@ import (
 type route struct {
 	method, path, summary string
 	query                 []string
-	request, response     string
+	// request and response name schemas; file is one of bytes, and an answer without a name has no body.
+	request, response string
 }
+
+// file is the request or response of a route that carries a file's bytes.
+const file = "file"
 
 func routes() []route {
 	return []route{
@@ -27,13 +31,13 @@ func routes() []route {
 		{"get", "/v1/runs/{tenant}/{id}/events", "Live events (SSE); Last-Event-ID resumes", []string{"after"}, "", "Event"},
 		{"get", "/v1/runs/{tenant}/{id}/stages/{stage}", "One stage with its result or newest commit", nil, "", "StageView"},
 		{"get", "/v1/runs/{tenant}/{id}/outputs", "Files of the run's outputs", nil, "", "OutputList"},
-		{"get", "/v1/runs/{tenant}/{id}/outputs/{path}", "One output file", nil, "", ""},
+		{"get", "/v1/runs/{tenant}/{id}/outputs/{path}", "One output file", nil, "", file},
 		{"get", "/v1/runs/{tenant}/{id}/checkpoints", "The run's checkpoints, oldest first", nil, "", "CheckpointList"},
 		{"post", "/v1/runs/{tenant}/{id}/checkpoints/verify", "Read every part and compare it with its manifest", nil, "", "CheckpointList"},
 		{"post", "/v1/runs/{tenant}/{id}/checkpoints/gc", "Delete parts that nothing needs; dry=true counts them", []string{"dry"}, "", "CheckpointList"},
 		{"put", "/v1/runs/{tenant}/{id}/checkpoints/{name}/pin", "Keep a checkpoint for good", nil, "", ""},
 		{"delete", "/v1/runs/{tenant}/{id}/checkpoints/{name}/pin", "Keep it no longer", nil, "", ""},
-		{"put", "/v1/inputs/{tenant}/{sha256}", "Upload an input file under its SHA-256", nil, "", "File"},
+		{"put", "/v1/inputs/{tenant}/{sha256}", "Upload an input file under its SHA-256", nil, file, "File"},
 		{"get", "/v1/workers", "Live workers", []string{"pool"}, "", "WorkerList"},
 		{"get", "/v1/pools", "What control decided last for each pool", nil, "", "PoolList"},
 		{"get", "/v1/pools/{pool}/demand", "Workers that the pool could use now, and which may be taken away", nil, "", "PoolDemand"},
@@ -66,8 +70,12 @@ func Description(version string) map[string]any {
 		for _, q := range rt.query {
 			params = append(params, map[string]any{"name": q, "in": "query", "schema": map[string]string{"type": "string"}})
 		}
+		done := map[string]any{"description": "done"}
+		if rt.response != "" {
+			done["content"] = content(rt.response, strings.HasSuffix(rt.path, "/events"))
+		}
 		op := map[string]any{"summary": rt.summary, "responses": map[string]any{
-			"2XX": map[string]any{"description": "done", "content": content(rt.response, strings.HasSuffix(rt.path, "/events"))},
+			"2XX": done,
 			"4XX": map[string]any{"description": "refused", "content": content("APIError", false)},
 			"5XX": map[string]any{"description": "failed", "content": content("APIError", false)},
 		}}
@@ -76,8 +84,6 @@ func Description(version string) map[string]any {
 		}
 		if rt.request != "" {
 			op["requestBody"] = map[string]any{"required": true, "content": content(rt.request, false)}
-		} else if rt.method == "put" {
-			op["requestBody"] = map[string]any{"required": true, "content": content("", false)}
 		}
 		entry, ok := paths[rt.path].(map[string]any)
 		if !ok {
@@ -98,7 +104,7 @@ func Description(version string) map[string]any {
 }
 
 func content(name string, stream bool) map[string]any {
-	if name == "" {
+	if name == file {
 		return map[string]any{"application/octet-stream": map[string]any{}}
 	}
 	kind := "application/json"

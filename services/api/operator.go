@@ -3,6 +3,8 @@ package api
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -74,14 +76,17 @@ func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request) {
 	var p schemas.Policy
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPolicyBody))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&p); err != nil {
+	err := dec.Decode(&p)
+	if _, more := dec.Token(); err == nil && !errors.Is(more, io.EOF) {
+		err = errors.New("there is more after the policy")
+	}
+	if err != nil {
 		s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "policy", "cannot decode: %v", err))
 		return
 	}
 	p.Pool = r.PathValue("pool")
 	version := strings.Trim(r.Header.Get("If-Match"), `"`)
 	if r.Header.Get("If-Match") == "" {
-		var err error
 		if _, version, err = s.operate.Policy(r.Context(), p.Pool); err != nil {
 			s.fail(w, r, err)
 			return

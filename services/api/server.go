@@ -233,7 +233,7 @@ func (s *Server) authorized(next http.Handler) http.Handler {
 		sum := sha256.Sum256([]byte(token))
 		if !strings.EqualFold(kind, "Bearer") || subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="tunefleet"`)
-			s.fail(w, r, schemas.Errorf(schemas.CodeAuth, "", "the request has no valid bearer token").WithHint("the embedded server's token is in the file api-token of its data directory"))
+			s.fail(w, r, schemas.Errorf(schemas.CodeAuth, "", "the request has no valid bearer token").WithHint("the token of tunefleet up is api_token in embedded.json of its data directory, and in the dashboard's address that it prints"))
 			return
 		}
 		next.ServeHTTP(w, r)

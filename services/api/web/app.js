@@ -1,4 +1,4 @@
-// The dashboard: runs, one run with its live loss, workers. Everything from the server is put into text nodes, never parsed as HTML.
+// The dashboard: runs, one run with its live loss, pools, workers. Everything from the server is put into text nodes, never parsed as HTML.
 const $ = (id) => document.getElementById(id);
 const make = (tag, cls, text) => {
   const e = document.createElement(tag);
@@ -25,7 +25,7 @@ async function call(path, options = {}) {
   return r;
 }
 const getJSON = async (path) => (await call(path)).json();
-function askToken() { if (!$('login').open) $('login').showModal(); }
+function askToken() { $('login-error').hidden = !token; if (!$('login').open) $('login').showModal(); }
 $('login').addEventListener('close', () => { token = $('token').value.trim(); sessionStorage.setItem(stored, token); $('token').value = ''; refresh(); route(); });
 
 // ---- formatting
@@ -38,6 +38,9 @@ const ago = (t) => {
 };
 const short = (x) => (x === undefined || x === '' || !isFinite(x) ? '' : Number(x).toPrecision(4));
 const bytes = (n) => { const u = ['B', 'KiB', 'MiB', 'GiB']; let i = 0; while (n >= 1024 && i < 3) { n /= 1024; i++; } return `${n.toFixed(i ? 1 : 0)} ${u[i]}`; };
+
+// The last committed step of the stage at work, or of the last train stage that has ended.
+const stepOf = (r) => (r.stage ? r.step : [...(r.stages || [])].reverse().find((s) => s.manifest)?.manifest.step) || '';
 
 // ---- overview
 const states = ['queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled'];
@@ -61,7 +64,7 @@ function drawRuns() {
     tr.tabIndex = 0;
     const running = (r.stages || []).filter((s) => s.state === 'running').map((s) => s.name).join(', ');
     tr.append(make('td', '', `${r.tenant}/${r.run.slice(0, 12)}`), make('td', '', r.name || ''), make('td', r.state, r.state), make('td', 'wide', running || r.reason || ''),
-      make('td', 'num', r.step || ''), make('td', 'num', short(r.progress?.loss)), make('td', 'wide', ago(r.updated)));
+      make('td', 'num', stepOf(r)), make('td', 'num', short(r.progress?.loss)), make('td', 'wide', ago(r.updated)));
     const open = () => { location.hash = `#/run/${r.tenant}/${r.run}`; };
     tr.onclick = open;
     tr.onkeydown = (e) => {
@@ -72,6 +75,13 @@ function drawRuns() {
     return tr;
   }));
   $('runs-empty').hidden = runs.length > 0;
+}
+function drawPools(list) {
+  $('pool-rows').replaceChildren(...list.map((p) => {
+    const tr = make('tr');
+    tr.append(make('td', '', p.pool), make('td', 'num', p.queued), make('td', 'num', p.running), make('td', 'num', p.workers), make('td', 'num', p.workers_demanded), make('td', 'wide', p.reason || ''));
+    return tr;
+  }));
 }
 function drawWorkers(list) {
   $('worker-rows').replaceChildren(...list.map((w) => {
@@ -85,9 +95,12 @@ function drawWorkers(list) {
 let lastGood = 0;
 async function refresh() {
   try {
-    const [r, w] = await Promise.all([getJSON('/v1/runs?limit=500'), getJSON('/v1/workers')]);
+    const [r, w, p] = await Promise.all([getJSON('/v1/runs?limit=500'), getJSON('/v1/workers'), getJSON('/v1/pools')]);
     runs = r.runs || [];
     drawRuns();
+    $('runs-more').hidden = !r.next;
+    if (r.next) $('runs-more').textContent = `Only the first ${runs.length} runs by tenant and id are shown here; tunefleet list --all-tenants shows every one.`;
+    drawPools(p.pools || []);
     drawWorkers(w.workers || []);
     if (selected) await drawDetail();
     lastGood = Date.now();
@@ -134,7 +147,17 @@ async function drawDetail() {
     return li;
   }));
   if (!outs.length) $('outputs').append(make('li', 'empty', 'nothing yet'));
+  if ($('checkpoints').open) await drawCheckpoints();
 }
+async function drawCheckpoints() {
+  const list = (await getJSON(`/v1/runs/${selected}/checkpoints`)).checkpoints || [];
+  $('checkpoint-rows').replaceChildren(...list.reverse().map((c) => {
+    const tr = make('tr');
+    tr.append(make('td', '', c.name), make('td', '', c.stage), make('td', 'num', bytes(c.bytes)), make('td', '', c.pruned ? 'pruned' : c.role || ''), make('td', 'wide', ago(c.created)));
+    return tr;
+  }));
+}
+$('checkpoints').addEventListener('toggle', () => { if ($('checkpoints').open && selected) drawCheckpoints().catch(() => {}); });
 // What the run's wall time went to: one bar, and the seconds of each cause.
 const useful = ['step', 'eval', 'prep_stage', 'eval_stage', 'export_stage'];
 function drawTime(t) {
@@ -177,17 +200,25 @@ function addLog(text) {
   $('log').prepend(li);
   while ($('log').childElementCount > 300) $('log').lastElementChild.remove();
 }
+const seriesOf = (stage) => (series[stage] ||= { at: new Map(), evals: new Map() });
 function take(e) {
   const v = e.values || {};
   if (e.stage && (v.total || v.steps)) stageProgress[e.stage] = { done: v.done ?? v.rows ?? e.step ?? 0, total: v.total || v.steps, loss: v.loss };
   if (e.type === 'train.step') {
-    const s = (series[e.stage] ||= { at: new Map() });
+    const s = seriesOf(e.stage);
     // A step that was lost and done again overwrites its older self, and what came after that is gone. History may come late.
     const generation = e.generation || 0;
     if ((s.at.get(e.step)?.generation ?? -1) > generation) return;
     s.at.set(e.step, { ...v, generation });
     for (const [k, p] of s.at) if (k > e.step && p.generation < generation) s.at.delete(k);
     queueDraw();
+    return;
+  }
+  const scores = Object.keys(v).filter((k) => k.startsWith('eval_') && !k.endsWith('_tokens'));
+  if (e.type === 'progress' && e.stage && scores.length) {
+    seriesOf(e.stage).evals.set(e.step || 0, v);
+    queueDraw();
+    addLog(`${new Date(e.at).toLocaleTimeString()}  evaluation  ${[e.stage, `step ${e.step || 0}`, ...scores.map((k) => `${k.slice(5)} ${short(v[k])}`)].join('  ')}`);
     return;
   }
   if (e.type !== 'progress') addLog(`${new Date(e.at).toLocaleTimeString()}  ${e.type}  ${[e.stage, e.step ? `step ${e.step}` : '', e.worker, e.message, e.error?.message].filter(Boolean).join('  ')}`);
@@ -230,6 +261,12 @@ function drawCharts() {
       $('charts').append(box);
       plots.push({ box, stage, key, title, tx, ty });
     }
+    const at = [...s.evals.keys()].sort((a, b) => a - b).filter((k) => s.evals.get(k).eval_loss !== undefined);
+    if (at.length > 1) {
+      const box = make('div', 'chart');
+      $('charts').append(box);
+      plots.push({ box, stage, key: 'eval_loss', title: 'loss of evaluations', tx: at, ty: at.map((k) => s.evals.get(k).eval_loss) });
+    }
   }
   document.querySelector('.charttools').hidden = !plots.length;
   for (const { box, stage, key, title, tx, ty } of plots) {
@@ -237,7 +274,7 @@ function drawCharts() {
     const data = [tx, ty], lines = [{ label: 'step' }, { label: title, stroke: key === 'loss' ? dim : line, width: 1 }];
     if (key === 'loss') { data.push(smooth(ty, Number($('smooth').value))); lines.push({ label: 'smoothed', stroke: line, width: 2 }); }
     charts.push(new uPlot({ title: `${stage}: ${title}`, width: box.clientWidth - 14, height: 220, cursor: { sync: { key: stage } }, series: lines, axes: [axis, { ...axis, size: 62 }],
-      scales: { x: { time: false }, y: { distr: $('log-y').checked && key === 'loss' ? 3 : 1 } } }, data, box));
+      scales: { x: { time: false }, y: { distr: $('log-y').checked && key.endsWith('loss') ? 3 : 1 } } }, data, box));
   }
 }
 async function follow(path) {
@@ -279,6 +316,8 @@ function route() {
   $('detail').hidden = !selected;
   series = {}; stageProgress = {};
   $('log').replaceChildren();
+  $('checkpoints').open = false;
+  $('checkpoint-rows').replaceChildren();
   drawCharts();
   stream?.abort();
   if (selected) { drawDetail().catch(() => {}); follow(selected); }
