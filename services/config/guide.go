@@ -199,7 +199,7 @@ func (g *guideFile) missing(c *collector) (errs []error) {
 				errs = append(errs, err)
 			}
 		case isPath(name):
-			errs = append(errs, noFolder(name))
+			errs = append(errs, c.noFolder(name))
 		}
 	}
 	for _, p := range []string{g.Data.TrainPath, g.Data.EvalPath} {
@@ -221,6 +221,14 @@ func (g *guideFile) missing(c *collector) (errs []error) {
 // batches resolves the three ways to give the batch to (micro-batch, leaves, nominal world); batch_size is global (DESIGN 7).
 func (g *guideFile) batches(root *node, p *problems) (micro, leaves, nominal int) {
 	t := g.Training
+	training := at(root, "training")
+	for _, key := range []string{"batch_size", "micro_batch_size", "gradient_accumulation_steps"} {
+		// What is left out has a default; 0 has none.
+		if n := training.values[key]; n != nil && n.text == "0" {
+			p.add(n, "training.%s is 0, expected 1..%d", key, 1<<20)
+			return 1, 1, 1
+		}
+	}
 	at := at(root, "training", "batch_size")
 	for _, v := range []int{t.BatchSize, t.MicroBatchSize, t.GradientAccumulation} {
 		if v < 0 || v > 1<<20 {

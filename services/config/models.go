@@ -60,7 +60,7 @@ func (c *collector) findModel(ctx context.Context, name, revision string) (folde
 		return local, byName(filepath.Base(local)), nil
 	}
 	if isPath(name) {
-		return "", Model{}, noFolder(name)
+		return "", Model{}, c.noFolder(name)
 	}
 	m = byName(name)
 	id := name
@@ -115,8 +115,12 @@ func isPath(name string) bool {
 	return strings.HasPrefix(name, ".") || filepath.IsAbs(name) || strings.HasPrefix(name, "~")
 }
 
-func noFolder(name string) error {
-	return schemas.Errorf(schemas.CodeNotFound, name, "model.base_model: no such folder")
+func (c *collector) noFolder(name string) error {
+	if info, err := os.Stat(c.resolve(name)); err == nil && !info.IsDir() {
+		return schemas.Errorf(schemas.CodeInvalid, name, "model.base_model is a file").WithHint("give the folder that holds config.json, the weights and the tokenizer")
+	}
+	return schemas.Errorf(schemas.CodeNotFound, name, "model.base_model: no such folder").
+		WithHint("a folder on this machine, or owner/name of a model on a hub")
 }
 
 // hub is where names without a scheme are looked up.

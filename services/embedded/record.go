@@ -85,7 +85,7 @@ func Prepare(dir string) (Record, error) { return ensure(dir) }
 // ensure reads the record or makes it, one process at a time.
 func ensure(dir string) (Record, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return Record{}, fmt.Errorf("cannot make the data directory: %w", err)
+		return Record{}, unusable(dir, err)
 	}
 	unlock, err := lock(filepath.Join(dir, "record.lock"), true)
 	if err != nil {
@@ -108,12 +108,22 @@ func ensure(dir string) (Record, error) {
 	}
 	tmp := filepath.Join(dir, recordFile+".tmp")
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return r, fmt.Errorf("cannot write the record of %s: %w", dir, err)
+		return r, unusable(dir, err)
 	}
 	if err := os.Rename(tmp, filepath.Join(dir, recordFile)); err != nil {
-		return r, fmt.Errorf("cannot write the record of %s: %w", dir, err)
+		return r, unusable(dir, err)
 	}
 	return r, nil
+}
+
+// unusable is the error of a data directory that cannot be made or written to.
+func unusable(dir string, err error) error {
+	code := schemas.CodeInvalid
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		code = schemas.CodeDiskFull
+	}
+	return schemas.Errorf(code, dir, "cannot write to the data directory: %v", schemas.Reason(err)).
+		WithHint("name one that this user can write to with --dir or TUNEFLEET_DATA_DIR")
 }
 
 // Ports are taken from below the range that systems give to outgoing connections (32768 on by default on Linux): while a server is down,
@@ -157,7 +167,7 @@ func freePort() (*net.TCPListener, error) {
 func lock(path string, wait bool) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the lock %s: %w", path, err)
+		return nil, unusable(filepath.Dir(path), err)
 	}
 	how := unix.LOCK_EX
 	if !wait {

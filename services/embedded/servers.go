@@ -21,6 +21,7 @@ import (
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/embedgw"
+	"golang.org/x/sys/unix"
 
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -74,6 +75,9 @@ func Start(ctx context.Context, o Options) (*Servers, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := room(dir); err != nil {
+		return nil, err
+	}
 	s := &Servers{Record: rec, failed: make(chan error, len(o.Parts))}
 	start := map[Part]func(context.Context, string) error{NATS: s.startNATS, Redis: s.startRedis, S3: s.startS3}
 	for _, p := range o.Parts {
@@ -85,6 +89,9 @@ func Start(ctx context.Context, o Options) (*Servers, error) {
 		unlock, err := lock(filepath.Join(dir, string(p)+".lock"), false)
 		if err == nil {
 			s.stop = append(s.stop, unlock)
+			err = s.portsFree(dir, p)
+		}
+		if err == nil {
 			err = f(ctx, dir)
 		}
 		if err != nil {
@@ -113,11 +120,50 @@ func (s *Servers) Close() {
 	}
 }
 
+// minRoom is the least free space that the servers are started over: below it nothing of use fits, and they would wait for room without an end.
+const minRoom = 64 << 20
+
+// room refuses a data directory on a file system that is full already.
+func room(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return unusable(dir, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < minRoom { //nolint:gosec // no file system has 2^63 blocks
+		return schemas.Errorf(schemas.CodeDiskFull, dir, "%d MiB are free there, and the embedded servers need %d at least", free>>20, minRoom>>20).
+			WithHint("make room, or name a data directory on another disk with --dir or TUNEFLEET_DATA_DIR")
+	}
+	return nil
+}
+
+// portsFree finds out at once that another program has taken a port of the record since it was made.
+func (s *Servers) portsFree(dir string, p Part) error {
+	for _, port := range map[Part][]int{NATS: {s.Record.NATS, s.Record.Monitor}, Redis: {s.Record.Redis}, S3: {s.Record.S3}}[p] {
+		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		if err == nil {
+			err = l.Close()
+		}
+		if err != nil {
+			return PortTaken(dir, port, err)
+		}
+	}
+	return nil
+}
+
+// PortTaken is the error of a server of a data directory whose port another program has.
+func PortTaken(dir string, port int, err error) error {
+	return schemas.Errorf(schemas.CodeConflict, loopback(port), "cannot listen: %v", schemas.Reason(err)).
+		WithHint("another program has the port: end it, or, when nothing runs over this data directory, delete %s; the next start takes other ports", filepath.Join(dir, recordFile))
+}
+
 func (s *Servers) startNATS(_ context.Context, dir string) error {
 	srv, err := server.NewServer(&server.Options{
 		ServerName: "tunefleet", Host: "127.0.0.1", Port: s.Record.NATS, HTTPHost: "127.0.0.1", HTTPPort: s.Record.Monitor,
 		Authorization: s.Record.Token, JetStream: true, StoreDir: filepath.Join(dir, "nats"), SyncAlways: true,
 		NoSigs: true, NoLog: true, MaxPayload: 1 << 20,
+		// Streams reserve what they may hold at most. By default the server grants three quarters of what is free now: with less than 6 GB none would
+		// come into being, and after a restart on a fuller disk none would come back.
+		JetStreamMaxStore: 1 << 40,
 	})
 	if err != nil {
 		return portError(err, s.Record.NATS)

@@ -47,7 +47,7 @@ func (a *app) client(ctx context.Context) (*client.Client, error) {
 		return nil, err
 	}
 	if err := c.Healthy(ctx); err != nil {
-		return nil, schemas.Errorf(schemas.CodeUnavailable, dir, "the embedded server of this data directory does not answer: %v", err).WithHint("start it with: tunefleet up")
+		return nil, schemas.Errorf(schemas.CodeUnavailable, dir, "the embedded server of this data directory does not answer: %s", schemas.AsErrorInfo(err).Message).WithHint("start it with: tunefleet up")
 	}
 	return c, nil
 }

@@ -6,15 +6,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
+	"github.com/tunefleet/tunefleet/services/embedded"
 )
 
 // smallDisk mounts a file system of its own over dir and returns a function that leaves so many bytes free on it.
@@ -72,6 +75,42 @@ func wholeInput(path string) bool {
 	data, err := os.ReadFile(path)
 	sum := sha256.Sum256(data)
 	return err == nil && hex.EncodeToString(sum[:]) == filepath.Base(path)
+}
+
+// TestLittleRoom: a disk with a few hundred MB is enough for the embedded servers, whose streams reserve gigabytes; one with next to nothing is
+// refused at once, and not waited on.
+func TestLittleRoom(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	leave := smallDisk(t, dir, 256<<20)
+	p := project(t)
+	train := func() result {
+		return cli(t, nil, "submit", filepath.Join(p, "run.yaml"), "--follow", "--dir", dir)
+	}
+	t.Run("some", func(t *testing.T) {
+		upIn(t, dir, nil, "--workers", "1")
+		train().want(t, 0)
+	})
+	leave(20 << 20)
+	cli(t, nil, "up", "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeDiskFull], "MiB are free there", "--dir")
+}
+
+// TestPortTaken: another program on a port of the data directory is told at once, with the way out, which keeps the runs.
+func TestPortTaken(t *testing.T) {
+	dir := t.TempDir()
+	rec, err := embedded.Prepare(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []int{rec.NATS, rec.Monitor, rec.Redis, rec.S3, rec.API} {
+		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cli(t, nil, "up", "--dir", dir).want(t, schemas.ExitCodes()[schemas.CodeConflict], strconv.Itoa(port), "in use", "embedded.json")
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestFullFileSystem fills real file systems: the store's, so that nothing at all fits, or no checkpoint; and the user's. Each time the error

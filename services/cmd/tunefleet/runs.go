@@ -151,12 +151,13 @@ func (a *app) watch(ctx context.Context, cl *client.Client, tenant, run string, 
 		show = newProgress(a.err, a.terminal())
 		defer show.close()
 	}
-	say := a.sayLine
-	if show != nil {
-		say = func(line string) { show.line("%s", line) }
+	cl.Lost = func(err error) {
+		if show != nil {
+			show.line("%s", connection(err))
+		} else {
+			a.say("%s", connection(err))
+		}
 	}
-	cl.Lost = func(err error) { say(connection(err)) }
-	a.sayWaiting(ctx, cl, tenant, run, say)
 	last := ""
 	err = cl.Follow(ctx, tenant, run, "", func(id string, e schemas.Event) error {
 		if e.Type == schemas.EventState {
@@ -192,18 +193,18 @@ func connection(err error) string {
 }
 
 // sayWaiting says what a run waits for when nobody is there to do its work: it would be followed in silence.
-func (a *app) sayWaiting(ctx context.Context, cl *client.Client, tenant, run string, say func(string)) {
+func (a *app) sayWaiting(ctx context.Context, cl *client.Client, tenant, run string) {
 	v, err := cl.Get(ctx, tenant, run)
 	if err != nil || v.State.Terminal() {
 		return // following says it, too
 	}
 	if v.State == schemas.RunPaused {
-		say(fmt.Sprintf("the run is paused; tunefleet resume %s goes on with it", run))
+		a.say("the run is paused; tunefleet resume %s goes on with it", run)
 		return
 	}
 	for _, pool := range pools(v) {
 		if live, err := cl.Workers(ctx, pool); err == nil && len(live.Workers) == 0 {
-			say(fmt.Sprintf("pool %s has no worker now; start one with: tunefleet worker --pool %s", pool, pool))
+			a.say("pool %s has no worker now; start one with: tunefleet worker --pool %s", pool, pool)
 		}
 	}
 }
@@ -219,6 +220,7 @@ func pools(v *schemas.RunView) []string {
 
 // follow shows a run's progress until it is over; its end is the exit code. With --json the events go to standard output, one a line.
 func (a *app) follow(ctx context.Context, cl *client.Client, tenant, run string) error {
+	a.sayWaiting(ctx, cl, tenant, run)
 	final, err := a.watch(ctx, cl, tenant, run, func(schemas.Event) error { return nil })
 	if err != nil {
 		return a.detached(run, err)

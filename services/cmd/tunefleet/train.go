@@ -106,6 +106,9 @@ func (a *app) train(ctx context.Context, r *config.Resolved) error {
 	if err != nil {
 		return err
 	}
+	if a.configured() { // else workers were started
+		a.sayWaiting(ctx, cl, tenant, run)
+	}
 	if err := a.followTraining(ctx, cl, tenant, run, r); err != nil {
 		if schemas.IsCode(err, schemas.CodeInterrupted) || schemas.IsCode(err, schemas.CodeUnavailable) {
 			return err // it can be gone on with
@@ -113,7 +116,8 @@ func (a *app) train(ctx context.Context, r *config.Resolved) error {
 		return errors.Join(err, finished(r.Output))
 	}
 	if err := a.collect(context.WithoutCancel(ctx), cl, tenant, run, r); err != nil {
-		return err
+		info := schemas.AsErrorInfo(err)
+		return info.WithHint("%s", strings.TrimPrefix(info.Hint+fmt.Sprintf("; the run is done and its files are kept: tunefleet outputs %s --to FOLDER fetches them, with tunefleet up running", run), "; "))
 	}
 	return finished(r.Output)
 }

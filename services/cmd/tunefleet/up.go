@@ -174,7 +174,7 @@ func startStack(ctx context.Context, dir string, only, pools []string, log *slog
 	if s.back, err = openBackends(ctx, s.record.Connect(), "tunefleet-control", time.Minute, log); err != nil {
 		return nil, err
 	}
-	return s, s.serve(ctx, inner, serveOptions{control: withControl, api: withAPI, pools: pools, address: s.record.APIAddr(), token: s.record.APIToken}, log)
+	return s, s.serve(ctx, inner, serveOptions{control: withControl, api: withAPI, pools: pools, address: s.record.APIAddr(), token: s.record.APIToken, dir: dir}, log)
 }
 
 // run keeps a goroutine of the stack; an error ends the stack's owner.
@@ -196,6 +196,8 @@ type serveOptions struct {
 	control, api   bool
 	pools          []string
 	address, token string
+	// dir is the data directory of the stack's record.
+	dir string
 }
 
 // serve starts control (with the intake) and the API over the stack's backends.
@@ -219,7 +221,10 @@ func (s *stack) serve(ctx, inner context.Context, o serveOptions, log *slog.Logg
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, "tcp", o.address)
 		if err != nil {
-			return schemas.Errorf(schemas.CodeConflict, o.address, "cannot listen: %v", err).WithHint("another process may serve the API of this data directory")
+			if s.record.API != 0 {
+				return embedded.PortTaken(o.dir, s.record.API, err)
+			}
+			return schemas.Errorf(schemas.CodeConflict, o.address, "cannot listen: %v", err).WithHint("--listen names another address")
 		}
 		s.run(func() error { return server.Serve(inner, l) })
 	}
