@@ -47,6 +47,9 @@ func New(enc *chat.Encoder, set Settings) (*Processor, error) {
 	return &Processor{enc, set}, nil
 }
 
+// Encoder is the encoder the processor was made with.
+func (p *Processor) Encoder() *chat.Encoder { return p.enc }
+
 // Supervised reports whether an example can be used for supervised training, Pairs whether for pairs and KTO, Prompted whether it has a prompt.
 func (e *Example) Supervised() bool { return e.Prompted() && len(e.Response) == 1 }
 
