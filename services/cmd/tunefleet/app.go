@@ -157,7 +157,7 @@ func (a *app) root() *cobra.Command {
 		root.AddCommand(a.actCommand(e))
 	}
 	root.AddCommand(a.workersCommand(), a.workerCommand(), a.rankCommand(), a.upCommand(), a.serveCommand(), a.verifyCommand(), a.doctorCommand(),
-		a.modelsCommand(), a.dataCommand(), a.poolCommand(), a.planCommand(), a.dlqCommand(), a.ckptCommand(), a.cacheCommand(), a.simulateCommand(), a.benchCommand(), a.demoCommand(), a.chaosCommand(), a.chaosProcessCommand(), a.versionCommand())
+		a.modelsCommand(), a.dataCommand(), a.poolCommand(), a.planCommand(), a.dlqCommand(), a.ckptCommand(), a.cacheCommand(), a.forkCommand(), a.exportCommand(), a.sweepCommand(), a.simulateCommand(), a.benchCommand(), a.demoCommand(), a.chaosCommand(), a.chaosProcessCommand(), a.versionCommand())
 	strictHelp(root)
 	return root
 }
@@ -189,8 +189,25 @@ func strictHelp(root *cobra.Command) {
 	}
 }
 
+// elsewhere says where what users look for under another name is.
+func elsewhere(name string) string {
+	return map[string]string{
+		"api": "tunefleet serve runs the HTTP API over servers of your own, tunefleet up on this machine", "server": "tunefleet serve, or tunefleet up on this machine",
+		"chat":    "tunefleet has no chat: tunefleet export RUN --to FOLDER writes weights that chat programs load",
+		"eval":    "evaluation is a stage of a run (kind: eval), or do_predict and do_eval of a LLaMA-Factory configuration: tunefleet train FILE",
+		"predict": "do_predict of a LLaMA-Factory configuration: tunefleet train FILE", "events": "tunefleet logs RUN", "metrics": "tunefleet logs RUN --json",
+		"retry": "tunefleet dlq retry RUN", "quota": "tunefleet pool quota POOL TENANT", "cordon": "tunefleet pool cordon POOL", "drain": "tunefleet pool drain POOL",
+		"pools": "tunefleet pool list", "queue": "tunefleet list --state queued", "checkpoints": "tunefleet ckpt ls RUN", "stop": "tunefleet pause RUN, or cancel RUN",
+		"delete": "tunefleet cancel RUN, or dlq drop RUN", "start": "tunefleet up, or tunefleet submit FILE", "download": "tunefleet outputs RUN --to FOLDER",
+		"artifacts": "tunefleet outputs RUN --to FOLDER", "preview": "tunefleet data preview FILE", "dataset": "tunefleet data preview | stats | validate FILE",
+	}[name]
+}
+
 func unknownCommand(cmd *cobra.Command, name string) error {
 	e := schemas.Errorf(schemas.CodeUsage, "", "unknown command %q", name)
+	if where := elsewhere(name); where != "" && !cmd.HasParent() {
+		return e.WithHint("%s", where)
+	}
 	var names []string
 	for _, c := range cmd.Commands() {
 		if !c.Hidden {
