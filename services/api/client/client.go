@@ -99,7 +99,11 @@ func over(ctx context.Context) error {
 
 // bounded is a context for a request that is answered at once.
 func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, c.Timeout, schemas.Errorf(schemas.CodeTimeout, c.base, "the API server accepts connections but has not answered for %s", c.Timeout))
+	return c.within(ctx, c.Timeout)
+}
+
+func (c *Client) within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, schemas.Errorf(schemas.CodeTimeout, c.base, "the API server accepts connections but has not answered for %s", d))
 }
 
 // get decodes a JSON answer that comes within the timeout.
@@ -223,8 +227,10 @@ func (c *Client) Output(ctx context.Context, tenant, run, name string) (io.ReadC
 	return resp.Body, nil
 }
 
-// Healthy reports whether the server answers.
+// Healthy reports whether the server answers, within 10 seconds.
 func (c *Client) Healthy(ctx context.Context) error {
+	ctx, cancel := c.within(ctx, min(c.Timeout, 10*time.Second))
+	defer cancel()
 	_, err := get[map[string]string](ctx, c, http.MethodGet, "/healthz", nil)
 	return err
 }

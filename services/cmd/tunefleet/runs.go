@@ -189,7 +189,7 @@ func connection(err error) string {
 	if err == nil {
 		return "the API server answers again"
 	}
-	return fmt.Sprintf("lost the API server, trying again for a minute; the run goes on: %v", err)
+	return fmt.Sprintf("lost the API server, trying again for a minute; the run goes on: %s", schemas.AsErrorInfo(err).Message)
 }
 
 // sayWaiting says what a run waits for when nobody is there to do its work: it would be followed in silence.
