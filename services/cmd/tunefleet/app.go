@@ -158,6 +158,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.AddCommand(a.workersCommand(), a.workerCommand(), a.rankCommand(), a.upCommand(), a.serveCommand(), a.verifyCommand(), a.doctorCommand(),
 		a.modelsCommand(), a.dataCommand(), a.poolCommand(), a.planCommand(), a.dlqCommand(), a.ckptCommand(), a.cacheCommand(), a.forkCommand(), a.exportCommand(), a.sweepCommand(), a.simulateCommand(), a.benchCommand(), a.demoCommand(), a.chaosCommand(), a.chaosProcessCommand(), a.versionCommand())
+	a.completeRuns(root)
 	strictHelp(root)
 	return root
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/api/client"
 	"github.com/tunefleet/tunefleet/services/embedded"
@@ -100,4 +102,32 @@ func (a *app) findRun(ctx context.Context, c *client.Client, arg string) (tenant
 		return tenant, found[0], nil
 	}
 	return "", "", schemas.Errorf(schemas.CodeUsage, arg, "%d runs match: %s", len(found), strings.Join(found, ", ")).WithHint("give more of the id")
+}
+
+// completeRuns offers a shell the ids of runs, with their names and states, for the commands that take one.
+func (a *app) completeRuns(root *cobra.Command) {
+	for _, c := range root.Commands() {
+		a.completeRuns(c)
+		if _, args, ok := strings.Cut(c.Use, " "); !ok || !strings.HasPrefix(args, "RUN") {
+			continue
+		}
+		c.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) (out []string, _ cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			cl, err := a.client(cmd.Context())
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			defer cl.Close()
+			list, err := cl.List(cmd.Context(), schemas.RunFilter{Tenant: a.tenant, Limit: 1000})
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			for _, r := range list.Runs {
+				out = append(out, cobra.CompletionWithDesc(r.Run, printable(r.Name+" "+string(r.State))))
+			}
+			return out, cobra.ShellCompDirectiveNoFileComp
+		}
+	}
 }

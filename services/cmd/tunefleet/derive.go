@@ -238,6 +238,11 @@ func exporting(v *schemas.RunView, stage string, formats []string, dtype string)
 	if err != nil {
 		return nil, err
 	}
+	for _, f := range formats {
+		if f != "merged" && f != "peft" {
+			return nil, schemas.Errorf(schemas.CodeUsage, "--format", "%q is neither merged nor peft", f)
+		}
+	}
 	e := &schemas.ExportStage{From: runURI(v, stage), Formats: formats, DType: dtype}
 	for _, st := range v.Spec.Stages {
 		if st.Export != nil && st.Export.Tokenizer != nil {

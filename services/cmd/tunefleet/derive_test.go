@@ -103,6 +103,7 @@ func TestForkExportSweep(t *testing.T) {
 	if n := strings.Count(r.out, `"seed":"5"`); n != 2 {
 		t.Errorf("%d runs in %s", n, r.out)
 	}
+	cli(t, []string{"TUNEFLEET_DATA_DIR=" + dir}, "__complete", "watch", "").want(t, 0, id+"\ttiny succeeded")
 	do("eval").want(t, schemas.ExitCodes()[schemas.CodeUsage], "kind: eval")
 }
 

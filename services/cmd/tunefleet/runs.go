@@ -347,7 +347,7 @@ func (a *app) listCommand() *cobra.Command {
 				f.Tenant = ""
 			}
 			if state != "" && !slices.Contains(schemas.RunStates(), f.State) {
-				return schemas.Errorf(schemas.CodeUsage, "--state", "%q is no state of a run", state)
+				return schemas.Errorf(schemas.CodeUsage, "--state", "%q is no state of a run", state).WithHint("states are %s", strings.Trim(fmt.Sprint(schemas.RunStates()), "[]"))
 			}
 			if limit < 1 {
 				return schemas.Errorf(schemas.CodeUsage, "--limit", "%d is not positive", limit)
