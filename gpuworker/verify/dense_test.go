@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"maps"
@@ -23,31 +22,7 @@ func TestRandomDense(t *testing.T) {
 		t.Skip("runs transformers")
 	}
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), python(t), "testdata/dense/make.py", dir, "11")
-	cmd.Env = append(os.Environ(), "CUDA_VISIBLE_DEVICES=", "HF_HUB_OFFLINE=1")
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	wait := func() string {
-		if !lines.Scan() {
-			t.Fatalf("%v\n%s", cmd.Wait(), errs.String())
-		}
-		return lines.Text()
-	}
-	if l := wait(); l != "made" {
-		t.Fatal(l)
-	}
+	runReference(t, "testdata/dense/make.py", dir, "11")
 	folders, err := os.ReadDir(dir)
 	if err != nil || len(folders) < 60 {
 		t.Fatalf("%d folders: %v", len(folders), err)
@@ -60,18 +35,32 @@ func TestRandomDense(t *testing.T) {
 			exportModel(t, folder)
 		})
 	}
-	if _, err := in.Write([]byte("exported\n")); err != nil {
-		t.Fatal(err)
+	loadsInTransformers(t, dir)
+}
+
+// runReference runs a script of the reference implementation, and returns what it prints.
+func runReference(t *testing.T, args ...string) []byte {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), python(t), args...)
+	cmd.Env = append(os.Environ(), "CUDA_VISIBLE_DEVICES=", "HF_HUB_OFFLINE=1")
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s%s", err, out, errs.String())
 	}
+	return out
+}
+
+// loadsInTransformers checks that transformers loads the exports of the folders below dir and computes their logits.
+func loadsInTransformers(t *testing.T, dir string) {
+	t.Helper()
 	var differ map[string]string
-	if err := json.Unmarshal([]byte(wait()), &differ); err != nil {
+	if err := json.Unmarshal(runReference(t, "testdata/exported.py", dir), &differ); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(differ)) {
 		t.Errorf("%s loaded by transformers from our export: %s", name, differ[name])
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, errs.String())
 	}
 }
 

@@ -2,7 +2,6 @@ package verify
 
 import (
 	"context"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,7 +20,7 @@ func python(t *testing.T) string {
 }
 
 // TestRandomMoE compares architectures with experts, of sizes that a seed draws, with transformers: logits, losses, every gradient,
-// greedy generation, and the gradients with the routers' load-balancing loss.
+// greedy generation, the gradients with the routers' load-balancing loss, and logits of our export there.
 func TestRandomMoE(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs transformers")
@@ -29,18 +28,17 @@ func TestRandomMoE(t *testing.T) {
 	names := strings.Fields("mixtral qwen2_moe qwen3_moe olmoe granitemoe granitemoeshared deepseek_v2 deepseek_v3 glm4_moe dots1 ernie4_5_moe flex_olmo gpt_oss hunyuan_v1_moe phimoe")
 	for _, seed := range []string{"6", "7"} {
 		dir := t.TempDir()
-		out, err := exec.CommandContext(t.Context(), python(t), append([]string{"testdata/moe/make.py", dir, seed}, names...)...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+		runReference(t, append([]string{"testdata/moe/make.py", dir, seed}, names...)...)
 		for _, name := range names {
 			t.Run(name+seed, func(t *testing.T) {
 				folder := filepath.Join(dir, name)
 				rep, err := VerifyModel(context.Background(), folder, Options{Threads: 2, Checkpoint: seed == "7"})
 				mustPass(t, rep, err)
 				balanced(t, folder, seed == "7")
+				exportModel(t, folder)
 			})
 		}
+		loadsInTransformers(t, dir)
 	}
 }
 
