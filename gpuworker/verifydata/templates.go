@@ -2,6 +2,7 @@ package verifydata
 
 import (
 	"context"
+	"errors"
 	"path"
 	"slices"
 	"strings"
@@ -248,8 +249,15 @@ func toolCase(_ *Env, row *pyjson.Object) Case {
 	default:
 		c.Err = errUnknown("kind", pyjson.Str(row.Value("kind")))
 	}
+	for _, x := range c.Fields {
+		if c.Err == nil && pyjson.HasSurrogate(pyjson.Dumps(x.Value)) {
+			c.Err = errSurrogate // as for who wrote the reference
+		}
+	}
 	return c
 }
+
+var errSurrogate = errors.New("the result holds half of a surrogate pair, which cannot be written")
 
 // pairOf and listOf write turns the way the reference does, each side by f.
 func pairOf(t chat.Turn, f func([]chat.Element) any) any { return []any{f(t.Prompt), f(t.Response)} }

@@ -1,7 +1,8 @@
-"""Writes folders of LLaMA-Factory configurations for record.py: python variants.py OUT DATA MODELS.
+"""Writes folders of LLaMA-Factory configurations for record.py: python variants.py OUT DATA MODELS [SEED N].
 
 OUT receives data/ (LLaMA-Factory's demo sets from DATA, and sets of odd rows made here), the models of MODELS (model_llama3, model_llama3_nodrop,
 model_llama3_memo and model_qwen2 of the fixtures) and a folder for each variant: combinations of keys that the recorded fixtures do not have.
+With SEED and N there are N random ones instead, named random_SEED_0 and so on.
 Then `python record.py OUT/*/` runs the real LLaMA-Factory, and `tunefleet verify e2e OUT/NAME` repeats what it did.
 """
 
@@ -137,6 +138,56 @@ def variants():
     return v
 
 
+def random_variants(seed, n):
+    """Name -> keys over BASE: stages, data, methods, optimizers, schedules and batches, each drawn."""
+    v = {}
+    for i in range(n):
+        r = random.Random(f"{seed} {i}")
+        maybe = lambda p, **keys: keys if r.random() < p else {}  # noqa: E731
+        stage = r.choice(["sft"] * 6 + ["pt", "dpo", "dpo", "kto", "rm"])
+        model, template = r.choice([(LLAMA, "llama3"), (LLAMA, "llama3"), (QWEN, "qwen"), (QWEN, "qwen3"), (LLAMA, "vicuna"), (LLAMA, "mistral")])
+        if stage == "rm":
+            model, template = NODROP, "llama3"
+        sets = {
+            "sft": ["identity", "alpaca_en_demo", "alpaca_zh_demo", "multiturn_en", "glaive_toolcall_en_demo", "glaive_toolcall_zh_demo", "thoughts", "odd_alpaca"],
+            "pt": ["c4_demo", "wiki_demo"], "dpo": ["dpo_en_demo", "dpo_zh_demo"], "rm": ["dpo_en_demo", "dpo_zh_demo"], "kto": ["kto_en_demo", "kto_tools"],
+        }[stage]  # fmt: skip
+        names = r.sample(sets, r.choice([1, 1, 2]))
+        c = {"model_name_or_path": model, **BASE, "template": template, "dataset": ",".join(names), "stage": stage}
+        c.update(seed=r.randrange(1000), cutoff_len=r.choice([64, 120, 200, 256]), max_samples=r.choice([14, 20, 27]), per_device_train_batch_size=r.choice([1, 2, 3]),
+                 gradient_accumulation_steps=r.choice([1, 2, 3]), num_train_epochs=r.choice([0.7, 1.0, 1.3]), weight_decay=r.choice([0, 0.1]))  # fmt: skip
+        c["lr_scheduler_type"] = r.choice(["cosine", "linear", "constant_with_warmup", "inverse_sqrt", "polynomial"])
+        method = r.choice(["lora", "lora", "full", "freeze"])
+        c["finetuning_type"] = method
+        if method == "lora":
+            c.update(lora_rank=r.choice([2, 4, 8]), **maybe(0.3, lora_alpha=5), **maybe(0.2, use_dora=True), **maybe(0.2, use_rslora=True), **maybe(0.2, loraplus_lr_ratio=4.0),
+                     **maybe(0.3, lora_target="q_proj,up_proj"))  # fmt: skip
+        else:
+            c.update(learning_rate=1.0e-3, **maybe(0.2, optim="adafactor"))
+        if method == "freeze":
+            c.update(freeze_trainable_layers=r.choice([1, 2, -1]), **maybe(0.3, freeze_extra_modules="embed_tokens"))
+        c.update(maybe(0.3, max_grad_norm=0.3), **maybe(0.2, adam_beta2=0.95), **maybe(0.2, warmup_ratio=0, warmup_steps=2), **maybe(0.15, group_by_length=True))
+        if r.random() < 0.4:
+            c.update(EVAL, val_size=r.choice([0.2, 5]), per_device_eval_batch_size=r.choice([2, 3]))
+        if len(names) > 1:
+            c.update(maybe(0.4, mix_strategy=r.choice(["interleave_under", "interleave_over"]), interleave_probs="0.6,0.4"))
+        if stage == "sft":
+            c.update(r.choice([{}, {}, {"packing": True}, {"neat_packing": True}]))
+            c.update(r.choice([{}, {}, {"mask_history": True}, {"train_on_prompt": True}]))
+            c.update(maybe(0.2, label_smoothing_factor=0.1), **maybe(0.15, use_dft_loss=True), **maybe(0.2, preprocessing_batch_size=7, preprocessing_num_workers=2))
+            c.update(maybe(0.2, enable_thinking=False), **maybe(0.15, default_system="Be brief."))
+        if stage == "dpo":
+            c.update(pref_loss=r.choice(["sigmoid", "orpo", "simpo", "ipo", "hinge"]), pref_beta=r.choice([0.1, 0.4]), **maybe(0.3, pref_ftx=0.2))
+            if c["pref_loss"] == "sigmoid":
+                c.update(maybe(0.3, dpo_label_smoothing=0.1))
+        if stage == "kto":
+            c.update(pref_beta=r.choice([0.1, 0.3]), **maybe(0.3, kto_rejected_weight=0.7), **maybe(0.3, pref_ftx=0.1), per_device_train_batch_size=r.choice([2, 3]))
+        if stage == "pt":
+            c.update(template=None, **maybe(0.5, packing=False))
+        v[f"random_{seed}_{i}"] = {k: x for k, x in c.items() if x is not None}
+    return v
+
+
 def written(x):
     """JSON whose numbers YAML 1.1 reads as numbers: it wants a point in 1e-06."""
     return re.sub(r"(?<=[ :\[])(\d+)(e-\d+)", r"\1.0\2", " " + json.dumps(x)).strip()
@@ -236,7 +287,8 @@ def main():
     for f in (models / "sft_lora" / "out").iterdir():
         if f.name.startswith("adapter_"):
             shutil.copyfile(f, adapter / f.name)
-    for name, keys in variants().items():
+    chosen = random_variants(int(sys.argv[4]), int(sys.argv[5])) if len(sys.argv) > 5 else variants()
+    for name, keys in chosen.items():
         (out / name).mkdir(exist_ok=True)
         text = "".join(f"{k}: {written(x)}\n" for k, x in keys.items())
         (out / name / ("predict.yaml" if keys.get("do_predict") and not keys.get("do_train") else "train.yaml")).write_text(text)

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 )
 
 // errSyntax says that a text is no Python expression.
@@ -283,7 +285,7 @@ func (p *pyParser) escape(b *strings.Builder, bytes bool) error {
 	if err != nil || n > unicode.MaxRune {
 		return errSyntax
 	}
-	b.WriteRune(rune(n))
+	pyjson.WriteRune(b, rune(n))
 	p.i = at + digits
 	return nil
 }

@@ -364,6 +364,9 @@ func (t *Template) format(messages []Message, system, tools string) ([][]Element
 		default:
 			return nil, fmt.Errorf("cannot format a message of the role %q", m.Role)
 		}
+		if slices.ContainsFunc(parts, func(e Element) bool { return pyjson.HasSurrogate(e.Text) }) {
+			return nil, schemas.Errorf(schemas.CodeData, "", `the text of message %d holds half of a surrogate pair, such as \ud800, which no tokenizer takes`, i+1)
+		}
 		out[i] = slices.DeleteFunc(parts, func(e Element) bool { return e.Kind == Text && e.Text == "" })
 	}
 	return out, nil

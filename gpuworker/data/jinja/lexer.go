@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 )
 
 type kind uint8
@@ -376,7 +378,7 @@ func (l *lexer) escape(b *strings.Builder) error {
 	if n > unicode.MaxRune {
 		return l.fail(l.i, "a broken escape")
 	}
-	b.WriteRune(rune(n))
+	pyjson.WriteRune(b, rune(n))
 	l.i += digits
 	return nil
 }

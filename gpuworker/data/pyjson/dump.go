@@ -123,7 +123,7 @@ func (w *writer) list(open, end string, n, level int, item func(i int)) {
 
 func (w *writer) str(s string) {
 	w.b.WriteByte('"')
-	for _, r := range s {
+	for r := range runes(s) {
 		switch {
 		case r == '"' || r == '\\':
 			w.b.WriteByte('\\')
@@ -147,7 +147,7 @@ func (w *writer) str(s string) {
 		case w.style.ASCII && r >= 0x10000:
 			fmt.Fprintf(&w.b, `\u%04x\u%04x`, 0xd800+(r-0x10000)>>10, 0xdc00+(r-0x10000)&0x3ff)
 		default:
-			w.b.WriteRune(r)
+			WriteRune(&w.b, r)
 		}
 	}
 	w.b.WriteByte('"')

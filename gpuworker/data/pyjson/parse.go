@@ -28,7 +28,7 @@ func (e *SyntaxError) Error() string {
 }
 
 // Parse reads one JSON value and nothing behind it but white space, as json.loads: NaN and Infinity are numbers, of duplicate keys the last
-// value wins, control characters within strings are refused. Half surrogates become U+FFFD. The error is a *SyntaxError.
+// value wins, control characters within strings are refused. Half surrogates are kept (HasSurrogate). The error is a *SyntaxError.
 func Parse(text string) (any, error) {
 	p := &parser{s: text}
 	p.space()
@@ -197,7 +197,7 @@ func (p *parser) str() (string, error) {
 			if err != nil {
 				return "", err
 			}
-			b.WriteRune(r)
+			WriteRune(&b, r)
 		}
 	}
 	return "", p.fail("a string without end")
@@ -229,7 +229,7 @@ func (p *parser) escape() (rune, error) {
 			}
 		}
 	}
-	return r, nil // WriteRune makes U+FFFD of a half surrogate
+	return r, nil
 }
 
 func (p *parser) hex(at int) (rune, error) {

@@ -67,3 +67,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestHalvesOfSurrogatePairs: they are kept, told and written as Python does; halves that belong together are one character.
+func TestHalvesOfSurrogatePairs(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		json, ascii, repr string
+		half              bool
+	}{
+		{`"a\ud800b"`, `"a\ud800b"`, `'a\ud800b'`, true}, {`"\udc00\ud800"`, `"\udc00\ud800"`, `'\udc00\ud800'`, true}, {`"\ud83d\ude00"`, `"\ud83d\ude00"`, "'😀'", false},
+		{`"\ud83d\ud83d\ude00"`, `"\ud83d\ud83d\ude00"`, `'\ud83d😀'`, true}, {`"í\ud7ff"`, `"\u00ed\ud7ff"`, `'í\ud7ff'`, false},
+	} {
+		v, err := Parse(c.json)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, _ := v.(string)
+		if got := Dump(v, Style{ASCII: true}); got != c.ascii || Repr(v) != c.repr || HasSurrogate(s) != c.half {
+			t.Errorf("%s: %s %s %t", c.json, got, Repr(v), HasSurrogate(s))
+		}
+	}
+}

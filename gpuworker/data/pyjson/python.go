@@ -100,7 +100,7 @@ func reprString(b *strings.Builder, s string) {
 		quote = '"'
 	}
 	b.WriteRune(quote)
-	for _, r := range s {
+	for r := range runes(s) {
 		switch {
 		case r == quote || r == '\\':
 			b.WriteByte('\\')
