@@ -12,6 +12,7 @@ import (
 	"github.com/daulet/tokenizers"
 
 	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // pair is a tokenizer and the library's of the same file.
@@ -187,6 +188,26 @@ func FuzzEncode(f *testing.F) {
 				t.Fatalf("%q decodes to nothing", s)
 			}
 		}
+	})
+}
+
+// FuzzConfig reads anything as the configuration of a good tokenizer.
+func FuzzConfig(f *testing.F) {
+	good := []byte(`{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}}`)
+	f.Add([]byte(`{"tokenizer_class":"LlamaTokenizer","add_bos_token":true,"bos_token":{"content":"a"},"added_tokens_decoder":{"2":{"content":"ab","special":true}}}`), []byte(`{"eos_token":"b"}`))
+	f.Add([]byte(`{"chat_template":[{"name":"default","template":"{{ messages }}"}],"model_max_length":1e30}`), []byte(`{`))
+	f.Fuzz(func(t *testing.T, config, special []byte) {
+		tok, err := New("f", Files{Tokenizer: good, Config: config, SpecialMap: special})
+		if err != nil {
+			if !schemas.IsCode(err, schemas.CodeModel) {
+				t.Fatalf("error has another code: %v", err)
+			}
+			return
+		}
+		for _, r := range roles() {
+			tok.Special(r)
+		}
+		tok.Decode(tok.Encode("abba"), true)
 	})
 }
 

@@ -2,12 +2,15 @@ package source
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -65,6 +68,51 @@ func FuzzParquet(f *testing.F) { fuzzFormat(f, "x.parquet", parquetFile(f)) }
 
 // FuzzArrow covers streams and files.
 func FuzzArrow(f *testing.F) { fuzzFormat(f, "x.arrow", arrowStream(f), arrowRandom(f)) }
+
+// FuzzCompressed covers gz, FuzzZstandard zst: what they unpack to is bounded like everything else.
+func FuzzCompressed(f *testing.F) {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	if _, err := w.Write([]byte("{\"a\":1}\n{\"b\":2}\n")); err != nil {
+		f.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		f.Fatal(err)
+	}
+	fuzzFormat(f, "x.jsonl.gz", b.Bytes(), b.Bytes()[:b.Len()/2], append(bytes.Clone(b.Bytes()), b.Bytes()...))
+}
+
+func FuzzZstandard(f *testing.F) {
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	b := w.EncodeAll([]byte("a,b\n1,2\n"), nil)
+	fuzzFormat(f, "x.csv.zst", b, b[:len(b)/2], append(bytes.Clone(b), b...))
+}
+
+// FuzzSlices: whatever a split says, its rows are rows of the data set.
+func FuzzSlices(f *testing.F) {
+	for _, s := range []string{"train", "train[:10%]", "train[:5]+train[-5:]", "a.b[10%:-1%](pct1_dropremainder)", "train[9_9:]"} {
+		f.Add(s, 10)
+	}
+	f.Fuzz(func(t *testing.T, spec string, n int) {
+		parts, err := ParseSlices(spec)
+		if err != nil {
+			return
+		}
+		n = int(uint(n) % 1000)
+		rows, err := parts.Rows(n)
+		if err != nil {
+			return
+		}
+		for _, r := range rows {
+			if r < 0 || int(r) >= n {
+				t.Fatalf("%q of %d rows has row %d", spec, n, r)
+			}
+		}
+	})
+}
 
 func FuzzInfo(f *testing.F) {
 	f.Add([]byte(`{"a":{"file_name":"x","columns":{"prompt":"q"},"tags":{"role_tag":null}}}`))
