@@ -166,7 +166,8 @@ def random_variants(seed, n):
             c.update(learning_rate=1.0e-3, **maybe(0.2, optim="adafactor"))
         if method == "freeze":
             c.update(freeze_trainable_layers=r.choice([1, 2, -1]), **maybe(0.3, freeze_extra_modules="embed_tokens"))
-        c.update(maybe(0.3, max_grad_norm=0.3), **maybe(0.2, adam_beta2=0.95), **maybe(0.2, warmup_ratio=0, warmup_steps=2), **maybe(0.15, group_by_length=True))
+        c.update(maybe(0.3, max_grad_norm=0.3), **maybe(0.2, adam_beta2=0.95), **maybe(0.2, warmup_ratio=0, warmup_steps=2))
+        c.update(maybe(0.15, group_by_length=True) if stage in ("sft", "pt", "kto") else {})  # pairs have no length upstream
         if r.random() < 0.4:
             c.update(EVAL, val_size=r.choice([0.2, 5]), per_device_eval_batch_size=r.choice([2, 3]))
         if len(names) > 1:

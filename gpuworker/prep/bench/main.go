@@ -47,6 +47,7 @@ type options struct {
 	rows, threads, rounds, cutoff int
 	python, tokenizer, base, dir  string
 	results, only, scripts        string
+	clean                         bool
 }
 
 // report is the file that is written.
@@ -85,6 +86,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&o.threads, "threads", min(2, runtime.NumCPU()), "threads of tunefleet and of the floor, processes of LLaMA-Factory")
 	fs.IntVar(&o.rounds, "rounds", 1, "how often each contender runs, alternating")
 	fs.IntVar(&o.cutoff, "cutoff", 2048, "cutoff_len")
+	fs.BoolVar(&o.clean, "clean", false, "clean the rows by every filter first, which only tunefleet does (-only tunefleet)")
 	fs.StringVar(&o.python, "python", "", "a Python with llamafactory (go tool task llamafactory makes one)")
 	fs.StringVar(&o.tokenizer, "tokenizer", "", "folder of a Qwen tokenizer (tokenizer.json, tokenizer_config.json)")
 	fs.StringVar(&o.base, "base", "", "alpaca rows to start from (alpaca_en_demo.json)")
@@ -102,6 +104,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if c.servers != "" {
 		c.threads = o.threads
 		return c.run(ctx)
+	}
+	if o.clean && o.only != "tunefleet" {
+		return errors.New("cannot compare what is cleaned with what is not: add -only tunefleet")
 	}
 	if o.tokenizer == "" || o.base == "" || o.python == "" && o.only != "tunefleet" {
 		return errors.New("cannot run without -tokenizer, -base and -python")
@@ -192,6 +197,10 @@ func (o options) configure(rows string) (string, error) {
 		"dataset_info.json":       `{"rows":{"file_name":"` + filepath.Base(rows) + `"}}`,
 		"train.yaml": fmt.Sprintf("model_name_or_path: %s\nstage: sft\ndo_train: true\nfinetuning_type: lora\ndataset: rows\ndataset_dir: %s\ntemplate: qwen\ncutoff_len: %d\npacking: true\n"+
 			"preprocessing_num_workers: %d\noverwrite_cache: true\noutput_dir: %s\nreport_to: none\n", model, o.dir, o.cutoff, o.threads, filepath.Join(o.dir, "out")),
+	}
+	if o.clean {
+		files["train.yaml"] += "clean: {normalize: true, boilerplate: true, broken: true, min_chars: 2, max_chars: 100000, languages: [en, es, pt], blocklist: [casino], pii: mask, dedup: true, near_dup: 0.8, contamination: 0.8, " +
+			"mislabelled: drop}\nval_size: 0.001\n"
 	}
 	for n, text := range files {
 		if err := os.WriteFile(filepath.Join(o.dir, n), []byte(text), 0o644); err != nil {
