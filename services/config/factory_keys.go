@@ -252,7 +252,7 @@ func dataAndModelKeys() []factoryKey {
 		{"Finetuning", "hyper_parallel_args", kText, "", refused, "not built"},
 		{"Finetuning", "hyper_parallel_cp_size", kWhole, "1", refused, "not built"},
 		{"Finetuning", "use_muon", kTruth, "false", works, "in bfloat16, as upstream's"},
-		{"Finetuning", "use_dft_loss", kTruth, "false", works, "weight CE by p"},
+		{"Finetuning", "use_dft_loss", kTruth, "false", works, "weight CE by p; label_smoothing_factor has no effect then"},
 		{"Finetuning", "use_asft_loss", kTruth, "false", refused, "not built"},
 		{"Finetuning", "asft_alpha", kNumber, "0.1", noEffect, "belongs to use_asft_loss"},
 		{"Finetuning", "use_eaft_loss", kTruth, "false", refused, "not built"},

@@ -583,3 +583,21 @@ func TestReferenceOfAnEvaluation(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 }
+
+// TestLossOfItsOwnLeavesSmoothingOut: a loss function replaces the one that smooths labels upstream.
+func TestLossOfItsOwnLeavesSmoothingOut(t *testing.T) {
+	dir := factoryProject(t)
+	for overrides, want := range map[string]schemas.TrainFeatures{
+		"label_smoothing_factor=0.1":                   {LabelSmoothing: 0.1, LeafMeans: true},
+		"label_smoothing_factor=0.1 use_dft_loss=true": {DFT: true},
+	} {
+		r, err := resolve(t, dir, strings.Fields(overrides)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := r.Spec.Stages[1].Train.Features
+		if f == nil || f.LabelSmoothing != want.LabelSmoothing || f.LeafMeans != want.LeafMeans || f.DFT != want.DFT {
+			t.Errorf("%s: %+v", overrides, f)
+		}
+	}
+}

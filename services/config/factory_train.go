@@ -251,7 +251,12 @@ func (b *factoryBuilder) scheduleArgs(n *node) *schemas.ScheduleArgs {
 // features fills refinements.
 func (b *factoryBuilder) features(t *schemas.TrainStage) {
 	v := b.v
-	f := schemas.TrainFeatures{LabelSmoothing: v.number("label_smoothing_factor"), LeafMeans: v.number("label_smoothing_factor") > 0, DFT: v.truth("use_dft_loss"), NEFTune: v.number("neftune_noise_alpha"), GroupByLength: v.truth("group_by_length")}
+	smoothing := v.number("label_smoothing_factor")
+	if smoothing > 0 && v.truth("use_dft_loss") {
+		smoothing = 0 // a loss function of its own takes the place of the smoothing one upstream
+		b.notes = append(b.notes, "label_smoothing_factor has no effect with use_dft_loss, as in LLaMA-Factory")
+	}
+	f := schemas.TrainFeatures{LabelSmoothing: smoothing, LeafMeans: smoothing > 0, DFT: v.truth("use_dft_loss"), NEFTune: v.number("neftune_noise_alpha"), GroupByLength: v.truth("group_by_length")}
 	if v.evalStrategy() == "steps" {
 		n := v.number("eval_steps")
 		if n == 0 {
