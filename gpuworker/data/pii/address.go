@@ -45,7 +45,7 @@ var postcodeRE = regexp.MustCompile(`^,? \d{6}`)
 
 // chineseAddresses looks for streets with numbers and reads to both sides as far as it is an address.
 func (d *doc) chineseAddresses() []Span {
-	if d.at == nil {
+	if !slices.ContainsFunc(d.r, isHan) {
 		return nil
 	}
 	var out []Span
@@ -214,7 +214,7 @@ var noCity = []string{"Please", "The", "And", "But", "I", "We", "He", "She", "Th
 func (d *doc) englishAddresses() []Span {
 	var out []Span
 	s := d.s
-	for from := 0; ; {
+	for from := 0; maybeStreet(s); {
 		m := englishRE.FindStringIndex(s[from:])
 		if m == nil {
 			break
@@ -232,11 +232,11 @@ func (d *doc) englishAddresses() []Span {
 		out = append(out, Span{d.pos(start), d.pos(end), Address})
 		from = end
 	}
-	for _, m := range poBoxRE.FindAllStringIndex(s, -1) {
+	for _, m := range found(poBoxRE, s, "Box ") {
 		end, _ := restOfAddress(s, m[1])
 		out = append(out, Span{d.pos(m[0]), d.pos(end), Address})
 	}
-	for _, m := range flatRE.FindAllStringIndex(s, -1) {
+	for _, m := range found(flatRE, s, "Flat ", "Studio ", "Apartment ", "Unit ", "Suite ", "Room ") {
 		words := strings.Fields(s[m[0]:m[1]])
 		if last := words[len(words)-1]; !kindRE.MatchString(last) && !uspsRE.MatchString(last) {
 			continue
@@ -245,13 +245,42 @@ func (d *doc) englishAddresses() []Span {
 			out = append(out, Span{d.pos(m[0]), d.pos(end), Address})
 		}
 	}
-	for _, m := range militaryRE.FindAllStringIndex(s, -1) {
+	for _, m := range found(militaryRE, s, "PO A") {
 		out = append(out, Span{d.pos(m[0]), d.pos(m[1]), Address})
 	}
-	for _, m := range germanRE.FindAllStringIndex(s, -1) {
+	for _, m := range found(germanRE, s, "straße ", "strasse ", "str. ", "weg ", "platz ", "allee ", "gasse ") {
 		out = append(out, Span{d.pos(m[0]), d.pos(m[1]), Address})
 	}
 	return out
+}
+
+// found are the matches of an expression that holds one of some words: a text without them is not searched, which is ten times as fast.
+func found(re *regexp.Regexp, s string, words ...string) [][]int {
+	for _, w := range words {
+		if strings.Contains(s, w) {
+			return re.FindAllStringIndex(s, -1)
+		}
+	}
+	return nil
+}
+
+// maybeStreet reports whether englishRE can match at all: a number, perhaps with a letter, a blank, and what a street's name begins with.
+func maybeStreet(s string) bool {
+	for i := 1; i+1 < len(s); i++ {
+		if s[i] != ' ' || !isDigit(rune(s[i-1])) && (i < 2 || !isLetter(rune(s[i-1])) || !isDigit(rune(s[i-2]))) {
+			continue
+		}
+		rest := s[i+1:]
+		if rest[0] >= 'A' && rest[0] <= 'Z' || isDigit(rune(rest[0])) {
+			return true
+		}
+		for _, w := range []string{"of", "the", "de", "la", "del"} {
+			if strings.HasPrefix(rest, w) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // streetEnd cuts a candidate at its street kind, and tells whether there is one with a name before it.

@@ -33,12 +33,30 @@ func (d *doc) emails() []Span {
 			}
 		}
 	}
-	if strings.ContainsAny(d.s, "[({<") {
+	if maybeSpelled(d.s) {
 		for _, m := range spelledRE.FindAllStringIndex(d.s, -1) {
 			out = append(out, Span{d.pos(m[0]), d.pos(m[1]), Email})
 		}
 	}
 	return out
+}
+
+// maybeSpelled reports whether spelledRE can match at all: "at" in brackets.
+func maybeSpelled(s string) bool {
+	for {
+		i := strings.IndexAny(s, "[({<")
+		if i < 0 {
+			return false
+		}
+		s = s[i+1:]
+		in := strings.TrimPrefix(s, " ")
+		if len(in) < 3 || !strings.EqualFold(in[:2], "at") {
+			continue
+		}
+		if end := strings.TrimPrefix(in[2:], " "); end != "" && strings.IndexByte("])}>", end[0]) >= 0 {
+			return true
+		}
+	}
 }
 
 // ibanLengths are the lengths by country (the SWIFT registry).
