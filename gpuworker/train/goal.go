@@ -222,6 +222,9 @@ func (g *sftGoal) eval(ctx context.Context, data Dataset, samples []int32) (eval
 		return evalResult{}, err
 	}
 	out := evalResult{sum: r.Sum, weight: float64(r.Targets), labels: float64(b.LabelTokens())}
+	if g.means { // upstream's label smoother divides by what it scores, which a label at position 0 is not
+		out.labels = out.weight
+	}
 	if g.s.stage.EvalAccuracy {
 		g.s.tape.Reset(ctx, false)
 		logits, err := g.s.tape.Read(g.s.model.Logits(g.s.tape, b))
