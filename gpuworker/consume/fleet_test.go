@@ -323,6 +323,7 @@ func TestHungRankLosesItsGeneration(t *testing.T) {
 	f := newFleet(t)
 	handlers := chaostest.Handlers()
 	var once sync.Once
+	stopped := make(chan struct{})
 	handlers[schemas.KindTrain] = func(ctx context.Context, task *consume.Task) error {
 		hang := false
 		if task.Gang.Rank == 1 {
@@ -331,6 +332,7 @@ func TestHungRankLosesItsGeneration(t *testing.T) {
 		if hang {
 			task.Phase(consume.PhaseStep, 1, 10)
 			<-ctx.Done()
+			close(stopped)
 			return ctx.Err()
 		}
 		return chaostest.Toy(ctx, task)
@@ -345,7 +347,16 @@ func TestHungRankLosesItsGeneration(t *testing.T) {
 		t.Fatalf("lineage %+v", l)
 	}
 	if len(h.Ended) == 0 || h.Ended[0].Cause != schemas.CauseInfrastructure {
-		t.Errorf("ended %+v", h.Ended)
+		t.Fatalf("ended %+v", h.Ended)
+	}
+	// The agent of the hung rank said so and took its seat from it, not its peer that waited for it.
+	if e := h.Ended[0].Error; e == nil || e.Code != schemas.CodeTimeout || !strings.Contains(e.Message, `phase "step" did not advance`) {
+		t.Errorf("the generation ended by %+v", e)
+	}
+	select {
+	case <-stopped:
+	case <-time.After(10 * time.Second):
+		t.Error("the hung rank runs on")
 	}
 }
 
