@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "c2db575a95dbd09e2cb372bc7c98f49e29625acf70fbec9cd36e7c3c8eb91700"
+#define TF_ABI_HASH "461f9e86653695ff1c7cf1062ca0b50329c2e22ed939f237b687a50d6770cdad"

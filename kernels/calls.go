@@ -158,6 +158,27 @@ func (q *Queue) AdamW8(p AdamW8) { q.run(C.TF_OP_adamw8, unsafe.Pointer(&p)) }
 // Lion queues the operation; see type Lion.
 func (q *Queue) Lion(p Lion) { q.run(C.TF_OP_lion, unsafe.Pointer(&p)) }
 
+// SqSums queues the operation; see type SqSums.
+func (q *Queue) SqSums(p SqSums) { q.run(C.TF_OP_sqsums, unsafe.Pointer(&p)) }
+
+// AdamMini queues the operation; see type AdamMini.
+func (q *Queue) AdamMini(p AdamMini) { q.run(C.TF_OP_adam_mini, unsafe.Pointer(&p)) }
+
+// Adafactor queues the operation; see type Adafactor.
+func (q *Queue) Adafactor(p Adafactor) { q.run(C.TF_OP_adafactor, unsafe.Pointer(&p)) }
+
+// AdamDir queues the operation; see type AdamDir.
+func (q *Queue) AdamDir(p AdamDir) { q.run(C.TF_OP_adam_dir, unsafe.Pointer(&p)) }
+
+// ScaleRows queues the operation; see type ScaleRows.
+func (q *Queue) ScaleRows(p ScaleRows) { q.run(C.TF_OP_scale_rows, unsafe.Pointer(&p)) }
+
+// NormRatio queues the operation; see type NormRatio.
+func (q *Queue) NormRatio(p NormRatio) { q.run(C.TF_OP_norm_ratio, unsafe.Pointer(&p)) }
+
+// NormLimit queues the operation; see type NormLimit.
+func (q *Queue) NormLimit(p NormLimit) { q.run(C.TF_OP_norm_limit, unsafe.Pointer(&p)) }
+
 // opSizes are the sizes that Go gives the params, in ABI order.
 var opSizes = [...]uintptr{
 	unsafe.Sizeof(GatherRows{}),
@@ -209,6 +230,13 @@ var opSizes = [...]uintptr{
 	unsafe.Sizeof(PackedGemm{}),
 	unsafe.Sizeof(AdamW8{}),
 	unsafe.Sizeof(Lion{}),
+	unsafe.Sizeof(SqSums{}),
+	unsafe.Sizeof(AdamMini{}),
+	unsafe.Sizeof(Adafactor{}),
+	unsafe.Sizeof(AdamDir{}),
+	unsafe.Sizeof(ScaleRows{}),
+	unsafe.Sizeof(NormRatio{}),
+	unsafe.Sizeof(NormLimit{}),
 }
 
 // OpNames lists the operations in ABI order, by their names in tunefleet.h.

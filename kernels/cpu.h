@@ -76,6 +76,9 @@ int64_t cpu_packed_gemm_ws(const tf_packed_gemm *);
 int64_t cpu_grouped_gemm_ws(const tf_grouped_gemm *);
 int64_t cpu_grouped_gemm_dw_ws(const tf_grouped_gemm_dw *);
 int64_t cpu_moe_aux_fwd_ws(const tf_moe_aux_fwd *);
+int64_t cpu_sqsums_ws(const tf_sqsums *);
+int64_t cpu_adam_mini_ws(const tf_adam_mini *);
+int64_t cpu_adafactor_ws(const tf_adafactor *);
 
 /* --- checks and views (cpu_check.c) --- */
 

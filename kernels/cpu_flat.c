@@ -1,4 +1,4 @@
-/* Fills, copies and casts, random numbers, the optimizer, norms: checks and cutting into tasks. */
+/* Fills, copies and casts, random numbers, norms: checks and cutting into tasks. */
 #include <math.h>
 #include <string.h>
 
@@ -181,81 +181,7 @@ tf_status cpu_dropout(tf_queue *q, const tf_dropout *p) {
   return TF_OK;
 }
 
-/* --- optimizer --- */
-
-static double power(double b, int64_t n) {
-  double r = 1;
-  for (; n > 0; n /= 2) {
-    if (n & 1) r *= b;
-    b *= b;
-  }
-  return r;
-}
-
-tf_status cpu_adamw(tf_queue *q, const tf_adamw *p) {
-  if (q->st != TF_OK) return q->st;
-  void *w, *m, *v, *g;
-  TF_TRY(tf_flat(q, &p->p, "p", TF_F32, -1, &w));
-  int64_t n = tf_numel(&p->p);
-  TF_TRY(tf_flat(q, &p->m, "m", TF_F32, n, &m));
-  TF_TRY(tf_flat(q, &p->v, "v", TF_F32, n, &v));
-  TF_TRY(tf_flat(q, &p->g, "g", TF_F32, n, &g));
-  if (p->skip_dev && *(const int32_t *)(uintptr_t)p->skip_dev) return TF_OK;
-  int64_t step = p->step_dev ? *(const int64_t *)(uintptr_t)p->step_dev : p->step;
-  if (step < 1) return tf_fail(q, TF_EINVALID, "step is %ld, the first is 1", (long)step);
-  double lr = p->lr;
-  if (p->lr_dev) lr *= (double)*(const float *)(uintptr_t)p->lr_dev;
-  float gs = p->grad_scale == 0 ? 1 : p->grad_scale;
-  if (p->clip_dev) gs *= *(const float *)(uintptr_t)p->clip_dev;
-  tf_adamw_job j = {.p = w, .m = m, .v = v, .g = g, .n = n, .block = BLOCK, .decay = (float)(1 - lr * p->weight_decay),
-                    .beta1c = (float)(1 - p->beta1), .beta2 = (float)p->beta2, .beta2c = (float)(1 - p->beta2), .eps = (float)p->eps,
-                    .step_size = (float)(lr / (1 - power(p->beta1, step))), .bc2_sqrt = (float)sqrt(1 - power(p->beta2, step)), .gscale = gs};
-  tf_run(q, tf_ceil_div(n, BLOCK), q->d->k->adamw, &j);
-  return TF_OK;
-}
-
-tf_status cpu_adamw8(tf_queue *q, const tf_adamw8 *p) {
-  if (q->st != TF_OK) return q->st;
-  void *w, *g, *mc, *vc, *ms, *vs;
-  TF_TRY(tf_flat(q, &p->p, "p", TF_F32, -1, &w));
-  int64_t n = tf_numel(&p->p), blocks = tf_ceil_div(n, TF_ADAM8_BLOCK);
-  TF_TRY(tf_flat(q, &p->g, "g", TF_F32, n, &g));
-  TF_TRY(tf_flat(q, &p->m_codes, "m_codes", TF_U8, n, &mc));
-  TF_TRY(tf_flat(q, &p->v_codes, "v_codes", TF_U8, n, &vc));
-  TF_TRY(tf_flat(q, &p->m_scales, "m_scales", TF_F32, blocks, &ms));
-  TF_TRY(tf_flat(q, &p->v_scales, "v_scales", TF_F32, blocks, &vs));
-  if (p->skip_dev && *(const int32_t *)(uintptr_t)p->skip_dev) return TF_OK;
-  int64_t step = p->step_dev ? *(const int64_t *)(uintptr_t)p->step_dev : p->step;
-  if (step < 1) return tf_fail(q, TF_EINVALID, "step is %ld, the first is 1", (long)step);
-  double lr = p->lr;
-  if (p->lr_dev) lr *= (double)*(const float *)(uintptr_t)p->lr_dev;
-  float gs = p->grad_scale == 0 ? 1 : p->grad_scale;
-  if (p->clip_dev) gs *= *(const float *)(uintptr_t)p->clip_dev;
-  tf_adamw8_job j = {.p = w, .g = g, .mc = mc, .vc = vc, .ms = ms, .vs = vs, .n = n, .blocks = BLOCK / TF_ADAM8_BLOCK / 4,
-                     .decay = (float)(1 - lr * p->weight_decay), .beta1 = (float)p->beta1, .beta1c = (float)(1 - p->beta1), .beta2 = (float)p->beta2,
-                     .beta2c = (float)(1 - p->beta2), .eps = (float)p->eps, .step_size = (float)(lr / (1 - power(p->beta1, step))),
-                     .bc2_sqrt = (float)sqrt(1 - power(p->beta2, step)), .gscale = gs};
-  tf_run(q, tf_ceil_div(blocks, j.blocks), q->d->k->adamw8, &j);
-  return TF_OK;
-}
-
-tf_status cpu_lion(tf_queue *q, const tf_lion *p) {
-  if (q->st != TF_OK) return q->st;
-  void *w, *m, *g;
-  TF_TRY(tf_flat(q, &p->p, "p", TF_F32, -1, &w));
-  int64_t n = tf_numel(&p->p);
-  TF_TRY(tf_flat(q, &p->m, "m", TF_F32, n, &m));
-  TF_TRY(tf_flat(q, &p->g, "g", TF_F32, n, &g));
-  if (p->skip_dev && *(const int32_t *)(uintptr_t)p->skip_dev) return TF_OK;
-  double lr = p->lr;
-  if (p->lr_dev) lr *= (double)*(const float *)(uintptr_t)p->lr_dev;
-  float gs = p->grad_scale == 0 ? 1 : p->grad_scale;
-  if (p->clip_dev) gs *= *(const float *)(uintptr_t)p->clip_dev;
-  tf_lion_job j = {.p = w, .m = m, .g = g, .n = n, .block = BLOCK, .decay = (float)(1 - lr * p->weight_decay), .step = (float)lr, .beta1 = (float)p->beta1,
-                   .beta1c = (float)(1 - p->beta1), .beta2 = (float)p->beta2, .beta2c = (float)(1 - p->beta2), .gscale = gs};
-  tf_run(q, tf_ceil_div(n, BLOCK), q->d->k->lion, &j);
-  return TF_OK;
-}
+/* --- norms --- */
 
 tf_status cpu_sqnorm(tf_queue *q, const tf_sqnorm *p) {
   if (q->st != TF_OK) return q->st;

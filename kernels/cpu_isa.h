@@ -8,7 +8,7 @@
 #define TF_CPU_WS_OPS(X)                                                                                                 \
   X(scatter_add_rows) X(colsum) X(rmsnorm_bwd) X(layernorm_bwd) X(gemm) X(attn_fwd) X(attn_bwd) X(linear_logprob_fwd)    \
   X(linear_logprob_bwd) X(linear_xent) X(nonfinite) X(packed_gemm)                                                                  \
-  X(grouped_gemm) X(grouped_gemm_dw) X(moe_aux_fwd)
+  X(grouped_gemm) X(grouped_gemm_dw) X(moe_aux_fwd) X(sqsums) X(adam_mini) X(adafactor)
 
 /* The instruction set to use for a wish (TF_ISA_*), 0 when the machine lacks it. */
 int tf_isa_pick(int wish);

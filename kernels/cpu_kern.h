@@ -68,6 +68,39 @@ typedef struct {
   float decay, step, beta1, beta1c, beta2, beta2c, gscale;
 } tf_lion_job;
 
+/* Elements of a row, and columns, that a unit of sums of squares has; lanes of the mean of a matrix's row means. */
+enum { TF_SUM_CHUNK = 4096, TF_SUM_COLS = 256, TF_SUM_LANES = 256 };
+
+/* Sums of squares: of rows of m elements, cut into parts chunks, or of columns of matrices [n,m], cut into parts of rows rows. */
+typedef struct {
+  const float *x;
+  double *partial;
+  int64_t n, m, parts, rows, units, block; /* units of a task */
+  float scale, eps;
+} tf_sqsums_job;
+
+typedef struct {
+  float *p, *m;
+  const float *g, *sizes; /* a block's step */
+  int64_t size, chunks, units, block;
+  float decay, rate, beta1c, gscale;
+} tf_mini_job;
+
+/* Matrices of rows rows of cols columns, or n elements with v; scale_rows takes g to p. */
+typedef struct {
+  float *p, *g, *m, *v;
+  const float *r, *c;
+  int64_t n, rows, cols, units, block;
+  float gscale, beta1, beta1c, beta2, beta2c, eps, shrink, lr, decay;
+} tf_adafactor_job;
+
+typedef struct {
+  const float *x;
+  float *m, *v, *y;
+  int64_t n, block;
+  float beta1, beta1c, beta2, beta2c, eps, scale;
+} tf_adam_dir_job;
+
 typedef struct {
   const float *x;
   float *y;
@@ -181,6 +214,7 @@ struct tf_kern {
   tf_task_fn add, mul, act_fwd, act_bwd, glu_fwd, glu_bwd, dropout, clamp_fwd, clamp_bwd;
   tf_task_fn rmsnorm_fwd, rmsnorm_bwd, layernorm_fwd, layernorm_bwd, colsum, colsum_join;
   tf_task_fn rope, random, adamw, adamw8, lion, sqnorm, nonfinite, slice_add, loss;
+  tf_task_fn sqsum_rows, sqsum_cols, adam_mini, adafactor_scale, adafactor_vector, adafactor_apply, adam_dir, scale_rows;
   tf_task_fn glu_clamped_fwd, glu_clamped_bwd, moe_route_fwd, moe_route_bwd, moe_combine_fwd, moe_combine_bwd, moe_aux_fwd, moe_aux_bwd;
   tf_task_fn attn_pack, attn_fwd, attn_bwd_prep, attn_bwd_kv, attn_bwd_q;
 };

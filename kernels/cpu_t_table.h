@@ -3,6 +3,7 @@
 #include "cpu_t_gemm.h"
 #include "cpu_t_flat.h"
 #include "cpu_t_optim8.h"
+#include "cpu_t_optim.h"
 
 #define E float
 #define K(name) k_##name
@@ -70,6 +71,14 @@ const tf_kern TF_TABLE = {
     .adamw = k_adamw,
     .adamw8 = k_adamw8,
     .lion = k_lion,
+    .sqsum_rows = k_sqsum_rows,
+    .sqsum_cols = k_sqsum_cols,
+    .adam_mini = k_adam_mini,
+    .adafactor_scale = k_adafactor_scale,
+    .adafactor_vector = k_adafactor_vector,
+    .adafactor_apply = k_adafactor_apply,
+    .adam_dir = k_adam_dir,
+    .scale_rows = k_scale_rows,
     .sqnorm = k_sqnorm,
     .nonfinite = k_nonfinite,
     .slice_add = k_slice_add,

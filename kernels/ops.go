@@ -261,6 +261,61 @@ type Lion struct {
 	_                             int32
 }
 
+// SqSums computes: sums of squares of X f32 [b,n,m], contiguous, in float64: Rows [b*n] over the last dimension, Cols [b*m] over the middle one, each
+// optional. An element is multiplied by Scale (0 means 1), squared, and Eps is added to the square.
+type SqSums struct {
+	X, Rows, Cols Tensor
+	Scale, Eps    float32
+}
+
+// AdamMini is https://arxiv.org/abs/2406.16793 as adam-mini computes it: P, M and G f32 [n], contiguous, and V f32 with one second moment for each of
+// its blocks of n/len(V) consecutive elements. Scalars as in AdamW.
+type AdamMini struct {
+	P, M, G, V                         Tensor
+	LR, Beta1, Beta2, Eps, WeightDecay float64
+	Step                               int64
+	LRDev, ClipDev, StepDev, SkipDev   Addr
+	GradScale                          float32
+	_                                  int32
+}
+
+// Adafactor is https://arxiv.org/abs/1804.04235 as transformers computes it, on a whole tensor: P [b,n,m], G, Row [b*n] and Col [b*m], or V and no
+// Row and Col for what is no matrix; M optional. G is undefined afterwards. LRDev multiplies LR, *ClipDev multiplies GradScale (0 means 1).
+type Adafactor struct {
+	P, G, Row, Col, V, M                                     Tensor
+	LR, Beta1, Beta2, Eps1, Eps2, ClipThreshold, WeightDecay float64
+	LRDev, ClipDev, SkipDev                                  Addr
+	GradScale                                                float32
+	ScaleParameter                                           Bool
+}
+
+// AdamDir computes: with g = X*Scale (0 means 1), M = Beta1 M + (1-Beta1) g, V = Beta2 V + (1-Beta2) g^2, Y = M/(sqrt(V)+Eps), all f32 [n]. Y may be X.
+type AdamDir struct {
+	X, M, V, Y        Tensor
+	Beta1, Beta2, Eps float64
+	Scale             float32
+	_                 int32
+}
+
+// ScaleRows computes: Y [n,m] = R [n] * X [n,m], row by row, f32 and contiguous. Y may be X.
+type ScaleRows struct{ X, R, Y Tensor }
+
+// NormRatio computes: Y f32 [n] = sqrt(Num)/max(sqrt(Den)+Eps, Floor) of sums of squares f64 [n]; 1 instead of sqrt(Num) without Num. DType BF16
+// rounds the root of Den to it (default F32).
+type NormRatio struct {
+	Num, Den, Y Tensor
+	Eps, Floor  float32
+	DType       DType
+	_           int32
+}
+
+// NormLimit computes Fira's limit (https://arxiv.org/abs/2410.01623) on the growth of a norm: with norm = sqrt(SumSq), Y f32 [1] =
+// 1/max(1, norm/(Last+Eps)/Growth), or 1 when Last f32 [1] is 0, and Last = norm*Y.
+type NormLimit struct {
+	SumSq, Last, Y Tensor
+	Growth, Eps    float32
+}
+
 // SqNormChunk is the number of elements of a chunk of SqNorm.
 const SqNormChunk = 4096
 

@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 9
+#define TF_ABI_VERSION 10
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -349,6 +349,70 @@ typedef struct {
   int32_t accumulate, reserved;
 } tf_slice_add;
 
+/* Sums of squares of x f32 [b,n,m], contiguous: rows f64 [b*n] over the last dimension, cols f64 [b*m] over the middle one; each optional. An
+ * element is multiplied by scale (0 means 1), squared, and eps is added, each rounded to f32; sums are f64. A row is added by chunks of 4,096
+ * elements in 16 lanes, a column by parts of rows; lanes, chunks and parts in order. */
+typedef struct {
+  tf_tensor x, rows, cols;
+  float scale, eps;
+} tf_sqsums;
+
+/* adam-mini (arXiv:2406.16793) on whole tensors, f32 and contiguous: p, m, g [n], and v, which has one element for each of numel(v) blocks of
+ * n/numel(v) consecutive elements. With g = grad * grad_scale * clip, and the block's mean of g^2 as in sqsums: v = beta2 v + (1-beta2) mean;
+ * m += (1-beta1)(g-m); p = p (1 - lr*wd) - m * (1/(1-beta1^step)) / (sqrt(v)/sqrt(1-beta2^step) + eps) * lr; every product and sum is
+ * rounded (no fma). Scalars as in adamw. */
+typedef struct {
+  tf_tensor p, m, g, v;
+  double lr, beta1, beta2, eps, weight_decay;
+  int64_t step;
+  tf_ptr lr_dev, clip_dev, step_dev, skip_dev;
+  float grad_scale;
+  int32_t reserved;
+} tf_adam_mini;
+
+/* Adafactor (arXiv:1804.04235, as transformers' Adafactor computes it) on a whole tensor, all f32 and contiguous. Matrices: p [b,n,m], g, row
+ * [b*n], col [b*m], with the means of g^2 + eps1 over the last and over the middle dimension as in sqsums: row = beta2 row + (1-beta2) mean,
+ * col likewise, u = g / sqrt(row / mean(row)) / sqrt(col). Else v [n] as p: v = beta2 v + (1-beta2) (g^2 + eps1), u = g / sqrt(v). Then
+ * u = u / max(1, rms(u) / clip_threshold) * lr, where lr is multiplied by max(eps2, rms(p)) with scale_parameter; m optional:
+ * m = beta1 m + (1-beta1) u, and u = m; p = p - p * lr * wd - u. g is grad * grad_scale * clip at first and undefined afterwards; every
+ * product and sum is rounded (no fma). lr_dev, clip_dev and skip_dev as in adamw. */
+typedef struct {
+  tf_tensor p, g, row, col, v, m;
+  double lr, beta1, beta2, eps1, eps2, clip_threshold, weight_decay;
+  tf_ptr lr_dev, clip_dev, skip_dev;
+  float grad_scale;
+  int32_t scale_parameter;
+} tf_adafactor;
+
+/* The direction of Adam: with g = x * scale (0 means 1), m = beta1 m + (1-beta1) g, v = beta2 v + (1-beta2) g^2, y = m / (sqrt(v) + eps), all
+ * f32 [n] contiguous; y may be x; every product and sum is rounded. */
+typedef struct {
+  tf_tensor x, m, v, y;
+  double beta1, beta2, eps;
+  float scale;
+  int32_t reserved;
+} tf_adam_dir;
+
+/* y [n,m] = r [n] * x [n,m], row by row, f32 and contiguous; y may be x. */
+typedef struct {
+  tf_tensor x, r, y;
+} tf_scale_rows;
+
+/* y f32 [n] = sqrt(num) / max(sqrt(den) + eps, floor) of sums of squares f64 [n], roots rounded to f32; without num it is 1 / .... With dtype
+ * TF_BF16 the root of den is rounded to that too. */
+typedef struct {
+  tf_tensor num, den, y;
+  float eps, floor;
+  int32_t dtype, reserved;
+} tf_norm_ratio;
+
+/* Fira's limit (arXiv:2410.01623) on how much an update's norm may grow: with norm = sqrt(sumsq f64 [1]) and last f32 [1], the norm before,
+ * y f32 [1] = 1 / max(1, norm / (last + eps) / growth), or 1 when last is 0, and last = norm * y. */
+typedef struct {
+  tf_tensor sumsq, last, y;
+  float growth, eps;
+} tf_norm_limit;
+
 /* --- clamp ---------------------------------------------------------------------------------------------------------------------- */
 
 /* y = min(max(x, lo), hi), a NaN stays one; y may be x. */
@@ -472,7 +536,8 @@ typedef struct {
   X(linear_logprob_fwd) X(linear_logprob_bwd) X(linear_xent) X(adamw) X(sqnorm) X(sum_f64) X(clip_factor) X(nonfinite) X(slice_add) \
   X(clamp_fwd) X(clamp_bwd) X(glu_clamped_fwd) X(glu_clamped_bwd) X(moe_route_fwd) X(moe_route_bwd) X(moe_sort) X(moe_combine_fwd)      \
   X(moe_combine_bwd) X(grouped_gemm) X(grouped_gemm_dw) X(grouped_colsum) X(moe_aux_fwd) X(moe_aux_bwd)                                  \
-  X(unpack) X(packed_gemm) X(adamw8) X(lion)
+  X(unpack) X(packed_gemm) X(adamw8) X(lion) X(sqsums) X(adam_mini) X(adafactor) X(adam_dir) X(scale_rows) X(norm_ratio)  \
+  X(norm_limit)
 
 enum {
 #define TF_X(name) TF_OP_##name,

@@ -82,9 +82,9 @@ func goldenGrad(step, k int64, shape []int64) []float32 {
 	return g
 }
 
-func device(t *testing.T) *kernels.Queue {
+func device(t *testing.T, backend string) *kernels.Queue {
 	t.Helper()
-	dev, err := kernels.Open(kernels.Options{Threads: 2})
+	dev, err := kernels.Open(kernels.Options{Backend: backend, Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,11 +106,13 @@ type bench struct {
 	opt       Optimizer
 	stretches []Stretch
 	arena     *kernels.Arena
+	name      string // of the backend
+	clip      float32
 }
 
-func newBench(t *testing.T, c Config, ps []*autograd.Param) *bench {
+func newBench(t *testing.T, backend string, c Config, ps []*autograd.Param) *bench {
 	t.Helper()
-	q := device(t)
+	q := device(t, backend)
 	opt, err := New(c, goldenUnits(ps))
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +130,11 @@ func newBench(t *testing.T, c Config, ps []*autograd.Param) *bench {
 		q.Fill(kernels.Fill{Y: x})
 		return x
 	}
-	b := &bench{q: q, opt: opt, arena: arena}
+	info, err := q.Device().Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{q: q, opt: opt, arena: arena, name: info.Backend, clip: 1}
 	for k, p := range ps {
 		n := p.Len()
 		s := Stretch{Param: p, Len: n, Group: opt.Group(p), P: take(kernels.F32, n), G: take(kernels.F32, n)}
@@ -150,7 +156,7 @@ func (b *bench) step(t *testing.T, n int, lr float64) {
 			t.Fatal(err)
 		}
 	}
-	if err := b.opt.Update(b.q, Step{LR: lr, N: int64(n + 1), Clip: 1}, b.stretches); err != nil {
+	if err := b.opt.Update(b.q, Step{LR: lr, N: int64(n + 1), Clip: b.clip}, b.stretches); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -235,7 +241,7 @@ func equalReferences(t *testing.T, f *safetensors.File) {
 	for tag, c := range cases {
 		t.Run(tag, func(t *testing.T) {
 			ps := goldenParams()
-			b := newBench(t, c.c, ps)
+			b := newBench(t, kernels.CPU, c.c, ps)
 			for step := range goldenSteps {
 				b.step(t, step, c.c.LR)
 			}
@@ -249,12 +255,7 @@ func equalReferences(t *testing.T, f *safetensors.File) {
 					t.Fatal(err)
 				}
 				begin := series(s.Len, int64(-1-k), 17, 0.5)
-				var d, moved float64
-				for i, w := range want {
-					d += math.Pow(float64(got[i]-w), 2)
-					moved += math.Pow(float64(w-begin[i]), 2)
-				}
-				if d, moved = math.Sqrt(d), math.Sqrt(moved); !(d <= c.tol*moved+1e-7) {
+				if d, moved := distance(got[:len(want)], want), distance(want, begin); !(d <= c.tol*moved+1e-7) {
 					t.Errorf("%s: differs by %.3g from the reference, which moved %.3g", s.Param.Name, d, moved)
 				}
 			}

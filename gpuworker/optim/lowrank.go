@@ -12,7 +12,8 @@ import (
 
 // lowRank is GaLore (https://arxiv.org/abs/2403.03507, as galore-torch's AdamW) and APOLLO (https://arxiv.org/abs/2412.05270, as
 // apollo-torch's APOLLOAdamW with random projection). Both keep Adam's moments of a gradient projected to a few rows or columns; GaLore
-// projects the update back, APOLLO takes from it only how much to scale each channel of the gradient. Products run on the device.
+// projects the update back, APOLLO takes from it only how much to scale each channel of the gradient. What makes a projection, singular vectors or
+// torch's random numbers, is the host's.
 type lowRank struct {
 	Config
 	host
@@ -81,111 +82,99 @@ func (o *lowRank) State(p *autograd.Param) []StateTensor {
 func (o *lowRank) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
 	var most int64
 	for _, t := range stretches {
-		if o.projected(t.Param) {
-			low := t.State[0].Numel()
-			most = max(most, 4*(2*low+t.Len)+3*256)
+		if !o.projected(t.Param) {
+			continue
+		}
+		low := 4*t.State[0].Numel() + 256
+		if o.Name == GaLore {
+			most = max(most, low+4*t.Len+256)
+		} else {
+			most = max(most, 2*low+20*max(t.Param.Shape[0], t.Param.Shape[1])+5*256)
 		}
 	}
 	if err := o.reserve(q, most); err != nil {
 		return err
 	}
 	for _, t := range stretches {
-		switch {
-		case o.projected(t.Param):
+		if o.projected(t.Param) {
 			o.matrix(q, s, t)
-		case !idle(q):
-			o.plain(q, s, t)
+		} else {
+			clip := unclipped(q, &s, t)
+			q.AdamDir(kernels.AdamDir{X: t.G, M: t.State[0], V: t.State[1], Y: t.G, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, Scale: clip})
+			o.apply(q, s, t, t.G)
 		}
 	}
 	return done(q)
 }
 
-// plain is transformers' former AdamW: decay comes last.
-func (o *lowRank) plain(q *kernels.Queue, s Step, t Stretch) {
-	p, g, m, v := o.load(q, 0, t.P), o.load(q, 1, t.G), o.load(q, 2, t.State[0]), o.load(q, 3, t.State[1])
-	for i := range g {
-		g[i] *= s.Clip
+// apply is the end of transformers' former AdamW: the bias corrections belong to the step size, and decay comes last.
+func (o *lowRank) apply(q *kernels.Queue, s Step, t Stretch, u kernels.Tensor) {
+	lr, n := s.LR*t.LRScale, float64(s.N)
+	step := lr * math.Sqrt(1-math.Pow(o.Beta2, n)) / (1 - math.Pow(o.Beta1, n))
+	q.Add(kernels.Add{A: t.P, B: u.Reshape(t.Len), Y: t.P, Alpha: 1, Beta: float32(-step)})
+	if t.Decay > 0 {
+		q.Add(kernels.Add{A: t.P, B: t.P, Y: t.P, Alpha: 1, Beta: float32(-lr * t.Decay)})
 	}
-	o.adamRow(m, v, g, g)
-	o.apply(s, t, p, g)
-	o.store(q, t.P, p)
-	o.store(q, t.State[0], m)
-	o.store(q, t.State[1], v)
 }
 
-func (o *lowRank) apply(s Step, t Stretch, p, u []float32) {
-	lr := s.LR * t.LRScale
-	step, decay := float32(-lr*o.biasCorrection(s.N)), float32(-lr*t.Decay)
-	for i := range p {
-		x := p[i] + float32(u[i]*step)
-		if t.Decay > 0 {
-			x += float32(x * decay)
-		}
-		p[i] = x
+// take takes scratch memory.
+func (o *lowRank) take(q *kernels.Queue, dt kernels.DType, dims ...int64) kernels.Tensor {
+	x, err := o.arena.New(dt, dims...)
+	if err != nil {
+		q.Fail(err)
 	}
+	return x
 }
 
 func (o *lowRank) matrix(q *kernels.Queue, s Step, t Stretch) {
 	o.arena.Reset()
 	rows, cols, rank, right := o.shape(t.Param)
-	take := func(dims ...int64) kernels.Tensor {
-		x, err := o.arena.New(kernels.F32, dims...)
-		if err != nil {
-			q.Fail(err)
-		}
-		return x
-	}
 	g := t.G.Reshape(rows, cols)
 	if s.Clip != 1 {
 		q.Add(kernels.Add{A: g, Y: g, Alpha: s.Clip})
 	}
 	proj := t.State[2]
-	if (s.N-1)%o.LowRank.Every == 0 && !idle(q) {
+	if (s.N-1)%o.LowRank.Every == 0 {
 		o.refresh(q, s, t, right)
 	}
 	var low kernels.Tensor
 	if right {
 		proj = proj.Reshape(rank, cols)
-		low = take(rows, rank)
+		low = o.take(q, kernels.F32, rows, rank)
 		q.Gemm(kernels.Gemm{A: g, B: proj.T(), C: low, Alpha: 1})
 	} else {
 		proj = proj.Reshape(rows, rank)
-		low = take(rank, cols)
+		low = o.take(q, kernels.F32, rank, cols)
 		q.Gemm(kernels.Gemm{A: proj.T(), B: g, C: low, Alpha: 1})
 	}
-	if !idle(q) {
-		r, m, v := o.load(q, 0, low), o.load(q, 1, t.State[0]), o.load(q, 2, t.State[1])
-		u := o.room(3, low.Numel())
-		o.adamRow(m, v, r, u)
-		o.store(q, t.State[0], m)
-		o.store(q, t.State[1], v)
-		if o.Name == Apollo {
-			o.scaled(q, s, t, r, u, right)
-			return
-		}
-		o.store(q, low, u)
+	u := low
+	if o.Name == Apollo {
+		u = o.take(q, kernels.F32, low.Dim[0], low.Dim[1])
 	}
-	back := take(rows, cols)
-	gemm := kernels.Gemm{A: low, B: proj, C: back, Alpha: float32(o.LowRank.Scale)}
-	if !right {
-		gemm.A, gemm.B = proj, low
-	}
-	q.Gemm(gemm)
-	if idle(q) {
+	q.AdamDir(kernels.AdamDir{X: low, M: t.State[0], V: t.State[1], Y: u, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps})
+	if o.Name == Apollo {
+		o.scaled(q, t, g, low, u, right)
+		o.apply(q, s, t, g)
 		return
 	}
-	update := o.load(q, 4, back.Reshape(t.Len))
-	p := o.load(q, 5, t.P)
-	o.apply(s, t, p, update)
-	o.store(q, t.P, p)
+	back := o.take(q, kernels.F32, rows, cols)
+	gemm := kernels.Gemm{A: u, B: proj, C: back, Alpha: float32(o.LowRank.Scale)}
+	if !right {
+		gemm.A, gemm.B = proj, u
+	}
+	q.Gemm(gemm)
+	o.apply(q, s, t, back)
 }
 
 // refresh computes the projection anew: GaLore's from the singular vectors of the gradient, APOLLO's at random.
 func (o *lowRank) refresh(q *kernels.Queue, s Step, t Stretch, right bool) {
 	rows, cols, rank, _ := o.shape(t.Param)
 	n := t.State[2].Numel()
+	if idle(q) && (o.Name == GaLore || o.project != nil) {
+		return
+	}
 	if o.Name == GaLore {
-		o.store(q, t.State[2].Reshape(n), singular(o.load(q, 4, t.G.Reshape(t.Len)), int(rows), int(cols), int(rank), right))
+		o.store(q, t.State[2].Reshape(n), singular(o.load(q, t.G.Reshape(t.Len)), int(rows), int(cols), int(rank), right))
 		return
 	}
 	k := (s.N - 1) / o.LowRank.Every
@@ -197,73 +186,37 @@ func (o *lowRank) refresh(q *kernels.Queue, s Step, t Stretch, right bool) {
 		Kind: kernels.Normal, B: float32(1 / math.Sqrt(float64(rank)))})
 }
 
-// scaled is APOLLO's update: the gradient, each channel scaled as Adam scales it in the projection, with Fira's limit on the growth of the
-// update's norm (https://arxiv.org/abs/2410.01623).
-func (o *lowRank) scaled(q *kernels.Queue, s Step, t Stretch, r, u []float32, right bool) {
-	rows, cols, rank, _ := o.shape(t.Param)
-	g, p, last := o.load(q, 4, t.G.Reshape(t.Len)), o.load(q, 5, t.P), o.room(1, 1)
-	if err := kernels.Download(q, last, t.State[3]); err != nil {
-		q.Fail(err)
-	}
-	if o.LowRank.ScaleType == "tensor" {
-		f := norm(u) / (norm(r) + 1e-8)
-		for i := range g {
-			g[i] *= f
-		}
-	} else {
+// scaled makes APOLLO's update of the gradient g: each channel is scaled as Adam scales it in the projection (from r to u), with Fira's limit on
+// the growth of the update's norm (https://arxiv.org/abs/2410.01623).
+func (o *lowRank) scaled(q *kernels.Queue, t Stretch, g, r, u kernels.Tensor, right bool) {
+	const eps, growth = 1e-8, 1.01
+	n, sums := int64(1), func(x, y kernels.Tensor) { q.SqSums(kernels.SqSums{X: x.Reshape(1, 1, -1), Rows: y}) }
+	if o.LowRank.ScaleType != "tensor" {
 		// The reference takes norms over dimension 0 of wide matrices and 1 of tall ones, which with "std" is the projected one.
-		channels(g, r, u, int(rows), int(cols), int(rank), right)
-	}
-	front := float32(math.Sqrt(o.LowRank.Scale))
-	mul := func(f float32) {
-		for i := range g {
-			g[i] *= f
+		n, sums = g.Dim[0], func(x, y kernels.Tensor) { q.SqSums(kernels.SqSums{X: x.Unsqueeze(0), Rows: y}) }
+		if !right {
+			n, sums = g.Dim[1], func(x, y kernels.Tensor) { q.SqSums(kernels.SqSums{X: x.Unsqueeze(0), Cols: y}) }
 		}
+	}
+	after, before, f := o.take(q, kernels.F64, n), o.take(q, kernels.F64, n), o.take(q, kernels.F32, n)
+	sums(u, after)
+	sums(r, before)
+	q.NormRatio(kernels.NormRatio{Num: after, Den: before, Y: f, Eps: eps})
+	front := float32(math.Sqrt(o.LowRank.Scale))
+	switch {
+	case n == 1:
+		q.Add(kernels.Add{A: g, Y: g, Alpha: 1, AlphaDev: f.Data})
+	case right:
+		q.ScaleRows(kernels.ScaleRows{X: g, R: f, Y: g})
+	default:
+		q.Mul(kernels.Mul{A: g, B: f, Y: g})
 	}
 	if o.LowRank.ScaleFront {
-		mul(front)
+		q.Add(kernels.Add{A: g, Y: g, Alpha: front})
+		front = 1
 	}
-	size := norm(g)
-	if last[0] > 0 {
-		if limit := max(size/(last[0]+1e-8), 1.01) / 1.01; limit > 1 {
-			for i := range g {
-				g[i] /= limit
-			}
-			size /= limit
-		}
-	}
-	last[0] = size
-	o.store(q, t.State[3], last)
-	if !o.LowRank.ScaleFront {
-		mul(front)
-	}
-	o.apply(s, t, p, g)
-	o.store(q, t.P, p)
-}
-
-// channels scales the rows (right) or columns of g by ||u|| / (||r|| + 1e-8) over the projected dimension.
-func channels(g, r, u []float32, rows, cols, rank int, right bool) {
-	sum := func(v []float32, at, stride int) float32 {
-		var s float64
-		for k := range rank {
-			x := float64(v[at+k*stride])
-			s += float64(x * x)
-		}
-		return float32(math.Sqrt(s))
-	}
-	if right {
-		for i := range rows {
-			f := sum(u, i*rank, 1) / (sum(r, i*rank, 1) + 1e-8)
-			for j := range cols {
-				g[i*cols+j] *= f
-			}
-		}
-		return
-	}
-	for j := range cols {
-		f := sum(u, j, cols) / (sum(r, j, cols) + 1e-8)
-		for i := range rows {
-			g[i*cols+j] *= f
-		}
-	}
+	total, limit := o.take(q, kernels.F64, 1), o.take(q, kernels.F32, 1)
+	q.SqSums(kernels.SqSums{X: g.Reshape(1, 1, -1), Rows: total})
+	q.NormLimit(kernels.NormLimit{SumSq: total, Last: t.State[3], Y: limit, Growth: growth, Eps: eps})
+	q.Add(kernels.Add{A: g, Y: g, Alpha: front, AlphaDev: limit.Data})
 }

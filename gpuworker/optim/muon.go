@@ -39,9 +39,9 @@ func (o *muon) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
 	for _, t := range stretches {
 		if o.orthogonal(t.Param) {
 			n := min(t.Param.Shape[0], t.Param.Shape[1])
-			most = max(most, 4*(t.Len+2*n*n)+8*((t.Len+4095)/4096)+4*256)
+			most = max(most, 4*(t.Len+2*n*n)+5*256)
 			if o.Muon.Moonlight {
-				most = max(most, 10*t.Len+6*n*n+8*((t.Len+4095)/4096)+9*256)
+				most = max(most, 10*t.Len+6*n*n+9*256)
 			}
 		}
 	}
@@ -121,20 +121,12 @@ func (o *muon) take(q *kernels.Queue, dt kernels.DType, dims ...int64) kernels.T
 	return y
 }
 
-// norm is the square root of the sum of squares of a contiguous matrix.
-func (o *muon) norm(q *kernels.Queue, y kernels.Tensor) float64 {
-	n := y.Numel()
-	sums := o.take(q, kernels.F64, (n+4095)/4096)
-	q.SqNorm(kernels.SqNorm{X: y.Reshape(n), Partials: sums})
-	part := make([]float64, sums.Numel())
-	if err := kernels.Download(q, part, sums); err != nil {
-		q.Fail(err)
-	}
-	var sq float64
-	for _, v := range part {
-		sq += v
-	}
-	return math.Sqrt(sq)
+// inverse is one over the norm of a contiguous matrix, on the device: rounded to dt, and no less than what keeps it finite.
+func (o *muon) inverse(q *kernels.Queue, y kernels.Tensor, dt kernels.DType) kernels.Addr {
+	sum, inv := o.take(q, kernels.F64, 1), o.take(q, kernels.F32, 1)
+	q.SqSums(kernels.SqSums{X: y.Reshape(1, 1, -1), Rows: sum})
+	q.NormRatio(kernels.NormRatio{Den: sum, Y: inv, Floor: quinticEps, DType: dt})
+	return inv.Data
 }
 
 // newtonSchulz16 is newtonSchulz in bfloat16: each product and sum is rounded, as torch's operators do. The result is in
@@ -146,7 +138,7 @@ func (o *muon) newtonSchulz16(q *kernels.Queue, x kernels.Tensor) kernels.Tensor
 	q.Copy(kernels.Copy{X: x, Y: y})
 	flat := o.take(q, kernels.F32, n, m)
 	q.Copy(kernels.Copy{X: y, Y: flat})
-	q.Add(kernels.Add{A: y, Y: y, Alpha: float32(1 / max(roundBF16(o.norm(q, flat)), quinticEps))})
+	q.Add(kernels.Add{A: y, Y: y, Alpha: 1, AlphaDev: o.inverse(q, flat, kernels.BF16)})
 	for range o.Muon.Iterations {
 		q.Gemm(kernels.Gemm{A: y, B: y.T(), C: gram, Alpha: 1})
 		q.Add(kernels.Add{A: gram, Y: scaled, Alpha: quinticC})
@@ -162,20 +154,14 @@ func (o *muon) newtonSchulz16(q *kernels.Queue, x kernels.Tensor) kernels.Tensor
 	return flat
 }
 
-// roundBF16 rounds to the nearest number of bfloat16, ties to even.
-func roundBF16(v float64) float64 {
-	b := math.Float32bits(float32(v))
-	return float64(math.Float32frombits((b + 0x7fff + b>>16&1) &^ 0xffff))
-}
-
 // newtonSchulz brings all singular values of x (rows <= columns) near 1 by the quintic iteration of the reference. The result is in
 // scratch.
 func (o *muon) newtonSchulz(q *kernels.Queue, x kernels.Tensor) kernels.Tensor {
-	const a, b, c, eps = quinticA, quinticB, quinticC, quinticEps
+	const a, b, c = quinticA, quinticB, quinticC
 	n, m := x.Dim[0], x.Dim[1]
 	y, gram, poly := o.take(q, kernels.F32, n, m), o.take(q, kernels.F32, n, n), o.take(q, kernels.F32, n, n)
 	q.Copy(kernels.Copy{X: x, Y: y})
-	q.Add(kernels.Add{A: y, Y: y, Alpha: float32(1 / max(o.norm(q, y), eps))})
+	q.Add(kernels.Add{A: y, Y: y, Alpha: 1, AlphaDev: o.inverse(q, y, kernels.F32)})
 	// y and other take turns; the gradient's memory (x) has been read and is free.
 	other := kernels.NewTensor(x.Data, kernels.F32, n, m)
 	for range o.Muon.Iterations {

@@ -1,19 +1,9 @@
 /* The optimizer, norms of gradients, and ordered sums over shards. */
 #include "dynamic8.h"
-#include "rows.cuh"
+#include "optimizer.cuh"
 
 namespace tf {
 namespace {
-
-/* b^n by squaring, as the CPU backend does: no product may become part of an fma. */
-__device__ inline double power(double b, int64_t n) {
-  double r = 1;
-  for (; n > 0; n /= 2) {
-    if (n & 1) r = __dmul_rn(r, b);
-    b = __dmul_rn(b, b);
-  }
-  return r;
-}
 
 struct Adam {
   float *p, *m, *v;
@@ -55,15 +45,6 @@ __global__ void __launch_bounds__(kAdamThreads) adamw_kernel(Adam a, int32_t *tr
     a.p[i] = fmaf(-size, m / (sqrtf(v) / bc2 + eps), __fmul_rn(a.p[i], decay));
   }
 }
-
-/* What the optimizers that round every product and sum share of a step. */
-struct Factors {
-  double lr, weight_decay;
-  float grad_scale;
-  const float *lr_dev, *clip_dev;
-  __device__ double rate() const { return lr_dev ? lr * (double)*lr_dev : lr; }
-  __device__ float scale() const { return clip_dev ? grad_scale * *clip_dev : grad_scale; }
-};
 
 struct Adam8 {
   float *p, *ms, *vs;
@@ -260,12 +241,6 @@ tf_status cuda_adamw(tf_queue *q, const tf_adamw *p) {
   a.step_dev = at<const int64_t>(p->step_dev);
   a.skip_dev = at<const int32_t>(p->skip_dev);
   return launch(q, "adamw", adamw_kernel, dim3((unsigned)ceil_div(a.n, kAdamThreads * kAdamEach)), dim3(kAdamThreads), 0, a, q->trouble);
-}
-
-/* The factors of a step that adamw8 and lion are given alike. */
-template <typename P>
-static Factors factors(const P *p) {
-  return Factors{p->lr, p->weight_decay, p->grad_scale == 0 ? 1 : p->grad_scale, at<const float>(p->lr_dev), at<const float>(p->clip_dev)};
 }
 
 tf_status cuda_adamw8(tf_queue *q, const tf_adamw8 *p) {

@@ -11,7 +11,7 @@ import (
 
 // Cases lists all cases, by operation in ABI order.
 func Cases() []Case {
-	all := slices.Concat(rowCases(), elementCases(), randomCases(), normCases(), gemmCases(), ropeCases(), attentionCases(), vocabCases(), optimizerCases(), adam8Cases(), lionCases(), clampCases(), moeCases(), packedCases(), packedPerf(), perfCases())
+	all := slices.Concat(rowCases(), elementCases(), randomCases(), normCases(), gemmCases(), ropeCases(), attentionCases(), vocabCases(), optimizerCases(), adam8Cases(), lionCases(), wholeCases(), clampCases(), moeCases(), packedCases(), packedPerf(), perfCases())
 	names := kernels.OpNames()
 	slices.SortStableFunc(all, func(a, b Case) int { return slices.Index(names, a.Op) - slices.Index(names, b.Op) })
 	return all

@@ -104,6 +104,20 @@ func perfCases() []Case {
 		e.Do(func(q *kernels.Queue) {
 			q.Lion(kernels.Lion{P: p.T, M: m.T, G: g.T, LR: 1e-3, Beta1: 0.9, Beta2: 0.95})
 		})
+	}), perf("adam_mini", "4 M parameters, 2048 rows", func(e *Env) {
+		const n, rows = 4 << 20, 2048
+		p, m, g, v := e.In32(n), e.In32(n), e.In32(n), e.In32(rows)
+		e.Cost(10*n, 24*n)
+		e.Do(func(q *kernels.Queue) {
+			q.AdamMini(kernels.AdamMini{P: p.T, M: m.T, G: g.T, V: v.T, LR: 1e-3, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Step: 1})
+		})
+	}), perf("adafactor", "4 M parameters, 2048 rows", func(e *Env) {
+		const rows, cols = 2048, 2048
+		p, g, row, col := e.In32(1, rows, cols), e.In32(1, rows, cols), e.In32(rows), e.In32(cols)
+		e.Cost(12*rows*cols, 32*rows*cols)
+		e.Do(func(q *kernels.Queue) {
+			q.Adafactor(kernels.Adafactor{P: p.T, G: g.T, Row: row.T, Col: col.T, LR: 1e-3, Beta2: 0.95, Eps1: 1e-30, ClipThreshold: 1})
+		})
 	}), perf("sqnorm", "4 M elements", func(e *Env) {
 		const n = 4 << 20
 		x, y := e.Vals32(make([]float64, n), n), e.OutAs(kernels.F64, n/kernels.SqNormChunk)
