@@ -29,6 +29,9 @@ func TestOffloadedOptimizersGiveTheSameBits(t *testing.T) {
 		"sgd":             {optim: "sgd"},
 		"muon":            {optim: "muon"},
 		"adafactor":       {optim: "adafactor"},
+		"adam_mini":       {optim: "adam_mini"},
+		"apollo":          {optim: "apollo"},
+		"badam":           {optim: "badam"},
 		"galore":          {optim: "galore"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +68,7 @@ func TestOffloadOnTheEmulation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"adamw", "adamw_8bit", "lion"} {
+	for _, name := range []string{"adamw", "adamw_8bit", "lion", "adam_mini", "adafactor"} {
 		s := setup{hidden: 32, layers: 1, leaves: 1, steps: 3, sharding: zero.None, backend: so, snapshots: true, optim: name}
 		want := runWorld(t, 1, s)[0]
 		s.offload = true
