@@ -59,6 +59,18 @@ func sqSumsCases() []Case {
 			e.WantTol(alone, out, 1e6, func() []float64 { return rows })
 		}})
 	}
+	cases = append(cases, Case{Op: "sqsums", Name: "in order", Run: func(e *Env) {
+		const b, n, m = 2, 75, 4196
+		v := make([]float64, b*n*m)
+		for i := range v {
+			v[i] = math.Ldexp(1, e.rand.IntN(31)) // of whose squares a sum of some loses others
+		}
+		x, rows, cols := e.Vals32(v, b, n, m), e.OutAs(kernels.F64, b*n), e.OutAs(kernels.F64, b*m)
+		e.Do(func(q *kernels.Queue) { q.SqSums(kernels.SqSums{X: x.T, Rows: rows.T, Cols: cols.T}) })
+		r, c := oracle.SquareSumsInOrder(x.V, b, n, m)
+		e.WantTol("rows", rows, 0, func() []float64 { return r })
+		e.WantTol("cols", cols, 0, func() []float64 { return c })
+	}})
 	return append(cases, Case{Op: "sqsums", Name: "two dimensions", Fails: true, Run: func(e *Env) {
 		x, rows := e.In32(4, 9), e.OutAs(kernels.F64, 4)
 		e.Do(func(q *kernels.Queue) { q.SqSums(kernels.SqSums{X: x.T, Rows: rows.T}) })
