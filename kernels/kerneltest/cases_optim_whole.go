@@ -46,11 +46,10 @@ func sqSumsCases() []Case {
 	for _, alone := range []string{"rows", "columns"} {
 		cases = append(cases, Case{Op: "sqsums", Name: "only " + alone, Run: func(e *Env) {
 			x := e.In32(2, 40, 9)
-			p, at, n := kernels.SqSums{X: x.T}, &kernels.Tensor{}, int64(80)
+			p := kernels.SqSums{X: x.T}
+			at, n := &p.Rows, int64(80)
 			rows, cols := oracle.SquareSums(x.V, 2, 40, 9, 1, 0)
-			if alone == "rows" {
-				at = &p.Rows
-			} else {
+			if alone != "rows" {
 				at, n, rows = &p.Cols, 18, cols
 			}
 			out := e.OutAs(kernels.F64, n)
