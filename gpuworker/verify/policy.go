@@ -28,7 +28,14 @@ func (t *train) openPolicy(ctx context.Context) (*session, error) {
 }
 
 func (t *train) loadPolicy(ctx context.Context, s *session) error {
-	params := nn.Params(s.model.Root())
+	// What no training changes, such as the corrections of routers, is the base's; the folder need not have it.
+	var params []*nn.Param
+	fixed := map[string]bool{}
+	for _, p := range nn.Params(s.model.Root()) {
+		if fixed[p.Name] = p.Frozen; !p.Frozen {
+			params = append(params, p)
+		}
+	}
 	set, err := safetensors.OpenSet(t.root, policyName)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -36,7 +43,7 @@ func (t *train) loadPolicy(ctx context.Context, s *session) error {
 		return err
 	default:
 		defer set.Close()
-		if nn.Check(params, set, nil) == nil {
+		if nn.Check(params, set, func(key string) bool { return fixed[key] }) == nil {
 			return nn.Load(ctx, s.queue, params, set)
 		}
 		// The comparison of the run itself names the tensor that does not fit.
