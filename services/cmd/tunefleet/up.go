@@ -26,6 +26,9 @@ import (
 // parts of `up`.
 var upParts = []string{"nats", "redis", "s3", "control", "api"}
 
+// maxUpWorkers is the most worker processes that up starts on this machine.
+const maxUpWorkers = 64
+
 func (a *app) upCommand() *cobra.Command {
 	var only []string
 	var workers int
@@ -47,6 +50,9 @@ func (a *app) upCommand() *cobra.Command {
 			}
 			if len(only) == 0 {
 				only = upParts
+			}
+			if workers < 0 || workers > maxUpWorkers {
+				return schemas.Errorf(schemas.CodeUsage, "--workers", "%d is not in 0..%d", workers, maxUpWorkers)
 			}
 			return a.up(cmd.Context(), only, pools, workers)
 		},
@@ -277,6 +283,10 @@ func (a *app) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			host, _, err := net.SplitHostPort(address)
+			if err != nil {
+				return schemas.Errorf(schemas.CodeUsage, "--listen", "%q is no host:port", address).WithHint("such as 127.0.0.1:7070, or :7070 for every interface")
+			}
 			where, err := a.backendConfig()
 			if err != nil {
 				return err
@@ -300,6 +310,9 @@ func (a *app) serveCommand() *cobra.Command {
 				return err
 			}
 			a.say("control and API are up on http://%s", address)
+			if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+				a.say("the API speaks plain HTTP: beyond this machine put a proxy with TLS before it, or tokens can be read on the way")
+			}
 			if a.token == "" {
 				fmt.Fprintf(a.err, "token: %s\n", token)
 			}
