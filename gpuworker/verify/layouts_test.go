@@ -16,7 +16,7 @@ func TestRandomLayouts(t *testing.T) {
 	}
 	seed, names := os.Getenv("TUNEFLEET_SEED"), []string(nil)
 	if seed == "" {
-		seed, names = "8", strings.Fields("llama phi3 glm4_moe cohere")
+		seed, names = "17", strings.Fields("llama phi3 glm4_moe mistral")
 	}
 	dir := t.TempDir()
 	out := runReference(t, append([]string{"testdata/layout/make.py", dir, seed}, names...)...)

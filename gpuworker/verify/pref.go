@@ -200,7 +200,9 @@ func (p *pref) score(ctx context.Context, batches ...batch) ([][]objective.LogPr
 func (p *pref) zeroGrads(units []*nn.Unit) error {
 	for _, u := range units {
 		for _, q := range u.Params {
-			p.s.queue.Fill(kernels.Fill{Y: q.Grad})
+			if !q.Frozen { // the corrections of routers, which no training changes, have no gradient
+				p.s.queue.Fill(kernels.Fill{Y: q.Grad})
+			}
 		}
 	}
 	return p.s.queue.Err()

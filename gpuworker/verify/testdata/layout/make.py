@@ -229,12 +229,17 @@ def pref(policy, base, out, vocab, beta, g):
         pc, pr, _, _ = values()
     losses["chosen_rewards"], losses["rejected_rewards"] = (beta * (pc - rc)).tolist(), (beta * (pr - rr)).tolist()
     save_file(dict(chosen_len=nc, rejected_len=nr, policy_chosen_logps=pc, policy_rejected_logps=pr, ref_chosen_logps=rc, ref_rejected_logps=rr), f"{out}/pref/logps.safetensors")
-    k, kl = rows(g, 4, vocab, 5), rows(g, 4, vocab, 5)
-    good = torch.tensor([1, 0, 1, 0])
+    k, good = rows(g, 4, vocab, 5), torch.tensor([1, 0, 1, 0])
+    for _ in range(40):
+        kl = rows(g, 4, vocab, 5)
+        with torch.no_grad():
+            (refkl, _), (polkl, _) = logps(base, kl), logps(policy, kl)
+        raw = (polkl - refkl).mean()
+        if not -0.1 < raw < 0.5:  # a small difference of large sums is rounding
+            break
     save_file(dict(k, desirable=good, **{"kl_" + n: v for n, v in kl.items()}), f"{out}/pref/kto_batch.safetensors")
     with torch.no_grad():
-        (ref, _), (refkl, _), (polkl, _) = logps(base, k), logps(base, kl), logps(policy, kl)
-    raw = (polkl - refkl).mean()
+        ref, _ = logps(base, k)
     z = raw.clamp(min=0)
     pol, _ = logps(policy, k)
     loss = torch.where(good == 1, 1.0 * (1 - torch.sigmoid(beta * (pol - ref - z))), 1.3 * (1 - torch.sigmoid(beta * (z - (pol - ref))))).mean()
