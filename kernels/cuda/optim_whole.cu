@@ -167,7 +167,7 @@ struct Ada {
 };
 
 /* A block a matrix: row means, their mean in 256 lanes, and each row's factor. */
-__global__ void __launch_bounds__(256) ada_rows_kernel(Ada a) {
+__global__ void __launch_bounds__(256, 2) ada_rows_kernel(Ada a) {
   TF_SHARED(double, lane, 256);
   if (a.skip_dev && *a.skip_dev) return;
   const float b2 = (float)a.beta2, b2c = (float)(1 - a.beta2);
