@@ -12,7 +12,7 @@ set -euo pipefail
 root=${TUNEFLEET_CUDA:-${XDG_CACHE_HOME:-$HOME/.cache}/tunefleet/cuda}
 dir=$root/13.0
 dir12=$root/12.9
-layout12=1 # raised when how 12.9 is put together changes
+layout12=2 # raised when how 12.9 is put together changes
 # nvcc with cudafe++, ptxas and fatbinary; cicc with libdevice; headers; cudart; cub and libcu++. 105 MB.
 wheels=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85)
 wheels12=(nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cuda-runtime-cu12==12.9.79) # 43 MB
@@ -80,7 +80,7 @@ version=8.3 out=
 while [ $# -gt 0 ]; do
   case $1 in
     -o) out=$2 ;;
-    -arch) case $2 in compute_1??*) version=8.6 ;; esac ;;
+    -arch) case $2 in compute_1??*) version=8.8 ;; esac ;;
   esac
   shift
 done
