@@ -104,6 +104,11 @@ func perfCases() []Case {
 		e.Do(func(q *kernels.Queue) {
 			q.Lion(kernels.Lion{P: p.T, M: m.T, G: g.T, LR: 1e-3, Beta1: 0.9, Beta2: 0.95})
 		})
+	}), perf("sqsums", "4 M elements, rows and columns of 2048x2048", func(e *Env) {
+		const n = 2048
+		x, rows, cols := e.In32(1, n, n), e.OutAs(kernels.F64, n), e.OutAs(kernels.F64, n)
+		e.Cost(4*n*n, 8*n*n)
+		e.Do(func(q *kernels.Queue) { q.SqSums(kernels.SqSums{X: x.T, Rows: rows.T, Cols: cols.T}) })
 	}), perf("adam_mini", "4 M parameters, 2048 rows", func(e *Env) {
 		const n, rows = 4 << 20, 2048
 		p, m, g, v := e.In32(n), e.In32(n), e.In32(n), e.In32(rows)
