@@ -340,5 +340,5 @@ if __name__ == "__main__":
         kind = r.choice(sorted(KINDS))
         try:
             train(f"{out}/{i:03}_{kind}", r, kind)
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, ZeroDivisionError, UnboundLocalError, IndexError) as e:
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, ZeroDivisionError, UnboundLocalError, IndexError, AssertionError) as e:
             print(i, kind, "left out:", repr(e)[:200])
