@@ -32,7 +32,7 @@ find_dnn() {
   case ${TUNEFLEET_CUDA_DEPS:-} in */cublas/lib) so=libnvrtc.so.12 ;; esac
   for p in ${TUNEFLEET_CUDA_DEPS:+${TUNEFLEET_CUDA_DEPS//:/ }} /usr/local/cuda*/lib64 /usr/lib/x86_64-linux-gnu /usr/lib64 "$PWD"/deps \
     {/usr/local/lib/python3*/*-packages,"$HOME"/.local/lib/python3*/site-packages}/nvidia/cudnn/lib; do
-    [ -e "$p/libcudnn.so.9" ] || continue
+    [ -e "$p/libcudnn.so.9" ] && [ -z "${TUNEFLEET_CUDA_BLAS:-}" ] || continue # it needs cuBLASLt
     cudnn=$p
     export TUNEFLEET_CUDA_DEPS=${TUNEFLEET_CUDA_DEPS:+$TUNEFLEET_CUDA_DEPS:}$p
     for q in /usr/local/cuda*/lib64 "$PWD"/deps "$p"/../../cu13/lib "$p"/../../cuda_nvrtc/lib; do

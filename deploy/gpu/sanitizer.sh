@@ -3,6 +3,7 @@
 # Under 7 minutes: operations and two models only, as the tools slow kernels down a hundredfold.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
+export TUNEFLEET_CUDA_ATTENTION=tiles # what is examined are our own kernels
 
 tool=$(command -v compute-sanitizer || ls ./compute-sanitizer/compute-sanitizer /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1 || true)
 if [ -z "$tool" ]; then

@@ -8,6 +8,8 @@
 //	gpucheck bits DIR...                                     the same runs twice: every emitted file has the same bytes
 //	gpucheck ranks [--backend cuda]                          ZeRO-3 by several ranks, on one device and on all by NCCL, against one rank
 //
+// On an NVIDIA card, TUNEFLEET_CUDA_ATTENTION=tiles checks attention by our own kernels, =cudnn demands cuDNN's (kernels/cuda/README.md).
+//
 // Results are JSON lines on standard output; it exits 1 when something failed, 2 when it was called wrongly.
 package main
 
