@@ -123,6 +123,13 @@ func perfCases() []Case {
 		e.Do(func(q *kernels.Queue) {
 			q.Adafactor(kernels.Adafactor{P: p.T, G: g.T, Row: row.T, Col: col.T, LR: 1e-3, Beta2: 0.95, Eps1: 1e-30, ClipThreshold: 1})
 		})
+	}), perf("adam_dir", "4 M elements", func(e *Env) {
+		const n = 4 << 20
+		x, m, v := e.In32(n), e.In32(n), e.Vals32(make([]float64, n), n)
+		e.Cost(9*n, 24*n)
+		e.Do(func(q *kernels.Queue) {
+			q.AdamDir(kernels.AdamDir{X: x.T, M: m.T, V: v.T, Y: x.T, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8})
+		})
 	}), perf("sqnorm", "4 M elements", func(e *Env) {
 		const n = 4 << 20
 		x, y := e.Vals32(make([]float64, n), n), e.OutAs(kernels.F64, n/kernels.SqNormChunk)
