@@ -196,8 +196,7 @@ func TestAMissedFigureFailsTheSuite(t *testing.T) {
 		"store away: 300 s: 900 steps meanwhile":         func(r *Result) { r.Training.Faults[2].Ended = true },
 		"store away: 300 s: 0 steps meanwhile":           func(r *Result) { r.Training.Faults[2].Steps = 0 },
 		"effective training time":                        func(r *Result) { r.Training.Effective = 0.5 },
-		"wait for checkpoints, undisturbed":              func(r *Result) { r.Training.CalmStall = 0.036 },
-		"wait for checkpoints, under faults":             func(r *Result) { r.Training.Kind, r.Training.Stall = FaultsKill, 0.036 },
+		"wait for checkpoints":                           func(r *Result) { r.Training.Kind, r.Training.Stall = FaultsKill, 0.036 },
 		"final state against undisturbed: 1 unequal":     func(r *Result) { r.Training.Report.Unequal = 1 },
 		"terminal records: 3 of 4 runs, must be 1 a run": func(r *Result) { r.Episodes[0].Report.Terminal = 1 },
 	} {
