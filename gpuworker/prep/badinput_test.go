@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -115,6 +116,33 @@ func TestBadInputThroughPrep(t *testing.T) {
 					t.Errorf("%s: kept aside %+v", at, kept)
 				}
 			}
+		}
+	}
+}
+
+// TestRowWithoutAColumn: a row that lacks a column of the configuration is a bad row like others, told with its place and under the policy.
+func TestRowWithoutAColumn(t *testing.T) {
+	body := []byte(fillers(5, 1) + "{\"output\":\"x\"}\n")
+	for _, policy := range []string{"", "skip", "quarantine"} {
+		f := badInput(t, "plain", policy, "a.jsonl", body)
+		err := f.handle(t.Context(), 0)
+		if policy == "" {
+			if !schemas.IsCode(err, schemas.CodeData) || !strings.Contains(err.Error(), `a.jsonl:6: has no column "instruction"`) {
+				t.Errorf("%v, expected the place and the column", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", policy, err)
+			continue
+		}
+		r := f.result(0)
+		if r.Counters["bad_rows"] != 1 || r.Counters["train.sequences"] != 5 {
+			t.Errorf("%s: %v, expected one bad row", policy, r.Counters)
+		}
+		kept := f.quarantined(r)
+		if want := []keptRow{{"a.jsonl:6", `has no column "instruction"`, `{"output":"x"}`}}; policy == "quarantine" && !slices.Equal(kept, want) || policy == "skip" && len(kept) != 0 {
+			t.Errorf("%s: kept aside %+v", policy, kept)
 		}
 	}
 }

@@ -213,10 +213,14 @@ func (m *planner) readFile(ctx context.Context, file schemas.File, n *int, f fun
 	}
 	defer func() { err = errors.Join(err, local.Close(), os.Remove(local.Name())) }()
 	in := data.File{Name: file.Path, Format: m.prep.Format, Dir: m.t.Dir, In: local, Size: file.Bytes}
-	return data.EachRecord(ctx, in, &m.bad, func(rec data.Record) error {
+	before, first := *n, error(nil)
+	err = data.EachRecord(ctx, in, &m.bad, func(rec data.Record) error {
 		r, err := rec.Row(m.prep.Columns)
 		if err != nil {
-			return err
+			if first == nil {
+				first = err
+			}
+			return m.unmapped(&rec, err)
 		}
 		r.Index = *n
 		*n++
@@ -225,4 +229,21 @@ func (m *planner) readFile(ctx context.Context, file schemas.File, n *int, f fun
 		}
 		return f(&r)
 	})
+	if err == nil && *n == before && first != nil {
+		return fmt.Errorf("no row of %s can be used: %w", file.Path, first) // columns that no row has are a mistake of the configuration
+	}
+	return err
+}
+
+// unmapped applies on_bad_row to a row that has no value for the columns of the configuration: nil when it is left out.
+func (m *planner) unmapped(rec *data.Record, err error) error {
+	var told *schemas.ErrorInfo
+	if m.bad.Policy == "" || m.bad.Policy == source.PolicyFail || !errors.As(err, &told) || told.Code != schemas.CodeData {
+		return err
+	}
+	text, merr := json.Marshal(rec.Fields)
+	if merr != nil {
+		return fmt.Errorf("cannot keep a bad row: %w", merr)
+	}
+	return m.bad.Take(&source.BadRowError{Place: rec.Place, Reason: told.Message, Text: string(text)})
 }
