@@ -122,15 +122,23 @@ func TestYieldedSeatsGoBack(t *testing.T) {
 		}
 	}
 	service := control.NewService(s.Objects, s.Leases, s.Queue, slog.New(slog.DiscardHandler))
-	for range 3 {
+	judged := 0
+	for round := 0; judged < 3; round++ {
+		if round == 10 {
+			t.Fatalf("in %d of %d rounds a seat was given out again: this machine is too slow for its leases", round-judged, round)
+		}
 		if _, err := service.Pause(t.Context(), spec.Tenant, spec.ID); err != nil {
 			t.Fatal(err)
 		}
-		generation := until(t, s, spec, "pause", func(h *schemas.Head) bool { return h.State == schemas.RunPaused }).Generation
+		paused := until(t, s, spec, "pause", func(h *schemas.Head) bool { return h.State == schemas.RunPaused })
 		if _, err := service.Resume(t.Context(), spec.Tenant, spec.ID); err != nil {
 			t.Fatal(err)
 		}
-		h := until(t, s, spec, "next generation", func(h *schemas.Head) bool { return h.Generation > generation && len(h.Members) == 2 })
+		h := until(t, s, spec, "next generation", func(h *schemas.Head) bool { return h.Generation > paused.Generation && len(h.Members) == 2 })
+		if h.LastIssue != paused.LastIssue+1 {
+			continue // seats of one gang have one issue: one that lost its holder since, as on a machine that stands still, is anybody's
+		}
+		judged++
 		for _, m := range h.Members {
 			if slices.Contains(spare, m.Worker) {
 				t.Errorf("generation %d has %s, which was not in the gang", h.Generation, m.Worker)
