@@ -126,17 +126,11 @@ func jumpClocks(ctx context.Context, a *act) error {
 	swaps := a.f.swaps.Load() - before
 	var readings int64
 	for _, n := range targets {
-		st, err := a.f.clockStatus(ctx, n)
-		switch {
-		case err != nil:
+		k, err := a.wrongReadings(ctx, n)
+		if err != nil {
 			return err
-		case st.Problem != "" || st.Hidden == 0:
-			a.what += "; not possible here: " + st.Problem
-			return errNotReached
-		case st.Answered == 0:
-			return fmt.Errorf("%s never read its clock while it was wrong", n)
 		}
-		readings += st.Answered
+		readings += k
 	}
 	a.what += fmt.Sprintf("; %d wrong readings, %d swaps of HEAD meanwhile", readings, swaps)
 	pause(ctx, 3*a.f.shape.TTL) // what comes of it comes late
@@ -144,6 +138,22 @@ func jumpClocks(ctx context.Context, a *act) error {
 		return errors.New("nothing was committed while the clocks were wrong")
 	}
 	return ctx.Err()
+}
+
+// wrongReadings is how often a supervised process was told a wrong time, at least once. Where clocks cannot be made wrong on this machine it notes so
+// and returns errNotReached.
+func (a *act) wrongReadings(ctx context.Context, name string) (int64, error) {
+	st, err := a.f.clockStatus(ctx, name)
+	switch {
+	case err != nil:
+		return 0, err
+	case st.Problem != "" || st.Hidden == 0:
+		a.what += "; not possible here: " + st.Problem
+		return 0, errNotReached
+	case st.Answered == 0:
+		return 0, fmt.Errorf("%s never read its clock while it was wrong", name)
+	}
+	return st.Answered, nil
 }
 
 // setClocks lets the wall clocks of supervised processes be off.
@@ -174,15 +184,9 @@ func (a *act) noticeAtWrongTime(ctx context.Context, targets []string, h *schema
 		return err
 	}
 	pause(ctx, time.Second)
-	st, err := a.f.clockStatus(ctx, worker)
-	switch {
-	case err != nil:
+	readings, err := a.wrongReadings(ctx, worker)
+	if err != nil {
 		return err
-	case st.Problem != "" || st.Hidden == 0:
-		a.what += "; not possible here: " + st.Problem
-		return errNotReached
-	case st.Answered == 0:
-		return fmt.Errorf("%s never read its clock while it was wrong", worker)
 	}
 	a.f.spot.announce(worker, 2*time.Minute)
 	began := time.Now()
@@ -192,7 +196,7 @@ func (a *act) noticeAtWrongTime(ctx context.Context, targets []string, h *schema
 	if !a.f.cell.Wait(worker, drainLimit) {
 		return fmt.Errorf("%s has not left %s after it was told to", worker, drainLimit)
 	}
-	a.what += fmt.Sprintf("; %d wrong readings before, left after %.1f s", st.Answered, time.Since(began).Seconds())
+	a.what += fmt.Sprintf("; %d wrong readings before, left after %.1f s", readings, time.Since(began).Seconds())
 	a.f.spot.clear()
 	return errors.Join(a.setClocks(ctx, targets, 0), a.f.start(worker))
 }

@@ -1,24 +1,20 @@
 package prep
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"reflect"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
-	"github.com/tunefleet/tunefleet/gpuworker/data/extsort"
-	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // cleaning is the cleaning of some sets together, so that a row which repeats another set's is found. Repaired rows lie in scratch files. Memory holds
-// a bit a row, what minhash.Spilled does, and 4 bytes a row where labels are judged.
+// what across does, and the labels that people set.
 type cleaning struct {
 	c        *curator
 	spec     schemas.CleanSpec
@@ -26,47 +22,25 @@ type cleaning struct {
 	// repaired are the sets' rows, all of them, also those that no converter takes; ids count over them.
 	repaired []*source.Spool
 	ids      int
-	gone     []uint64
 	read     int
 	stream   *clean.Stream
-	keys     *extsort.Sorter
-	near     *minhash.Spilled // of all ids, with "" for those that are gone already
-	votes    *clean.Consensus // of all ids, too
+	across   *across // of all ids, with empty rows for those that are gone already
 	rep      *clean.Report
-	// review has people's decisions (nil: none), verdicts are those on rows that are there, labels what they set.
-	review   *clean.Verdicts
-	verdicts map[int]verdict
-	labels   map[int]string
+	labels   map[int]string // that people set
 }
-
-// drop marks a row as gone.
-func (k *cleaning) drop(id int) {
-	for id/64 >= len(k.gone) {
-		k.gone = append(k.gone, 0)
-	}
-	k.gone[id/64] |= 1 << (id % 64)
-}
-
-func (k *cleaning) dropped(id int) bool { return id/64 < len(k.gone) && k.gone[id/64]>>(id%64)&1 != 0 }
 
 // clean cleans the sets from the first-th on together.
 func (c *curator) clean(ctx context.Context, first, n int) (err error) {
 	if n == 0 || reflect.ValueOf(c.prep.Clean).IsZero() {
 		return nil
 	}
-	k := &cleaning{c: c, spec: c.prep.Clean, first: first, n: n, rep: clean.NewReport(), verdicts: map[int]verdict{}, labels: map[int]string{}}
+	k := &cleaning{c: c, spec: c.prep.Clean, first: first, n: n, rep: clean.NewReport(), labels: map[int]string{}}
 	defer func() {
 		for _, s := range k.repaired {
 			err = errors.Join(err, s.Close())
 		}
-		if k.keys != nil {
-			err = errors.Join(err, k.keys.Close())
-		}
-		if k.near != nil {
-			err = errors.Join(err, k.near.Close())
-		}
-		if k.votes != nil {
-			err = errors.Join(err, k.votes.Close())
+		if k.across != nil {
+			err = errors.Join(err, k.across.close())
 		}
 	}()
 	before := c.rep.Changed
@@ -75,7 +49,7 @@ func (c *curator) clean(ctx context.Context, first, n int) (err error) {
 		return err
 	}
 	c.rep.Changed = before + changed
-	if err := k.judged(); err != nil {
+	if err := k.across.decide(); err != nil {
 		return err
 	}
 	if k.rep.Kept == 0 && k.read > 0 {
@@ -97,8 +71,9 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	var reviewed *clean.Verdicts
 	if k.first == 0 {
-		if k.review, err = readVerdicts(ctx, c.t, &k.spec); err != nil {
+		if reviewed, err = readVerdicts(ctx, c.t, &k.spec); err != nil {
 			return 0, err
 		}
 	}
@@ -110,16 +85,8 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 	if k.stream, err = clean.NewStream(k.spec, c.t.Spec.Seed, k.rep); err != nil {
 		return 0, err
 	}
-	k.keys = extsort.New(c.t.Dir, 24, sortedInMemory)
-	if k.spec.NearDup > 0 {
-		if k.near, err = minhash.NewSpilled(c.t.Dir, k.spec.NearDup, k.spec.Shingle, c.t.Spec.Seed); err != nil {
-			return 0, err
-		}
-	}
-	if k.spec.Mislabelled == "drop" {
-		if k.votes, err = clean.NewConsensus(c.t.Dir, c.t.Spec.Seed); err != nil {
-			return 0, err
-		}
+	if k.across, err = newAcross(c.t.Dir, &k.spec, c.t.Spec.Seed, reviewed, k.rep); err != nil {
+		return 0, err
 	}
 	for set := k.first; set < k.first+k.n; set++ {
 		if r := c.plan.sets[set].remote; r != nil {
@@ -143,9 +110,9 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 			r := data.Row{} // like no other
 			if ok {
 				name := ""
-				if k.review != nil {
+				if reviewed != nil {
 					seen := x.row(0, false)
-					name = clean.RowID(&seen) // of the row as reviewers saw it
+					name = k.across.name(&seen) // before it is repaired
 				}
 				if x.repair(repair) {
 					changed++
@@ -155,15 +122,8 @@ func (k *cleaning) repair(ctx context.Context) (changed int, err error) {
 					return changed, err
 				}
 			}
-			if k.near != nil {
-				if err := k.near.Add(clean.Compared(&r)); err != nil {
-					return changed, err
-				}
-			}
-			if k.votes != nil {
-				if err := k.votes.Add(&r); err != nil {
-					return changed, err
-				}
+			if err := k.across.compare(&r); err != nil {
+				return changed, err
 			}
 			if err := x.store(spool); err != nil {
 				return changed, err
@@ -183,76 +143,17 @@ func (k *cleaning) judge(x *conversation, name string) (data.Row, error) {
 	r.Group = "" // which is its number
 	k.read++
 	if !k.stream.Row(&r) {
-		k.drop(k.ids)
+		k.across.drop(k.ids)
 		return data.Row{}, nil
 	}
-	if k.review != nil {
-		drop, label := k.review.Judge(name, r.Label)
-		if drop || label != r.Label {
-			k.verdicts[k.ids] = verdict{drop, label != r.Label}
-		}
-		if label != r.Label {
-			r.Label, k.labels[k.ids] = label, label
-		}
+	before := r.Label
+	if k.across.review(k.ids, name, &r); r.Label != before {
+		k.labels[k.ids] = r.Label
 	}
 	if !k.stream.Dedup() {
 		return r, nil
 	}
-	key := clean.Key(&r) // 128 bits of it tell duplicates
-	return r, k.keys.Add(binary.BigEndian.AppendUint64(key[:16:16], uint64(k.ids)))
-}
-
-// drops returns a function that drops rows for a reason.
-func (k *cleaning) drops(reason string) func(id int) error {
-	return func(id int) error {
-		k.drop(id)
-		k.rep.Drop(reason, 1)
-		return nil
-	}
-}
-
-// judged drops what repeats other rows, what people dropped, and what is outvoted.
-func (k *cleaning) judged() error {
-	if err := errors.Join(k.duplicates(), k.nearDuplicates()); err != nil {
-		return err
-	}
-	for id, v := range k.verdicts {
-		switch {
-		case k.dropped(id):
-		case v.drop:
-			_ = k.drops(clean.Reviewed)(id) // marking does not fail
-		case v.relabelled:
-			k.rep.Relabelled++
-		}
-	}
-	if k.votes == nil {
-		return nil
-	}
-	return k.votes.Each(k.dropped, k.drops(clean.Mislabelled))
-}
-
-// nearDuplicates drops every row that is similar to an earlier one that is kept.
-func (k *cleaning) nearDuplicates() error {
-	if k.near == nil {
-		return nil
-	}
-	drop := k.drops(clean.NearDup)
-	return k.near.Each(k.dropped, func(m minhash.Match) error { return drop(m.Row) })
-}
-
-// duplicates drops every row with the key of an earlier one.
-func (k *cleaning) duplicates() error {
-	var last []byte
-	drop := k.drops(clean.Duplicate)
-	return k.keys.Each(func(r []byte) error {
-		if last != nil && bytes.Equal(last, r[:16]) {
-			if err := drop(int(binary.BigEndian.Uint64(r[16:]))); err != nil {
-				return err
-			}
-		}
-		last = append(last[:0], r[:16]...)
-		return nil
-	})
+	return r, k.across.key(k.ids, &r)
 }
 
 // rewrite makes the sets anew of the rows that are kept and of those that could not be converted, in their order.
@@ -272,7 +173,7 @@ func (k *cleaning) rewrite(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if id++; k.dropped(id - 1) {
+			if id++; k.across.dropped(id - 1) {
 				continue
 			}
 			r, err := from.Row(row)

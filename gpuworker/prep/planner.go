@@ -35,16 +35,14 @@ type planner struct {
 	prep *schemas.PrepStage
 	bad  source.Bad
 	rep  *clean.Report
-	// kept are the rows that the steps of each row left, by their places; gone has a bit for each that was dropped later. splits are theirs,
+	// kept are the rows that the steps of each row left, by their places; across tells which of them were dropped later. splits are theirs,
 	// once they are known.
 	kept   *data.RowFile
-	gone   []uint64
+	across *across
 	splits []uint8
 	// offsets are where the rows begin in the file, from where the labels of each come (-1: its own); nil where they are not needed.
 	offsets []int64
 	from    []int32
-	// verdicts are people's decisions on rows that are kept.
-	verdicts map[int]verdict
 	// extra are files of copies, which stand behind all rows.
 	extra []*data.RowFile
 	// sampled is by how many rows sampling and balancing changed the training split, augmented how many copies were added.

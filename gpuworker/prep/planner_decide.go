@@ -1,7 +1,6 @@
 package prep
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -42,9 +41,6 @@ func (m *planner) decide(ctx context.Context) error {
 	return nil
 }
 
-// verdict is what people decided on a row: it goes, or has got another label.
-type verdict struct{ drop, relabelled bool }
-
 // clean reads the rows, repairs and filters each, and drops those that repeat others, that people dropped, or whose label is outvoted.
 func (m *planner) clean(ctx context.Context) (err error) {
 	spec, dir, seed := &m.prep.Clean, m.t.Dir, m.t.Spec.Seed
@@ -56,55 +52,29 @@ func (m *planner) clean(ctx context.Context) (err error) {
 	if m.kept, err = data.NewRowFile(dir, 1<<20); err != nil {
 		return err
 	}
-	keys := extsort.New(dir, 24, sortedInMemory)
-	defer func() { err = errors.Join(err, keys.Close()) }()
-	var near *minhash.Spilled
-	if spec.NearDup > 0 {
-		if near, err = minhash.NewSpilled(dir, spec.NearDup, spec.Shingle, seed); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, near.Close()) }()
-	}
-	var votes *clean.Consensus
-	if spec.Mislabelled == "drop" {
-		if votes, err = clean.NewConsensus(dir, seed); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, votes.Close()) }()
-	}
-	review, err := readVerdicts(ctx, m.t, spec)
+	reviewed, err := readVerdicts(ctx, m.t, spec)
 	if err != nil {
 		return err
 	}
+	if m.across, err = newAcross(dir, spec, seed, reviewed, m.rep); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.across.close()) }()
 	placed := m.prep.Split.PermuteLabels || m.prep.Sample != nil && m.prep.Sample.Balance != ""
 	err = m.read(ctx, func(r *data.Row) error {
-		id := ""
-		if review != nil {
-			id = clean.RowID(r) // reviewers saw the rows as they are in the file
-		}
+		name := m.across.name(r)
 		if !rows.Row(r) {
 			return nil
 		}
 		r.Index = int(m.kept.Len())
-		if review != nil {
-			m.judge(review, id, r)
-		}
+		m.across.review(r.Index, name, r)
 		if rows.Dedup() {
-			// Duplicates are told by 128 bits of the key.
-			k := clean.Key(r)
-			if err := keys.Add(binary.BigEndian.AppendUint64(k[:16:16], uint64(r.Index))); err != nil {
+			if err := m.across.key(r.Index, r); err != nil {
 				return err
 			}
 		}
-		if near != nil {
-			if err := near.Add(clean.Compared(r)); err != nil {
-				return err
-			}
-		}
-		if votes != nil {
-			if err := votes.Add(r); err != nil {
-				return err
-			}
+		if err := m.across.compare(r); err != nil {
+			return err
 		}
 		if placed {
 			m.offsets = append(m.offsets, m.kept.Offset())
@@ -117,81 +87,14 @@ func (m *planner) clean(ctx context.Context) (err error) {
 	if _, _, err := m.kept.Finish(); err != nil {
 		return err
 	}
-	m.gone = make([]uint64, (m.kept.Len()+63)/64)
-	return m.drop(keys, near, votes)
-}
-
-// judge notes what people decided on a row, and gives it their label.
-func (m *planner) judge(review *clean.Verdicts, id string, r *data.Row) {
-	drop, label := review.Judge(id, r.Label)
-	if !drop && label == r.Label {
-		return
-	}
-	if m.verdicts == nil {
-		m.verdicts = map[int]verdict{}
-	}
-	m.verdicts[r.Index] = verdict{drop, label != r.Label}
-	r.Label = label
-}
-
-func (m *planner) isGone(i int) bool { return m.gone[i/64]>>(i%64)&1 != 0 }
-
-// drops returns a function that marks rows as gone for a reason.
-func (m *planner) drops(reason string) func(i int) error {
-	return func(i int) error {
-		m.gone[i/64] |= 1 << (i % 64)
-		m.rep.Drop(reason, 1)
-		return nil
-	}
-}
-
-// drop drops exact duplicates, near ones (nil: not looked for) among the rest, rows by people's word, and those that are outvoted (nil: not
-// looked for).
-func (m *planner) drop(keys *extsort.Sorter, near *minhash.Spilled, votes *clean.Consensus) error {
-	if err := m.duplicates(keys); err != nil {
-		return err
-	}
-	if near != nil {
-		drop := m.drops(clean.NearDup)
-		if err := near.Each(m.isGone, func(x minhash.Match) error { return drop(x.Row) }); err != nil {
-			return err
-		}
-	}
-	for i, v := range m.verdicts {
-		switch {
-		case m.isGone(i):
-		case v.drop:
-			_ = m.drops(clean.Reviewed)(i) // marking does not fail
-		case v.relabelled:
-			m.rep.Relabelled++
-		}
-	}
-	if votes == nil {
-		return nil
-	}
-	return votes.Each(m.isGone, m.drops(clean.Mislabelled))
-}
-
-// duplicates drops every row with the key of an earlier one.
-func (m *planner) duplicates(keys *extsort.Sorter) error {
-	var last []byte
-	drop := m.drops(clean.Duplicate)
-	return keys.Each(func(r []byte) error {
-		if last != nil && bytes.Equal(last, r[:16]) {
-			if err := drop(int(binary.BigEndian.Uint64(r[16:]))); err != nil {
-				return err
-			}
-		}
-		last = append(last[:0], r[:16]...)
-		return nil
-	})
+	return m.across.decide()
 }
 
 // left gives the rows of the file that are left, by their places, with split and labels as far as they are decided.
 func (m *planner) left(ctx context.Context, f func(at int, r *data.Row) error) error {
 	at := -1
 	return data.EachStoredRow(m.kept.Reader(), "scratch file", func(r *data.Row) error {
-		if at++; m.isGone(at) {
+		if at++; m.across.dropped(at) {
 			return nil
 		}
 		if err := m.decided(at, r); err != nil {
@@ -269,7 +172,7 @@ func (m *planner) split(ctx context.Context) (err error) {
 	m.splits = make([]uint8, m.kept.Len())
 	n := 0
 	for at := range m.splits {
-		if !m.isGone(at) {
+		if !m.across.dropped(at) {
 			m.splits[at] = dense[n]
 			n++
 		}
@@ -330,11 +233,11 @@ func (m *planner) decontaminate(ctx context.Context) (err error) {
 		}
 	}
 	// Matches come in the order of the training rows; t counts them, at is where they are.
-	drop := m.drops(clean.Contaminated)
+	drop := m.across.drops(clean.Contaminated)
 	at, t := -1, -1
 	return f.Each(nil, func(x minhash.Match) error {
 		for t < x.Row {
-			if at++; !m.isGone(at) && m.isTrain(at) {
+			if at++; !m.across.dropped(at) && m.isTrain(at) {
 				t++
 			}
 		}
@@ -361,7 +264,7 @@ func (m *planner) sample(ctx context.Context) error {
 	repeated := c.Balance(s.Balance)
 	for t, at := range places {
 		if !c.Keeps(t) {
-			m.gone[at/64] |= 1 << (at % 64)
+			m.across.drop(int(at))
 			m.sampled--
 		}
 	}
@@ -371,7 +274,7 @@ func (m *planner) sample(ctx context.Context) error {
 	// Copies name the rows that they are of by their numbers.
 	numbers, n, t := make([]int32, len(places)), int32(0), 0
 	for at := range m.splits {
-		gone := m.isGone(at)
+		gone := m.across.dropped(at)
 		if t < len(places) && int(places[t]) == at {
 			numbers[t] = n
 			t++
