@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "461f9e86653695ff1c7cf1062ca0b50329c2e22ed939f237b687a50d6770cdad"
+#define TF_ABI_HASH "95c5a5528dfa24f15a519a0f48cca5e9f75ad42ffc04dd55f94a37a578dff7a7"

@@ -79,6 +79,10 @@ void tf_be_release(const tf_backend *be, tf_device *d, tf_ptr p, int64_t bytes) 
 tf_status tf_be_queue_open(const tf_backend *be, tf_device *d, int32_t kind, tf_queue **q) { return be->queue_open(d, kind, q); }
 void tf_be_queue_close(const tf_backend *be, tf_queue *q) { be->queue_close(q); }
 tf_status tf_be_queue_sync(const tf_backend *be, tf_queue *q) { return be->queue_sync(q); }
+void tf_be_queue_graphs(const tf_backend *be, tf_queue *q, tf_graph_counts *c) {
+  *c = (tf_graph_counts){0};
+  if (be->queue_graphs) be->queue_graphs(q, c);
+}
 tf_status tf_be_queue_error(const tf_backend *be, tf_queue *q, char *why, int64_t n) { return be->queue_error(q, why, n); }
 tf_status tf_be_event_open(const tf_backend *be, tf_device *d, tf_event **e) { return be->event_open(d, e); }
 void tf_be_event_close(const tf_backend *be, tf_event *e) { be->event_close(e); }

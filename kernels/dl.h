@@ -28,6 +28,7 @@ void tf_be_release(const tf_backend *be, tf_device *d, tf_ptr p, int64_t bytes);
 tf_status tf_be_queue_open(const tf_backend *be, tf_device *d, int32_t kind, tf_queue **q);
 void tf_be_queue_close(const tf_backend *be, tf_queue *q);
 tf_status tf_be_queue_sync(const tf_backend *be, tf_queue *q);
+void tf_be_queue_graphs(const tf_backend *be, tf_queue *q, tf_graph_counts *c);
 tf_status tf_be_queue_error(const tf_backend *be, tf_queue *q, char *why, int64_t n);
 tf_status tf_be_event_open(const tf_backend *be, tf_device *d, tf_event **e);
 void tf_be_event_close(const tf_backend *be, tf_event *e);

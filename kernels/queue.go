@@ -82,6 +82,25 @@ func (q *Queue) Workspace() int64 { return q.need }
 // Operations is the number of operations asked of the queue so far.
 func (q *Queue) Operations() int64 { return q.runs }
 
+// GraphCounts says what a queue submitted as recorded graphs since it was opened, see cuda/graph.cu.
+type GraphCounts struct {
+	Made       int64 `json:"made"`       // graphs that were made
+	Slower     int64 `json:"slower"`     // of them given up because they were measured slower than the operations one by one
+	Refused    int64 `json:"refused"`    // sequences that the device cannot record
+	Launches   int64 `json:"launches"`   // graphs launched
+	Operations int64 `json:"operations"` // operations in these launches
+}
+
+// Graphs is what the queue submitted as recorded graphs. All zero where a backend has none.
+func (q *Queue) Graphs() GraphCounts {
+	if q.d.counting {
+		return GraphCounts{}
+	}
+	var c C.tf_graph_counts
+	C.tf_be_queue_graphs(q.d.be, q.q, &c)
+	return GraphCounts{Made: int64(c.made), Slower: int64(c.slower), Refused: int64(c.refused), Launches: int64(c.launches), Operations: int64(c.operations)}
+}
+
 // Err is the first error known so far. Operations may still be running; see Sync.
 func (q *Queue) Err() error { return q.err }
 

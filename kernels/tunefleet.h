@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 10
+#define TF_ABI_VERSION 11
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -570,6 +570,15 @@ typedef struct {
   char bus[32];                      /* which card of the machine it is; empty for the CPU */
 } tf_device_info;
 
+/* What a queue submitted as recorded graphs, counted since it was opened. */
+typedef struct {
+  int64_t made;       /* graphs that were made */
+  int64_t slower;     /* of them given up because they were measured slower than the operations one by one */
+  int64_t refused;    /* sequences that the device cannot record */
+  int64_t launches;   /* graphs launched */
+  int64_t operations; /* operations in these launches */
+} tf_graph_counts;
+
 /* --- communicators: ranks in processes of their own, each with a device of its own, move device memory between them --------------------- */
 
 typedef struct tf_comm tf_comm;
@@ -598,8 +607,11 @@ typedef struct tf_backend {
   void (*queue_close)(tf_queue *);
   /* Waits until everything queued has run; the sticky status. */
   tf_status (*queue_sync)(tf_queue *);
-  /* The sticky status without waiting, and its message. */
+  /* The sticky status without waiting, and its message. A backend may hold operations back until something waits or asks for their results
+   * (a sync, an event, a copy), so that it may name one of them later than it was queued. */
   tf_status (*queue_error)(tf_queue *, char *why, int64_t why_len);
+  /* NULL where there are no graphs. */
+  void (*queue_graphs)(tf_queue *, tf_graph_counts *);
   tf_status (*event_open)(tf_device *, tf_event **);
   void (*event_close)(tf_event *);
   tf_status (*event_record)(tf_event *, tf_queue *);

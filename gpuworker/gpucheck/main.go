@@ -7,6 +7,7 @@
 //	gpucheck train DIR...                                    training runs of reference folders
 //	gpucheck bits DIR...                                     the same runs twice: every emitted file has the same bytes
 //	gpucheck ranks [--backend cuda]                          ZeRO-3 by several ranks, on one device and on all by NCCL, against one rank
+//	gpucheck graphs [--backend cuda]                         a training with recorded graphs against one without: equal bits, and times
 //
 // On an NVIDIA card, TUNEFLEET_CUDA_ATTENTION=tiles checks attention by our own kernels, =cudnn demands cuDNN's (kernels/cuda/README.md).
 //
@@ -45,13 +46,15 @@ type checker struct {
 	out                *json.Encoder
 	text               func(string) // says a line that is no JSON
 	failed, count      int
+	steps              int // of the training with graphs
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := &checker{out: json.NewEncoder(stdout), text: func(s string) { _, _ = io.WriteString(stdout, s) }}
-	commands := map[string]func(context.Context, []string) error{"ops": c.ops, "perf": c.perf, "models": c.models, "train": c.train, "bits": c.bits, "ranks": c.ranks, "rank": c.rank}
+	commands := map[string]func(context.Context, []string) error{"ops": c.ops, "perf": c.perf, "models": c.models, "train": c.train, "bits": c.bits, "ranks": c.ranks, "rank": c.rank,
+		"graphs": c.graphs}
 	if len(args) == 0 || commands[args[0]] == nil {
-		fmt.Fprintln(stderr, "usage: gpucheck ops|perf|models|train|bits|ranks [--backend cuda] [--dtype f32] [--seed N] [DIR...]")
+		fmt.Fprintln(stderr, "usage: gpucheck ops|perf|models|train|bits|ranks|graphs [--backend cuda] [--dtype f32] [--seed N] [DIR...]")
 		return 2
 	}
 	f := flag.NewFlagSet(args[0], flag.ContinueOnError)
@@ -60,6 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f.StringVar(&c.dtype, "dtype", "f32", "f32, bf16 or f16")
 	f.StringVar(&c.op, "op", "", "one operation only")
 	f.Uint64Var(&c.seed, "seed", uint64(time.Now().UnixNano()), "of random operands")
+	f.IntVar(&c.steps, "steps", 30, "of graphs' trainings: 8 let every sequence of operations be measured both ways")
 	if err := f.Parse(args[1:]); err != nil {
 		return 2
 	}

@@ -58,6 +58,27 @@ func TestRanks(t *testing.T) {
 	}
 }
 
+// TestGraphs: on a card, sequences that come again are launched as graphs, and the weights are those without; a machine that cannot record
+// them fails the check, and the CPU has none.
+func TestGraphs(t *testing.T) {
+	emulated, err := cudahost.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	launches := func(line map[string]any) float64 { return line["counts"].(map[string]any)["launches"].(float64) }
+	got := check(t, 0, "graphs", "--steps", "6", "--backend", emulated)
+	if len(got) != 3 || launches(got[0]) != 0 || launches(got[1]) == 0 || launches(got[2]) <= launches(got[1]) || got[2]["hash"] != got[0]["hash"] || got[0]["step_ms"].(float64) <= 0 {
+		t.Errorf("emulated: %v", got)
+	}
+	t.Setenv("TUNEFLEET_FAKE_GRAPHS", "none")
+	if got := check(t, 1, "graphs", "--steps", "6", "--backend", emulated); got[1]["same"] != true || got[2]["error"] == nil {
+		t.Errorf("nothing can be recorded: %v", got)
+	}
+	if got := check(t, 0, "graphs", "--steps", "6", "--backend", "cpu"); len(got) != 3 || launches(got[2]) != 0 {
+		t.Errorf("the CPU: %v", got)
+	}
+}
+
 const own = "../verify/testdata"
 
 func TestChecks(t *testing.T) {

@@ -31,10 +31,17 @@ import (
 
 // The toy that ranks train: what it learns does not matter, its bits do.
 const (
-	toyVocab, toyLeaves, toySteps = 203, 5, 3
-	toyConfig                     = `{"architectures":["LlamaForCausalLM"],"vocab_size":203,"hidden_size":64,"intermediate_size":160,"num_hidden_layers":2,
+	toyVocab, toyLeaves = 203, 5
+	toyConfig           = `{"architectures":["LlamaForCausalLM"],"vocab_size":203,"hidden_size":64,"intermediate_size":160,"num_hidden_layers":2,
 "num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,"tie_word_embeddings":false}`
 )
+
+// toy is how long it is trained, and on what.
+type toy struct {
+	steps int
+	seq   int                                                  // tokens of a row; 0: any of a few lengths
+	told  func(q *kernels.Queue, step int, took time.Duration) // hears of each step, if it is not nil
+}
 
 // ranksResult is what a world of ranks ended with.
 type ranksResult struct {
@@ -99,7 +106,7 @@ func (c *checker) goroutines(ctx context.Context, world int) (hash, way string, 
 	var wg sync.WaitGroup
 	for r, host := range collective.NewLocal(world) {
 		wg.Go(func() {
-			hashes[r], ways[r], errs[r] = trainToy(ctx, kernels.Options{Backend: c.backend, Threads: 1}, host)
+			hashes[r], ways[r], errs[r] = trainToy(ctx, kernels.Options{Backend: c.backend, Threads: 1}, host, toy{steps: 3})
 			errs[r] = errors.Join(errs[r], host.Close())
 		})
 	}
@@ -185,7 +192,7 @@ func (c *checker) rank(ctx context.Context, args []string) error {
 		return err
 	}
 	var report childReport
-	report.Hash, report.Way, err = trainToy(ctx, kernels.Options{Backend: c.backend, Index: me, Threads: 1}, host)
+	report.Hash, report.Way, err = trainToy(ctx, kernels.Options{Backend: c.backend, Index: me, Threads: 1}, host, toy{steps: 3})
 	if err = errors.Join(err, host.Close()); err != nil {
 		report.Error = err.Error()
 	}
@@ -200,7 +207,7 @@ type toyHost interface {
 }
 
 // trainToy is one rank of a training; rank 0 gets the hash of the weights.
-func trainToy(ctx context.Context, o kernels.Options, host toyHost) (hash, way string, err error) {
+func trainToy(ctx context.Context, o kernels.Options, host toyHost, t toy) (hash, way string, err error) {
 	dev, err := kernels.Open(o)
 	if err != nil {
 		return "", "", err
@@ -240,9 +247,13 @@ func trainToy(ctx context.Context, o kernels.Options, host toyHost) (hash, way s
 		return "", way, err
 	}
 	tape := autograd.New(mem, autograd.Config{Hooks: e})
-	for step := range toySteps {
-		if err := toyStep(ctx, e, tape, m, host, step); err != nil {
+	for step := range t.steps {
+		start := time.Now()
+		if err := t.step(ctx, e, tape, m, host, step); err != nil {
 			return "", way, fmt.Errorf("step %d: %w", step+1, err)
+		}
+		if t.told != nil {
+			t.told(q, step, time.Since(start))
 		}
 	}
 	hash, err = e.StateHash(ctx)
@@ -256,11 +267,11 @@ func closeExchange(x exchange.Collective, cause error) error {
 	return x.Close(cause)
 }
 
-// toyStep computes this rank's leaves of a step, and updates.
-func toyStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.Model, host toyHost, step int) error {
+// step computes this rank's leaves of a step, and updates.
+func (t toy) step(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.Model, host toyHost, step int) error {
 	tokens := int64(0)
 	for l := range toyLeaves {
-		tokens += toyLeaf(step, l).LabelTokens()
+		tokens += t.leaf(step, l).LabelTokens()
 	}
 	var meta []byte
 	for micro := 0; micro*host.World() < toyLeaves; micro++ {
@@ -268,7 +279,7 @@ func toyStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.Mod
 			return err
 		}
 		leaf := micro*host.World() + host.Rank()
-		r, err := objective.Backward(ctx, tape, m, toyLeaf(step, min(leaf, toyLeaves-1)), tokens)
+		r, err := objective.Backward(ctx, tape, m, t.leaf(step, min(leaf, toyLeaves-1)), tokens)
 		if err == nil {
 			err = e.EndLeaf(ctx)
 		}
@@ -287,10 +298,13 @@ func toyStep(ctx context.Context, e *zero.Engine, tape *autograd.Tape, m zoo.Mod
 	return e.Update(ctx, 1e-2, int64(step+1), zero.ClipFactor(zero.Norm(sumsq), 0.5))
 }
 
-// toyLeaf is the content of a leaf, which depends on step and leaf only.
-func toyLeaf(step, leaf int) *nn.Batch {
+// leaf is the content of a leaf, which depends on step and leaf only.
+func (t toy) leaf(step, leaf int) *nn.Batch {
 	r := rand.New(rand.NewPCG(uint64(step), uint64(leaf)))
-	b := &nn.Batch{Rows: 2, Seq: 9 + r.IntN(6)}
+	b := &nn.Batch{Rows: 2, Seq: t.seq}
+	if t.seq == 0 {
+		b.Seq = 9 + r.IntN(6)
+	}
 	for range b.Rows * b.Seq {
 		id := int32(r.IntN(toyVocab))
 		b.IDs, b.Labels = append(b.IDs, id), append(b.Labels, id)

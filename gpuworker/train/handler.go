@@ -136,6 +136,11 @@ func (s *session) close(cause error) error {
 	if s.commits != nil {
 		s.commits.close()
 	}
+	if s.queue != nil {
+		if c := s.queue.Graphs(); c.Made > 0 || c.Refused > 0 {
+			s.t.Logger.Info("recorded graphs", "made", c.Made, "slower", c.Slower, "refused", c.Refused, "launches", c.Launches, "operations", c.Operations, "of", s.queue.Operations())
+		}
+	}
 	if s.engine != nil {
 		if on, why := s.engine.Overlap(); s.t.Gang.World > 1 {
 			s.t.Logger.Info("exchanges", "overlap", on, "why", why)

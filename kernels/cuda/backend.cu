@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <string>
 
 #include "abi_hash.h"
+#include "graph.h"
 #include "queue.h"
 
 #ifndef TF_HOST
@@ -54,6 +56,14 @@ tf_status check(tf_queue *q, cudaError_t e, const char *what) {
   return fail(q, status_of(e), "%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
 }
 
+/* Puts the operation's name before what went wrong, for who hears of it only when something else is called. */
+static tf_status named(tf_queue *q, const char *op, tf_status st) {
+  if (st == TF_OK || q->st == TF_OK) return st;
+  const std::string why = q->why;
+  snprintf(q->why, sizeof q->why, "%s: %.200s", op, why.c_str());
+  return st;
+}
+
 /* What a kernel found wrong with its data. */
 static tf_status troubles(tf_queue *q) {
   switch (*(volatile int32_t *)q->trouble) {
@@ -82,6 +92,7 @@ static tf_status troubles(tf_queue *q) {
 using tf::at;
 using tf::check;
 using tf::fail;
+using tf::settle;
 
 /* --- device --------------------------------------------------------------------------------------------------------------------------- */
 
@@ -114,6 +125,10 @@ static tf_status driver(char *why, int64_t n) {
 static tf_status dev_open(const tf_options *o, tf_device **out, char *why, int64_t n) {
   tf_status st = driver(why, n);
   if (st != TF_OK) return st;
+  if (tf::graph_choice() == tf::kBadChoice) {
+    snprintf(why, (size_t)n, "TUNEFLEET_CUDA_GRAPHS is \"%s\"; it can be auto, on or off", getenv("TUNEFLEET_CUDA_GRAPHS"));
+    return TF_EINVALID;
+  }
   int count = 0;
   cudaError_t e = cudaGetDeviceCount(&count);
   if (e == cudaErrorNoDevice || (e == cudaSuccess && count == 0)) {
@@ -208,6 +223,7 @@ static void dev_release(tf_device *d, tf_ptr p, int64_t) {
 
 static void queue_close(tf_queue *q) {
   cudaSetDevice(q->d->index);
+  tf::close_graphs(q->graphs); /* what is held back has nobody who looks at it */
   if (q->stream) cudaStreamSynchronize(q->stream);
   for (tf::Stage &s : q->stage) {
     if (s.done) cudaEventDestroy(s.done);
@@ -232,6 +248,7 @@ static tf_status queue_open(tf_device *d, int32_t kind, tf_queue **out) {
   if (e == cudaSuccess) e = cudaStreamCreateWithPriority(&q->stream, cudaStreamNonBlocking, kind == TF_QUEUE_COMM ? greatest : least);
   if (e == cudaSuccess) e = cudaHostAlloc(reinterpret_cast<void **>(&q->trouble), sizeof(int32_t), cudaHostAllocPortable);
   if (e == cudaSuccess) *q->trouble = tf::kNoTrouble;
+  if (e == cudaSuccess && kind == TF_QUEUE_COMPUTE) q->graphs = tf::open_graphs(tf::graph_choice());
   if (e != cudaSuccess) {
     queue_close(q);
     return tf::status_of(e);
@@ -242,12 +259,15 @@ static tf_status queue_open(tf_device *d, int32_t kind, tf_queue **out) {
 
 static tf_status queue_sync(tf_queue *q) {
   cudaSetDevice(q->d->index);
+  settle(q);
   cudaError_t e = cudaStreamSynchronize(q->stream); /* also after an error: memory may be released next */
   if (q->st != TF_OK) return q->st;
   TF_TRY(check(q, e, "what was queued"));
   if (tf::gone(q->losses)) return fail(q, TF_ELOST, "another rank did not take part in what was computed from");
   return tf::troubles(q);
 }
+
+static void queue_graphs(tf_queue *q, tf_graph_counts *c) { tf::count_graphs(q->graphs, c); }
 
 static tf_status queue_error(tf_queue *q, char *why, int64_t n) {
   snprintf(why, (size_t)n, "%s", q->why);
@@ -277,7 +297,7 @@ static void event_close(tf_event *e) {
 }
 
 static tf_status event_record(tf_event *e, tf_queue *q) {
-  e->st = q->st;
+  e->st = settle(q);
   if (q->st != TF_OK) return q->st;
   e->losses = q->losses;
   cudaSetDevice(q->d->index);
@@ -287,6 +307,7 @@ static tf_status event_record(tf_event *e, tf_queue *q) {
 }
 
 static tf_status event_wait(tf_event *e, tf_queue *q) {
+  settle(q);
   if (q->st != TF_OK) return q->st;
   if (e->st != TF_OK) return fail(q, e->st, "the queue of an event waited for had failed");
   if (!e->recorded) return TF_OK;
@@ -327,7 +348,7 @@ static tf_status stage(tf_queue *q, tf::Stage **out) {
 }
 
 static tf_status upload(tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
-  if (q->st != TF_OK) return q->st;
+  TF_TRY(settle(q));
   cudaSetDevice(q->d->index);
   for (int64_t off = 0; off < bytes; off += tf::kStageBytes) {
     size_t n = (size_t)(bytes - off < tf::kStageBytes ? bytes - off : tf::kStageBytes);
@@ -343,7 +364,7 @@ static tf_status upload(tf_queue *q, tf_ptr dst, const void *src, int64_t bytes)
 
 /* Two copies are under way at a time: one arrives while the one before it is taken out of its buffer. */
 static tf_status download(tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
-  if (q->st != TF_OK) return q->st;
+  TF_TRY(settle(q));
   cudaSetDevice(q->d->index);
   struct {
     tf::Stage *s;
@@ -386,13 +407,13 @@ static void host_release(tf_device *d, void *p, int64_t) {
 }
 
 static tf_status upload_async(tf_queue *q, tf_ptr dst, const void *src, int64_t bytes) {
-  if (q->st != TF_OK) return q->st;
+  TF_TRY(settle(q));
   cudaSetDevice(q->d->index);
   return check(q, cudaMemcpyAsync(at<char>(dst), src, (size_t)bytes, cudaMemcpyHostToDevice, q->stream), "upload_async");
 }
 
 static tf_status download_async(tf_queue *q, void *dst, tf_ptr src, int64_t bytes) {
-  if (q->st != TF_OK) return q->st;
+  TF_TRY(settle(q));
   cudaSetDevice(q->d->index);
   return check(q, cudaMemcpyAsync(dst, at<const char>(src), (size_t)bytes, cudaMemcpyDeviceToHost, q->stream), "download_async");
 }
@@ -414,6 +435,8 @@ static tf_status workspace(tf_queue *q, int32_t op, const void *params, int64_t 
 }
 
 static tf_status set_workspace(tf_queue *q, tf_ptr p, int64_t bytes) {
+  settle(q);
+  tf::drop_graphs(q->graphs); /* they have the old one's address */
   q->ws = p;
   q->ws_bytes = bytes;
   return q->st;
@@ -423,11 +446,24 @@ static tf_status set_workspace(tf_queue *q, tf_ptr p, int64_t bytes) {
   static tf_status op_##name(tf_queue *q, const tf_##name *p) {                                     \
     if (q->st != TF_OK) return q->st;                                                               \
     if (!cuda_##name) return fail(q, TF_EUNSUPPORTED, "the CUDA backend has no " #name);            \
+    tf_status st = TF_OK;                                                                           \
+    if (tf::take(q, TF_OP_##name, p, &st) || st != TF_OK) return st;                                \
     cudaSetDevice(q->d->index);                                                                     \
     return cuda_##name(q, p);                                                                       \
   }
 TF_OPS(TF_X)
 #undef TF_X
+
+tf_status tf::run_now(tf_queue *q, int32_t op, const void *params) {
+  switch (op) {
+#define TF_X(name)                                                                        \
+  case TF_OP_##name:                                                                      \
+    return tf::named(q, #name, cuda_##name(q, static_cast<const tf_##name *>(params)));
+    TF_OPS(TF_X)
+#undef TF_X
+  }
+  return fail(q, TF_EINTERNAL, "there is no operation %d", op);
+}
 
 static tf_backend make_table() {
   tf_backend t = {};
@@ -444,6 +480,7 @@ static tf_backend make_table() {
   t.queue_close = queue_close;
   t.queue_sync = queue_sync;
   t.queue_error = queue_error;
+  t.queue_graphs = queue_graphs;
   t.event_open = event_open;
   t.event_close = event_close;
   t.event_record = event_record;

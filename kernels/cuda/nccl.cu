@@ -15,6 +15,7 @@
 #include <string>
 
 #include "ncclapi.h"
+#include "graph.h"
 #include "queue.h"
 
 namespace {
@@ -177,7 +178,7 @@ int transfer(tf_comm *c, tf_queue *q, const tf_transfer &t) {
 }
 
 tf_status comm_run(tf_comm *c, tf_queue *q, const tf_transfer *t, int64_t count, char *why, int64_t n) {
-  if (q->st != TF_OK) {
+  if (settle(q) != TF_OK) {
     snprintf(why, (size_t)n, "%s", q->why);
     return q->st;
   }

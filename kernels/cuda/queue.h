@@ -16,6 +16,7 @@ namespace tf {
 
 struct Lt;  /* cuBLASLt, opened when it is first needed (lt.cu) */
 struct Dnn; /* cuDNN, the same (cudnn.cu) */
+struct Graphs; /* sequences of operations that are held back and recorded (graph.cu) */
 
 /* The communicators that results on a queue depend on: true once one was given up (nccl.cu). What is computed from what such a one left
  * unfinished is worthless, though no stream says so. */
@@ -61,6 +62,7 @@ struct tf_queue {
   int next_stage = 0;
   int32_t *trouble = nullptr; /* pinned, written by kernels (tf::report) */
   tf::Losses losses;
+  tf::Graphs *graphs = nullptr; /* NULL: nothing is held back */
 };
 
 struct tf_event {

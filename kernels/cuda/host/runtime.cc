@@ -7,14 +7,25 @@
 #include <condition_variable>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "emulate.h"
 #include "shim.h"
 
+typedef std::vector<std::function<void()>> Jobs;
+
+struct tfh_graph {
+  std::shared_ptr<Jobs> jobs;
+};
+
 struct tfh_stream {
+  std::unique_ptr<Jobs> capture; /* what is recorded instead of queued */
+  bool invalid = false;          /* the capture is */
+  double clock = 0;              /* microseconds that what has run would have taken */
   std::deque<std::function<void()>> jobs;
   uint64_t queued = 0, ran = 0;
   bool busy = false; /* a job of it runs: another thread may only come by while the job has let go of the lock (apart) */
@@ -24,6 +35,7 @@ struct tfh_stream {
 struct tfh_event {
   tfh_stream *on = nullptr;
   uint64_t at = 0;
+  std::shared_ptr<double> time; /* of the stream's clock when it was reached; only with timing */
 };
 
 namespace {
@@ -37,6 +49,7 @@ std::map<void *, size_t> memory;
 std::set<tfh_stream *> streams;
 size_t used = 0;
 std::string why;
+thread_local tfh_stream *capturing = nullptr; /* by this thread */
 
 using Hold = std::lock_guard<std::recursive_mutex>;
 
@@ -58,10 +71,40 @@ void advance(tfh_stream *s, uint64_t until) {
   }
 }
 
-void push(tfh_stream *s, std::function<void()> job) {
+constexpr double kLaunch = 5, kPart = 1; /* microseconds */
+
+void queue(tfh_stream *s, std::function<void()> job) {
   s->jobs.push_back(std::move(job));
   s->queued++;
 }
+
+void push(tfh_stream *s, std::function<void()> job) {
+  if (s->capture) {
+    s->capture->push_back(std::move(job));
+    return;
+  }
+  queue(s, [=]() {
+    s->clock += kLaunch;
+    job();
+  });
+}
+
+/* What no capture allows: the one of this thread, or of the stream, becomes invalid. */
+cudaError_t forbidden(tfh_stream *s = nullptr) {
+  if (s && s->capture) {
+    s->invalid = true;
+    return cudaErrorStreamCaptureUnsupported;
+  }
+  if (!capturing) return cudaSuccess;
+  capturing->invalid = true;
+  return cudaErrorStreamCaptureUnsupported;
+}
+
+#define TFH_ALLOWED(...)                          \
+  do {                                            \
+    cudaError_t forbidden_ = forbidden(__VA_ARGS__); \
+    if (forbidden_ != cudaSuccess) return forbidden_; \
+  } while (0)
 
 size_t rounded(size_t n) { return (n + kPage - 1) / kPage * kPage; }
 
@@ -154,6 +197,7 @@ cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
 
 cudaError_t cudaMalloc(void **p, size_t n) {
   Hold h(lock);
+  TFH_ALLOWED();
   if (n > kTotal - used || !(*p = map(n))) return cudaErrorMemoryAllocation;
   memory[*p] = n;
   used += n;
@@ -163,6 +207,7 @@ cudaError_t cudaMalloc(void **p, size_t n) {
 /* As on a device, it waits for all that was queued. */
 cudaError_t cudaFree(void *p) {
   Hold h(lock);
+  TFH_ALLOWED();
   for (tfh_stream *s : streams) advance(s, s->queued);
   auto it = memory.find(p);
   if (it == memory.end()) return p ? cudaErrorInvalidValue : cudaSuccess;
@@ -174,6 +219,7 @@ cudaError_t cudaFree(void *p) {
 
 cudaError_t cudaHostAlloc(void **p, size_t n, unsigned) {
   Hold h(lock);
+  TFH_ALLOWED();
   if (!(*p = map(n))) return cudaErrorMemoryAllocation;
   memory[*p] = n;
   used += n;
@@ -189,6 +235,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned, int) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
   Hold h(lock);
+  TFH_ALLOWED(s);
   advance(s, s->queued);
   streams.erase(s);
   delete s;
@@ -196,22 +243,25 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   Hold h(lock);
+  TFH_ALLOWED(s);
   advance(s, s->queued);
   return s->broken;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
   Hold h(lock);
+  TFH_ALLOWED(s);
   tfh_stream *on = e->on;
   uint64_t at = e->at;
   if (on && on != s)
-    push(s, [=]() {
+    queue(s, [=]() {
       if (streams.count(on)) advance(on, at);
     });
   return s->broken;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
   *e = new tfh_event;
+  if (!(flags & cudaEventDisableTiming)) (*e)->time = std::make_shared<double>(0);
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
@@ -220,12 +270,15 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   Hold h(lock);
+  TFH_ALLOWED(s);
+  if (e->time) queue(s, [s, time = e->time]() { *time = s->clock; });
   e->on = s;
   e->at = s->queued;
   return s->broken;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   Hold h(lock);
+  TFH_ALLOWED();
   if (!e->on || !streams.count(e->on)) return cudaSuccess;
   advance(e->on, e->at);
   return e->on->broken;
@@ -237,6 +290,58 @@ cudaError_t cudaEventQuery(cudaEvent_t e) {
   if (!e->on || !streams.count(e->on)) return cudaSuccess;
   if (e->on->ran < e->at) return cudaErrorNotReady;
   return e->on->broken;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) {
+  Hold h(lock);
+  if (!begin->time || !end->time || begin->on != end->on || !begin->on) return cudaErrorInvalidValue;
+  if (end->on->ran < end->at) return cudaErrorNotReady;
+  *ms = (float)((*end->time - *begin->time) * 1e-3);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+  Hold h(lock);
+  if (s->capture || capturing) return cudaErrorInvalidValue;
+  const char *v = getenv("TUNEFLEET_FAKE_GRAPHS");
+  s->capture.reset(new Jobs);
+  s->invalid = v && !strcmp(v, "none");
+  capturing = s;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
+  Hold h(lock);
+  *g = nullptr;
+  if (!s->capture || capturing != s) return cudaErrorInvalidValue;
+  std::shared_ptr<Jobs> jobs(std::move(s->capture));
+  capturing = nullptr;
+  if (s->invalid) return cudaErrorStreamCaptureInvalidated;
+  *g = new tfh_graph{jobs};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned long long) {
+  *x = new tfh_graph{g->jobs};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+  delete g;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x) {
+  delete x;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s) {
+  Hold h(lock);
+  TFH_ALLOWED(s);
+  queue(s, [s, jobs = x->jobs]() {
+    s->clock += environment("TUNEFLEET_FAKE_GRAPH_US", 10);
+    for (const auto &job : *jobs) {
+      s->clock += kPart;
+      job();
+    }
+  });
+  return s->broken;
 }
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind, cudaStream_t s) {
@@ -271,6 +376,10 @@ const char *cudaGetErrorString(cudaError_t e) {
       return "device not ready";
     case cudaErrorLaunchFailure:
       return why.c_str();
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture";
   }
   return "unknown error";
 }

@@ -47,14 +47,19 @@ enum cudaError_t {
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorNotReady = 600,
-  cudaErrorLaunchFailure = 719
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost = 0, cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 
 struct tfh_stream;
 struct tfh_event;
+struct tfh_graph;
 typedef tfh_stream *cudaStream_t;
 typedef tfh_event *cudaEvent_t;
+typedef tfh_graph *cudaGraph_t;
+typedef tfh_graph *cudaGraphExec_t;
 
 struct cudaDeviceProp {
   char name[256];
@@ -63,7 +68,8 @@ struct cudaDeviceProp {
   int pciBusID, pciDeviceID, pciDomainID;
 };
 
-constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 
 cudaError_t cudaDriverGetVersion(int *);
 cudaError_t cudaGetDeviceCount(int *);
@@ -84,6 +90,18 @@ cudaError_t cudaEventDestroy(cudaEvent_t);
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t);
 cudaError_t cudaEventSynchronize(cudaEvent_t);
 cudaError_t cudaEventQuery(cudaEvent_t);
+/* Milliseconds of the stream's work, by a clock of the emulation: a launch takes 5 us, one of a graph TUNEFLEET_FAKE_GRAPH_US (10) and 1 us for
+ * each of its parts. */
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
+/* From the beginning to the end of a capture, what its thread asks of the stream is recorded and does not run, and what a capture forbids makes
+ * it invalid. TUNEFLEET_FAKE_GRAPHS=none makes every capture so. */
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *, cudaGraph_t, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t);
+/* As on a device, what a graph that still waits to run needs is kept until it has. */
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t, cudaStream_t);
 cudaError_t cudaGetLastError();
