@@ -109,11 +109,14 @@ func (f *FactorySpec) Day(now time.Time) time.Time {
 	return now
 }
 
-// FreezeDate writes the day of submission into the preparations that have none.
+// FreezeDate writes the day of submission into the preparations, and the stages of multiple choice, that have none.
 func (s *RunSpec) FreezeDate(now time.Time) {
 	for i := range s.Stages {
 		if p := s.Stages[i].Prep; p != nil && p.Factory != nil && p.Factory.Date == "" {
 			p.Factory.Date = now.Format(time.DateOnly)
+		}
+		if e := s.Stages[i].Eval; e != nil && e.Choice != nil && e.Choice.Date == "" {
+			e.Choice.Date = now.Format(time.DateOnly)
 		}
 	}
 }

@@ -327,8 +327,10 @@ type EvalStage struct {
 	Models []EvalModel `json:"models,omitempty"`
 	// Predict answers the data's prompts instead.
 	Predict *Prediction `json:"predict,omitempty"`
-	// Data is "<prep stage>/<output>" with rows.
-	Data string `json:"data"`
+	// Choice asks multiple-choice questions instead, of a task's own files.
+	Choice *MultipleChoice `json:"choice,omitempty"`
+	// Data is "<prep stage>/<output>" with rows; empty with Choice.
+	Data string `json:"data,omitempty"`
 	// Slices is the number of evaluation messages.
 	Slices int `json:"slices" jsonschema:"minimum=1"`
 	// MaxNewTokens bounds a generated explanation.

@@ -249,9 +249,12 @@ func (p *problems) train(st *Stage, t *TrainStage, at string, before map[string]
 }
 
 func (p *problems) eval(st *Stage, e *EvalStage, at string, before map[string]*Stage) {
-	if e.Predict != nil {
+	switch {
+	case e.Choice != nil:
+		p.choice(st, e, at, before)
+	case e.Predict != nil:
 		p.prediction(st, e, at, before)
-	} else {
+	default:
 		p.check(len(e.Models) > 0, at+".models", "is empty")
 	}
 	seen := map[string]bool{}
@@ -262,7 +265,9 @@ func (p *problems) eval(st *Stage, e *EvalStage, at string, before map[string]*S
 		seen[m.Name] = true
 		p.from(st, m.From, mp+".from", before)
 	}
-	p.data(st, e.Data, at+".data", before)
+	if e.Choice == nil {
+		p.data(st, e.Data, at+".data", before)
+	}
 	p.check(e.Slices >= 1 && e.Slices <= maxParts, at+".slices", "is %d, must be 1 to %d", e.Slices, maxParts)
 	p.check(e.MaxNewTokens >= 0 && e.GenerateRows >= 0, at, "max_new_tokens and generate_rows must not be negative")
 	p.scripts(e.Scripts, at+".scripts")

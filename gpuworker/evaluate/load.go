@@ -7,6 +7,7 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
 	"github.com/tunefleet/tunefleet/kernels"
+	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // load loads a model, opened by open, in the precision that the stage asks for.
@@ -32,13 +33,12 @@ func loadStage(ctx context.Context, t *consume.Task, q *kernels.Queue, from stri
 	})
 }
 
-// loadPredicted loads the model that answers: a finished stage's, or files.
-func loadPredicted(ctx context.Context, t *consume.Task, q *kernels.Queue) (*train.Loaded, error) {
-	p := t.Stage.Eval.Predict
-	if p.Model.From != "" {
-		return loadStage(ctx, t, q, p.Model.From)
+// loadPredicted loads the model that answers: a finished stage's, or files with adapters merged into them.
+func loadPredicted(ctx context.Context, t *consume.Task, q *kernels.Queue, m *schemas.ModelSpec, adapters []schemas.Ref) (*train.Loaded, error) {
+	if m.From != "" {
+		return loadStage(ctx, t, q, m.From)
 	}
 	return load(ctx, t, q, func() (*train.Finished, error) {
-		return train.OpenFiles(ctx, t.Objects, t.Message.Tenant, p.Model.Base, p.Adapters, q, t.Dir)
+		return train.OpenFiles(ctx, t.Objects, t.Message.Tenant, m.Base, adapters, q, t.Dir)
 	})
 }

@@ -116,7 +116,7 @@ func predict(ctx context.Context, t *consume.Task) (err error) {
 	if err != nil {
 		return err
 	}
-	loaded, err := loadPredicted(ctx, t, q)
+	loaded, err := loadPredicted(ctx, t, q, &p.Model, p.Adapters)
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,10 @@ func Handle(ctx context.Context, t *consume.Task) error {
 		return schemas.Errorf(schemas.CodeInternal, t.Message.Stage, "an evaluation message came without an evaluation stage")
 	}
 	switch last := t.Message.Part >= t.Message.Parts; {
+	case t.Stage.Eval.Choice != nil && last:
+		return reduceChoices(ctx, t)
+	case t.Stage.Eval.Choice != nil:
+		return choose(ctx, t)
 	case t.Stage.Eval.Predict != nil && last:
 		return reducePredictions(ctx, t)
 	case t.Stage.Eval.Predict != nil:

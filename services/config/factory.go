@@ -19,7 +19,7 @@ const FormFactory Form = "llamafactory"
 
 // isFactory recognizes the form by keys that no other form has.
 func isFactory(root *node) bool {
-	return slices.ContainsFunc([]string{"model_name_or_path", "finetuning_type", "stage", "do_train", "do_predict", "do_eval", "dataset", "export_dir"},
+	return slices.ContainsFunc([]string{"model_name_or_path", "finetuning_type", "stage", "do_train", "do_predict", "do_eval", "dataset", "export_dir", "task"},
 		func(k string) bool { return root.values[k] != nil })
 }
 
@@ -50,6 +50,9 @@ func loadFactory(ctx context.Context, root *node, p *problems, c *collector) (*R
 	r := &Resolved{Form: FormFactory, Spec: spec, Inputs: c.inputs, Output: nonEmpty(v.text("output_dir"), "output"), Workers: v.whole("num_workers"), ReportTo: "none", Notes: b.notes}
 	if v.exportOnly() {
 		r.Output = v.text("export_dir")
+	}
+	if v.asks() {
+		r.Output = v.text("save_dir") // "" writes nothing
 	}
 	r.Logs, r.Tokenized = nonEmpty(v.text("logging_dir"), r.Output), b.saved
 	r.Factory = &FactoryOutput{Predicts: v.truth("do_predict"), Generates: v.generates() && v.doEval(), Saves: strategy(v.text("save_strategy")) != "no", LoggingSteps: v.number("logging_steps"), CountTokens: v.truthy("include_num_input_tokens_seen"), Perplexity: v.text("stage") == "pt",
@@ -107,7 +110,11 @@ func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 		return nil, err
 	}
 	spec := &schemas.RunSpec{Version: schemas.SpecVersion, Tenant: v.text("tenant"), Name: v.text("run_name"), Pool: v.text("pool"), Priority: v.whole("priority"), Seed: uint64(v.number("seed"))}
-	if spec.Name == "" {
+	switch {
+	case spec.Name != "":
+	case v.asks():
+		spec.Name = v.text("task")
+	default:
 		spec.Name = strings.Join(append([]string{v.text("stage")}, v.list("dataset")...), "-")
 		spec.Name = spec.Name[:min(len(spec.Name), 200)]
 	}
@@ -116,6 +123,9 @@ func (b *factoryBuilder) build(ctx context.Context) (*schemas.RunSpec, error) {
 	}
 	if v.exportOnly() {
 		return spec, b.export(ctx, spec)
+	}
+	if v.asks() {
+		return spec, b.choice(ctx, spec)
 	}
 	prep, err := b.prep(ctx)
 	if err != nil {
@@ -176,6 +186,11 @@ func (b *factoryBuilder) model(ctx context.Context) error {
 		b.notes = append(b.notes, fmt.Sprintf("template: taken from the tokenizer; %s was tuned with %q", m.Alias, m.Template))
 	}
 	return nil
+}
+
+// note remembers what is to be told.
+func (b *factoryBuilder) note(format string, args ...any) {
+	b.notes = append(b.notes, fmt.Sprintf(format, args...))
 }
 
 // rename replaces a key's name in an error's text and place.

@@ -4,14 +4,20 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunefleet/tunefleet/gpuworker/evaluate/choice"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
 // rules are the cross checks that LLaMA-Factory makes before it starts, and the ranges of single keys.
 func (v *factoryValues) rules() {
 	v.ranges()
+	v.choiceRules()
 	stage, method := v.text("stage"), v.text("finetuning_type")
 	if v.exportOnly() {
+		return
+	}
+	if v.asks() {
+		v.methodRules(stage, method)
 		return
 	}
 	if !v.truth("do_train") && !v.truth("do_eval") && !v.truth("do_predict") {
@@ -199,7 +205,7 @@ func (v *factoryValues) ranges() {
 		"rope_scaling": append([]string{""}, schemas.RopeScalings()...),
 		"sharding":     {"auto", "none", "zero2", "zero3", "hybrid"}, "precision": {"auto", "fp32", "bf16", "fp16"}, "lr_scheduler_type": append([]string{"reduce_lr_on_plateau"}, scheduleNames()...),
 		"galore_proj_type": {"std", "reverse_std", "right", "left", "full"}, "apollo_proj_type": {"std", "reverse_std", "right", "left"}, "apollo_scale_type": {"channel", "tensor"},
-		"badam_switch_mode": {"ascending", "descending", "random", "fixed"},
+		"badam_switch_mode": {"ascending", "descending", "random", "fixed"}, "lang": choice.Languages(),
 	} {
 		if s := v.text(key); !slices.Contains(names, s) {
 			v.bad(key, "is %q, expected one of %s%s", s, strings.Join(names, ", "), didYouMean(s, names))
@@ -219,6 +225,7 @@ func (v *factoryValues) ranges() {
 		"preprocessing_num_workers": {0, 1024}, "num_workers": {1, 64}, "priority": {0, 3}, "eval_steps": {0, 1 << 40}, "save_steps": {0, 1 << 40}, "logging_steps": {0, 1 << 40},
 		"max_new_tokens": {1, 1 << 20}, "temperature": {0, 1e6}, "top_p": {0, 1}, "top_k": {0, 1 << 30}, "pref_beta": {0, 1e6}, "simpo_gamma": {0, 1e6}, "pref_ftx": {0, 1e6},
 		"early_stopping_steps": {0, 1 << 30}, "ppo_epochs": {1, 1000}, "neftune_noise_alpha": {0, 1e6}, "label_smoothing_factor": {0, 0.999}, "ld_alpha": {0, 1},
+		"n_shot": {0, 1 << 16}, "batch_size": {1, 1 << 12},
 	} {
 		if f := v.number(key); f < r[0] || f > r[1] {
 			v.bad(key, "is %v, expected %v to %v", f, r[0], r[1])

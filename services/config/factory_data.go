@@ -28,14 +28,7 @@ func (b *factoryBuilder) prep(ctx context.Context) (*schemas.PrepStage, error) {
 		}
 		f.Probs = append(f.Probs, p)
 	}
-	if n := v.node("default_system"); v.given("default_system") || n != nil && n.scalar == "" { // an empty text is none at all
-		s := v.text("default_system")
-		f.DefaultSystem = &s
-	}
-	if n := v.node("enable_thinking"); n == nil || n.scalar != nil && n.text != "null" {
-		t := v.truth("enable_thinking")
-		f.EnableThinking = &t
-	}
+	f.DefaultSystem, f.EnableThinking = v.system(), v.thinking()
 	if v.truth("streaming") {
 		f.Buffer = v.whole("buffer_size")
 		world, err := b.world()

@@ -64,6 +64,15 @@ func factoryProject(t *testing.T) string {
 	write(t, dir, "tokenized/dataset_dict.json", `{"splits": ["train"]}`)
 	write(t, dir, "tokenized/train/state.json", `{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}`)
 	write(t, dir, "tokenized/train/data-00000-of-00001.arrow", "rows")
+	for _, top := range []string{"evaluation", "exams"} {
+		write(t, dir, top+"/mmlu/mapping.json", `{"law":{"name":"law","category":"Humanities"}}`)
+		write(t, dir, top+"/mmlu/test/law_test.csv", "Is it "+top+"?,yes,no,both,neither,A\nWhy?,a,b,c,d,\n")
+		write(t, dir, top+"/mmlu/dev/law_dev.csv", "Is it so?,yes,no,both,neither,B\n")
+	}
+	write(t, dir, "evaluation/broken/mapping.json", `{"law":{"name":"law","category":"Law"}}`)
+	write(t, dir, "evaluation/short/mapping.json", `{"law":{"name":"law","category":"Humanities"}}`)
+	write(t, dir, "evaluation/short/test/law.csv", "Is it so?,yes,no\n")
+	write(t, dir, "evaluation/short/dev/law.csv", "Is it so?,yes,no,both,neither,B\n")
 	write(t, dir, "escaping/dataset_dict.json", `{"splits": ["../tokenized/train"]}`)
 	write(t, dir, "train.yaml", factoryYAML)
 	hubs := remotetest.New(t)
@@ -110,6 +119,9 @@ func effect(t *testing.T, r *Resolved) string {
 // ppoKeys are what stage ppo needs beside a reward model.
 const ppoKeys = "stage=ppo model_name_or_path=./short"
 
+// choiceKeys are what multiple choice needs.
+const choiceKeys = "do_train=false task=mmlu_test"
+
 // others holds, for every key that works, another value than the default, and what else must be set for the key to matter.
 var others = map[string]string{
 	"template": "qwen", "dataset": "b", "eval_dataset": "b eval_strategy=steps", "dataset_dir": "more", "cutoff_len": "128", "train_on_prompt": "true", "mask_history": "true",
@@ -154,8 +166,10 @@ var others = map[string]string{
 	"model_revision": "v2 model_name_or_path=acme/m", "use_modelscope_hub": "true model_name_or_path=acme/m",
 	"clean": "{dedup: true}", "sample": "{max_rows: 3}", "augment": "{methods: [typo]}",
 	"tokenized_path": "tokenized",
-	"value_head":     "heads stage=rm dataset=r",
-	"ppo_epochs":     "2 reward_model=reward " + ppoKeys, "ppo_whiten_rewards": "true reward_model=reward " + ppoKeys, "reward_model": "reward2 " + ppoKeys,
+	"task":           "mmlu_test do_train=false", "task_dir": "exams " + choiceKeys, "batch_size": "2 " + choiceKeys, "lang": "zh " + choiceKeys, "n_shot": "1 " + choiceKeys,
+	"save_dir":   "scores " + choiceKeys,
+	"value_head": "heads stage=rm dataset=r",
+	"ppo_epochs": "2 reward_model=reward " + ppoKeys, "ppo_whiten_rewards": "true reward_model=reward " + ppoKeys, "reward_model": "reward2 " + ppoKeys,
 	"reward_model_type": "full reward_model=reward " + ppoKeys, "reward_model_adapters": "reward2 reward_model_type=full reward_model=reward " + ppoKeys,
 }
 
@@ -271,6 +285,12 @@ func TestFactoryRefusals(t *testing.T) {
 		{"ignore_pad_token_for_loss=false neat_packing=true cutoff_len=99", schemas.CodeInvalid, "see every token"}, {"ignore_pad_token_for_loss=false neat_packing=true cutoff_len=96", "", ""}, {"shift_attn=true packing=true", schemas.CodeInvalid, "not built for packed"},
 		{"ignore_pad_token_for_loss=false stage=pt", "", ""},
 		{"ignore_pad_token_for_loss=false do_train=false do_predict=true predict_with_generate=true val_size=0.1", "", ""},
+		{choiceKeys, "", ""}, {"task=mmlu_test", schemas.CodeInvalid, "do_train cannot be combined with task"}, {"n_shot=3", schemas.CodeInvalid, "name its task"},
+		{"do_train=false task=mmlu_tset", schemas.CodeInvalid, `did you mean "test"?`}, {"do_train=false task=mmlu", schemas.CodeInvalid, "expected a task and a split"},
+		{"do_train=false task=cmmlu_test", schemas.CodeNotFound, "no mapping.json"}, {"do_train=false task=mmlu_validation", schemas.CodeNotFound, "has no validation split"},
+		{"do_train=false task=broken_test", schemas.CodeData, `has the category "Law"`}, {"do_train=false task=short_test", schemas.CodeData, "has 3 columns"},
+		{"lang=de " + choiceKeys, schemas.CodeInvalid, "expected one of en, zh"}, {"batch_size=0 " + choiceKeys, schemas.CodeInvalid, "batch_size is 0"},
+		{"quantization_bit=4 " + choiceKeys, schemas.CodeInvalid, "quantization_bit with task is not built"}, {"download_mode=force_redownload " + choiceKeys, "", ""},
 		{"tokenized_path=none", "", ""}, {"tokenized_path=none packing=true", "", ""}, {"tokenized_path=none stage=pt", "", ""}, {"tokenized_path=data", schemas.CodeData, "no saved data set"}, {"tokenized_path=escaping", schemas.CodeData, "outside of it"},
 		{"tokenized_path=tokenized do_eval=true", schemas.CodeData, "no split to evaluate on"}, {"tokenized_path=tokenized clean={dedup:true}", schemas.CodeInvalid, "tokenized already"},
 		{"train_on_prompt=true mask_history=true", schemas.CodeInvalid, "mask_history cannot be combined"},

@@ -201,6 +201,24 @@ func (v *factoryValues) list(name string) []string {
 	return nil
 }
 
+// system is default_system, nil when it is not given; an empty text is none at all.
+func (v *factoryValues) system() *string {
+	if n := v.node("default_system"); !v.given("default_system") && (n == nil || n.scalar != "") {
+		return nil
+	}
+	s := v.text("default_system")
+	return &s
+}
+
+// thinking is enable_thinking, nil for neither.
+func (v *factoryValues) thinking() *bool {
+	if n := v.node("enable_thinking"); n != nil && (n.scalar == nil || n.text == "null") {
+		return nil
+	}
+	t := v.truth("enable_thinking")
+	return &t
+}
+
 // bad adds a problem with a key.
 func (v *factoryValues) bad(name, format string, args ...any) {
 	v.p.add(v.node(name), "%s", name+" "+fmt.Sprintf(format, args...))

@@ -64,6 +64,14 @@ func (m *MT) Skip(n int64) {
 	}
 }
 
+// ShuffleSeed is what Dataset.shuffle of the datasets library seeds default_rng with when it is given no seed: the number that numpy's global
+// generator stands at, which then moves on by one draw of random().
+func (m *MT) ShuffleSeed() uint32 {
+	seed := m.state[m.at%624]
+	m.Skip(2)
+	return seed
+}
+
 // maxRandperm is where torch changes to 64-bit draws.
 const maxRandperm = math.MaxUint32 / 20
 

@@ -22,11 +22,10 @@ import (
 // prepared. It reads configurations and headers only.
 func checkModels(r *config.Resolved) error {
 	for _, st := range r.Spec.Stages {
-		if st.Train == nil || st.Train.Model.Base == nil {
-			continue
-		}
-		if err := checkArchitecture(r, st.Train.Model.Base); err != nil {
-			return err
+		for _, base := range bases(&st) {
+			if err := checkArchitecture(r, base); err != nil {
+				return err
+			}
 		}
 	}
 	folders := map[string][]string{}
@@ -40,6 +39,25 @@ func checkModels(r *config.Resolved) error {
 		}
 	}
 	return nil
+}
+
+// bases are the base models that a stage names by their files.
+func bases(st *schemas.Stage) (out []*schemas.Ref) {
+	var models []*schemas.ModelSpec
+	switch {
+	case st.Train != nil:
+		models = append(models, &st.Train.Model)
+	case st.Eval != nil && st.Eval.Predict != nil:
+		models = append(models, &st.Eval.Predict.Model)
+	case st.Eval != nil && st.Eval.Choice != nil:
+		models = append(models, &st.Eval.Choice.Model)
+	}
+	for _, m := range models {
+		if m.Base != nil {
+			out = append(out, m.Base)
+		}
+	}
+	return out
 }
 
 // checkArchitecture reads the config.json of a base model.

@@ -46,6 +46,9 @@ func (a *app) trainCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if asksChoices(file, r) == nil {
+				return schemas.Errorf(schemas.CodeUsage, file, "this configuration names an evaluation task and trains nothing").WithHint("tunefleet eval %s", file)
+			}
 			a.applyTenant(cmd, r.Spec)
 			if r.Form == config.FormSpec {
 				r.Output, r.Logs = nonEmpty(flags.OutputDir, "output"), nonEmpty(flags.LogDir, "logs")
