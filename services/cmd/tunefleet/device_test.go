@@ -60,6 +60,47 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// TestDoctorTriesTheGPU: doctor says whose products and attention a GPU has, and why not cuDNN's.
+func TestDoctorTriesTheGPU(t *testing.T) {
+	emulated, err := cudahost.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(kernels.CUDAVariable, emulated)
+	for name, c := range map[string]struct {
+		variable, value string
+		want            []string // status and part of what is said, of products, forward and backward
+	}{
+		"all there":   {"TUNEFLEET_FAKE_CUDNN_VERSION", "", []string{"ok by cuBLASLt", "ok by cuDNN", "ok by cuDNN"}},
+		"old cuDNN":   {"TUNEFLEET_FAKE_CUDNN_VERSION", "90800", []string{"ok by cuBLASLt", "warn cuDNN 9.8.0 is too old", "warn cuDNN 9.8.0 is too old"}},
+		"no cuDNN":    {"TUNEFLEET_FAKE_CUDNN", "libcudnn.so.nowhere", []string{"ok by cuBLASLt", "warn install cuDNN 9 for CUDA 13", "warn libcudnn.so.nowhere"}},
+		"own":         {attentionVariable, "tiles", []string{"ok by cuBLASLt", "ok own kernels, as"}},
+		"no cuBLASLt": {"TUNEFLEET_FAKE_CUBLASLT", "libcublasLt.so.nowhere", []string{"fail cuBLASLt cannot be opened", "ok by cuDNN", "ok by cuDNN"}},
+		"blackwell":   {"TUNEFLEET_FAKE_CC", "100", []string{"ok by cuBLASLt", "ok by cuDNN", "ok own kernels on cards of sm_100"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(c.variable, c.value)
+			got := mathFindings()
+			if len(got) != len(c.want) {
+				t.Fatalf("%+v", got)
+			}
+			for i, f := range got {
+				status, detail, _ := strings.Cut(c.want[i], " ")
+				if f.Status != status || !strings.Contains(f.Detail, detail) || (f.Status == "ok") != (f.Fix == "") {
+					t.Errorf("%+v, want %s", f, c.want[i])
+				}
+			}
+			if v := os.Getenv(attentionVariable); v != "" && v != "tiles" {
+				t.Errorf("%s stays %q", attentionVariable, v)
+			}
+		})
+	}
+	t.Setenv(kernels.CUDAVariable, "/nowhere.so")
+	if got := mathFindings(); len(got) != 0 {
+		t.Errorf("no GPU: %+v", got)
+	}
+}
+
 func TestNCCLIsMissedBySeveralGPUsOnly(t *testing.T) {
 	why := errors.New("libnccl.so.2: cannot open shared object file")
 	for devices, status := range map[int]string{1: "ok", 2: "warn"} {

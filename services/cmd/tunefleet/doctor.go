@@ -63,6 +63,7 @@ func (a *app) doctorCommand() *cobra.Command {
 func (a *app) diagnose(ctx context.Context) []finding {
 	out := []finding{{Check: "version", Status: "ok", Detail: version() + ", " + runtime.Version() + ", kernels " + kernels.ABIHash()[:12]}}
 	out = append(out, cpuFinding(), cudaFinding(kernels.CUDALibraries(), nvidiaDriver))
+	out = append(out, mathFindings()...)
 	out = append(out, ncclFindings()...)
 	dir, err := a.dir()
 	if err == nil {
