@@ -3,161 +3,107 @@
 package labels
 
 import (
-	"cmp"
-	"fmt"
+	"maps"
 	"slices"
-	"strings"
-
-	"github.com/tunefleet/tunefleet/gpuworker/data"
-	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
-	"github.com/tunefleet/tunefleet/gpuworker/data/minhash"
 )
 
-// Conflict is a group of rows that say the same, or nearly, and have different labels.
-type Conflict struct {
-	// Rows are places in the data set, ascending.
-	Rows []int `json:"rows"`
-	// Votes counts the rows of each label.
-	Votes map[string]int `json:"votes"`
-	// Majority is the label of more than half of the rows, "" when there is none.
-	Majority string `json:"majority,omitempty"`
-	Text     string `json:"text"`
+// Agreement adds up what annotators said, row by row.
+type Agreement struct {
+	// Of two annotators: rows that both labelled, those that they agree on, and how often each gave a label.
+	n, same     int
+	left, right map[string]int
+	// byCount is the sum over the rows with so many labels, rows how many rows have them (none and one, too).
+	byCount map[int]*agreed
+	rows    map[int]int
+	// labels are all that were given.
+	labels map[string]bool
 }
 
-// Conflicts finds groups of rows of at least a Jaccard similarity (1: equal but for case, white space and punctuation) that disagree. Rows
-// without a label do not count.
-func Conflicts(rows []data.Row, similarity float64, seed uint64) []Conflict {
-	texts := make([]string, len(rows))
-	for i := range rows {
-		if rows[i].Label != "" {
-			texts[i] = rows[i].User()
-		}
-	}
-	parent := map[int]int{}
-	for _, m := range minhash.Duplicates(texts, similarity, 1, seed) {
-		parent[m.Row] = m.Of
-	}
-	groups := map[int][]int{}
-	for i := range rows {
-		if of, ok := parent[i]; ok {
-			groups[of] = append(groups[of], i)
-		}
-	}
-	var out []Conflict
-	for first, rest := range groups {
-		c := Conflict{Rows: append([]int{first}, rest...), Votes: map[string]int{}, Text: rows[first].User()}
-		for _, i := range c.Rows {
-			c.Votes[rows[i].Label]++
-		}
-		if len(c.Votes) < 2 {
-			continue
-		}
-		for l, n := range c.Votes {
-			if 2*n > len(c.Rows) {
-				c.Majority = l
-			}
-		}
-		out = append(out, c)
-	}
-	slices.SortFunc(out, func(a, b Conflict) int { return cmp.Compare(a.Rows[0], b.Rows[0]) })
-	return out
+type agreed struct {
+	share     map[string]int
+	agreement float64
 }
 
-// Review makes the entries of a review file from conflicts: every row of a group without majority, else the rows that differ from it.
-func Review(rows []data.Row, conflicts []Conflict) []clean.ReviewEntry {
-	var out []clean.ReviewEntry
-	seen := map[string]bool{}
-	for _, c := range conflicts {
-		var votes []string
-		for l, n := range c.Votes {
-			votes = append(votes, fmt.Sprintf("%s: %d", l, n))
-		}
-		slices.Sort(votes)
-		for _, i := range c.Rows {
-			id := clean.RowID(&rows[i])
-			if rows[i].Label == c.Majority || seen[id] {
-				continue
-			}
-			seen[id] = true
-			out = append(out, clean.ReviewEntry{ID: id, Text: rows[i].User(), Label: rows[i].Label, Suggested: c.Majority,
-				Reason: "rows that say the same have the labels " + strings.Join(votes, ", ")})
+// NewAgreement makes a sum over no rows.
+func NewAgreement() *Agreement {
+	return &Agreement{left: map[string]int{}, right: map[string]int{}, byCount: map[int]*agreed{}, rows: map[int]int{}, labels: map[string]bool{}}
+}
+
+// Labels is how many different labels were given.
+func (a *Agreement) Labels() int { return len(a.labels) }
+
+// Add takes the labels of a row, one of each annotator; "" is none.
+func (a *Agreement) Add(given []string) {
+	if len(given) == 2 && given[0] != "" && given[1] != "" {
+		a.n++
+		a.left[given[0]]++
+		a.right[given[1]]++
+		if given[0] == given[1] {
+			a.same++
 		}
 	}
-	return out
+	counts, k := map[string]int{}, 0
+	for _, l := range given {
+		if l != "" {
+			counts[l]++
+			a.labels[l] = true
+			k++
+		}
+	}
+	a.rows[k]++
+	if k < 2 {
+		return
+	}
+	x := a.byCount[k]
+	if x == nil {
+		x = &agreed{share: map[string]int{}}
+		a.byCount[k] = x
+	}
+	pairs := 0
+	for l, n := range counts {
+		pairs += n * (n - 1)
+		x.share[l] += n
+	}
+	x.agreement += float64(pairs) / float64(k*(k-1))
 }
 
 // CohenKappa is the agreement of two annotators beyond chance (Cohen 1960): 1 full, 0 as by chance. Rows that one of them left empty do not
 // count. ok is false when no row is left, or chance alone would always agree.
-func CohenKappa(a, b []string) (kappa float64, ok bool) {
-	n, same := 0, 0
-	left, right := map[string]int{}, map[string]int{}
-	for i := range min(len(a), len(b)) {
-		if a[i] == "" || b[i] == "" {
-			continue
-		}
-		n++
-		left[a[i]]++
-		right[b[i]]++
-		if a[i] == b[i] {
-			same++
-		}
-	}
-	if n == 0 {
+func (a *Agreement) CohenKappa() (kappa float64, ok bool) {
+	if a.n == 0 {
 		return 0, false
 	}
+	n := float64(a.n)
 	chance := 0.0
-	for l, k := range left {
-		chance += float64(k) * float64(right[l]) / float64(n) / float64(n)
+	for _, l := range slices.Sorted(maps.Keys(a.left)) {
+		chance += float64(a.left[l]) * float64(a.right[l]) / n / n
 	}
 	if chance >= 1 {
 		return 0, false
 	}
-	return (float64(same)/float64(n) - chance) / (1 - chance), true
+	return (float64(a.same)/n - chance) / (1 - chance), true
 }
 
-// FleissKappa is the agreement of any number of annotators (Fleiss 1971): ratings[row] are the labels that were given to a row. Rows with
-// another number of labels than most rows do not count. ok is false when fewer than two labels a row are left.
-func FleissKappa(ratings [][]string) (kappa float64, ok bool) {
-	sizes := map[int]int{}
-	given := make([][]string, len(ratings))
-	for i, r := range ratings {
-		given[i] = slices.DeleteFunc(slices.Clone(r), func(l string) bool { return l == "" })
-		sizes[len(given[i])]++
-	}
+// FleissKappa is the agreement of any number of annotators (Fleiss 1971). Rows with another number of labels than most rows do not count. ok is
+// false when fewer than two labels a row are left.
+func (a *Agreement) FleissKappa() (kappa float64, ok bool) {
 	raters := 0
-	for k, n := range sizes {
-		if k >= 2 && (n > sizes[raters] || raters < 2 || n == sizes[raters] && k > raters) {
+	for k := range a.byCount {
+		if n := a.rows[k]; n > a.rows[raters] || raters < 2 || n == a.rows[raters] && k > raters {
 			raters = k
 		}
 	}
 	if raters < 2 {
 		return 0, false
 	}
-	total, agreement := 0, 0.0
-	share := map[string]int{}
-	for _, r := range given {
-		if len(r) != raters {
-			continue
-		}
-		total++
-		counts := map[string]int{}
-		for _, l := range r {
-			counts[l]++
-			share[l]++
-		}
-		pairs := 0
-		for _, n := range counts {
-			pairs += n * (n - 1)
-		}
-		agreement += float64(pairs) / float64(raters*(raters-1))
-	}
+	x, total := a.byCount[raters], float64(a.rows[raters])
 	chance := 0.0
-	for _, n := range share {
-		p := float64(n) / float64(total*raters)
+	for _, l := range slices.Sorted(maps.Keys(x.share)) {
+		p := float64(x.share[l]) / (total * float64(raters))
 		chance += p * p
 	}
-	if total == 0 || chance >= 1 {
+	if chance >= 1 {
 		return 0, false
 	}
-	return (agreement/float64(total) - chance) / (1 - chance), true
+	return (x.agreement/total - chance) / (1 - chance), true
 }

@@ -7,30 +7,33 @@ import (
 	"testing"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data"
+	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/labels"
 )
 
 func TestKappas(t *testing.T) {
 	t.Parallel()
 	// Cohen's kappa of the textbook table 20, 5, 10, 15: observed 0.7, by chance 0.5.
-	var a, b []string
+	sum := labels.NewAgreement()
 	for _, c := range []struct {
 		x, y string
 		n    int
 	}{{"yes", "yes", 20}, {"yes", "no", 5}, {"no", "yes", 10}, {"no", "no", 15}, {"", "no", 3}} {
 		for range c.n {
-			a, b = append(a, c.x), append(b, c.y)
+			sum.Add([]string{c.x, c.y})
 		}
 	}
-	if k, ok := labels.CohenKappa(a, b); !ok || math.Abs(k-0.4) > 1e-12 {
+	if k, ok := sum.CohenKappa(); !ok || math.Abs(k-0.4) > 1e-12 {
 		t.Errorf("Cohen's kappa is %v", k)
 	}
-	if _, ok := labels.CohenKappa([]string{"x"}, []string{"x"}); ok {
+	one := labels.NewAgreement()
+	one.Add([]string{"x", "x"})
+	if _, ok := one.CohenKappa(); ok {
 		t.Error("agreement on one label only says nothing")
 	}
 	// The example of Fleiss 1971 as Wikipedia gives it: 10 subjects, 14 raters, 5 categories, kappa 0.210.
 	table := [][]int{{0, 0, 0, 0, 14}, {0, 2, 6, 4, 2}, {0, 0, 3, 5, 6}, {0, 3, 9, 2, 0}, {2, 2, 8, 1, 1}, {7, 7, 0, 0, 0}, {3, 2, 6, 3, 0}, {2, 5, 3, 2, 2}, {6, 5, 2, 1, 0}, {0, 2, 2, 3, 7}}
-	var ratings [][]string
+	sum = labels.NewAgreement()
 	for _, row := range table {
 		var r []string
 		for c, n := range row {
@@ -38,12 +41,15 @@ func TestKappas(t *testing.T) {
 				r = append(r, fmt.Sprint(c))
 			}
 		}
-		ratings = append(ratings, r)
+		sum.Add(r)
 	}
-	if k, ok := labels.FleissKappa(append(ratings, []string{"0"})); !ok || math.Abs(k-0.20993) > 1e-4 {
+	sum.Add([]string{"0"})
+	if k, ok := sum.FleissKappa(); !ok || math.Abs(k-0.20993) > 1e-4 {
 		t.Errorf("Fleiss' kappa is %v", k)
 	}
-	if _, ok := labels.FleissKappa([][]string{{"a"}}); ok {
+	one = labels.NewAgreement()
+	one.Add([]string{"a"})
+	if _, ok := one.FleissKappa(); ok {
 		t.Error("one rater cannot agree")
 	}
 }
@@ -52,12 +58,32 @@ func TestConflictsAndReview(t *testing.T) {
 	t.Parallel()
 	rows := []data.Row{{Text: "Pay the rent!", Label: "payment"}, {Text: "pay THE rent", Label: "payment"}, {Text: "pay the rent.", Label: "notice"}, {Text: "something else", Label: "notice"},
 		{Text: "open or shut", Label: "a"}, {Text: "Open or shut?", Label: "b"}, {Text: "pay the rent", Label: ""}}
-	c := labels.Conflicts(rows, 1, 0)
+	f, err := labels.NewFinder(t.TempDir(), 1, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for i := range rows {
+		if err := f.Add(&rows[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var c []labels.Conflict
+	var r []clean.ReviewEntry
+	if err := f.Each(func(one *labels.Conflict, review []clean.ReviewEntry) error {
+		c, r = append(c, *one), append(r, review...)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	if len(c) != 2 || c[0].Majority != "payment" || len(c[0].Rows) != 3 || c[1].Majority != "" || c[1].Rows[0] != 4 {
 		t.Fatalf("%+v", c)
 	}
-	r := labels.Review(rows, c)
-	if len(r) != 3 || r[0].Label != "notice" || r[0].Suggested != "payment" {
+	if len(r) != 3 || c[0].Size != 3 || c[0].Text != rows[0].Text || c[0].Votes["payment"] != 2 || r[1].Text != rows[4].Text || r[0].Label != "notice" || r[0].Suggested != "payment" {
 		t.Errorf("%+v", r)
 	}
 }

@@ -43,6 +43,13 @@ func TestKnapsackIsTheSlowOne(t *testing.T) {
 		if !slices.EqualFunc(got, want, slices.Equal) {
 			rt.Fatalf("%v, want %v", got, want)
 		}
+		counts := map[int]int{}
+		for _, n := range lengths {
+			counts[n]++
+		}
+		if n := Sacks(counts, capacity); n != len(want) {
+			rt.Fatalf("%d sacks, want %d", n, len(want))
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package process
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sort"
 )
@@ -31,19 +32,45 @@ func Knapsack(lengths []int, capacity int) [][]int {
 		}
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(lengths[a], lengths[b]) })
-	// Items of one length are a group, from which the last is taken first. below leads from a group to the largest one not above it that has
-	// items left; groups count from 1, 0 is none.
-	values, ends, below := []int{0}, []int{0}, []int{0}
+	// Items of one length are a group, from which the last is taken first.
+	var values, counts, ends []int
 	for i, item := range order {
 		if i == 0 || lengths[item] != values[len(values)-1] {
-			below = append(below, len(values))
-			values, ends = append(values, lengths[item]), append(ends, i)
+			values, counts, ends = append(values, lengths[item]), append(counts, 0), append(ends, i)
 		}
+		counts[len(counts)-1]++
 		ends[len(ends)-1] = i + 1
 	}
-	starts := slices.Clone(ends)
-	for g := 1; g < len(starts); g++ {
-		starts[g] = ends[g-1]
+	var out [][]int
+	var sack []int
+	pack(values, counts, capacity, func(g int) {
+		ends[g]--
+		sack = append(sack, order[ends[g]])
+	}, func() { out, sack = append(out, sack), nil })
+	return out
+}
+
+// Sacks is how many sacks Knapsack makes of so many items of each length, in memory for the lengths only.
+func Sacks(counts map[int]int, capacity int) int {
+	var values, left []int
+	for _, n := range slices.Sorted(maps.Keys(counts)) {
+		if n <= capacity && counts[n] > 0 {
+			values, left = append(values, n), append(left, counts[n])
+		}
+	}
+	sacks := 0
+	pack(values, left, capacity, func(int) {}, func() { sacks++ })
+	return sacks
+}
+
+// pack fills sacks from groups of items, left[g] of the length values[g] (ascending): take is told the group of every item, end that a sack is full.
+func pack(values, left []int, capacity int, take func(g int), end func()) {
+	// below leads from a group to the largest one not above it that has items left; in below groups count from 1, 0 is none.
+	below := make([]int, len(values)+1)
+	total := 0
+	for g, n := range left {
+		below[g+1] = g + 1
+		total += n
 	}
 	find := func(g int) int {
 		root := g
@@ -55,23 +82,20 @@ func Knapsack(lengths []int, capacity int) [][]int {
 		}
 		return root
 	}
-	var out [][]int
-	for left := len(order); left > 0; {
-		var sack []int
+	for total > 0 {
 		room := capacity
 		for {
-			g := find(sort.Search(len(values)-1, func(j int) bool { return values[j+1] > room }))
+			g := find(sort.Search(len(values), func(j int) bool { return values[j] > room }))
 			if g == 0 {
 				break
 			}
-			ends[g]--
-			sack = append(sack, order[ends[g]])
-			room -= values[g]
-			if left--; ends[g] == starts[g] {
+			take(g - 1)
+			room -= values[g-1]
+			total--
+			if left[g-1]--; left[g-1] == 0 {
 				below[g] = g - 1
 			}
 		}
-		out = append(out, sack)
+		end()
 	}
-	return out
 }

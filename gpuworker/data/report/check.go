@@ -15,13 +15,13 @@ import (
 var errEOF = io.EOF
 
 // record checks and converts one row.
-func (s *Set) record(c *Config, place string, o *pyjson.Object) {
-	rec := Record{}
+func (s *Set) record(c *Config, place string, o *pyjson.Object) *Record {
+	rec := &Record{}
 	rec.File, rec.Row = splitPlace(place)
 	wrong := func(key, format string, args ...any) {
-		s.Problems = append(s.Problems, Problem{rec.File, rec.Row, key, fmt.Sprintf(format, args...)})
+		s.wrong(Problem{rec.File, rec.Row, key, fmt.Sprintf(format, args...)})
 	}
-	before := len(s.Problems)
+	before := s.Wrong
 	s.columns(o, wrong)
 	if c.Label != "" {
 		rec.Plain.Label = s.label(o, c.Label, wrong)
@@ -30,10 +30,10 @@ func (s *Set) record(c *Config, place string, o *pyjson.Object) {
 		v, _ := o.Value(a).(string)
 		rec.Annotations = append(rec.Annotations, strings.TrimSpace(v))
 	}
-	if len(s.Problems) == before {
-		s.convert(o, &rec, wrong)
+	if s.Wrong == before {
+		s.convert(o, rec, wrong)
 	}
-	s.Records = append(s.Records, rec)
+	return rec
 }
 
 // label is a class as text.
@@ -208,5 +208,5 @@ func (s *Set) convert(o *pyjson.Object, rec *Record, wrong func(key, format stri
 	for _, m := range x.Response {
 		answers = append(answers, m.Content)
 	}
-	rec.Plain = data.Row{Index: len(s.Records), Label: rec.Plain.Label, System: x.System, Prompt: strings.Join(users, "\n"), Response: strings.Join(answers, "\n")}
+	rec.Plain = data.Row{Index: s.Read - 1, Label: rec.Plain.Label, System: x.System, Prompt: strings.Join(users, "\n"), Response: strings.Join(answers, "\n")}
 }

@@ -9,10 +9,12 @@ import (
 
 // Page is what an HTML report shows; Stats and Problems may be empty.
 type Page struct {
-	Title    string
-	Stats    *Stats
-	Shown    []Shown
+	Title string
+	Stats *Stats
+	Shown []Shown
+	// Problems are the first of Wrong.
 	Problems []Problem
+	Wrong    int
 }
 
 // maxPageProblems bounds the problems that a page lists.
@@ -21,7 +23,6 @@ const maxPageProblems = 1000
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"kappa":   func(k *float64) string { return fmt.Sprintf("%.3f", *k) },
 	"percent": func(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) },
-	"most":    func() int { return maxPageProblems },
 	"first":   func(p []Problem) []Problem { return p[:min(len(p), maxPageProblems)] },
 	"width": func(n int, bins []Bin) string {
 		most := 1
@@ -57,13 +58,13 @@ table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .8rem .15rem 
 <h2>Languages</h2><table>{{range sorted .Languages}}<tr><td>{{.Label}}</td><td class="n">{{.Rows}}</td></tr>{{end}}</table>
 {{if .PII}}<h2>Personal data</h2><table>{{range sorted .PII}}<tr><td>{{.Label}}</td><td class="n">{{.Rows}}</td></tr>{{end}}</table>{{end}}
 {{if .Classes}}<h2>Classes</h2><table>{{range .Classes}}<tr><td>{{.Label}}</td><td class="n">{{.Rows}}</td><td class="n">{{percent .Share}}</td></tr>{{end}}</table>
-<p>The largest class has {{printf "%.1f" .Imbalance}} times the rows of the smallest; {{len .Conflicts}} groups of rows say the same under different labels.</p>{{end}}
+<p>The largest class has {{printf "%.1f" .Imbalance}} times the rows of the smallest; {{.ConflictGroups}} groups of rows say the same under different labels.</p>{{end}}
 {{with .Tokens}}<h2>Tokens <small>template {{.Template}}</small></h2>
 <p>{{.Total}} tokens, {{.Trained}} of them trained; a sequence has {{.Mean}} in the mean, half of them at most {{.P50}}, 90 % {{.P90}}, 99 % {{.P99}}, the longest {{.Max}}.</p>
 {{if .Cutoff}}<p>Cut at {{.Cutoff}}: {{percent .Truncated}} of the sequences lose {{percent .Lost}} of the tokens. Packing makes {{.PackedSequences}} sequences, {{percent .PackedFill}} full;
 without it batches of 8 are {{percent .PaddedFill}} full.</p>{{end}}
 <table>{{$h := .Histogram}}{{range .Histogram}}<tr><td class="n">{{.From}}–{{.To}}</td><td class="n">{{.Count}}</td><td style="width:30rem"><div class="bar" style="width:{{width .Count $h}}"></div></td></tr>{{end}}</table>{{end}}{{end}}
-{{if .Problems}}<h2>Problems</h2>{{if gt (len .Problems) most}}<p>{{len .Problems}} problems, the first {{most}} of them:</p>{{end}}<table>{{range first .Problems}}<tr class="bad"><td>{{.File}}:{{.Row}}</td><td>{{.Key}}</td><td>{{.What}}</td></tr>{{end}}</table>{{end}}
+{{if .Problems}}<h2>Problems</h2>{{if gt .Wrong (len (first .Problems))}}<p>{{.Wrong}} problems, the first {{len (first .Problems)}} of them:</p>{{end}}<table>{{range first .Problems}}<tr class="bad"><td>{{.File}}:{{.Row}}</td><td>{{.Key}}</td><td>{{.What}}</td></tr>{{end}}</table>{{end}}
 {{if .Shown}}<h2>Rows <small>what is trained is coloured</small></h2>{{range .Shown}}
 <small>{{.File}}:{{.Row}}{{if .Answer}}, {{.Answer}}{{end}}{{if .Tokens}}, {{.Tokens}} tokens{{end}}{{if .Truncated}}, truncated{{end}}</small>
 <div class="row">{{range .Pieces}}<span{{if .Trained}} class="t"{{end}}>{{.Text}}</span>{{end}}</div>{{end}}{{end}}

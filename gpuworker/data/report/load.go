@@ -37,10 +37,12 @@ type Config struct {
 	// Label names the column of the class, Annotators those of several people's labels.
 	Label      string
 	Annotators []string
-	// Limit is the most rows that are read (0: all).
-	Limit int
+	// Limit is the most rows that are read (0: all), Problems the most problems that are kept (0: 1,000).
+	Limit, Problems int
+	// Literal keeps every value of tables as the text that it is, as the preparation of the simple form does; otherwise words such as NA are null.
+	Literal bool
 	// Set, when not nil, is a data set of a configuration: it says how rows are read, Files (below Base, or whole paths) hold them, and Path is
-	// its name. Pretrain says that its rows are trained on as plain texts.
+	// its name. Pretrain says that its rows are trained on as plain texts. With Files and without Set the format is found out.
 	Set      *schemas.DataSet
 	Base     string
 	Files    []string
@@ -68,20 +70,31 @@ func (p Problem) String() string {
 	return s + ": " + p.What
 }
 
-// Set is a data set as read.
+// Set is what is known of a data set while it is read, and after.
 type Set struct {
 	Name string
 	Attr align.Attr
 	// Pretrain says that rows are plain text.
 	Pretrain bool
-	// Records are the rows that could be read, Examples and Plain the same converted and as single texts.
-	Records  []Record
+	// Problems are the first Config.Problems of Wrong.
 	Problems []Problem
+	Wrong    int
 	// Read counts all rows, unreadable ones too.
 	Read int
 	// unseen are the columns that the configuration names and no row had so far, by what names them; firstKeys are those of the first row.
 	unseen    map[string]string
 	firstKeys []string
+	// most is how many problems are kept; take gets the records, until it has enough.
+	most   int
+	take   func(*Set, *Record) error
+	enough bool
+}
+
+// wrong notes a problem.
+func (s *Set) wrong(p Problem) {
+	if s.Wrong++; len(s.Problems) < s.most {
+		s.Problems = append(s.Problems, p)
+	}
 }
 
 // Record is one row.
@@ -99,12 +112,18 @@ type Record struct {
 	Usable bool
 }
 
-// Load reads and checks a data set. Problems of rows are in the result; errors are about the data set as a whole.
-func Load(ctx context.Context, c Config) (*Set, error) {
+// ErrEnough ends Each early when its function returns it: what is read then is what the configuration's columns need to be found.
+var ErrEnough = errors.New("no more rows are needed")
+
+const keptProblems = 1000
+
+// Each reads and checks a data set and gives every row that is an object to take (nil: none), in its order and one at a time. Problems of rows are in
+// the result; errors are take's, or about the data set as a whole.
+func Each(ctx context.Context, c Config, take func(*Set, *Record) error) (*Set, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	s := &Set{Name: c.Path, unseen: c.named()}
+	s := &Set{Name: c.Path, unseen: c.named(), most: cmp.Or(c.Problems, keptProblems), take: take}
 	base, files, entry, err := c.locate(ctx)
 	if err != nil {
 		return nil, err
@@ -117,7 +136,7 @@ func Load(ctx context.Context, c Config) (*Set, error) {
 		if err := s.file(ctx, &c, base, f, entry == nil); err != nil {
 			return nil, err
 		}
-		if c.Limit > 0 && s.Read >= c.Limit {
+		if c.Limit > 0 && s.Read >= c.Limit || s.done() {
 			break
 		}
 	}
@@ -126,6 +145,9 @@ func Load(ctx context.Context, c Config) (*Set, error) {
 	}
 	return s, s.missing()
 }
+
+// done reports whether nothing more is to be read: columns that are named may come late.
+func (s *Set) done() bool { return s.enough && len(s.unseen) == 0 }
 
 // check refuses what can be wrong without a look at the data.
 func (c *Config) check() error {
@@ -228,7 +250,7 @@ func (c *Config) open(ctx context.Context, base, name string, texts bool, f func
 	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", name, err)
 	}
-	r, err := source.Open(ctx, name, file, info.Size(), source.Options{Format: c.Format, Encoding: c.Encoding, Texts: texts})
+	r, err := source.Open(ctx, name, file, info.Size(), source.Options{Format: c.Format, Encoding: c.Encoding, Texts: texts, Literal: c.Literal})
 	if err != nil {
 		return err
 	}
@@ -242,6 +264,9 @@ func (c *Config) locate(ctx context.Context) (base string, files []string, entry
 		e := source.DefaultEntry(c.Path)
 		e.Formatting, e.Ranking, e.Columns, e.Tags = c.Set.Formatting, c.Set.Ranking, c.Set.Columns, c.Set.Tags
 		return c.Base, c.Files, e, nil
+	}
+	if len(c.Files) > 0 {
+		return c.Base, c.Files, nil, nil
 	}
 	dir := c.DatasetDir
 	if dir != "" {
@@ -347,7 +372,7 @@ func (s *Set) file(ctx context.Context, c *Config, base, name string, guess bool
 
 // rows checks the rows of one file.
 func (s *Set) rows(ctx context.Context, c *Config, r source.Reader, guess bool) error {
-	for c.Limit == 0 || s.Read < c.Limit {
+	for (c.Limit == 0 || s.Read < c.Limit) && !s.done() {
 		row, err := r.Next(ctx)
 		if errors.Is(err, errEOF) {
 			return nil
@@ -356,7 +381,7 @@ func (s *Set) rows(ctx context.Context, c *Config, r source.Reader, guess bool) 
 		var bad *source.BadRowError
 		if errors.As(err, &bad) {
 			file, n := splitPlace(bad.Place)
-			s.Problems = append(s.Problems, Problem{file, n, "", bad.Reason})
+			s.wrong(Problem{file, n, "", bad.Reason})
 			continue
 		}
 		if err != nil {
@@ -366,13 +391,13 @@ func (s *Set) rows(ctx context.Context, c *Config, r source.Reader, guess bool) 
 			}
 			// The file ends here: what is broken cannot be read past.
 			file, n := splitPlace(info.Place)
-			s.Problems = append(s.Problems, Problem{file, max(n, s.Read), "", info.Message})
+			s.wrong(Problem{file, max(n, s.Read), "", info.Message})
 			return nil
 		}
 		o, err := pyjson.ParseObject(string(row.Raw))
 		if err != nil {
 			file, n := splitPlace(row.Place)
-			s.Problems = append(s.Problems, Problem{file, n, "", err.Error()})
+			s.wrong(Problem{file, n, "", err.Error()})
 			continue
 		}
 		if guess {
@@ -385,7 +410,15 @@ func (s *Set) rows(ctx context.Context, c *Config, r source.Reader, guess bool) 
 		for _, k := range o.Keys() {
 			delete(s.unseen, k)
 		}
-		s.record(c, row.Place, o)
+		rec := s.record(c, row.Place, o)
+		if s.take == nil || s.enough {
+			continue
+		}
+		if err := s.take(s, rec); errors.Is(err, ErrEnough) {
+			s.enough = true
+		} else if err != nil {
+			return err
+		}
 	}
 	return nil
 }

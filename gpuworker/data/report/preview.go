@@ -1,6 +1,7 @@
 package report
 
 import (
+	"context"
 	"strings"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/hftok"
@@ -26,53 +27,78 @@ type Shown struct {
 	Pieces    []Piece `json:"pieces"`
 }
 
-// Preview shows the first rows that can be used: after templating when the encoding has a tokenizer, else as plain turns. Of a pair both
+// previewer shows rows.
+type previewer struct {
+	p, full *process.Processor // nil without a tokenizer
+	tok     *hftok.Tokenizer
+	left    int
+	shown   []Shown
+}
+
+func newPreviewer(e Encoding, rows int) (*previewer, error) {
+	v := &previewer{left: rows}
+	if e.Tokenizer == "" {
+		return v, nil
+	}
+	cutoff := e.Cutoff
+	if cutoff <= 0 {
+		cutoff = whole
+	}
+	var err error
+	if v.p, v.tok, err = e.open(cutoff); err != nil {
+		return nil, err
+	}
+	v.full, _, err = e.open(whole)
+	return v, err
+}
+
+// add shows a row that can be used, as long as more are wanted: ErrEnough once none is.
+func (v *previewer) add(s *Set, r *Record) error {
+	if v.left > 0 && r.Usable {
+		v.left--
+		if err := v.show(s, r); err != nil {
+			return err
+		}
+	}
+	if v.left == 0 {
+		return ErrEnough
+	}
+	return nil
+}
+
+func (v *previewer) show(s *Set, r *Record) error {
+	if v.p == nil {
+		for k := range max(1, len(r.Example.Response)) {
+			v.shown = append(v.shown, Shown{File: r.File, Row: r.Row, Answer: r.answer(k), Pieces: turns(s, r, k)})
+		}
+		return nil
+	}
+	xs, err := encode(v.p, s, r)
+	if err != nil {
+		return err
+	}
+	all, err := encode(v.full, s, r)
+	if err != nil {
+		return err
+	}
+	for k, x := range xs {
+		v.shown = append(v.shown, Shown{File: r.File, Row: r.Row, Answer: r.answer(k), Tokens: len(x.IDs), Truncated: len(all[k].IDs) > len(x.IDs), Pieces: pieces(v.tok, x)})
+	}
+	return nil
+}
+
+// Preview reads until it has shown so many rows that can be used: after templating when the encoding has a tokenizer, else as plain turns. Of a pair both
 // answers are shown, one after the other.
-func Preview(s *Set, e Encoding, rows int) ([]Shown, error) {
-	var p, full *process.Processor
-	var tok *hftok.Tokenizer
-	if e.Tokenizer != "" {
-		cutoff := e.Cutoff
-		if cutoff <= 0 {
-			cutoff = whole
-		}
-		var err error
-		if p, tok, err = e.open(cutoff); err != nil {
-			return nil, err
-		}
-		if full, _, err = e.open(whole); err != nil {
-			return nil, err
-		}
+func Preview(ctx context.Context, c Config, e Encoding, rows int) (*Set, []Shown, error) {
+	v, err := newPreviewer(e, rows)
+	if err != nil {
+		return nil, nil, err
 	}
-	var out []Shown
-	for i := range s.Records {
-		if rows == 0 {
-			break
-		}
-		r := &s.Records[i]
-		if !r.Usable {
-			continue
-		}
-		rows--
-		if p == nil {
-			for k := range max(1, len(r.Example.Response)) {
-				out = append(out, Shown{File: r.File, Row: r.Row, Answer: r.answer(k), Pieces: turns(s, r, k)})
-			}
-			continue
-		}
-		xs, err := encode(p, s, r)
-		if err != nil {
-			return nil, err
-		}
-		all, err := encode(full, s, r)
-		if err != nil {
-			return nil, err
-		}
-		for k, x := range xs {
-			out = append(out, Shown{File: r.File, Row: r.Row, Answer: r.answer(k), Tokens: len(x.IDs), Truncated: len(all[k].IDs) > len(x.IDs), Pieces: pieces(tok, x)})
-		}
+	s, err := Each(ctx, c, v.add)
+	if err != nil {
+		return nil, nil, err
 	}
-	return out, nil
+	return s, v.shown, nil
 }
 
 // answer says what answer k of a row is.

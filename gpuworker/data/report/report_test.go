@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
 	"github.com/tunefleet/tunefleet/gpuworker/data/report"
 	"github.com/tunefleet/tunefleet/schemas"
 )
@@ -26,11 +27,16 @@ func write(t *testing.T, name, body string) string {
 
 func load(t *testing.T, c report.Config) *report.Set {
 	t.Helper()
-	s, err := report.Load(context.Background(), c)
+	s, err := report.Each(context.Background(), c, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func preview(c report.Config, e report.Encoding, rows int) ([]report.Shown, error) {
+	_, shown, err := report.Preview(context.Background(), c, e, rows)
+	return shown, err
 }
 
 func TestProblemsNameFileRowAndKey(t *testing.T) {
@@ -67,12 +73,12 @@ func TestProblemsNameFileRowAndKey(t *testing.T) {
 	table := write(t, "k.csv", "text,kind\nhello,x\n")
 	for _, c := range []report.Config{{Label: "kin"}, {Annotators: []string{"kin"}}, {Columns: map[string]string{"prompt": "kin"}}, {Columns: map[string]string{"prmpt": "text"}}, {Formatting: "chat"}} {
 		c.Path = table
-		if _, err := report.Load(context.Background(), c); err == nil {
+		if _, err := report.Each(context.Background(), c, nil); err == nil {
 			t.Errorf("%+v was accepted", c)
 		}
 	}
 	for _, path := range []string{write(t, "e.jsonl", ""), filepath.Join(t.TempDir(), "none.jsonl")} {
-		if _, err := report.Load(context.Background(), report.Config{Path: path}); err == nil {
+		if _, err := report.Each(context.Background(), report.Config{Path: path}, nil); err == nil {
 			t.Errorf("%s was accepted", path)
 		}
 	}
@@ -80,9 +86,9 @@ func TestProblemsNameFileRowAndKey(t *testing.T) {
 
 func TestPreviewMasksPrompts(t *testing.T) {
 	t.Parallel()
-	s := load(t, report.Config{Path: write(t, "a.jsonl", `{"instruction":"question","input":"","output":"answer","history":[["first","reply"]]}`)})
+	s := (report.Config{Path: write(t, "a.jsonl", `{"instruction":"question","input":"","output":"answer","history":[["first","reply"]]}`)})
 	for _, e := range []report.Encoding{{}, {Tokenizer: tokenizer, Template: "vicuna", Cutoff: 512}} {
-		shown, err := report.Preview(s, e, 5)
+		shown, err := preview(s, e, 5)
 		if err != nil || len(shown) != 1 {
 			t.Fatalf("%v, %v", shown, err)
 		}
@@ -98,11 +104,11 @@ func TestPreviewMasksPrompts(t *testing.T) {
 			t.Errorf("trained %q, not %q", trained, rest)
 		}
 	}
-	shown, err := report.Preview(s, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 8}, 1)
+	shown, err := preview(s, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 8}, 1)
 	if err != nil || !shown[0].Truncated || shown[0].Tokens > 8 {
 		t.Errorf("%+v, %v", shown, err)
 	}
-	if _, err := report.Preview(s, report.Encoding{Tokenizer: tokenizer, Template: "vicunya"}, 1); !schemas.IsCode(err, schemas.CodeInvalid) {
+	if _, err := preview(s, report.Encoding{Tokenizer: tokenizer, Template: "vicunya"}, 1); !schemas.IsCode(err, schemas.CodeInvalid) {
 		t.Errorf("an unknown template: %v", err)
 	}
 }
@@ -110,14 +116,14 @@ func TestPreviewMasksPrompts(t *testing.T) {
 // TestPreviewShowsEveryAnswer: both of a pair, and what was thought of a judged one.
 func TestPreviewShowsEveryAnswer(t *testing.T) {
 	t.Parallel()
-	pairs := load(t, report.Config{Path: write(t, "p.jsonl", `{"instruction":"q","chosen":"this one","rejected":"not that"}`)})
-	judged := load(t, report.Config{Path: write(t, "j.jsonl", `{"instruction":"q","output":"yes","label":true}`+"\n"+`{"instruction":"q","output":"no","label":false}`)})
+	pairs := (report.Config{Path: write(t, "p.jsonl", `{"instruction":"q","chosen":"this one","rejected":"not that"}`)})
+	judged := (report.Config{Path: write(t, "j.jsonl", `{"instruction":"q","output":"yes","label":true}`+"\n"+`{"instruction":"q","output":"no","label":false}`)})
 	for _, c := range []struct {
-		set  *report.Set
+		set  report.Config
 		want string
 	}{{pairs, "chosen this one, rejected not that"}, {judged, "good yes, bad no"}} {
 		for _, e := range []report.Encoding{{}, {Tokenizer: tokenizer, Template: "vicuna", Cutoff: 512}} {
-			shown, err := report.Preview(c.set, e, 2)
+			shown, err := preview(c.set, e, 2)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +140,7 @@ func TestPreviewShowsEveryAnswer(t *testing.T) {
 				t.Errorf("%q, want %q", s, c.want)
 			}
 		}
-		st, err := report.Compute(context.Background(), c.set, nil, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 60})
+		_, st, _, err := report.Compute(context.Background(), c.set, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 60}, report.Request{Dir: t.TempDir()})
 		if err != nil || st.Tokens.Histogram[0].Count == 0 || st.Tokens.PackedSequences == 0 {
 			t.Errorf("%+v, %v", st, err)
 		}
@@ -151,16 +157,22 @@ func TestStats(t *testing.T) {
 	}
 	b.WriteString("row number 3 speaks of matter 1009 and of nothing else at all,common,common,rare\n") // the same as row 3, other label
 	b.WriteString("write to a@b.com or call 13800138000,rare,rare,rare\n")
-	s := load(t, report.Config{Path: write(t, "c.csv", b.String()), Label: "kind", Annotators: []string{"ann", "bob"}})
-	held := load(t, report.Config{Path: write(t, "e.txt", "row number 7 speaks of matter 1049 and of nothing else at all\n")})
-	st, err := report.Compute(context.Background(), s, held, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 60})
+	c := report.Config{Path: write(t, "c.csv", b.String()), Label: "kind", Annotators: []string{"ann", "bob"}}
+	held := report.Config{Path: write(t, "e.txt", "row number 7 speaks of matter 1049 and of nothing else at all\n")}
+	var review []clean.ReviewEntry
+	dir := t.TempDir()
+	s, st, shown, err := report.Compute(context.Background(), c, report.Encoding{Tokenizer: tokenizer, Template: "vicuna", Cutoff: 60}, report.Request{Eval: &held, Shown: 1, Dir: dir,
+		Review: func(e []clean.ReviewEntry) error {
+			review = append(review, e...)
+			return nil
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if st.Rows != 42 || st.Usable != 42 || st.Problems != 0 || st.PIIRows != 1 || st.PII["email"] != 1 || st.PII["phone"] != 1 || st.Languages["en"] != 42 || st.Contaminated == 0 {
 		t.Errorf("%+v", st)
 	}
-	if len(st.Classes) != 2 || st.Classes[0] != (report.Class{Label: "common", Rows: 31, Share: 31.0 / 42}) || len(st.Conflicts) != 1 || st.CohenKappa == nil || *st.CohenKappa >= 1 || *st.CohenKappa < 0.9 {
+	if len(st.Classes) != 2 || st.Classes[0] != (report.Class{Label: "common", Rows: 31, Share: 31.0 / 42}) || len(st.Conflicts) != 1 || st.ConflictGroups != 1 || st.CohenKappa == nil || *st.CohenKappa >= 1 || *st.CohenKappa < 0.9 {
 		t.Errorf("%+v", st)
 	}
 	n := 0
@@ -170,12 +182,11 @@ func TestStats(t *testing.T) {
 	if n != 42 || st.Tokens.Trained >= st.Tokens.Total || st.Tokens.Trained == 0 || st.Tokens.P50 > st.Tokens.P90 || st.Tokens.Max < st.Tokens.P99 || st.Tokens.PackedFill > 1 {
 		t.Errorf("%+v", st.Tokens)
 	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 || len(review) != 1 || review[0].Label != "rare" {
+		t.Errorf("scratch files %v, %v; review %+v", left, err, review)
+	}
 	var page bytes.Buffer
 	s.Problems = []report.Problem{{File: "<script>", Row: 1, Key: "k", What: "x"}}
-	shown, err := report.Preview(s, report.Encoding{}, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
 	if err := report.WriteHTML(&page, &report.Page{Title: "T & T", Stats: st, Shown: shown, Problems: s.Problems}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -64,7 +63,7 @@ func (f *dataFlags) configJobs(a *app, cmd *cobra.Command, args []string) ([]dat
 		}
 	}
 	if p.Factory == nil {
-		return f.simpleJob(p, enc, local)
+		return f.simpleJobs(r.Spec.Stages, enc, local)
 	}
 	if p.Factory.Tokenized {
 		return nil, schemas.Errorf(schemas.CodeUnsupported, "tokenized_path", "the data are tokens already, there are no rows to show")
@@ -105,13 +104,30 @@ func below(files []string) (base string, names []string) {
 	return base, names
 }
 
-// simpleJob is the data of the simpler form: columns by role, where text and label have words of their own.
-func (f *dataFlags) simpleJob(p *schemas.PrepStage, enc report.Encoding, local map[string]string) ([]dataJob, error) {
+// simpleJobs are the data of the simpler form, those of training and those of evaluation.
+func (f *dataFlags) simpleJobs(stages []schemas.Stage, enc report.Encoding, local map[string]string) ([]dataJob, error) {
+	var jobs []dataJob
+	for _, s := range stages {
+		if s.Prep == nil {
+			continue
+		}
+		c, err := f.simpleSet(s.Prep, local)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, dataJob{c, enc})
+	}
+	return jobs, nil
+}
+
+// simpleSet is one data set of the simpler form: columns by role, where text and label have words of their own. Its files are those that are prepared,
+// read as they are there.
+func (f *dataFlags) simpleSet(p *schemas.PrepStage, local map[string]string) (report.Config, error) {
 	c := f.config
-	c.Format, c.Columns = p.Format, map[string]string{}
+	c.Format, c.Columns, c.Literal = p.Format, map[string]string{}, true
 	for role, column := range p.Columns {
 		if strings.Contains(column, "{") {
-			return nil, schemas.Errorf(schemas.CodeUnsupported, "data.columns."+role, "texts that are made of several columns are not shown").WithHint("name the data file itself")
+			return c, schemas.Errorf(schemas.CodeUnsupported, "data.columns."+role, "texts that are made of several columns are not shown").WithHint("name the data file itself")
 		}
 		switch role {
 		case "text":
@@ -123,13 +139,16 @@ func (f *dataFlags) simpleJob(p *schemas.PrepStage, enc report.Encoding, local m
 		}
 	}
 	if len(p.Data.Files) == 0 {
-		return nil, schemas.Errorf(schemas.CodeUnsupported, "data", "the data come from another stage")
+		return c, schemas.Errorf(schemas.CodeUnsupported, "data", "the data come from another stage")
 	}
-	first := local[p.Data.Files[0].SHA256+"/"+p.Data.Files[0].Path]
-	if c.Path = first; len(p.Data.Files) > 1 {
-		c.Path = strings.TrimSuffix(first, "/"+path.Clean(p.Data.Files[0].Path))
+	for _, file := range p.Data.Files {
+		c.Files = append(c.Files, local[file.SHA256+"/"+file.Path])
 	}
-	return []dataJob{{c, enc}}, nil
+	c.Base, c.Files = below(c.Files)
+	if c.Path = c.Files[0]; len(c.Files) > 1 {
+		c.Path = filepath.Base(c.Base)
+	}
+	return c, nil
 }
 
 // tokenizerFolder is where the files of a tokenizer lie, "" when they are not here.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,7 +15,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/clean"
-	"github.com/tunefleet/tunefleet/gpuworker/data/labels"
 	"github.com/tunefleet/tunefleet/gpuworker/data/remote"
 	"github.com/tunefleet/tunefleet/gpuworker/data/report"
 	"github.com/tunefleet/tunefleet/gpuworker/data/source"
@@ -150,7 +151,7 @@ func unusable(s *report.Set) error {
 	if len(s.Problems) > 0 {
 		p := s.Problems[0]
 		p.What += fmt.Sprintf("; none of the %s can be used", plural(s.Read, "row"))
-		return problem(p).WithHint("tunefleet data validate lists all problems")
+		return problem(p).WithHint("tunefleet data validate lists the problems")
 	}
 	return schemas.Errorf(schemas.CodeData, s.Name, "none of the %s has a question and an answer to train on", plural(s.Read, "row")).
 		WithHint("--column names the columns, such as prompt=ask")
@@ -189,11 +190,7 @@ func (a *app) dataPreviewCommand() *cobra.Command {
 				f.config.Limit = max(1000, 10*rows)
 			}
 			return f.each(a, cmd, args, func(j *dataJob) error {
-				s, err := report.Load(cmd.Context(), j.config)
-				if err != nil {
-					return err
-				}
-				shown, err := report.Preview(s, j.enc, rows)
+				s, shown, err := report.Preview(cmd.Context(), j.config, j.enc, rows)
 				if err != nil {
 					return err
 				}
@@ -203,8 +200,8 @@ func (a *app) dataPreviewCommand() *cobra.Command {
 				if len(shown) == 0 {
 					return unusable(s)
 				}
-				if n := len(s.Problems); n > 0 {
-					a.say("%s of %s; tunefleet data validate lists them", plural(n, "problem"), plural(s.Read, "row"))
+				if s.Wrong > 0 {
+					a.say("%s in the first %s; tunefleet data validate lists them", plural(s.Wrong, "problem"), plural(s.Read, "row"))
 				}
 				if a.json {
 					for i := range shown {
@@ -275,7 +272,7 @@ func (a *app) dataStatsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "stats PATH [key=value ...]", Short: "Count lengths, truncation, packing, duplicates, personal data and classes of a data set", Args: pathArgs,
 		Long: "Count lengths, truncation, packing, duplicates, personal data and classes of a data set.\n" + dataPaths +
-			"All rows are held in memory, about ten times the size of the file; --limit reads the first only.",
+			"Rows are read once and not held; what has to be compared lies in scratch files (TMPDIR), about as large as the texts and 700 bytes a row.",
 		Example: "  tunefleet data stats train.jsonl --tokenizer ./model --template qwen3 --cutoff-len 1024\n" +
 			"  tunefleet data stats tickets.csv --label department --review review.jsonl\n  tunefleet data stats sft.yaml --html report.html",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -289,35 +286,39 @@ func (a *app) dataStatsCommand() *cobra.Command {
 	return c
 }
 
-func (f *dataFlags) stats(a *app, cmd *cobra.Command, j *dataJob, eval, review string) error {
-	s, err := report.Load(cmd.Context(), j.config)
-	if err != nil {
-		return err
-	}
-	var held *report.Set
+func (f *dataFlags) stats(a *app, cmd *cobra.Command, j *dataJob, eval, review string) (err error) {
+	q := report.Request{Shown: 3}
 	if eval != "" {
 		c := f.config
 		c.Fetch, c.Path, c.Label, c.Annotators = a.fetch, eval, "", nil
-		if held, err = report.Load(cmd.Context(), c); err != nil {
-			return err
+		q.Eval = &c
+	}
+	if review != "" {
+		w, err := os.OpenFile(review, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			return diskError(review, err)
 		}
+		out := bufio.NewWriter(w)
+		q.Review = func(entries []clean.ReviewEntry) error { return clean.WriteReview(out, entries) }
+		defer func() {
+			// What was not finished is no review.
+			if werr := errors.Join(out.Flush(), w.Close()); err == nil && werr != nil {
+				err = diskError(review, werr)
+			}
+			if err != nil && !schemas.IsCode(err, schemas.CodeData) {
+				err = errors.Join(err, os.Remove(review))
+			}
+		}()
 	}
-	st, err := report.Compute(cmd.Context(), s, held, j.enc)
+	s, st, shown, err := report.Compute(cmd.Context(), j.config, j.enc, q)
 	if err != nil {
 		return err
 	}
-	shown, err := report.Preview(s, j.enc, 3)
-	if err != nil {
-		return err
-	}
-	if err := f.page(&report.Page{Title: "Data set " + filepath.Base(s.Name), Stats: st, Shown: shown, Problems: s.Problems}); err != nil {
+	if err := f.page(&report.Page{Title: "Data set " + filepath.Base(s.Name), Stats: st, Shown: shown, Problems: s.Problems, Wrong: s.Wrong}); err != nil {
 		return err
 	}
 	if review != "" {
-		if err := writeReview(review, s, st); err != nil {
-			return err
-		}
-		a.say("%s holds %s of rows whose labels are in doubt; clean.review applies what people decide", review, plural(len(st.Conflicts), "group"))
+		a.say("%s holds %s of rows whose labels are in doubt; clean.review applies what people decide", review, plural(st.ConflictGroups, "group"))
 	}
 	if a.json {
 		err = a.print(st)
@@ -328,22 +329,9 @@ func (f *dataFlags) stats(a *app, cmd *cobra.Command, j *dataJob, eval, review s
 		return unusable(s)
 	}
 	if len(s.Problems) > 0 {
-		a.say("the first problem: %s; tunefleet data validate lists them all", clearControls(s.Problems[0].String()))
+		a.say("the first problem: %s; tunefleet data validate lists them", clearControls(s.Problems[0].String()))
 	}
 	return err
-}
-
-func writeReview(path string, s *report.Set, st *report.Stats) (err error) {
-	w, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return diskError(path, err)
-	}
-	defer func() {
-		if cerr := w.Close(); err == nil && cerr != nil {
-			err = diskError(path, cerr)
-		}
-	}()
-	return clean.WriteReview(w, labels.Review(report.ReviewRows(s), st.Conflicts))
 }
 
 func (a *app) showStats(st *report.Stats) error {
@@ -375,7 +363,7 @@ func (a *app) showStats(st *report.Stats) error {
 	}
 	if len(st.Classes) > 0 {
 		t.row("largest class over smallest", fmt.Sprintf("%.1f", st.Imbalance))
-		num("groups with conflicting labels", len(st.Conflicts))
+		num("groups with conflicting labels", st.ConflictGroups)
 	}
 	if st.CohenKappa != nil {
 		t.row("Cohen's kappa", fmt.Sprintf("%.3f", *st.CohenKappa))
@@ -410,18 +398,18 @@ func (a *app) showStats(st *report.Stats) error {
 	return nil
 }
 
-// maxShownProblems bounds what people are shown; --json has all.
-const maxShownProblems = 50
-
 func (a *app) dataValidateCommand() *cobra.Command {
 	var f dataFlags
 	c := &cobra.Command{
 		Use: "validate PATH [key=value ...]", Short: "Check every row of a data set; problems are named by file, row and key", Args: pathArgs,
-		Long:    "Check every row of a data set; problems are named by file, row and key, and the exit code is then 8.\n" + dataPaths,
-		Example: "  tunefleet data validate train.jsonl\n  tunefleet data validate tickets.csv --column prompt=ask --column response=answer\n  tunefleet data validate sft.yaml",
+		Long:    "Check every row of a data set; problems are named by file, row and key, and the exit code is then 8. All are counted, the first --problems listed.\n" + dataPaths,
+		Example: "  tunefleet data validate train.jsonl\n  tunefleet data validate tickets.csv --column prompt=ask --column response=answer\n  tunefleet data validate sft.yaml --problems 500 --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.config.Problems < 1 {
+				return schemas.Errorf(schemas.CodeUsage, "--problems", "must be at least 1, is %d", f.config.Problems)
+			}
 			return f.each(a, cmd, args, func(j *dataJob) error {
-				s, err := report.Load(cmd.Context(), j.config)
+				s, err := report.Each(cmd.Context(), j.config, nil)
 				if err != nil {
 					return err
 				}
@@ -430,11 +418,12 @@ func (a *app) dataValidateCommand() *cobra.Command {
 		},
 	}
 	f.add(c, false)
+	c.Flags().IntVar(&f.config.Problems, "problems", 50, "list so many problems at most")
 	return c
 }
 
 func (f *dataFlags) validate(a *app, s *report.Set) error {
-	if err := f.page(&report.Page{Title: "Problems of " + filepath.Base(s.Name), Problems: s.Problems}); err != nil {
+	if err := f.page(&report.Page{Title: "Problems of " + filepath.Base(s.Name), Problems: s.Problems, Wrong: s.Wrong}); err != nil {
 		return err
 	}
 	if a.json {
@@ -442,25 +431,25 @@ func (f *dataFlags) validate(a *app, s *report.Set) error {
 		if problems == nil {
 			problems = []report.Problem{}
 		}
-		err := a.print(map[string]any{"name": s.Name, "valid": len(problems) == 0, "rows": s.Read, "formatting": s.Attr.Formatting, "problems": problems})
+		err := a.print(map[string]any{"name": s.Name, "valid": s.Wrong == 0, "rows": s.Read, "formatting": s.Attr.Formatting, "problem_count": s.Wrong, "problems": problems})
 		if err != nil {
 			return err
 		}
 	} else {
-		for _, p := range s.Problems[:min(maxShownProblems, len(s.Problems))] {
+		for _, p := range s.Problems {
 			if _, err := fmt.Fprintln(a.out, clearControls(p.String())); err != nil {
 				return err
 			}
 		}
-		if n := len(s.Problems) - maxShownProblems; n > 0 {
+		if n := s.Wrong - len(s.Problems); n > 0 {
 			a.say("and %d more", n)
 		}
 	}
-	if len(s.Problems) == 0 {
+	if s.Wrong == 0 {
 		a.say("%s: %s, no problem", s.Name, plural(s.Read, "row"))
 		return nil
 	}
 	p := s.Problems[0]
-	p.What += fmt.Sprintf(" (%s in %s)", plural(len(s.Problems), "problem"), plural(s.Read, "row"))
+	p.What += fmt.Sprintf(" (%s in %s)", plural(s.Wrong, "problem"), plural(s.Read, "row"))
 	return problem(p)
 }
