@@ -198,7 +198,7 @@ func (c *Client) Get(ctx context.Context, tenant, run string) (*schemas.RunView,
 	return api.Get(ctx, tenant, run)
 }
 
-// List returns one page of runs in the order of tenant and id; RunList.Next is the After of the next page.
+// List returns one page of runs, the newest first; RunList.Next is the After of the next page.
 func (c *Client) List(ctx context.Context, f schemas.RunFilter) (*schemas.RunList, error) {
 	api, err := c.http("List")
 	if err != nil {

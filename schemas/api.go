@@ -5,7 +5,7 @@ import "time"
 // The HTTP API's JSON views. Routes:
 //
 //	POST /v1/runs                                   RunSpec -> SubmitReply (201; 200 when it is a duplicate)
-//	GET  /v1/runs?tenant=&state=&limit=&after=      RunList
+//	GET  /v1/runs?tenant=&state=&pool=&name=&since=&until=&counts=&limit=&after=  RunList (state: one or more, with commas; times: RFC 3339)
 //	GET  /v1/runs/{tenant}/{id}                     RunView
 //	POST /v1/runs/{tenant}/{id}/cancel|pause|resume RunView
 //	GET  /v1/runs/{tenant}/{id}/events              SSE: id = stream id, event = Event.Type, data = Event; Last-Event-ID resumes
@@ -22,6 +22,9 @@ import "time"
 //	GET  /v1/dlq?tenant=&limit=&after=              DeadLetterList
 //	POST /v1/dlq/{tenant}/{id}/retry                SubmitReply
 //	DELETE /v1/dlq/{tenant}/{id}                    204
+//	POST /v1/session                                SignIn (or the bearer token) -> Session and its cookie
+//	GET|DELETE /v1/session                          Session, renewed; 204, signed out
+//	POST /v1/session/codes                          SignIn with a code that works once
 //
 // Errors are an APIError with the status of HTTPStatus.
 
@@ -33,6 +36,19 @@ type SubmitReply struct {
 	// Duplicate is set when the same tenant and key (or id) had been submitted before; the run is that one.
 	Duplicate bool       `json:"duplicate,omitempty"`
 	Error     *ErrorInfo `json:"error,omitempty"`
+}
+
+// SignIn is a code that signs a browser in once; Expires is told by who makes it.
+type SignIn struct {
+	Code    string    `json:"code"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// Session is a browser's session with the API; Version is the server's, told to who is signed in.
+type Session struct {
+	SignedIn bool      `json:"signed_in"`
+	Expires  time.Time `json:"expires,omitzero"`
+	Version  string    `json:"version,omitempty"`
 }
 
 // APIError is the body of every HTTP error.
@@ -60,7 +76,7 @@ type RunView struct {
 	Ended      []GenerationEnd `json:"ended,omitempty"`
 	// Manifest is the newest commit.
 	Manifest *ManifestRef `json:"manifest,omitempty"`
-	// Progress holds the latest live figures (detail only, best effort): loss, step, steps, rows, ...
+	// Progress holds the latest live figures (best effort; in lists of running runs only): loss, step, steps, rows, ...
 	Progress map[string]string `json:"progress,omitempty"`
 	// Time is how the run's wall time was used; nil while it has not begun.
 	Time *RunTime `json:"time,omitempty"`
@@ -78,18 +94,32 @@ type StageView struct {
 	Manifest *Manifest    `json:"manifest,omitempty"`
 }
 
-// RunList is one page of runs, ordered by (tenant, run); Next is the "after" of the next page, empty at the end.
+// RunList is one page of runs, the newest first; Next is the "after" of the next page, empty at the end.
 type RunList struct {
 	Runs []RunView `json:"runs"`
 	Next string    `json:"next,omitempty"`
+	// Total counts the runs that the filter selects, on all pages.
+	Total int `json:"total"`
+	// Counts says how many runs are in each state, by the filter without its states; only where the filter asks for it.
+	Counts map[RunState]int `json:"counts,omitempty"`
+	// Unread counts runs whose records could not be read yet, and which are in neither: asking again goes on reading.
+	Unread int `json:"unread,omitempty"`
 }
 
 // RunFilter selects runs: empty fields select all. After is RunList.Next.
 type RunFilter struct {
-	Tenant string   `json:"tenant,omitempty"`
-	State  RunState `json:"state,omitempty"`
-	Limit  int      `json:"limit,omitempty"`
-	After  string   `json:"after,omitempty"`
+	Tenant string     `json:"tenant,omitempty"`
+	States []RunState `json:"states,omitempty"`
+	Pool   string     `json:"pool,omitempty"`
+	// Name selects runs whose name or id holds this text, whatever its case.
+	Name string `json:"name,omitempty"`
+	// Since and Until select runs accepted at or after, and before, a time.
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	// Counts asks for RunList.Counts.
+	Counts bool   `json:"counts,omitempty"`
+	Limit  int    `json:"limit,omitempty"`
+	After  string `json:"after,omitempty"`
 }
 
 // OutputList lists the files of a run's outputs; Name is the path below the run's output folder.

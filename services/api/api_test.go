@@ -462,18 +462,23 @@ func TestRefusals(t *testing.T) {
 func TestDashboardAndDescription(t *testing.T) {
 	b := start(t)
 	status, header, page := b.request(t, "GET", "/", "", nil)
-	if status != 200 || !strings.Contains(page, "app.js") || !strings.Contains(header.Get("Content-Security-Policy"), "default-src 'none'") {
+	if status != 200 || !strings.Contains(page, "js/main.js") || !strings.Contains(header.Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Fatalf("%d %v", status, header)
 	}
-	for _, f := range []string{"/app.js", "/style.css", "/vendor/uplot/uPlot.iife.min.js", "/vendor/uplot/LICENSE"} {
+	for _, f := range []string{"/js/main.js", "/style.css", "/favicon.svg", "/vendor/uplot/uPlot.iife.min.js", "/vendor/uplot/LICENSE"} {
 		if status, _, body := b.request(t, "GET", f, "", nil); status != 200 || body == "" {
 			t.Errorf("%s: %d", f, status)
 		}
 	}
-	_, _, script := b.request(t, "GET", "/app.js", "", nil)
-	for _, bad := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("} {
-		if strings.Contains(script, bad) {
-			t.Errorf("app.js uses %s: what comes from the server must stay text", bad)
+	for _, f := range []string{"api", "charts", "compare", "feed", "fleet", "lib", "list", "main", "run", "runlive", "runtabs"} {
+		status, _, script := b.request(t, "GET", "/js/"+f+".js", "", nil)
+		if status != 200 {
+			t.Fatalf("%s.js: %d", f, status)
+		}
+		for _, bad := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("} {
+			if strings.Contains(script, bad) {
+				t.Errorf("%s.js uses %s: what comes from the server must stay text", f, bad)
+			}
 		}
 	}
 	status, _, body := b.request(t, "GET", "/openapi.json", "", nil)

@@ -23,7 +23,7 @@ const file = "file"
 func routes() []route {
 	return []route{
 		{"post", "/v1/runs", "Submit a run; the answer is the acknowledgement", nil, "RunSpec", "SubmitReply"},
-		{"get", "/v1/runs", "List runs by (tenant, run)", []string{"tenant", "state", "limit", "after"}, "", "RunList"},
+		{"get", "/v1/runs", "List runs, the newest first", listQuery, "", "RunList"},
 		{"get", "/v1/runs/{tenant}/{id}", "One run", nil, "", "RunView"},
 		{"post", "/v1/runs/{tenant}/{id}/cancel", "Cancel; final at once", nil, "", "RunView"},
 		{"post", "/v1/runs/{tenant}/{id}/pause", "Pause at the next boundary", nil, "", "RunView"},
@@ -46,6 +46,10 @@ func routes() []route {
 		{"get", "/v1/dlq", "Failed runs that nobody has retried or dropped", []string{"tenant", "limit", "after"}, "", "DeadLetterList"},
 		{"post", "/v1/dlq/{tenant}/{id}/retry", "Submit a failed run again as a new one", nil, "", "SubmitReply"},
 		{"delete", "/v1/dlq/{tenant}/{id}", "Drop a dead letter", nil, "", ""},
+		{"post", "/v1/session", "Sign a browser in with the token or a code; sets a cookie", nil, "SignIn", "Session"},
+		{"get", "/v1/session", "The browser's session, renewed", nil, "", "Session"},
+		{"delete", "/v1/session", "Sign the browser out", nil, "", ""},
+		{"post", "/v1/session/codes", "A code that signs a browser in once, within an hour", nil, "", "SignIn"},
 	}
 }
 
@@ -54,7 +58,7 @@ func Description(version string) map[string]any {
 	reflector := jsonschema.Reflector{Anonymous: true, ExpandedStruct: false}
 	defs := map[string]any{}
 	for _, v := range []any{&schemas.RunSpec{}, &schemas.SubmitReply{}, &schemas.RunView{}, &schemas.RunList{}, &schemas.Event{}, &schemas.OutputList{}, &schemas.StageView{},
-		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.PoolDemand{}, &schemas.APIError{}, &schemas.Policy{}, &schemas.DeadLetterList{}, &schemas.CheckpointList{}} {
+		&schemas.File{}, &schemas.WorkerList{}, &schemas.PoolList{}, &schemas.PoolDemand{}, &schemas.APIError{}, &schemas.Policy{}, &schemas.DeadLetterList{}, &schemas.CheckpointList{}, &schemas.SignIn{}, &schemas.Session{}} {
 		for name, d := range reflector.Reflect(v).Definitions {
 			defs[name] = d
 		}

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/checkpoint"
@@ -48,24 +51,14 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// listQuery are the parameters of a list of runs.
+var listQuery = []string{"tenant", "state", "pool", "name", "since", "until", "counts", "limit", "after"}
+
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	f := schemas.RunFilter{Tenant: q.Get("tenant"), State: schemas.RunState(q.Get("state")), After: q.Get("after"), Limit: 100}
-	if f.Tenant != "" && !schemas.ValidName(f.Tenant) {
-		s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "tenant", "%q is no name", f.Tenant))
+	f, err := runFilter(r.URL.Query())
+	if err != nil {
+		s.fail(w, r, err)
 		return
-	}
-	if f.State != "" && !slices.Contains(schemas.RunStates(), f.State) {
-		s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "state", "%q is no state of a run", f.State))
-		return
-	}
-	if l := q.Get("limit"); l != "" {
-		n, err := strconv.Atoi(l)
-		if err != nil || n < 1 || n > 1000 {
-			s.fail(w, r, schemas.Errorf(schemas.CodeInvalid, "limit", "%q is not in 1..1000", l))
-			return
-		}
-		f.Limit = n
 	}
 	list, err := s.runs.List(r.Context(), f)
 	if err != nil {
@@ -76,6 +69,56 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 		list.Runs = []schemas.RunView{}
 	}
 	s.reply(w, r, http.StatusOK, list)
+}
+
+// runFilter reads the query of a list of runs; parameters that it does not know are refused, since a filter that is ignored shows too much.
+func runFilter(q url.Values) (schemas.RunFilter, error) {
+	f := schemas.RunFilter{Tenant: q.Get("tenant"), Pool: q.Get("pool"), Name: q.Get("name"), After: q.Get("after"), Limit: 100}
+	for k := range q {
+		if !slices.Contains(listQuery, k) {
+			return f, schemas.Errorf(schemas.CodeInvalid, k, "no such parameter; expected %s", strings.Join(listQuery, ", "))
+		}
+	}
+	for place, n := range map[string]string{"tenant": f.Tenant, "pool": f.Pool} {
+		if n != "" && !schemas.ValidName(n) {
+			return f, schemas.Errorf(schemas.CodeInvalid, place, "%q is no name", n)
+		}
+	}
+	for _, v := range q["state"] {
+		for st := range strings.SplitSeq(v, ",") {
+			if st == "" {
+				continue
+			}
+			if !slices.Contains(schemas.RunStates(), schemas.RunState(st)) {
+				return f, schemas.Errorf(schemas.CodeInvalid, "state", "%q is no state of a run; states are %v", st, schemas.RunStates())
+			}
+			f.States = append(f.States, schemas.RunState(st))
+		}
+	}
+	for place, to := range map[string]*time.Time{"since": &f.Since, "until": &f.Until} {
+		if v := q.Get(place); v != "" {
+			at, err := time.Parse(time.RFC3339, v)
+			if err != nil {
+				return f, schemas.Errorf(schemas.CodeInvalid, place, "%q is no time in the form of RFC 3339, such as 2026-11-27T09:00:00Z", v)
+			}
+			*to = at
+		}
+	}
+	if v := q.Get("counts"); v != "" {
+		counts, err := strconv.ParseBool(v)
+		if err != nil {
+			return f, schemas.Errorf(schemas.CodeInvalid, "counts", "%q is not true or false", v)
+		}
+		f.Counts = counts
+	}
+	if l := q.Get("limit"); l != "" {
+		n, err := strconv.Atoi(l)
+		if err != nil || n < 1 || n > 1000 {
+			return f, schemas.Errorf(schemas.CodeInvalid, "limit", "%q is not in 1..1000", l)
+		}
+		f.Limit = n
+	}
+	return f, nil
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request) {

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -142,7 +140,9 @@ type Server struct {
 	hub     *hub
 	log     *slog.Logger
 	token   [32]byte
-	handler http.Handler
+	// sessions are those of browsers.
+	sessions *sessions
+	handler  http.Handler
 }
 
 // New makes a server. Errors: the configuration's.
@@ -154,7 +154,7 @@ func New(cfg Config, sv Services) (*Server, error) {
 	if sv.Logger == nil {
 		sv.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, operate: sv.Operator, ckpt: sv.Checkpoints, objects: sv.Objects, live: sv.Live, hub: newHub(sv.Live, sv.Runs, cfg.Poll), log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token))}
+	s := &Server{cfg: cfg, runs: sv.Runs, fleet: sv.Fleet, operate: sv.Operator, ckpt: sv.Checkpoints, objects: sv.Objects, live: sv.Live, hub: newHub(sv.Live, sv.Runs, cfg.Poll), log: sv.Logger, token: sha256.Sum256([]byte(cfg.Token)), sessions: newSessions(cfg.Token)}
 	web, err := fs.Sub(webFiles, "web")
 	if err != nil {
 		return nil, err
@@ -173,6 +173,7 @@ func New(cfg Config, sv Services) (*Server, error) {
 	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/outputs", s.outputs)
 	v1.HandleFunc("GET /v1/runs/{tenant}/{id}/outputs/{path...}", s.output)
 	v1.HandleFunc("PUT /v1/inputs/{tenant}/{sha256}", s.putInput)
+	v1.HandleFunc("POST /v1/session/codes", s.newCode)
 	v1.HandleFunc("GET /v1/workers", s.workers)
 	v1.HandleFunc("GET /v1/pools", s.pools)
 	v1.HandleFunc("GET /v1/pools/{pool}/demand", s.demand)
@@ -192,6 +193,9 @@ func New(cfg Config, sv Services) (*Server, error) {
 	v1.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, schemas.Errorf(schemas.CodeNotFound, r.URL.Path, "no such route: %s %s", r.Method, r.URL.Path))
 	})
+	mux.HandleFunc("GET /v1/session", s.session)
+	mux.HandleFunc("POST /v1/session", s.signIn)
+	mux.HandleFunc("DELETE /v1/session", s.signOut)
 	mux.Handle("/v1/", s.authorized(v1))
 	s.handler = headers(http.NewCrossOriginProtection().Handler(mux))
 	return s, nil
@@ -229,22 +233,24 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 func (s *Server) authorized(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		sum := sha256.Sum256([]byte(token))
-		if !strings.EqualFold(kind, "Bearer") || subtle.ConstantTimeCompare(sum[:], s.token[:]) != 1 {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="tunefleet"`)
-			s.fail(w, r, schemas.Errorf(schemas.CodeAuth, "", "the request has no valid bearer token").WithHint("the token of tunefleet up is api_token in embedded.json of its data directory, and in the dashboard's address that it prints"))
+		if !s.signedIn(r) {
+			s.unauthorized(w, r, "the request has no valid bearer token")
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
+func (s *Server) unauthorized(w http.ResponseWriter, r *http.Request, why string) {
+	w.Header().Set("WWW-Authenticate", `Bearer realm="tunefleet"`)
+	s.fail(w, r, schemas.Errorf(schemas.CodeAuth, "", "%s", why).WithHint("the token of tunefleet up is api_token in embedded.json of its data directory; tunefleet dashboard prints an address that signs a browser in"))
+}
+
 // headers keeps browsers strict: nothing is loaded from elsewhere, framed, sniffed or cached.
 func headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")

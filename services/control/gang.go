@@ -56,7 +56,7 @@ func (d *decider) gang(r *Run) bool {
 		return swaps
 	}
 	if len(h.Members) == len(h.Seats) && r.Held == len(h.Seats) {
-		d.why(r, "training %s: generation %d, %d members, step %d committed", h.Stage, h.Generation, len(h.Members), h.Step)
+		d.why(r, "%s", trainingReason(h))
 		return false
 	}
 	again := Action{Stage: h.Stage}
@@ -99,7 +99,7 @@ func (d *decider) gang(r *Run) bool {
 		d.act(r, ActRetire, retire)
 		return true
 	case len(h.Members) > 0:
-		d.why(r, "training %s: generation %d, %d members, step %d committed", h.Stage, h.Generation, len(h.Members), h.Step)
+		d.why(r, "%s", trainingReason(h))
 	}
 	return false
 }

@@ -327,7 +327,7 @@ func TestRunGoesThroughItsStages(t *testing.T) {
 	if err := json.Unmarshal(data, &res); err != nil || res.Counters["rows"] != 30 || len(res.Objects) != 3 || res.Objects[2].Name != "o2" {
 		t.Errorf("result %+v: %v", res, err)
 	}
-	list, err := w.service.List(t.Context(), schemas.RunFilter{Tenant: "acme", State: schemas.RunSucceeded})
+	list, err := w.service.List(t.Context(), schemas.RunFilter{Tenant: "acme", States: []schemas.RunState{schemas.RunSucceeded}})
 	if err != nil || len(list.Runs) != 1 || list.Runs[0].Run != run || list.Next != "" {
 		t.Errorf("list %+v: %v", list, err)
 	}
@@ -567,21 +567,29 @@ func TestListPages(t *testing.T) {
 	for i := range 7 {
 		w.submit(spec(t, fmt.Sprint(i), "prep"))
 	}
-	var got []string
+	var got []schemas.RunView
 	after := ""
 	for {
 		list, err := w.service.List(t.Context(), schemas.RunFilter{Tenant: "acme", Limit: 3, After: after})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, r := range list.Runs {
-			got = append(got, r.Run)
+		if list.Total != 7 {
+			t.Fatalf("%d runs in all", list.Total)
 		}
+		got = append(got, list.Runs...)
 		if after = list.Next; after == "" {
 			break
 		}
 	}
-	if len(got) != 7 || !slices.IsSorted(got) {
-		t.Fatalf("runs %v", got)
+	seen := map[string]bool{}
+	for i, r := range got {
+		seen[r.Run] = true
+		if i > 0 && r.Created.After(got[i-1].Created) {
+			t.Errorf("run %s of %s comes after one of %s", r.Run, r.Created, got[i-1].Created)
+		}
+	}
+	if len(got) != 7 || len(seen) != 7 {
+		t.Fatalf("%d runs, %d of them different", len(got), len(seen))
 	}
 }

@@ -1,13 +1,11 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,12 +13,6 @@ import (
 	"github.com/tunefleet/tunefleet/services/checkpoint"
 	"github.com/tunefleet/tunefleet/services/lease"
 	"github.com/tunefleet/tunefleet/services/store"
-)
-
-// Default and largest page of List.
-const (
-	defaultPage = 50
-	maxPage     = 500
 )
 
 // Service is what the API calls: it needs no control replica in the same process. Every change is a swap of HEAD.
@@ -31,6 +23,7 @@ type Service struct {
 	poker   Poker
 	front   *Front
 	log     *slog.Logger
+	roll    roll
 }
 
 // NewService makes a service. leases and poker may be nil: live figures are then missing and changes are noticed a little later.
@@ -39,7 +32,7 @@ func NewService(objects store.Objects, leases lease.Store, poker Poker, logger *
 		logger = slog.New(slog.DiscardHandler)
 	}
 	return &Service{objects: objects, heads: checkpoint.NewHeads(objects, checkpoint.Config{Budget: 10 * time.Second}), leases: leases, poker: poker,
-		front: NewFront(objects, poker, logger), log: logger}
+		front: NewFront(objects, poker, logger), log: logger, roll: roll{turn: make(chan struct{}, 1)}}
 }
 
 // Submit accepts a spec; see Front.Accept.
@@ -66,16 +59,24 @@ func (s *Service) Get(ctx context.Context, tenant, run string) (*schemas.RunView
 	}
 	view := RunView(spec, head, at)
 	view.Spec = spec
-	if s.leases != nil {
-		if fields, err := s.leases.GetProgress(ctx, tenant, run); err == nil && len(fields) > 0 {
-			if why := fields["reason"]; why != "" && !view.State.Terminal() {
-				view.Reason = why
-			}
-			delete(fields, "reason")
-			view.Progress = fields
-		}
-	}
+	s.progress(ctx, view)
 	return view, nil
+}
+
+// progress adds what is known of a run's progress, and control's word on what it waits for: one on a gang that has formed since is not shown.
+func (s *Service) progress(ctx context.Context, view *schemas.RunView) {
+	if s.leases == nil {
+		return
+	}
+	fields, err := s.leases.GetProgress(ctx, view.Tenant, view.Run)
+	if err != nil || len(fields) == 0 {
+		return
+	}
+	if why := fields["reason"]; why != "" && !view.State.Terminal() && len(view.Members) == 0 {
+		view.Reason = why
+	}
+	delete(fields, "reason")
+	view.Progress = fields
 }
 
 func (s *Service) spec(ctx context.Context, tenant, run string) (*schemas.RunSpec, time.Time, error) {
@@ -104,95 +105,6 @@ func unreachable(err error) error {
 	return &schemas.ErrorInfo{Code: schemas.CodeUnavailable, Message: err.Error(), Hint: "try again"}
 }
 
-// List returns one page of runs in the order of tenant and id.
-func (s *Service) List(ctx context.Context, f schemas.RunFilter) (*schemas.RunList, error) {
-	if f.Tenant != "" && !schemas.ValidName(f.Tenant) {
-		return nil, schemas.Errorf(schemas.CodeInvalid, "tenant", "%q is not a name", f.Tenant)
-	}
-	if f.State != "" && !slices.Contains(schemas.RunStates(), f.State) {
-		return nil, schemas.Errorf(schemas.CodeInvalid, "state", "%q is no state; states are %v", f.State, schemas.RunStates())
-	}
-	limit := cmp.Or(f.Limit, defaultPage)
-	limit = min(max(limit, 1), maxPage)
-	type entry struct {
-		id  string // tenant/run
-		key string // of the record of an ended run; "" = open
-	}
-	var all []entry
-	for info, err := range s.objects.List(ctx, "open/") {
-		if err != nil {
-			return nil, unreachable(err)
-		}
-		if tenant, run, ok := parseOpen(info.Key); ok && (f.Tenant == "" || f.Tenant == tenant) {
-			all = append(all, entry{id: tenant + "/" + run})
-		}
-		if !schemas.IsOpenBatch(info.Key) {
-			continue
-		}
-		specs, err := readBatch(ctx, s.objects, info.Key) // accepted a moment ago, or while there is no control
-		if err != nil {
-			return nil, unreachable(err)
-		}
-		for _, spec := range specs {
-			if f.Tenant == "" || f.Tenant == spec.Tenant {
-				all = append(all, entry{id: spec.Tenant + "/" + spec.ID})
-			}
-		}
-	}
-	for info, err := range s.objects.List(ctx, schemas.EndedPrefix(f.Tenant)) {
-		if err != nil {
-			return nil, unreachable(err)
-		}
-		all = append(all, entry{id: strings.TrimSuffix(strings.TrimPrefix(info.Key, schemas.EndedPrefix("")), ".json"), key: info.Key})
-	}
-	slices.SortStableFunc(all, func(a, b entry) int { return cmp.Compare(a.id, b.id) })
-	all = slices.CompactFunc(all, func(a, b entry) bool { return a.id == b.id })
-	out := &schemas.RunList{Runs: []schemas.RunView{}}
-	for _, e := range all {
-		if f.After != "" && e.id <= f.After {
-			continue
-		}
-		if len(out.Runs) == limit {
-			out.Next = out.Runs[limit-1].Tenant + "/" + out.Runs[limit-1].Run
-			break
-		}
-		view, err := s.entry(ctx, e.id, e.key)
-		if schemas.IsCode(err, schemas.CodeNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if f.State == "" || f.State == view.State {
-			out.Runs = append(out.Runs, *view)
-		}
-	}
-	return out, nil
-}
-
-func (s *Service) entry(ctx context.Context, id, key string) (*schemas.RunView, error) {
-	if key != "" {
-		data, _, err := s.objects.Get(ctx, key, maxResultBytes)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return nil, unreachable(err)
-		}
-		var view schemas.RunView
-		if err == nil && json.Unmarshal(data, &view) == nil {
-			return &view, nil
-		}
-	}
-	tenant, run, _ := strings.Cut(id, "/")
-	spec, at, err := s.spec(ctx, tenant, run)
-	if err != nil {
-		return nil, err
-	}
-	head, _, err := s.heads.Read(ctx, tenant, run)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, unreachable(err)
-	}
-	return RunView(spec, head, at), nil
-}
-
 // parseOpen takes tenant and run from the key of an open object: ids have no "-".
 func parseOpen(key string) (tenant, run string, ok bool) {
 	base := strings.TrimSuffix(key[strings.LastIndexByte(key, '/')+1:], ".json")
@@ -215,7 +127,15 @@ func RunView(spec *schemas.RunSpec, head *schemas.Head, submitted time.Time) *sc
 	v.State, v.Reason, v.Error, v.Stages, v.Updated = head.State, head.Reason, head.Error, head.Stages, head.Updated
 	v.Stage, v.Step, v.Generation, v.Members, v.Ended, v.Manifest = head.Stage, head.Step, head.Generation, head.Members, head.Ended, head.Manifest
 	v.Time = head.TimeOf(submitted, time.Now().UTC())
+	if head.State == schemas.RunRunning && len(head.Members) > 0 && head.Control == schemas.ControlNone {
+		v.Reason = trainingReason(head) // the one in HEAD is control's, from before the gang had formed
+	}
 	return v
+}
+
+// trainingReason says what a gang that trains does.
+func trainingReason(h *schemas.Head) string {
+	return fmt.Sprintf("training %s: generation %d, %d members, step %d committed", h.Stage, h.Generation, len(h.Members), h.Step)
 }
 
 // Cancel ends a run for good, at once: whatever its gang still writes is fenced. Cancelling a cancelled run is no error; CodeConflict when

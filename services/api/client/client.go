@@ -50,6 +50,9 @@ func New(base, token string) (*Client, error) {
 			ExpectContinueTimeout: 10 * time.Second}}}, nil
 }
 
+// Base is the server's address.
+func (c *Client) Base() string { return c.base }
+
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
@@ -190,13 +193,24 @@ func (c *Client) Act(ctx context.Context, tenant, run string, e schemas.RunEvent
 	return get[schemas.RunView](ctx, c, http.MethodPost, runPath(tenant, run)+"/"+string(e), nil)
 }
 
-// List returns one page of runs.
+// List returns one page of runs, the newest first.
 func (c *Client) List(ctx context.Context, f schemas.RunFilter) (*schemas.RunList, error) {
 	q := url.Values{}
-	for k, v := range map[string]string{"tenant": f.Tenant, "state": string(f.State), "after": f.After} {
+	for k, v := range map[string]string{"tenant": f.Tenant, "pool": f.Pool, "name": f.Name, "after": f.After} {
 		if v != "" {
 			q.Set(k, v)
 		}
+	}
+	for _, st := range f.States {
+		q.Add("state", string(st))
+	}
+	for k, at := range map[string]time.Time{"since": f.Since, "until": f.Until} {
+		if !at.IsZero() {
+			q.Set(k, at.UTC().Format(time.RFC3339Nano))
+		}
+	}
+	if f.Counts {
+		q.Set("counts", "true")
 	}
 	if f.Limit > 0 {
 		q.Set("limit", strconv.Itoa(f.Limit))

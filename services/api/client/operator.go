@@ -115,3 +115,8 @@ func (c *Client) order(ctx context.Context, method, path string) error {
 	}
 	return resp.Body.Close()
 }
+
+// SignInCode asks for a code that signs a browser in once, within an hour.
+func (c *Client) SignInCode(ctx context.Context) (*schemas.SignIn, error) {
+	return get[schemas.SignIn](ctx, c, http.MethodPost, "/v1/session/codes", nil)
+}

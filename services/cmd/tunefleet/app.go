@@ -152,7 +152,7 @@ func (a *app) root() *cobra.Command {
 	// The token is never a flag: command lines are visible to every user of the machine.
 	a.token = os.Getenv("TUNEFLEET_TOKEN")
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(a.submitCommand(), a.trainCommand(), a.watchCommand(), a.logsCommand(), a.listCommand(), a.getCommand(), a.outputsCommand())
+	root.AddCommand(a.submitCommand(), a.trainCommand(), a.watchCommand(), a.logsCommand(), a.listCommand(), a.getCommand(), a.dashboardCommand(), a.outputsCommand())
 	for _, e := range []schemas.RunEvent{schemas.RunCancel, schemas.RunPause, schemas.RunResume} {
 		root.AddCommand(a.actCommand(e))
 	}

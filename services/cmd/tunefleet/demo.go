@@ -92,7 +92,7 @@ func (a *app) demo(ctx context.Context, file, output string) error {
 		return err
 	}
 	defer s.close()
-	a.say("embedded servers, control and API are up: %s/#token=%s", s.record.APIURL(), s.record.APIToken)
+	a.say("embedded servers, control and API are up: %s/#code=%s", s.record.APIURL(), s.server.SignInCode())
 	d.fleet = newFleet(server, a.logLevel)
 	defer d.fleet.stop(15 * time.Second)
 	for range 2 {

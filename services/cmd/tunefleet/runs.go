@@ -335,69 +335,6 @@ func eventLine(e schemas.Event) string {
 	return printable(strings.Join(parts, "  "))
 }
 
-func (a *app) listCommand() *cobra.Command {
-	var state string
-	var all bool
-	var limit int
-	c := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List runs", Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f := schemas.RunFilter{Tenant: a.tenant, State: schemas.RunState(state), Limit: min(limit, 1000)}
-			if all {
-				f.Tenant = ""
-			}
-			if state != "" && !slices.Contains(schemas.RunStates(), f.State) {
-				return schemas.Errorf(schemas.CodeUsage, "--state", "%q is no state of a run", state).WithHint("states are %s", strings.Trim(fmt.Sprint(schemas.RunStates()), "[]"))
-			}
-			if limit < 1 {
-				return schemas.Errorf(schemas.CodeUsage, "--limit", "%d is not positive", limit)
-			}
-			cl, err := a.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer cl.Close()
-			var runs []schemas.RunView
-			for {
-				list, err := cl.List(cmd.Context(), f)
-				if err != nil {
-					return err
-				}
-				runs = append(runs, list.Runs...)
-				if f.After = list.Next; f.After == "" || len(runs) >= limit {
-					break
-				}
-			}
-			runs = runs[:min(limit, len(runs))]
-			if a.json {
-				for _, r := range runs {
-					if err := a.print(r); err != nil {
-						return err
-					}
-				}
-				return nil
-			}
-			if len(runs) == 0 {
-				a.say("no runs. Submit one with: tunefleet submit run.yaml")
-				return nil
-			}
-			t := newTable("RUN", "NAME", "STATE", "STAGE", "STEP", "UPDATED", "REASON")
-			for _, r := range runs {
-				id := r.Run
-				if all {
-					id = r.Tenant + "/" + id
-				}
-				t.row(id, r.Name, string(r.State), runningStages(r), step(r), ago(r.Updated), r.Reason)
-			}
-			return t.write(a.out)
-		},
-	}
-	c.Flags().StringVar(&state, "state", "", "only runs in this state")
-	c.Flags().BoolVarP(&all, "all-tenants", "A", false, "runs of every tenant")
-	c.Flags().IntVar(&limit, "limit", 1000, "at most so many runs")
-	return c
-}
-
 // step is the last committed step of the stage at work, or of the last train stage that has ended.
 func step(r schemas.RunView) string {
 	if r.Stage != "" {

@@ -86,7 +86,7 @@ func (a *app) up(ctx context.Context, only, pools []string, workers int) error {
 	}
 	a.say("data directory  %s", dir)
 	if slices.Contains(only, "api") {
-		a.say("dashboard       %s/#token=%s", s.record.APIURL(), s.record.APIToken)
+		a.say("dashboard       %s/#code=%s (once, within an hour; then: tunefleet dashboard)", s.record.APIURL(), s.server.SignInCode())
 	}
 	if workers > 0 {
 		fleet := newFleet(dir, a.logLevel)
@@ -116,9 +116,11 @@ type stack struct {
 	// failed delivers the first part that ended by itself.
 	failed  chan error
 	servers *embedded.Servers
-	cancel  context.CancelFunc
-	done    []chan struct{}
-	back    *connect.Services
+	// server is the API, where it runs.
+	server *api.Server
+	cancel context.CancelFunc
+	done   []chan struct{}
+	back   *connect.Services
 }
 
 // close stops API and control first, then the servers under them.
@@ -232,6 +234,7 @@ func (s *stack) serve(ctx, inner context.Context, o serveOptions, log *slog.Logg
 			}
 			return schemas.Errorf(schemas.CodeConflict, o.address, "cannot listen: %v", err).WithHint("--listen names another address")
 		}
+		s.server = server
 		s.run(func() error { return server.Serve(inner, l) })
 	}
 	return nil
@@ -267,6 +270,15 @@ func waitRecord(ctx context.Context, dir string) (embedded.Record, error) {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// browserAddress is where a browser on this machine finds what listens on an address.
+func browserAddress(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return listen
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -310,6 +322,7 @@ func (a *app) serveCommand() *cobra.Command {
 				return err
 			}
 			a.say("control and API are up on http://%s", address)
+			a.say("dashboard       http://%s/#code=%s (once, within an hour; then: tunefleet dashboard --server http://%s)", browserAddress(address), s.server.SignInCode(), browserAddress(address))
 			if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 				a.say("the API speaks plain HTTP: beyond this machine put a proxy with TLS before it, or tokens can be read on the way")
 			}
