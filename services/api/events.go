@@ -68,7 +68,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return err
 	}
 	history := s.newReplay(r.Context(), feed, after)
-	past := func(e schemas.Event) error { return write(frame("", e)) }
+	tale := narrator{tell: func(e schemas.Event) error { return write(frame("", e)) }}
+	past, fresh := tale.event, after == ""
 	caughtUp := history.resumed
 	beat := time.Now()
 	// HEAD is swapped before the last events are appended: told says that the last one has come, ended since when it is awaited.
@@ -100,9 +101,12 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			s.log.DebugContext(r.Context(), "cannot read live events", "run", run, "error", err)
 			pause(r, s.cfg.Poll)
 		}
+		if fresh && err == nil {
+			fresh, tale.rest = false, story(view, evs)
+		}
 		for _, e := range evs {
 			wanted, err := history.live(r.Context(), e.event, past)
-			if err != nil || wanted && write(e.frame()) != nil {
+			if err != nil || wanted && (tale.end() != nil || write(e.frame()) != nil) {
 				return
 			}
 			after = e.id
@@ -111,14 +115,14 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		over := len(evs) == 0 && last
 		if err == nil && len(evs) < streamBatch && !caughtUp || over {
 			// The tail begins late, or is gone.
-			if history.fill(r.Context(), past) != nil {
+			if history.fill(r.Context(), past) != nil || tale.end() != nil {
 				return
 			}
 			caughtUp = true
 		}
 		if over {
 			final := schemas.Event{At: view.Updated, Type: schemas.EventState, Tenant: tenant, Run: run, Message: string(view.State), Error: view.Error}
-			if past(final) == nil {
+			if tale.tell(final) == nil {
 				_ = flush()
 			}
 			return

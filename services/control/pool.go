@@ -524,9 +524,13 @@ func (p *pool) publish(ctx context.Context, v *View, d Decision) {
 		if r.spec == nil || p.bootSince == 0 {
 			continue
 		}
-		if why := d.Reasons[r.spec.Tenant+"/"+r.spec.ID]; why != "" && why != r.reason {
-			if p.c.leases.SetProgress(ctx, r.spec.Tenant, r.spec.ID, map[string]string{"reason": why}) == nil {
-				r.reason = why
+		of := schemas.RunQueued
+		if r.head != nil {
+			of = r.head.State
+		}
+		if why := d.Reasons[r.spec.Tenant+"/"+r.spec.ID]; why != "" && string(of)+why != r.reason {
+			if p.c.leases.SetProgress(ctx, r.spec.Tenant, r.spec.ID, map[string]string{"reason": why, "reason_of": string(of)}) == nil {
+				r.reason = string(of) + why
 			}
 		}
 	}

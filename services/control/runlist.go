@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -23,13 +24,16 @@ const (
 	maxPage     = 1000
 )
 
-// Bounds of what List reads: objects at once, the time of one call, and how many queued runs are looked at again a second (most of them have
-// no HEAD to be read, and one that a worker holds is looked at in every call).
+// Bounds of what List reads: objects at once, the time of one call, how many queued runs are looked at again a second (most of them have no
+// HEAD to be read, and one that a worker holds is looked at in every call), how long a HEAD is good, what a listing may cost to be done in
+// every call, and the longest that one is kept.
 const (
 	rollReaders    = 16
 	rollBudget     = 3 * time.Second
-	rollQueuedASec = 500
+	rollQueuedASec = 200
 	rollFresh      = time.Second
+	rollCheap      = 100 * time.Millisecond
+	rollKept       = 20 * time.Second
 )
 
 // roll remembers of each run what lists are sorted, filtered and counted by, so that a list among many thousands reads the record of an
@@ -40,7 +44,11 @@ type roll struct {
 
 	lines  map[string]*line // by "tenant/run"
 	began  time.Time        // when the listing that made them was begun
+	cost   time.Duration    // what it took
 	passed time.Time        // when queued runs were looked at last
+	// accepted counts the runs that this service has accepted, listed those that the listing knows of.
+	accepted atomic.Int64
+	listed   int64
 }
 
 // line is one run.
@@ -50,9 +58,15 @@ type line struct {
 	created time.Time
 	// ended is the key of the record of an ended run, version that of the record; "" = open.
 	ended, version string
-	// state was read at looked; "" = not yet.
+	// state was read at looked; "" = not yet. named says that the name, too, was read, and of an ended run its pool.
 	state  schemas.RunState
 	looked time.Time
+	named  bool
+}
+
+// unread reports whether the filter asks for something of the run that was not read yet.
+func (l *line) unread(f schemas.RunFilter) bool {
+	return (f.Counts || len(f.States) > 0) && l.state == "" || f.Name != "" && !l.named || f.Pool != "" && l.pool == ""
 }
 
 func (l *line) id() string { return l.tenant + "/" + l.run }
@@ -76,14 +90,13 @@ func (s *Service) List(ctx context.Context, f schemas.RunFilter) (*schemas.RunLi
 	limit = min(max(limit, 1), maxPage)
 	var page []line
 	for _, l := range all {
-		if l.state == "" && needsRecords(f) {
+		if l.unread(f) && (f.Tenant == "" || f.Tenant == l.tenant) {
 			out.Unread++
-			continue
 		}
 		if !selects(f, &l) {
 			continue
 		}
-		if f.Counts {
+		if f.Counts && l.state != "" {
 			out.Counts[l.state]++
 		}
 		if len(f.States) > 0 && !slices.Contains(f.States, l.state) {
@@ -121,11 +134,6 @@ func checkFilter(f schemas.RunFilter) (after cursor, err error) {
 		}
 	}
 	return parseCursor(f.After)
-}
-
-// needsRecords reports whether a filter asks for more than the keys of runs tell.
-func needsRecords(f schemas.RunFilter) bool {
-	return f.Counts || len(f.States) > 0 || f.Pool != "" || f.Name != ""
 }
 
 // selects reports whether a run is among those that a filter asks for, whatever its state.
@@ -170,12 +178,16 @@ func (s *Service) look(ctx context.Context, f schemas.RunFilter) ([]line, error)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("cannot list runs: %w", ctx.Err())
 	}
-	if !r.began.After(asked) { // else the call before has listed since
+	// A call that waited takes what the one before has listed; one listing among many runs, which costs, serves for as long again. What this
+	// service has accepted is shown at once.
+	accepted := r.accepted.Load()
+	age := asked.Sub(r.began)
+	if stale := age > 0 && (r.cost < rollCheap || age > min(2*r.cost, rollKept)); stale || accepted != r.listed {
 		began := time.Now()
 		if err := s.relist(ctx); err != nil {
 			return nil, err
 		}
-		r.began = began
+		r.began, r.cost, r.listed = began, time.Since(began), accepted
 	}
 	out := make([]*line, 0, len(r.lines))
 	for _, l := range r.lines {
@@ -183,8 +195,8 @@ func (s *Service) look(ctx context.Context, f schemas.RunFilter) ([]line, error)
 	}
 	newestFirst := func(a, b *line) int { return cmp.Or(b.created.Compare(a.created), cmp.Compare(b.id(), a.id())) }
 	slices.SortFunc(out, newestFirst)
-	if needsRecords(f) {
-		if err := s.readLines(ctx, s.due(ctx, out, f.Tenant)); err != nil {
+	if f.Counts || len(f.States) > 0 || f.Pool != "" || f.Name != "" {
+		if err := s.readLines(ctx, s.due(ctx, out, f), f.Name != ""); err != nil {
 			return nil, err
 		}
 		slices.SortFunc(out, newestFirst) // records tell when their runs were accepted
@@ -206,7 +218,7 @@ func (s *Service) relist(ctx context.Context) error {
 			return
 		}
 		if old != nil {
-			l.created, l.name, l.pool = old.created, old.name, cmp.Or(l.pool, old.pool)
+			l.created, l.name, l.named, l.pool = old.created, old.name, old.named, cmp.Or(l.pool, old.pool)
 		}
 		next[l.id()] = &l
 	}
@@ -226,7 +238,7 @@ func (s *Service) relist(ctx context.Context) error {
 			return unreachable(err)
 		}
 		for _, spec := range specs {
-			add(line{tenant: spec.Tenant, run: spec.ID, pool: spec.Pool, name: spec.Name, created: acceptedAt(spec.ID, info.Modified)})
+			add(line{tenant: spec.Tenant, run: spec.ID, pool: spec.Pool, name: spec.Name, named: true, created: acceptedAt(spec.ID, info.Modified)})
 		}
 	}
 	for info, err := range s.objects.List(ctx, schemas.EndedPrefix("")) {
@@ -253,7 +265,7 @@ func acceptedAt(run string, modified time.Time) time.Time {
 
 // due are the lines whose records are to be read now: those that never were, open runs that have begun, those that workers hold, and some of
 // the queued ones, those first that were not looked at for longest.
-func (s *Service) due(ctx context.Context, all []*line, tenant string) []*line {
+func (s *Service) due(ctx context.Context, all []*line, f schemas.RunFilter) []*line {
 	now := time.Now()
 	held := map[string]bool{}
 	if workers, err := s.Workers(ctx, ""); err == nil { // a hint
@@ -267,8 +279,8 @@ func (s *Service) due(ctx context.Context, all []*line, tenant string) []*line {
 	var out, queued []*line
 	for _, l := range all {
 		switch {
-		case tenant != "" && l.tenant != tenant:
-		case l.state == "":
+		case f.Tenant != "" && l.tenant != f.Tenant:
+		case l.unread(f):
 			out = append(out, l)
 		case l.ended != "" || now.Sub(l.looked) < rollFresh/2:
 		case l.state != schemas.RunQueued || held[l.id()]:
@@ -277,45 +289,67 @@ func (s *Service) due(ctx context.Context, all []*line, tenant string) []*line {
 			queued = append(queued, l)
 		}
 	}
+	// What is at work is what people look for first.
+	slices.SortStableFunc(out, func(a, b *line) int { return cmp.Compare(rank(held[b.id()]), rank(held[a.id()])) })
 	slices.SortStableFunc(queued, func(a, b *line) int { return a.looked.Compare(b.looked) })
 	n := int(min(now.Sub(s.roll.passed), 2*time.Second).Seconds() * rollQueuedASec)
 	s.roll.passed = now
 	return append(out, queued[:min(n, len(queued))]...)
 }
 
+func rank(first bool) int {
+	if first {
+		return 1
+	}
+	return 0
+}
+
 // readLines reads records until all are read or the time for it is over.
-func (s *Service) readLines(ctx context.Context, lines []*line) error {
+func (s *Service) readLines(ctx context.Context, lines []*line, names bool) error {
 	deadline := time.Now().Add(rollBudget)
 	return parallel(ctx, rollReaders, lines, func(ctx context.Context, l *line) error {
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			return ctx.Err()
 		}
-		at := time.Now()
-		if l.ended == "" && l.state != "" { // its spec has not changed
-			head, _, err := s.heads.Read(ctx, l.tenant, l.run)
-			switch {
-			case err == nil:
-				l.state, l.looked = head.State, at
-			case errors.Is(err, store.ErrNotFound):
-				l.looked = at
-			default:
-				return unreachable(err)
-			}
-			return nil
-		}
-		v, err := s.entry(ctx, l.id(), l.ended)
+		err := s.readLine(ctx, l, names)
 		if schemas.IsCode(err, schemas.CodeNotFound) {
 			return nil // gone since it was listed
 		}
+		return err
+	})
+}
+
+// readLine reads the record of an ended run; of an open one HEAD, and its spec where the name is asked for.
+func (s *Service) readLine(ctx context.Context, l *line, names bool) error {
+	at := time.Now()
+	if l.ended != "" {
+		v, err := s.entry(ctx, l.id(), l.ended)
 		if err != nil {
 			return err
 		}
-		l.state, l.name, l.pool, l.looked = v.State, v.Name, v.Pool, at
+		l.state, l.name, l.pool, l.named, l.looked = v.State, v.Name, v.Pool, true, at
 		if !v.Created.IsZero() {
 			l.created = acceptedAt(l.run, v.Created)
 		}
 		return nil
-	})
+	}
+	head, _, err := s.heads.Read(ctx, l.tenant, l.run)
+	switch {
+	case err == nil:
+		l.state, l.looked = head.State, at
+	case errors.Is(err, store.ErrNotFound):
+		l.state, l.looked = schemas.RunQueued, at
+	default:
+		return unreachable(err)
+	}
+	if !names || l.named {
+		return nil
+	}
+	spec, _, err := s.spec(ctx, l.tenant, l.run)
+	if err == nil {
+		l.name, l.named = spec.Name, true
+	}
+	return err
 }
 
 // views reads the runs of a page; nil for one that is gone.

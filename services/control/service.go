@@ -38,6 +38,9 @@ func NewService(objects store.Objects, leases lease.Store, poker Poker, logger *
 // Submit accepts a spec; see Front.Accept.
 func (s *Service) Submit(ctx context.Context, spec *schemas.RunSpec) (*schemas.SubmitReply, error) {
 	reply, err := s.front.Accept(ctx, spec)
+	if err == nil {
+		s.roll.accepted.Add(1)
+	}
 	if err == nil && !reply.Duplicate && s.leases != nil {
 		e := schemas.Event{At: time.Now().UTC(), Type: schemas.EventSubmitted, Tenant: reply.Tenant, Run: reply.Run}
 		if err := s.leases.Append(ctx, reply.Tenant, reply.Run, e); err != nil {
@@ -72,10 +75,11 @@ func (s *Service) progress(ctx context.Context, view *schemas.RunView) {
 	if err != nil || len(fields) == 0 {
 		return
 	}
-	if why := fields["reason"]; why != "" && !view.State.Terminal() && len(view.Members) == 0 {
+	if why := fields["reason"]; why != "" && fields["reason_of"] == string(view.State) && !view.State.Terminal() && len(view.Members) == 0 {
 		view.Reason = why
 	}
 	delete(fields, "reason")
+	delete(fields, "reason_of")
 	view.Progress = fields
 }
 

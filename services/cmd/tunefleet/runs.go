@@ -374,76 +374,6 @@ func ago(t time.Time) string {
 	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
 }
 
-func (a *app) getCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "get RUN", Aliases: []string{"status"}, Short: "Show one run, and what its time went to", Args: exactArgs("RUN"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withRun(cmd.Context(), args[0], func(cl *client.Client, tenant, run string) error {
-				v, err := cl.Get(cmd.Context(), tenant, run)
-				if err != nil {
-					return err
-				}
-				if a.json {
-					return a.print(v)
-				}
-				return a.showRun(v)
-			})
-		},
-	}
-}
-
-func (a *app) showRun(v *schemas.RunView) error {
-	fmt.Fprintf(a.out, "run      %s/%s\nname     %s\nstate    %s %s\npool     %s\n", v.Tenant, v.Run, printable(v.Name), v.State, printable(v.Reason), v.Pool)
-	if v.Error != nil {
-		fmt.Fprintf(a.out, "error    %s: %s\n", v.Error.Code, printable(v.Error.Error()))
-	}
-	if v.Stage != "" && !v.State.Terminal() && v.Generation > 0 {
-		fmt.Fprintf(a.out, "gang     generation %d, committed step %d, %d member(s)\n", v.Generation, v.Step, len(v.Members))
-	}
-	t := newTable("STAGE", "KIND", "STATE", "STEP", "TOOK")
-	for _, s := range v.Stages {
-		took, at := "", ""
-		switch {
-		case s.Manifest != nil:
-			at = strconv.FormatInt(s.Manifest.Step, 10)
-		case s.Name == v.Stage:
-			at = strconv.FormatInt(v.Step, 10)
-		}
-		if !s.Started.IsZero() && !s.Ended.IsZero() {
-			took = s.Ended.Sub(s.Started).Round(100 * time.Millisecond).String()
-		}
-		t.row(s.Name, string(s.Kind), string(s.State), at, took)
-	}
-	if err := t.write(a.out); err != nil {
-		return err
-	}
-	return a.showTime(v.Time)
-}
-
-// showTime prints what a run's wall time went to.
-func (a *app) showTime(r *schemas.RunTime) error {
-	if r == nil || r.Wall <= 0 {
-		return nil
-	}
-	fmt.Fprintf(a.out, "\nwall time %s, goodput %.1f %%", wallTime(r.Wall), 100*r.Goodput)
-	if r.Training > 0 {
-		fmt.Fprintf(a.out, ", effective training time %.1f %%", 100*r.Training)
-	}
-	fmt.Fprintln(a.out)
-	t := newTable("TIME", "SECONDS", "SHARE")
-	for _, cause := range schemas.TimeCauses() {
-		if s := r.Seconds[cause]; s != 0 {
-			t.row(cause, strconv.FormatFloat(s, 'f', 1, 64), strconv.FormatFloat(100*s/r.Wall, 'f', 2, 64)+" %")
-		}
-	}
-	return t.write(a.out)
-}
-
-// wallTime shows seconds as a duration.
-func wallTime(s float64) string {
-	return time.Duration(s * float64(time.Second)).Round(100 * time.Millisecond).String()
-}
-
 func (a *app) actCommand(e schemas.RunEvent) *cobra.Command {
 	short := map[schemas.RunEvent]string{
 		schemas.RunCancel: "Cancel a run, for good", schemas.RunPause: "Pause a run at its next boundary", schemas.RunResume: "Resume a paused run"}
@@ -574,6 +504,13 @@ func busyWith(w schemas.WorkerView) string {
 	return text
 }
 
+func noWorkers(pool string) string {
+	if pool == "" {
+		return "no workers. Start one with: tunefleet worker --pool cpu"
+	}
+	return fmt.Sprintf("no workers of pool %s. Start one with: tunefleet worker --pool %s", pool, pool)
+}
+
 func (a *app) workersCommand() *cobra.Command {
 	var pool string
 	c := &cobra.Command{
@@ -597,7 +534,7 @@ func (a *app) workersCommand() *cobra.Command {
 				return nil
 			}
 			if len(list.Workers) == 0 {
-				a.say("no workers. Start one with: tunefleet worker --pool cpu")
+				a.say("%s", noWorkers(pool))
 				return nil
 			}
 			t := newTable("WORKER", "POOL", "BUSY WITH", "DEVICES", "HOST", "PID", "STARTED")

@@ -1,6 +1,6 @@
 /* global uPlot */
 // Charts by uPlot: synced cursor, zoom at full resolution, raw and smoothed lines, marks, and what a screen reader needs.
-import { h, figure, zone } from './lib.js';
+import { h, figure, span, zone } from './lib.js';
 
 // Colours of lines, apart for colour-blind eyes and on both grounds (after Okabe and Ito, the dark ones lightened).
 const light = ['#0b63c5', '#c2410c', '#00734f', '#9c2f7d', '#7a5c00', '#5b3fb5', '#0f7186', '#8a2b2b'];
@@ -12,13 +12,14 @@ const units = {
   loss: 'nats a token', eval_loss: 'nats a token', learning_rate: '', grad_norm: 'L2', tokens_per_second: 'tokens/s', step_seconds: 's',
 };
 const names = { loss: 'Training loss', eval_loss: 'Evaluation loss', grad_norm: 'Gradient norm', learning_rate: 'Learning rate', tokens_per_second: 'Tokens per second' };
+Object.assign(names, { accuracy: 'Accuracy', macro_f1: 'Macro F1', f1: 'F1', mcc: 'MCC', bleu4: 'BLEU-4', sacrebleu: 'sacreBLEU', chrf: 'chrF', rouge1: 'ROUGE-1', rouge2: 'ROUGE-2', rougeL: 'ROUGE-L' });
 const first = ['loss', 'eval_loss', 'grad_norm', 'learning_rate', 'tokens_per_second'];
 const skipped = new Set(['step', 'steps', 'total', 'leaves', 'part', 'rows', 'done', 'tokens', 'generation', 'epoch']);
 export const title = (key) => names[key] || key.replace(/^eval_/, 'Evaluation ').replaceAll('_', ' ').replaceAll('/', ' ').replace(/^./, (c) => c.toUpperCase());
-export const unit = (key) => units[key] ?? (/seconds?$/.test(key) ? 's' : /bytes$/.test(key) ? 'bytes' : '');
+export const unit = (key) => units[key] ?? (/per_second$/.test(key) ? '' : /seconds?$/.test(key) ? 's' : /bytes$/.test(key) ? 'bytes' : '');
 // metrics orders the figures that are worth a chart.
 export function metrics(keys) {
-  const all = [...new Set(keys)].filter((k) => !skipped.has(k));
+  const all = [...new Set(keys)].filter((k) => !skipped.has(k) && !/^eval_(runtime|.*per_second|.*_tokens)$/.test(k));
   return all.sort((a, b) => (first.indexOf(a) + 1 || 99) - (first.indexOf(b) + 1 || 99) || (a < b ? -1 : 1));
 }
 
@@ -57,6 +58,9 @@ function clip(all) {
   return [lo - pad, hi + pad];
 }
 
+// together are the charts that zoom with each other, by their sync key.
+const together = new Map();
+
 // Chart draws the lines of one figure. Its data may be set again at any time: zoom and cursor stay.
 export class Chart {
   // lines: [{label, xs, ys, colour index}], opts: {log, clip, smooth, by, sync, marks: [{x, text, kind}]}
@@ -66,19 +70,21 @@ export class Chart {
     this.plotBox = h('div', { class: 'plot' });
     this.zoomed = null;
     const u = unit(key);
-    this.reset = h('button', { type: 'button', class: 'small', hidden: true, onclick: () => this.unzoom() }, 'Show all');
+    this.reset = h('button', { type: 'button', class: 'small', hidden: true, onclick: () => this.all((c) => c.unzoom()) }, 'Show all');
     this.summary = h('p', { class: 'last' });
     this.el = h('figure', { class: 'chart' }, h('figcaption', {}, h('strong', {}, title(key)), u ? h('span', { class: 'dim' }, ` ${u}`) : '', h('span', { class: 'grow' }), this.reset), this.plotBox, this.summary);
   }
   set(lines, opts) {
     const shape = JSON.stringify([lines.map((l) => [l.label, l.color]), opts.log, opts.by, opts.clip, opts.smooth > 0, isDark(), zone(), this.plotBox.clientWidth]);
     this.lines = lines.map((l) => ({ ...l, soft: smooth(l.ys, opts.smooth) }));
+    if (this.opts?.sync !== opts.sync) { this.leave(); this.zoomed = null; this.reset.hidden = true; }
     this.opts = opts;
+    if (opts.sync) together.set(opts.sync, (together.get(opts.sync) || new Set()).add(this));
     const last = lines.filter((l) => l.ys.length).map((l) => {
       const low = l.ys.reduce((a, b) => Math.min(a, b), Infinity);
       return `${lines.length > 1 ? `${l.label}: ` : ''}last ${figure(l.ys[l.ys.length - 1])}, lowest ${figure(low)}`;
     });
-    this.summary.textContent = last.slice(0, 4).join(' · ');
+    this.summary.textContent = [...last.slice(0, 4), opts.say].filter(Boolean).join(' · ');
     this.plotBox.setAttribute('role', 'img');
     this.plotBox.setAttribute('aria-label', `${title(this.key)} of ${this.name} over ${lines[0]?.ys.length || 0} points: ${last.join('; ')}`);
     if (!this.plot || shape !== this.shape) { this.shape = shape; this.build(); } else this.fill();
@@ -93,6 +99,8 @@ export class Chart {
     return parts.length > 1 ? uPlot.join(parts) : parts[0];
   }
   fill() { this.plot.setData(this.data(), !this.zoomed); if (this.zoomed) this.plot.redraw(); }
+  // all calls fn for each chart that shares the x axis.
+  all(fn) { for (const c of together.get(this.opts.sync) || [this]) if (c.plot) fn(c); }
   unzoom() { this.zoomed = null; this.reset.hidden = true; this.plot.setData(this.data(), true); }
   zoom(from, to) {
     this.zoomed = [from, to];
@@ -105,7 +113,7 @@ export class Chart {
     const css = getComputedStyle(document.documentElement), v = (n) => css.getPropertyValue(n).trim(), o = this.opts;
     const axis = { stroke: v('--dim'), grid: { stroke: v('--line'), width: 1 }, ticks: { stroke: v('--line'), size: 4 }, font: '12px system-ui, sans-serif', labelFont: '12px system-ui, sans-serif', labelSize: 16 };
     const logs = o.log && this.lines.every((l) => l.ys.every((y) => y > 0));
-    const series = [{ label: o.by === 'time' ? 'time' : o.by === 'tokens' ? 'tokens' : 'step', value: (u, x) => (x === null || x === undefined ? '–' : o.by === 'time' ? this.time(x) : Math.round(x).toLocaleString('en-US')) }];
+    const series = [{ label: o.by === 'time' || o.by === 'elapsed' ? 'time' : o.by === 'tokens' ? 'tokens' : 'step', value: (u, x) => (x === null || x === undefined ? '–' : o.by === 'time' ? this.time(x) : o.by === 'elapsed' ? span(x) : Math.round(x).toLocaleString('en-US')) }];
     const show = (u, x) => figure(x);
     for (const l of this.lines) {
       const c = l.color ?? colour(0);
@@ -118,21 +126,27 @@ export class Chart {
     const plot = new uPlot({
       width: Math.max(200, this.plotBox.clientWidth), height: 230, series, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1e3), zone() || Intl.DateTimeFormat().resolvedOptions().timeZone),
       scales: { x: { time: o.by === 'time' }, y: { distr: logs ? 3 : 1, ...(range ? { range } : {}) } },
-      axes: [{ ...axis, size: 26, label: o.by === 'time' ? undefined : o.by === 'tokens' ? 'tokens' : 'step', ...(o.by === 'time' ? {} : { values: (u, xs) => xs.map((x) => (x === null ? '' : Math.abs(x) >= 1e6 ? `${+(x / 1e6).toPrecision(4)}M` : Math.abs(x) >= 1e4 ? `${+(x / 1e3).toPrecision(4)}k` : String(+x.toPrecision(6)))) }) },
+      axes: [{ ...axis, size: 26, label: o.by === 'time' ? undefined : o.by === 'elapsed' ? 'since its first step' : o.by === 'tokens' ? 'tokens' : 'step', ...(o.by === 'time' ? { space: 76, values: (u, xs) => xs.map((x) => (x === null ? '' : this.tick(x, u))) } : o.by === 'elapsed' ? { space: 60, values: (u, xs) => xs.map((x) => (x === null ? '' : span(x))) } : { values: (u, xs) => xs.map((x) => (x === null ? '' : Math.abs(x) >= 1e6 ? `${+(x / 1e6).toPrecision(4)}M` : Math.abs(x) >= 1e4 ? `${+(x / 1e3).toPrecision(4)}k` : String(+x.toPrecision(6)))) }) },
         { ...axis, size: 58, values: (u, ys) => ys.map((y) => (y === null ? '' : tick(y))) }],
       cursor: { sync: o.sync ? { key: o.sync, setSeries: false } : undefined, drag: { x: true, y: false, setScale: false }, focus: { prox: 24 } },
       focus: { alpha: 0.5 },
       legend: { live: true },
       hooks: {
-        setSelect: [(u) => { if (u.select.width > 4) { const a = u.posToVal(u.select.left, 'x'), b = u.posToVal(u.select.left + u.select.width, 'x'); u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false); this.zoom(a, b); } }],
+        setSelect: [(u) => { if (u.select.width > 4) { const a = u.posToVal(u.select.left, 'x'), b = u.posToVal(u.select.left + u.select.width, 'x'); u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false); this.all((c) => c.zoom(a, b)); } }],
         draw: [(u) => this.drawMarks(u)],
       },
     }, this.data(), this.plotBox);
-    plot.over.addEventListener('dblclick', () => this.unzoom());
+    plot.over.addEventListener('dblclick', () => this.all((c) => c.unzoom()));
     this.plot = plot;
     if (this.zoomed) plot.setScale('x', { min: this.zoomed[0], max: this.zoomed[1] });
   }
   time(x) { return new Date(x * 1000).toLocaleTimeString('sv-SE', { timeZone: zone() }); }
+  // tick is a time on the axis: seconds where less than ten minutes are shown, the day where more than two are.
+  tick(x, u) {
+    const d = new Date(x * 1000), wide = u.scales.x.max - u.scales.x.min, o = { timeZone: zone(), hour: '2-digit', minute: '2-digit' };
+    if (wide < 600) o.second = '2-digit';
+    return wide > 172800 ? d.toLocaleString('sv-SE', { timeZone: zone(), month: '2-digit', day: '2-digit', hour: '2-digit', minute: '2-digit' }) : d.toLocaleTimeString('sv-SE', o);
+  }
   // drawMarks draws a line where a gang was broken, thin ones at commits.
   drawMarks(u) {
     const css = getComputedStyle(document.documentElement), g = u.ctx;
@@ -148,7 +162,8 @@ export class Chart {
     g.restore();
   }
   resize() { if (this.plot && this.plotBox.clientWidth > 0 && Math.abs(this.plotBox.clientWidth - this.plot.width) > 2) this.plot.setSize({ width: this.plotBox.clientWidth, height: 230 }); }
-  destroy() { this.plot?.destroy(); this.plot = null; this.el.remove(); }
+  leave() { const set = together.get(this.opts?.sync); set?.delete(this); if (set?.size === 0) together.delete(this.opts.sync); }
+  destroy() { this.leave(); this.plot?.destroy(); this.plot = null; this.el.remove(); }
 }
 const tick = (y) => { const a = Math.abs(y); return a !== 0 && (a < 1e-3 || a >= 1e6) ? y.toExponential(1).replace('e+', 'e').replace('.0e', 'e') : a >= 1e4 ? `${+(y / 1e3).toPrecision(4)}k` : String(+y.toPrecision(4)); };
 

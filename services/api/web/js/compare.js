@@ -2,7 +2,7 @@
 import { getJSON } from './api.js';
 import { Feed } from './feed.js';
 import { Chart, Tools, metrics, colour, title } from './charts.js';
-import { h, badge, integer, figure, span, percent, runPath, runLink, table, empty, early } from './lib.js';
+import { h, badge, integer, figure, span, percent, runPath, runLink, table, empty, early, brief } from './lib.js';
 import { score, scoresOf } from './runtabs.js';
 
 const most = 8;
@@ -14,7 +14,7 @@ export function comparePage(query, go) {
   const charts = new Map();
   let dead = false, timer = null, drawing = null, found = [];
   const tools = new Tools(() => later());
-  const boxes = h('div', {}), sums = h('div', {}), diff = h('div', {}), none = empty('No figures yet.');
+  const boxes = h('div', {}), sums = h('div', {}), scores = h('div', {}), diff = h('div', {}), none = empty('No figures yet.');
   const pick = h('input', { type: 'search', placeholder: 'Name or id of a run to add', 'aria-label': 'Add a run', list: 'runs-to-add', autocomplete: 'off' }), options = h('datalist', { id: 'runs-to-add' });
   const said = h('span', { class: 'error', role: 'alert' });
   const form = h('form', { class: 'filters', onsubmit: (e) => { e.preventDefault(); add(); } }, pick, options, h('button', { type: 'submit' }, 'Add'), said);
@@ -39,9 +39,9 @@ export function comparePage(query, go) {
   }
   const legend = h('ul', { class: 'legend' });
   const el = h('section', {}, h('div', { class: 'pagehead' }, h('h1', {}, 'Compare runs'), form), legend,
-    runs.length ? h('div', {}, sums, h('h2', {}, 'Figures'), tools.el, none, boxes, diff) : empty('Add runs here, or select them in the list of runs and choose Compare.'));
+    runs.length ? h('div', {}, sums, diff, h('h2', {}, 'Charts'), tools.el, none, boxes, scores) : empty('Add runs here, or select them in the list of runs and choose Compare.'));
 
-  const name = (r) => { const n = r.view?.name || r.run.slice(0, 10); return runs.filter((x) => (x.view?.name || '') === (r.view?.name || '')).length > 1 ? `${n} ${r.run.slice(-4)}` : n; };
+  const name = (r) => { const n = brief(r.view?.name || r.run.slice(0, 10)); return runs.filter((x) => (x.view?.name || '') === (r.view?.name || '')).length > 1 ? `${n} ${r.run.slice(-4)}` : n; };
   function drawLegend() {
     legend.replaceChildren(...runs.map((r) => h('li', {}, h('i', { class: `dot c${r.i}` }), h('a', { href: runLink(r.tenant, r.run), title: r.id }, name(r)), r.view ? badge(r.view.state) : '', r.error ? h('span', { class: 'error' }, r.error) : '',
       h('button', { type: 'button', class: 'small', 'aria-label': `Take ${name(r)} out`, onclick: () => to(ids.filter((x) => x !== r.id)) }, '×'))));
@@ -54,7 +54,7 @@ export function comparePage(query, go) {
       const having = runs.filter((r) => r.feed.stages.has(stage));
       for (const key of metrics(having.flatMap((r) => [...r.feed.stages.get(stage).cols.keys(), ...r.feed.stages.get(stage).evalKeys()]))) {
         const opts = tools.of(key);
-        const lines = having.map((r) => { const s = r.feed.stages.get(stage), [xs, ys] = s.cols.has(key) ? s.xy(key, opts.by) : s.evalXY(key, opts.by); return { label: name(r), xs: opts.by === 'time' ? xs.map((x) => x - xs[0]) : xs, ys, color: colour(r.i) }; }).filter((l) => l.ys.length);
+        const lines = having.map((r) => { const s = r.feed.stages.get(stage), [xs, ys] = s.cols.has(key) ? s.xy(key, opts.by) : s.evalXY(key, opts.by); return { label: name(r), xs: opts.by === 'time' ? xs.map((x) => x - xs[0]) : xs, ys, color: colour(r.i) }; }).filter((l) => l.ys.length > 1);
         if (!lines.length) continue;
         const id = `${stage}/${key}`;
         let c = charts.get(id);
@@ -80,17 +80,18 @@ export function comparePage(query, go) {
         if (ys.length) { out[`${stage}: steps`] = integer(s.steps[s.steps.length - 1]); out[`${stage}: last loss`] = figure(ys.slice(-10).reduce((a, b) => a + b, 0) / Math.min(10, ys.length)); }
         if (ev.length) out[`${stage}: lowest evaluation loss`] = figure(Math.min(...ev));
       }
-      for (const [k, v] of r.evals) out[k] = v;
       return [r, out];
     });
-    const keys = [...new Set(rows.flatMap(([, o]) => Object.keys(o)))];
-    sums.replaceChildren(rows.length ? table(['', ...rows.map(([r]) => name(r))], h('tbody', {}, keys.map((k) => h('tr', {}, h('th', { scope: 'row' }, k), rows.map(([, o]) => h('td', { class: 'num' }, o[k] ?? ''))))), { label: 'How the runs compare' }) : '');
+    sums.replaceChildren(rows.length ? side(rows.map(([r, o]) => [r, new Map(Object.entries(o))]), 'How the runs compare') : '');
+    const scored = runs.filter((r) => r.evals.length).map((r) => [r, new Map(r.evals)]);
+    scores.replaceChildren(...(scored.length ? [h('h2', {}, 'Scores of evaluations'), side(scored, 'Scores of evaluations')] : []));
   }
+  const side = (rows, label) => table(['Figure', ...rows.map(([r]) => [name(r), 'num'])], h('tbody', {}, [...new Set(rows.flatMap(([, o]) => [...o.keys()]))].map((k) => h('tr', {}, h('th', { scope: 'row' }, k), rows.map(([, o]) => h('td', { class: 'num' }, o.get(k) ?? ''))))), { label, class: 'fit' });
   function drawDiff() {
     const have = runs.filter((r) => r.view?.spec);
     if (have.length < 2) { diff.replaceChildren(); return; }
     const flat = have.map((r) => flatten(r.view.spec)), keys = [...new Set(flat.flatMap((f) => [...f.keys()]))].filter((k) => !/^(id|key|traceparent)$/.test(k) && new Set(flat.map((f) => f.get(k) ?? '')).size > 1);
-    diff.replaceChildren(h('h2', {}, 'What differs in their configurations'), keys.length ? table(['Setting', ...have.map(name)], h('tbody', {}, keys.map((k) => h('tr', {}, h('th', { scope: 'row' }, k), flat.map((f) => h('td', { class: 'words' }, f.get(k) ?? '–'))))), { label: 'Differences of configuration' })
+    diff.replaceChildren(h('h2', {}, 'What differs in their configurations'), keys.length ? table(['Setting', ...have.map(name)], h('tbody', {}, keys.map((k) => h('tr', {}, h('th', { scope: 'row' }, k), flat.map((f) => h('td', { class: 'words' }, f.get(k) ?? '–'))))), { label: 'Differences of configuration', class: 'fit' })
       : empty('Nothing: the runs have the same configuration.'));
   }
   async function refresh() {

@@ -131,7 +131,7 @@ export class Feed extends EventTarget {
   }
   // note keeps an event for the log, once: after a break the server may tell it again.
   note(e) {
-    const key = [e.at, e.type, e.stage, e.generation, e.step, e.worker, e.message].join('|');
+    const key = e.type === 'run.submitted' ? e.type : (e.type === 'stage.state' ? [e.at, e.stage, e.message] : [e.at, e.type, e.stage, e.generation, e.step, e.worker, e.message]).join('|');
     if (this.seen.has(key)) return;
     this.seen.add(key);
     this.log.push(e);

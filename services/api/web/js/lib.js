@@ -25,6 +25,9 @@ export const setZone = (z) => localStorage.setItem(zoneKey, z);
 export const localZone = () => Intl.DateTimeFormat().resolvedOptions().timeZone || 'local time';
 
 // ---- numbers
+// brief shortens a name in its middle: what tells names of a sweep apart is at their ends.
+export const brief = (s, n = 28) => (s.length <= n ? s : `${s.slice(0, Math.ceil(n / 2) - 1)}…${s.slice(-Math.floor(n / 2))}`);
+
 const count = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 export const integer = (n) => (Number.isFinite(Number(n)) ? count.format(n) : '');
 // figure shows a measurement by four significant digits, without an exponent where it needs none.
@@ -134,7 +137,7 @@ export function save(name, type, text) {
 }
 
 export function table(heads, body, props = {}) {
-  return h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': props.label || 'Table' },
+  return h('div', { class: `scroll ${props.class || ''}`, tabindex: '0', role: 'region', 'aria-label': props.label || 'Table' },
     h('table', {}, props.caption ? h('caption', {}, props.caption) : null,
       h('thead', {}, h('tr', {}, heads.map((x) => (typeof x === 'string' ? h('th', { scope: 'col' }, x) : h('th', { scope: 'col', class: x[1] }, x[0]))))), body));
 }

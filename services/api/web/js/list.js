@@ -40,9 +40,9 @@ export function listPage(query, go) {
   const body = h('tbody', { id: 'run-rows' });
   const heads = [[h('span', { class: 'sr' }, 'Select'), 'pick'], 'Run', 'State', ['Stage', 'wide'], ['Step', 'num'], ['Loss', 'num wide'], ['Lost gangs', 'num wider'], ['Submitted', 'wide'], ['Took', 'num wider']];
   const none = h('div', { hidden: true }), error = h('p', { class: 'error', role: 'alert', hidden: true });
-  const prev = h('button', { type: 'button', onclick: () => { const w = wanted(); const to = back.pop() ?? ''; navigate({ after: to, page: to ? w.page - 1 : '' }, true); } }, '← Newer');
-  const next = h('button', { type: 'button', onclick: () => { back.push(wanted().after); navigate({ after: next.dataset.to, page: wanted().page + 1 }, true); scrollTo(0, 0); } }, 'Older →');
-  const where = h('span', { class: 'dim', role: 'status' });
+  const prev = h('button', { type: 'button', onclick: () => { const w = wanted(); const to = back.pop() ?? ''; navigate({ after: to, page: to ? w.page - 1 : '' }, true); } }, '← Newer'); prev.disabled = true;
+  const next = h('button', { type: 'button', onclick: () => { back.push(wanted().after); navigate({ after: next.dataset.to, page: wanted().page + 1 }, true); scrollTo(0, 0); } }, 'Older →'); next.disabled = true;
+  const where = h('span', { class: 'dim', role: 'status' }, 'Loading…');
   const pager = h('div', { class: 'pager' }, prev, where, next);
   const el = h('section', {}, h('div', { class: 'pagehead' }, h('h1', {}, 'Runs'), h('div', { class: 'filters' }, search, pool, since)), chips, error, bulkBar,
     h('div', { id: 'run-table' }, table(heads, body, { label: 'Runs' })), none, pager);
@@ -82,7 +82,7 @@ export function listPage(query, go) {
     return tr;
   }
   function draw(list) {
-    const w = wanted(), counts = list.counts || {}, all = Object.values(counts).reduce((a, b) => a + b, 0);
+    const w = wanted(), counts = list.counts || {}, all = Object.values(counts).reduce((a, b) => a + b, 0) + (list.unread || 0);
     keyed(chips, [['', all], ...states.filter((s) => s !== 'skipped' || counts.skipped).map((s) => [s, counts[s] || 0])].map(([s, n]) => [s, n, w.state === s]), (x) => x[0] || 'all', ([s, n, on]) =>
       h('button', { type: 'button', 'aria-pressed': String(on), 'data-focus': 'chip', onclick: () => navigate({ state: s }) }, `${s || 'all'} `, h('b', {}, integer(n))));
     // Ages go on although nothing else has changed: a minute is fine enough.
@@ -96,7 +96,7 @@ export function listPage(query, go) {
     if (!list.runs.length) none.replaceChildren(filtered ? empty('No run is selected. ', h('button', { type: 'button', onclick: () => { search.value = ''; pool.value = ''; since.value = ''; navigate({ q: '', state: '', pool: '', since: '' }); } }, 'Show all runs'))
       : empty('No runs yet. Submit one: ', code('tunefleet submit run.yaml')));
     const from = (w.page - 1) * pageSize;
-    where.textContent = list.runs.length ? `${integer(from + 1)}–${integer(from + list.runs.length)} of ${integer(list.total)}${list.unread ? `, ${integer(list.unread)} more are being read` : ''}` : '';
+    where.textContent = list.runs.length ? `${integer(from + 1)}–${integer(from + list.runs.length)} of ${integer(list.total)}${list.unread ? `; ${integer(list.unread)} are still being counted` : ''}` : '';
     prev.disabled = !w.after;
     next.disabled = !list.next;
     next.dataset.to = list.next || '';

@@ -11,7 +11,7 @@ const go = (hash) => { if (location.hash === hash) route(); else location.hash =
 
 function live(ok, error, stream) {
   if (ok) lastGood = Date.now();
-  const [text, cls] = ok ? (stream === 'over' ? ['over', ''] : stream === 'connecting' ? ['connecting', ''] : ['live', 'ok'])
+  const [text, cls] = ok ? (stream === 'over' ? ['ended', ''] : stream === 'connecting' ? ['connecting', ''] : ['live', 'ok'])
     : [lastGood ? `no answer since ${new Date(lastGood).toLocaleTimeString('sv-SE', { timeZone: zone() })}, trying again` : error?.status ? error.message : 'the server does not answer', 'stale'];
   if ($('live').textContent !== text) $('live').textContent = text;
   $('live').className = `live ${cls}`;

@@ -50,7 +50,8 @@ export function runPage(tenant, run, query, go) {
       const v = await (await call(`${path}/${word}`, { method: 'POST' })).json();
       toast(word === 'pause' && v.state === 'running' ? 'The run pauses at its next commit' : `The run is ${v.state}`);
     } catch (e) { toast(`Cannot ${word} the run: ${e.message}`, 'error'); }
-    refresh();
+    await refresh();
+    for (const b of buttons.children) b.disabled = false;
   }
   const button = (word, text, props) => h('button', { type: 'button', 'data-act': word, 'data-focus': word, onclick: () => act(word), ...props }, text);
   function drawHead() {
@@ -91,7 +92,7 @@ export function runPage(tenant, run, query, go) {
     } catch (e) {
       if (dead) return;
       if (e.status) { error.hidden = false; error.textContent = e.message; }
-      if (e.status === 404) { page.live(true); bar.hidden = true; panel.replaceChildren(h('p', {}, h('a', { href: '#/runs' }, 'All runs'))); return; }
+      if (e.status === 404) { page.live(true); bar.hidden = true; head.replaceChildren(h('h1', {}, 'No such run')); panel.replaceChildren(h('p', {}, h('a', { href: '#/runs' }, 'All runs'))); return; }
       page.live(false, e);
     }
     timer = setTimeout(refresh, document.hidden ? 10000 : ended(view || {}) ? 15000 : 2000);

@@ -37,12 +37,12 @@ export function chartsTab({ feed, view, run }) {
       for (const key of keys) {
         const opts = tools.of(key), isEval = key.startsWith('eval_') && s.evals.size > 0 && !s.cols.has(key);
         const [xs, ys] = isEval ? s.evalXY(key, opts.by) : s.xy(key, opts.by);
-        if (!ys.length || ys.length > 30 && ys.every((y) => y === ys[0]) && key !== 'learning_rate') continue;
+        if (!ys.length || isEval && ys.length < 2 || ys.length > 30 && ys.every((y) => y === ys[0]) && key !== 'learning_rate') continue;
         any = true;
         const id = `${stage}/${key}`;
         let c = charts.get(id);
         if (!c) { c = new Chart(stage, key); charts.set(id, c); group(stage).grid.append(c.el); }
-        todo.push([c, [{ label: isEval ? 'evaluation' : key.replaceAll('_', ' '), xs, ys, color: colour(key === 'loss' || key === 'eval_loss' ? 0 : 6) }], { ...opts, sync: `${stage}/${opts.by}`, marks: marks(s, opts.by, feed, stage, view()) }]);
+        todo.push([c, [{ label: isEval ? 'evaluation' : key.replaceAll('_', ' '), xs, ys, color: colour(key === 'loss' || key === 'eval_loss' ? 0 : 6) }], { ...opts, say: key === 'loss' ? lastEval(s) : '', sync: `${stage}/${opts.by}`, marks: marks(s, opts.by, feed, stage, view()) }]);
       }
     }
     none.hidden = any;
@@ -54,6 +54,12 @@ export function chartsTab({ feed, view, run }) {
   feed.addEventListener('data', update);
   draw();
   return { el, update, close() { feed.removeEventListener('data', update); resize.disconnect(); clearTimeout(timer); for (const c of charts.values()) c.destroy(); } };
+}
+
+// lastEval tells of an evaluation that is alone and has no chart.
+function lastEval(s) {
+  const [xs, ys] = s.evalXY('eval_loss', 'step');
+  return ys.length === 1 ? `evaluation loss ${figure(ys[0])} at step ${integer(xs[0])}` : '';
 }
 
 // marks are the places where gangs ended, by the x axis that is shown.

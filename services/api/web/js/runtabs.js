@@ -40,7 +40,7 @@ export function checkpointsTab({ path, run, tenant, view }) {
     last = at;
     if (!list.length) { box.replaceChildren(empty('No checkpoint yet: the first comes with the first commit of a train stage.')); return; }
     if (!body.isConnected) box.replaceChildren(h('div', { class: 'pagehead' }, h('p', { class: 'dim' }, 'Newest first. Parts that nothing needs are deleted; what is pinned stays.'), verify),
-      table(['Stage', ['Step', 'num'], ['Generation', 'num wide'], 'Made', ['Size', 'num'], ['Parts', 'num wide'], 'Kept as', 'Verified', ''], body, { label: 'Checkpoints' }),
+      table(['Stage', ['Step', 'num'], ['Generation', 'num wide'], 'Made', ['Size', 'num'], ['Parts', 'num wide'], 'Kept as', 'Verified', [h('span', { class: 'sr' }, 'Pin'), '']], body, { label: 'Checkpoints' }),
       h('h2', {}, 'Go on from here'), h('pre', { tabindex: '0' }, `tunefleet fork ${run} --tenant ${tenant}\ntunefleet export ${run} --tenant ${tenant} --to out/`));
     keyed(body, list.map((c) => ({ ...c, check: verified?.get(c.name) ?? c.verified ?? '' })), (c) => c.name, (c) => h('tr', {}, h('td', {}, c.stage), h('td', { class: 'num' }, integer(c.step)), h('td', { class: 'num wide' }, c.generation), h('td', {}, when(c.created)),
       h('td', { class: 'num' }, c.pruned ? '' : bytes(c.bytes)), h('td', { class: 'num wide' }, c.parts), h('td', {}, c.pruned ? h('span', { class: 'dim' }, 'deleted') : h('span', { title: roles[c.role] || '' }, c.role || '')),
@@ -107,7 +107,7 @@ function confusion(m) {
   if (!m.confusion?.length || m.confusion.length > 60) return '';
   const cell = (row, n) => { const all = row.reduce((a, b) => a + b, 0), share = all ? n / all : 0; return h('td', { class: `num heat h${Math.min(9, Math.ceil(share * 9))}`, title: percent(share, 0) }, n || ''); };
   return h('details', {}, h('summary', {}, `Confusion of ${m.name}`), h('p', { class: 'dim' }, 'Rows are the true classes, columns what the model said.'),
-    table(['', ...labels.map((l) => [l, 'vert'])], h('tbody', {}, m.confusion.map((row, i) => h('tr', {}, h('th', { scope: 'row' }, labels[i] ?? i), row.map((n) => cell(row, n))))), { label: `Confusion matrix of ${m.name}` }));
+    table(['True class', ...labels.map((l) => [l, 'vert'])], h('tbody', {}, m.confusion.map((row, i) => h('tr', {}, h('th', { scope: 'row' }, labels[i] ?? i), row.map((n) => cell(row, n))))), { label: `Confusion matrix of ${m.name}` }));
 }
 
 function samples(models) {
@@ -133,7 +133,7 @@ export function filesTab({ path, view, run, tenant }) {
     for (const o of outs) { const dir = o.name.includes('/') ? o.name.slice(0, o.name.lastIndexOf('/')) : ''; folders.set(dir, [...(folders.get(dir) || []), o]); }
     const total = outs.reduce((a, o) => a + o.bytes, 0);
     box.replaceChildren(h('p', { class: 'dim' }, `${integer(outs.length)} files, ${bytes(total)}. All at once: `, code(`tunefleet outputs ${run} --tenant ${tenant} --to out/`)),
-      ...[...folders].map(([dir, list]) => h('div', {}, h('h3', {}, dir || 'files'), table(['File', ['Size', 'num']], h('tbody', {}, list.map((o) => h('tr', {},
+      ...[...folders].map(([dir, list]) => h('div', {}, h('h2', {}, dir || 'files'), table(['File', ['Size', 'num']], h('tbody', {}, list.map((o) => h('tr', {},
         h('td', {}, h('a', { href: `${path}/outputs/${o.name.split('/').map(encodeURIComponent).join('/')}`, download: o.name.split('/').pop() }, o.name.slice(dir ? dir.length + 1 : 0))), h('td', { class: 'num' }, bytes(o.bytes))))), { label: `Files of ${dir}` }))));
   });
 }
