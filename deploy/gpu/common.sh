@@ -68,7 +68,7 @@ finish() {
 }
 
 # rehearse.sh changes these: where a card has work for minutes, an emulation has it for days.
-ops=() perf=() attention=(attn_fwd attn_bwd) cudnn= memory_model=llama-2-7b memory_seq=2048 queue_device=cuda ranks_run=example/run.yaml
+ops=() perf=() graphs=() attention=(attn_fwd attn_bwd) cudnn= memory_model=llama-2-7b memory_seq=2048 queue_device=cuda ranks_run=example/run.yaml
 [ ! -f rehearsal.sh ] || . ./rehearsal.sh
 
 say "$(basename "$0") of $(cat COMMIT 2>/dev/null || echo unknown) at $(date -u +%Y-%m-%dT%H:%M:%SZ)"

@@ -21,7 +21,7 @@ step models-bf16 ./gpucheck models --dtype bf16 fixtures/models/*
 step train ./gpucheck train fixtures/train/*
 step same-bits ./gpucheck bits fixtures/train/*
 step ranks ./gpucheck ranks
-step graphs ./gpucheck graphs
+step graphs ./gpucheck graphs "${graphs[@]}"
 TUNEFLEET_DEVICE=$queue_device step queue-kill ./tunefleet demo --run example/run.yaml --output_dir "$results/demo" --json
 step perf-bf16 ./gpucheck perf --dtype bf16 "${perf[@]}"
 if [ -n "$cudnn" ] && [ ${#perf[@]} = 0 ]; then

@@ -23,7 +23,7 @@ OUT=$work/gpu LIBRARIES=$work/libraries TUNEFLEET_FIXTURES=$work/fixtures QUICK=
 cat >"$work/gpu/rehearsal.sh" <<'EOF'
 say "REHEARSAL on the emulation: this is no result of a GPU"
 say "(queue-kill is rehearsed on the CPU: the emulation would take hours to learn what it demands)"
-ops=(--op rmsnorm_bwd) perf=(--op slice_add) attention=(attn_fwd) cudnn=stand-in memory_model=fixtures/models/llama3/config.json memory_seq=64 queue_device=cpu ranks_run=example/short.yaml
+ops=(--op rmsnorm_bwd) perf=(--op slice_add) graphs=(--steps 8) attention=(attn_fwd) cudnn=stand-in memory_model=fixtures/models/llama3/config.json memory_seq=64 queue_device=cpu ranks_run=example/short.yaml
 EOF
 # A few steps of the example.
 sed '/- name: eval/,$d; /eval: prep/d; s/steps: [56]00/steps: 2/; s/warmup_steps: [0-9]*/warmup_steps: 1/; s/commit_every: .*/commit_every: 1/' \
