@@ -1,2 +1,2 @@
 /* Generated from tunefleet.h. */
-#define TF_ABI_HASH "95c5a5528dfa24f15a519a0f48cca5e9f75ad42ffc04dd55f94a37a578dff7a7"
+#define TF_ABI_HASH "865803d4af90f302e77d3c0109e69200a42c8890ae192eba2dfc03efef253939"

@@ -179,6 +179,9 @@ func (q *Queue) NormRatio(p NormRatio) { q.run(C.TF_OP_norm_ratio, unsafe.Pointe
 // NormLimit queues the operation; see type NormLimit.
 func (q *Queue) NormLimit(p NormLimit) { q.run(C.TF_OP_norm_limit, unsafe.Pointer(&p)) }
 
+// Gram queues the operation; see type Gram.
+func (q *Queue) Gram(p Gram) { q.run(C.TF_OP_gram, unsafe.Pointer(&p)) }
+
 // opSizes are the sizes that Go gives the params, in ABI order.
 var opSizes = [...]uintptr{
 	unsafe.Sizeof(GatherRows{}),
@@ -237,6 +240,7 @@ var opSizes = [...]uintptr{
 	unsafe.Sizeof(ScaleRows{}),
 	unsafe.Sizeof(NormRatio{}),
 	unsafe.Sizeof(NormLimit{}),
+	unsafe.Sizeof(Gram{}),
 }
 
 // OpNames lists the operations in ABI order, by their names in tunefleet.h.

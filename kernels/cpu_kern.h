@@ -101,6 +101,14 @@ typedef struct {
   float beta1, beta1c, beta2, beta2c, eps, scale;
 } tf_adam_dir_job;
 
+/* y = x x^T by squares of TF_GRAM_TILE rows, of which task t is one of those up to the diagonal. */
+enum { TF_GRAM_TILE = 16 };
+typedef struct {
+  const float *x;
+  double *y;
+  int64_t n, m;
+} tf_gram_job;
+
 typedef struct {
   const float *x;
   float *y;
@@ -214,7 +222,7 @@ struct tf_kern {
   tf_task_fn add, mul, act_fwd, act_bwd, glu_fwd, glu_bwd, dropout, clamp_fwd, clamp_bwd;
   tf_task_fn rmsnorm_fwd, rmsnorm_bwd, layernorm_fwd, layernorm_bwd, colsum, colsum_join;
   tf_task_fn rope, random, adamw, adamw8, lion, sqnorm, nonfinite, slice_add, loss;
-  tf_task_fn sqsum_rows, sqsum_cols, adam_mini, adafactor_scale, adafactor_vector, adafactor_apply, adam_dir, scale_rows;
+  tf_task_fn sqsum_rows, sqsum_cols, adam_mini, adafactor_scale, adafactor_vector, adafactor_apply, adam_dir, scale_rows, gram;
   tf_task_fn glu_clamped_fwd, glu_clamped_bwd, moe_route_fwd, moe_route_bwd, moe_combine_fwd, moe_combine_bwd, moe_aux_fwd, moe_aux_bwd;
   tf_task_fn attn_pack, attn_fwd, attn_bwd_prep, attn_bwd_kv, attn_bwd_q;
 };

@@ -352,3 +352,17 @@ tf_status cpu_norm_limit(tf_queue *q, const tf_norm_limit *p) {
   *before = norm * by;
   return TF_OK;
 }
+
+/* --- inner products of rows --- */
+
+tf_status cpu_gram(tf_queue *q, const tf_gram *p) {
+  if (q->st != TF_OK) return q->st;
+  void *x, *y;
+  TF_TRY(tf_flat(q, &p->x, "x", TF_F32, -1, &x));
+  if (p->x.rank != 2) return tf_fail(q, TF_EINVALID, "x has %d dimensions, 2 are needed", p->x.rank);
+  int64_t n = p->x.dim[0], tiles = tf_ceil_div(n, TF_GRAM_TILE);
+  TF_TRY(tf_flat(q, &p->y, "y", TF_F64, n * n, &y));
+  tf_gram_job j = {.x = x, .y = y, .n = n, .m = p->x.dim[1]};
+  tf_run(q, tiles * (tiles + 1) / 2, q->d->k->gram, &j);
+  return TF_OK;
+}

@@ -1,4 +1,5 @@
 /* Sums of squares, and optimizers with moments of whole blocks; products and sums are rounded one by one. */
+#include <string.h>
 
 /* The square of what is loaded, into 16 floats. */
 static inline void square16(const tf_sqsums_job *j, const float *x, int64_t n, float *t) {
@@ -139,4 +140,65 @@ static void k_scale_rows(void *arg, int64_t task, int thread) {
     v16 r = v_set1(j->r[u]);
     for (int64_t i = 0; i < j->cols; i += 16) v_stn(j->p + u * j->cols + i, v_mul(r, v_ldn(j->g + u * j->cols + i, j->cols - i)), j->cols - i);
   }
+}
+
+/* Eight doubles, by the compiler's vectors: a product of two floats is exact, so that it does not matter whether it becomes part of an fma. */
+typedef double gram_d8 __attribute__((vector_size(64)));
+typedef float gram_f8 __attribute__((vector_size(32)));
+
+#define GRAM_ROWS 4
+
+/* out[i][j] = a[i] . b[j] */
+static void gram_block(const float *const *a, const float *const *b, int64_t m, double out[GRAM_ROWS][GRAM_ROWS]) {
+  gram_d8 s[GRAM_ROWS][GRAM_ROWS] = {0};
+  int64_t k = 0;
+  for (; k + 8 <= m; k += 8) {
+    gram_d8 w[GRAM_ROWS];
+#pragma GCC unroll 4
+    for (int j = 0; j < GRAM_ROWS; j++) {
+      gram_f8 t;
+      memcpy(&t, b[j] + k, sizeof t);
+      w[j] = __builtin_convertvector(t, gram_d8);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < GRAM_ROWS; i++) {
+      gram_f8 t;
+      memcpy(&t, a[i] + k, sizeof t);
+      gram_d8 v = __builtin_convertvector(t, gram_d8);
+#pragma GCC unroll 4
+      for (int j = 0; j < GRAM_ROWS; j++) s[i][j] += v * w[j];
+    }
+  }
+  /* Unrolled, or else the sums would be indexed, and lie in memory from the start. */
+#pragma GCC unroll 4
+  for (int i = 0; i < GRAM_ROWS; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < GRAM_ROWS; j++) {
+      double lane[8], sum = 0;
+      memcpy(lane, &s[i][j], sizeof lane);
+      for (int64_t l = 0; k + l < m; l++) lane[l] += (double)a[i][k + l] * (double)b[j][k + l];
+      for (int l = 0; l < 8; l++) sum += lane[l];
+      out[i][j] = sum;
+    }
+}
+
+static void k_gram(void *arg, int64_t task, int thread) {
+  const tf_gram_job *j = arg;
+  int64_t row = 0;
+  (void)thread;
+  while ((row + 1) * (row + 2) / 2 <= task) row++;
+  int64_t r0 = row * TF_GRAM_TILE, c0 = (task - row * (row + 1) / 2) * TF_GRAM_TILE;
+  int64_t r1 = tf_min(r0 + TF_GRAM_TILE, j->n), c1 = tf_min(c0 + TF_GRAM_TILE, j->n);
+  for (int64_t r = r0; r < r1; r += GRAM_ROWS)
+    for (int64_t c = c0; c < c1; c += GRAM_ROWS) {
+      const float *a[GRAM_ROWS], *b[GRAM_ROWS];
+      double out[GRAM_ROWS][GRAM_ROWS];
+      for (int i = 0; i < GRAM_ROWS; i++) {
+        a[i] = j->x + tf_min(r + i, j->n - 1) * j->m;
+        b[i] = j->x + tf_min(c + i, j->n - 1) * j->m;
+      }
+      gram_block(a, b, j->m, out);
+      for (int i = 0; i < GRAM_ROWS && r + i < r1; i++)
+        for (int l = 0; l < GRAM_ROWS && c + l < c1; l++) j->y[(r + i) * j->n + c + l] = j->y[(c + l) * j->n + r + i] = out[i][l];
+    }
 }

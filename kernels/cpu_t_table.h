@@ -78,6 +78,7 @@ const tf_kern TF_TABLE = {
     .adafactor_vector = k_adafactor_vector,
     .adafactor_apply = k_adafactor_apply,
     .adam_dir = k_adam_dir,
+    .gram = k_gram,
     .scale_rows = k_scale_rows,
     .sqnorm = k_sqnorm,
     .nonfinite = k_nonfinite,

@@ -316,6 +316,9 @@ type NormLimit struct {
 	Growth, Eps    float32
 }
 
+// Gram computes: Y f64 [n,n] = X X^T of X f32 [n,m], contiguous: inner products of long rows in float64, which keep what squares of f32 lose.
+type Gram struct{ X, Y Tensor }
+
 // SqNormChunk is the number of elements of a chunk of SqNorm.
 const SqNormChunk = 4096
 

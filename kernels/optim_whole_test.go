@@ -37,7 +37,9 @@ func TestWholeOptimizers(t *testing.T) {
 		e.q.NormLimit(NormLimit{SumSq: rows.Slice(0, 0, 1), Last: last, Y: limit, Growth: 1.01, Eps: 1e-8})
 		scaled := e.empty(b*n, m)
 		e.q.ScaleRows(ScaleRows{X: grad.Reshape(b*n, m), R: ratio, Y: scaled})
-		return outputs{"mini's p": get[float32](e, mini.P), "mini's m": get[float32](e, mini.M), "mini's v": get[float32](e, mini.V), "adafactor's p": get[float32](e, ada.P),
+		inner := zero(F64, 35*35)
+		e.q.Gram(Gram{X: e.f32(g[:35*n*3+35], 35, n*3+1), Y: inner})
+		return outputs{"inner products": get[float32](e, NewTensor(inner.Data, F32, 2*inner.Numel())), "mini's p": get[float32](e, mini.P), "mini's m": get[float32](e, mini.M), "mini's v": get[float32](e, mini.V), "adafactor's p": get[float32](e, ada.P),
 			"rows": get[float32](e, ada.Row), "cols": get[float32](e, ada.Col), "adafactor's m": get[float32](e, ada.M), "vector's p": get[float32](e, vec.P),
 			"vector's v": get[float32](e, vec.V), "direction": get[float32](e, dir.Y), "scaled": get[float32](e, scaled), "limit": get[float32](e, limit), "last": get[float32](e, last)}
 	}, nil)

@@ -19,7 +19,7 @@
 
 #include <stdint.h>
 
-#define TF_ABI_VERSION 11
+#define TF_ABI_VERSION 12
 #define TF_MAX_RANK 5
 
 typedef uint64_t tf_ptr;
@@ -413,6 +413,12 @@ typedef struct {
   float growth, eps;
 } tf_norm_limit;
 
+/* y f64 [n,n] = x x^T of x f32 [n,m], contiguous. Products are exact in f64; an element's are added in 8 lanes by k modulo 8, each over
+ * ascending k, and the lanes in order. */
+typedef struct {
+  tf_tensor x, y;
+} tf_gram;
+
 /* --- clamp ---------------------------------------------------------------------------------------------------------------------- */
 
 /* y = min(max(x, lo), hi), a NaN stays one; y may be x. */
@@ -537,7 +543,7 @@ typedef struct {
   X(clamp_fwd) X(clamp_bwd) X(glu_clamped_fwd) X(glu_clamped_bwd) X(moe_route_fwd) X(moe_route_bwd) X(moe_sort) X(moe_combine_fwd)      \
   X(moe_combine_bwd) X(grouped_gemm) X(grouped_gemm_dw) X(grouped_colsum) X(moe_aux_fwd) X(moe_aux_bwd)                                  \
   X(unpack) X(packed_gemm) X(adamw8) X(lion) X(sqsums) X(adam_mini) X(adafactor) X(adam_dir) X(scale_rows) X(norm_ratio)  \
-  X(norm_limit)
+  X(norm_limit) X(gram)
 
 enum {
 #define TF_X(name) TF_OP_##name,

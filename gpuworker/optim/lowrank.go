@@ -80,19 +80,7 @@ func (o *lowRank) State(p *autograd.Param) []StateTensor {
 }
 
 func (o *lowRank) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
-	var most int64
-	for _, t := range stretches {
-		if !o.projected(t.Param) {
-			continue
-		}
-		low := 4*t.State[0].Numel() + 256
-		if o.Name == GaLore {
-			most = max(most, low+4*t.Len+256)
-		} else {
-			most = max(most, 2*low+20*max(t.Param.Shape[0], t.Param.Shape[1])+5*256)
-		}
-	}
-	if err := o.reserve(q, most); err != nil {
+	if err := o.reserve(q, o.most(stretches)); err != nil {
 		return err
 	}
 	for _, t := range stretches {
@@ -105,6 +93,28 @@ func (o *lowRank) Update(q *kernels.Queue, s Step, stretches []Stretch) error {
 		}
 	}
 	return done(q)
+}
+
+// most is the scratch memory that the largest of the matrices needs.
+func (o *lowRank) most(stretches []Stretch) int64 {
+	var most int64
+	for _, t := range stretches {
+		if !o.projected(t.Param) {
+			continue
+		}
+		low := 4*t.State[0].Numel() + 256
+		if o.Name == GaLore {
+			rows, cols, rank, right := o.shape(t.Param)
+			m, n := rows, cols
+			if !right {
+				m, n = cols, rows
+			}
+			most = max(most, low+4*t.Len+256, subspaceBytes(m, n, blockOf(rows, cols, rank)), 256)
+		} else {
+			most = max(most, 2*low+20*max(t.Param.Shape[0], t.Param.Shape[1])+5*256)
+		}
+	}
+	return most
 }
 
 // apply is the end of transformers' former AdamW: the bias corrections belong to the step size, and decay comes last.
@@ -168,13 +178,13 @@ func (o *lowRank) matrix(q *kernels.Queue, s Step, t Stretch) {
 
 // refresh computes the projection anew: GaLore's from the singular vectors of the gradient, APOLLO's at random.
 func (o *lowRank) refresh(q *kernels.Queue, s Step, t Stretch, right bool) {
-	rows, cols, rank, _ := o.shape(t.Param)
+	_, _, rank, _ := o.shape(t.Param)
 	n := t.State[2].Numel()
-	if idle(q) && (o.Name == GaLore || o.project != nil) {
+	if o.Name == GaLore {
+		o.vectors(q, t, right)
 		return
 	}
-	if o.Name == GaLore {
-		o.store(q, t.State[2].Reshape(n), singular(o.load(q, t.G.Reshape(t.Len)), int(rows), int(cols), int(rank), right))
+	if idle(q) && o.project != nil {
 		return
 	}
 	k := (s.N - 1) / o.LowRank.Every

@@ -26,6 +26,17 @@
   type *name = reinterpret_cast<type *>(tf_dynamic_bytes)
 #endif
 
+/* Accumulators are in registers only where loops over them are unrolled. */
+#ifdef TF_HOST
+#define TF_UNROLL
+#define TF_UNROLL_1
+#define TF_UNROLL_2
+#else
+#define TF_UNROLL _Pragma("unroll")
+#define TF_UNROLL_1 _Pragma("unroll 1")
+#define TF_UNROLL_2 _Pragma("unroll 2") /* more would need registers that hold accumulators */
+#endif
+
 #include "tunefleet.h"
 
 namespace tf {

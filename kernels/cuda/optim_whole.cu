@@ -314,6 +314,45 @@ __global__ void norm_limit_kernel(const double *sumsq, float *last, float *y, fl
   *last = __fmul_rn(norm, by);
 }
 
+/* --- inner products of rows -------------------------------------------------------------------------------------------------------- */
+
+constexpr int kGramTile = 16, kGramDepth = 32;
+
+/* A block has a square of rows by rows up to the diagonal, and writes what it mirrors as well. A thread's 8 sums are the lanes. */
+__global__ void __launch_bounds__(kGramTile *kGramTile) gram_kernel(const float *x, double *y, int64_t n, int64_t m) {
+  TF_SHARED(float, a, kGramTile * (kGramDepth + 1));
+  TF_SHARED(float, b, kGramTile * (kGramDepth + 1));
+  if (blockIdx.x > blockIdx.y) return;
+  const int i = (int)(threadIdx.x / kGramTile), j = (int)(threadIdx.x % kGramTile);
+  const int64_t row = (int64_t)blockIdx.y * kGramTile, col = (int64_t)blockIdx.x * kGramTile;
+  double lane[8] = {};
+  for (int64_t k = 0; k < m; k += kGramDepth) {
+    __syncthreads();
+    for (int e = (int)threadIdx.x; e < kGramTile * kGramDepth; e += kGramTile * kGramTile) {
+      const int r = e / kGramDepth, c = e % kGramDepth;
+      const bool in = k + c < m;
+      a[r * (kGramDepth + 1) + c] = in && row + r < n ? x[(row + r) * m + k + c] : 0;
+      b[r * (kGramDepth + 1) + c] = in && col + r < n ? x[(col + r) * m + k + c] : 0;
+    }
+    __syncthreads();
+    const int depth = m - k < kGramDepth ? (int)(m - k) : kGramDepth;
+    if (depth == kGramDepth) {
+      TF_UNROLL
+      for (int c = 0; c < kGramDepth; c++) lane[c % 8] += (double)a[i * (kGramDepth + 1) + c] * (double)b[j * (kGramDepth + 1) + c];
+    } else {
+      TF_UNROLL
+      for (int c = 0; c < kGramDepth; c++)
+        if (c < depth) lane[c % 8] += (double)a[i * (kGramDepth + 1) + c] * (double)b[j * (kGramDepth + 1) + c];
+    }
+  }
+  if (row + i >= n || col + j >= n) return;
+  double s = 0;
+  TF_UNROLL
+  for (int l = 0; l < 8; l++) s += lane[l];
+  y[(row + i) * n + col + j] = s;
+  y[(col + j) * n + row + i] = s;
+}
+
 }  // namespace
 }  // namespace tf
 
@@ -470,4 +509,16 @@ tf_status cuda_norm_limit(tf_queue *q, const tf_norm_limit *p) {
   TF_TRY(flat(q, p->last, "last", TF_F32, 1, &last));
   TF_TRY(flat(q, p->y, "y", TF_F32, 1, &y));
   return launch(q, "norm_limit", norm_limit_kernel, dim3(1), dim3(1), 0, sumsq, last, y, p->growth, p->eps);
+}
+
+tf_status cuda_gram(tf_queue *q, const tf_gram *p) {
+  float *x;
+  double *y;
+  TF_TRY(flat(q, p->x, "x", TF_F32, -1, &x));
+  if (p->x.rank != 2) return fail(q, TF_EINVALID, "x has %d dimensions, 2 are needed", p->x.rank);
+  const int64_t n = p->x.dim[0];
+  TF_TRY(flat(q, p->y, "y", TF_F64, n * n, &y));
+  if (n == 0) return TF_OK;
+  const unsigned tiles = (unsigned)ceil_div(n, kGramTile);
+  return launch(q, "gram", gram_kernel, dim3(tiles, tiles), dim3(kGramTile * kGramTile), 0, x, y, n, p->x.dim[1]);
 }

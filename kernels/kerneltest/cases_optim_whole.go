@@ -27,7 +27,7 @@ func (e *Env) square32(dims ...int64) Operand {
 
 // wholeCases are the operations that optimizers of whole tensors are made of.
 func wholeCases() []Case {
-	return slices.Concat(sqSumsCases(), adamMiniCases(), adafactorCases(), lowRankCases(), normCasesOfUpdates())
+	return slices.Concat(sqSumsCases(), adamMiniCases(), adafactorCases(), lowRankCases(), normCasesOfUpdates(), gramCases())
 }
 
 func sqSumsCases() []Case {
@@ -262,4 +262,22 @@ func normCasesOfUpdates() []Case {
 		}})
 	}
 	return cases
+}
+
+func gramCases() []Case {
+	var cases []Case
+	for _, s := range []struct{ n, m int64 }{{37, 203}, {16, 4096}, {1, 5}, {3, 1}, {50, 8}} {
+		cases = append(cases, Case{Op: "gram", Name: fmt.Sprintf("%dx%d", s.n, s.m), Run: func(e *Env) {
+			x, y := e.In32(s.n, s.m), e.OutAs(kernels.F64, s.n, s.n)
+			e.Do(func(q *kernels.Queue) { q.Gram(kernels.Gram{X: x.T, Y: y.T}) })
+			e.WantTol("y", y, 0, func() []float64 { return oracle.Gram(x.V, int(s.n), int(s.m)) })
+		}})
+	}
+	wrong := func(name string, y int64, dims ...int64) Case {
+		return Case{Op: "gram", Name: name, Fails: true, Run: func(e *Env) {
+			x, out := e.In32(dims...), e.OutAs(kernels.F64, y)
+			e.Do(func(q *kernels.Queue) { q.Gram(kernels.Gram{X: x.T, Y: out.T}) })
+		}}
+	}
+	return append(cases, wrong("too few elements", 24, 5, 9), wrong("three dimensions", 25, 5, 3, 3))
 }

@@ -109,6 +109,11 @@ func perfCases() []Case {
 		x, rows, cols := e.In32(1, n, n), e.OutAs(kernels.F64, n), e.OutAs(kernels.F64, n)
 		e.Cost(4*n*n, 8*n*n)
 		e.Do(func(q *kernels.Queue) { q.SqSums(kernels.SqSums{X: x.T, Rows: rows.T, Cols: cols.T}) })
+	}), perf("gram", "192 rows of 4096", func(e *Env) {
+		const n, m = 192, 4096
+		x, y := e.In32(n, m), e.OutAs(kernels.F64, n, n)
+		e.Cost(n*n*m, 4*n*m+8*n*n)
+		e.Do(func(q *kernels.Queue) { q.Gram(kernels.Gram{X: x.T, Y: y.T}) })
 	}), perf("adam_mini", "4 M parameters, 2048 rows", func(e *Env) {
 		const n, rows = 4 << 20, 2048
 		p, m, g, v := e.In32(n), e.In32(n), e.In32(n), e.In32(rows)

@@ -128,3 +128,20 @@ func AdamDirection(x, m, v []float64, beta1, beta2, eps, scale float64) []float6
 	}
 	return y
 }
+
+// Gram is x x^T of the n rows of m float32 values, bit for bit: exact products, added in 8 lanes by k modulo 8, and the lanes in order.
+func Gram(x []float64, n, m int) []float64 {
+	y := make([]float64, n*n)
+	for i := range n {
+		for j := range n {
+			var lane [8]float64
+			for k := range m {
+				lane[k%8] += float64(x[i*m+k] * x[j*m+k])
+			}
+			for _, s := range lane {
+				y[i*n+j] += s
+			}
+		}
+	}
+	return y
+}
