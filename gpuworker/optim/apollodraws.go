@@ -9,7 +9,8 @@ import (
 
 // apolloDraws gives APOLLO's random matrices as apollo-torch 1.0.3 draws them: torch.randn over the root of the rank, from a generator that is
 // seeded with the parameter's number in the optimizer's groups, and at each further projection with the number that next_seed makes of the
-// seed before.
+// seed before. It stays with the host: the generator is sequential, and a matrix of 128 x 4,096 takes 23 ms of one core (BenchmarkDraws), once
+// every 200 steps.
 type apolloDraws struct {
 	first map[*autograd.Param]uint64
 	rank  float32

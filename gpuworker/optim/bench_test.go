@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/fixturetest"
 	"github.com/tunefleet/tunefleet/kernels"
 )
@@ -98,4 +99,13 @@ func timeTorch(b *testing.B, a []float32, m, n, threads int) (t torchTime) {
 		b.Fatal(err)
 	}
 	return t
+}
+
+// BenchmarkDraws draws a random matrix of APOLLO as apollo-torch does, of rank 128 for a side of 4,096, at the tenth projection.
+func BenchmarkDraws(b *testing.B) {
+	p := &autograd.Param{Name: "w"}
+	d := &apolloDraws{first: map[*autograd.Param]uint64{p: 7}, rank: 11.3}
+	for b.Loop() {
+		d.draw(p, 10, 128*4096)
+	}
 }

@@ -92,6 +92,9 @@ func unitVectors(n, rank int64, right bool) []float32 {
 }
 
 // laid orients rows and puts them where a projection has them: right as they are, left as columns.
+//
+// Between two projections a vector's sign does not matter: it changes that of the projected gradient and of its first moment, Adam's direction
+// with it, and projecting back takes it away. But the moments go on over the next projection, for which signs have to mean the same.
 func laid(v []float32, rank int, right bool) []float32 {
 	n := len(v) / rank
 	for k := range rank {

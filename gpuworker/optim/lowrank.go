@@ -12,8 +12,7 @@ import (
 
 // lowRank is GaLore (https://arxiv.org/abs/2403.03507, as galore-torch's AdamW) and APOLLO (https://arxiv.org/abs/2412.05270, as
 // apollo-torch's APOLLOAdamW with random projection). Both keep Adam's moments of a gradient projected to a few rows or columns; GaLore
-// projects the update back, APOLLO takes from it only how much to scale each channel of the gradient. What makes a projection, singular vectors or
-// torch's random numbers, is the host's.
+// projects the update back, APOLLO takes from it only how much to scale each channel of the gradient.
 type lowRank struct {
 	Config
 	host
@@ -140,7 +139,11 @@ func (o *lowRank) matrix(q *kernels.Queue, s Step, t Stretch) {
 	o.arena.Reset()
 	rows, cols, rank, right := o.shape(t.Param)
 	g := t.G.Reshape(rows, cols)
-	if s.Clip != 1 {
+	switch s.Clip {
+	case 1:
+	case 0: // not by a product: the gradient may not be finite
+		q.Fill(kernels.Fill{Y: t.G})
+	default:
 		q.Add(kernels.Add{A: g, Y: g, Alpha: s.Clip})
 	}
 	proj := t.State[2]
