@@ -50,7 +50,7 @@ func (o *lowRank) vectors(q *kernels.Queue, t Stretch, right bool) {
 func (o *lowRank) onDevice(q *kernels.Queue, a kernels.Tensor, norm float64, b, rank int64) ([]float32, error) {
 	s := newSubspace(q, o.arena, a, norm, b, rank)
 	defer o.arena.Reset()
-	if _, err := s.find(); err != nil {
+	if err := s.find(); err != nil {
 		return nil, err
 	}
 	v := o.load(q, s.v.Slice(0, 0, rank))

@@ -89,8 +89,8 @@ func newSubspace(q *kernels.Queue, arena *kernels.Arena, a kernels.Tensor, norm 
 	return s
 }
 
-// find leaves the wanted vectors in the first r rows of v. Singular values are relative to the matrix' norm.
-func (s *subspace) find() (values []float64, err error) {
+// find leaves the wanted vectors in the first r rows of v.
+func (s *subspace) find() error {
 	s.draw(s.v)
 	for range 2 {
 		s.pass()
@@ -99,7 +99,7 @@ func (s *subspace) find() (values []float64, err error) {
 	for {
 		values, residuals := s.ritz()
 		if err := s.q.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		worst, first := 0.0, -1
 		for k, x := range residuals {
@@ -114,9 +114,9 @@ func (s *subspace) find() (values []float64, err error) {
 		last = min(last, worst)
 		switch {
 		case first < 0, worst <= 8*goal && idle > 0:
-			return values, nil
+			return nil
 		case math.IsNaN(worst), idle > 3, s.products > mostProducts:
-			return nil, errSlow
+			return errSlow
 		}
 		s.filter(values, int64(first), worst)
 	}

@@ -116,7 +116,7 @@ func found(t testing.TB, q *kernels.Queue, arena *kernels.Arena, a []float32, m,
 		total += float64(e) * float64(e)
 	}
 	s := newSubspace(q, arena, x, math.Sqrt(total), int64(b), int64(rank))
-	if _, err = s.find(); err != nil {
+	if err = s.find(); err != nil {
 		return nil, s.products, err
 	}
 	v = make([]float32, rank*n)
