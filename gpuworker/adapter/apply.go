@@ -63,21 +63,7 @@ func Apply(m Model, c Config) (*Adapters, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot apply adapters: %w", err)
 	}
-	a := &Adapters{Config: c, base: map[string]*nn.Param{}, fixed: map[*nn.Param]bool{}, fill: map[*nn.Param]filler{}}
-	owner := map[*nn.Param]*nn.Unit{}
-	for _, u := range m.Units() {
-		for _, p := range u.Params {
-			a.fixed[p] = p.Frozen
-			p.Frozen = true
-			owner[p] = u
-			a.base[p.Name] = p
-		}
-		a.blocks = max(a.blocks, u.Block+1)
-	}
-	nn.WalkModules(m.Root(), func(path string) { a.modules = append(a.modules, path) })
-	if _, head := m.TiedHead(); head != nil {
-		a.tied = head.Weight
-	}
+	a, owner := newAdapters(m, c)
 	names, err := a.adapt(m, owner)
 	if err != nil {
 		return nil, err
@@ -104,6 +90,26 @@ func Apply(m Model, c Config) (*Adapters, error) {
 		}
 	}
 	return a, nil
+}
+
+// newAdapters freezes the model and lists what it has; owner are the units of its parameters.
+func newAdapters(m Model, c Config) (a *Adapters, owner map[*nn.Param]*nn.Unit) {
+	a = &Adapters{Config: c, base: map[string]*nn.Param{}, fixed: map[*nn.Param]bool{}, fill: map[*nn.Param]filler{}}
+	owner = map[*nn.Param]*nn.Unit{}
+	for _, u := range m.Units() {
+		for _, p := range u.Params {
+			a.fixed[p] = p.Frozen
+			p.Frozen = true
+			owner[p] = u
+			a.base[p.Name] = p
+		}
+		a.blocks = max(a.blocks, u.Block+1)
+	}
+	nn.WalkModules(m.Root(), func(path string) { a.modules = append(a.modules, path) })
+	if _, head := m.TiedHead(); head != nil {
+		a.tied = head.Weight
+	}
+	return a, owner
 }
 
 func (c Config) key() string {

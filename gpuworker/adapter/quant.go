@@ -2,6 +2,8 @@ package adapter
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
@@ -50,6 +52,20 @@ type packed struct {
 	codes, scales *nn.Param
 	scaleCodes    *nn.Param // nil without double quantization
 	kind          kernels.PackedKind
+}
+
+// Pack freezes a model and packs the matrices of its blocks, without any adapter. It must be called before storage is allocated; the values of
+// what it puts in place of the matrices are Initial's.
+func Pack(m Model, q QuantConfig) (*Adapters, error) {
+	var errs []error
+	q.validate(func(key, format string, args ...any) {
+		errs = append(errs, schemas.Errorf(schemas.CodeInvalid, key, format, args...))
+	})
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("cannot pack the model: %w", err)
+	}
+	a, owner := newAdapters(m, Config{Quant: q})
+	return a, a.pack(m, owner)
 }
 
 // pack replaces the weights of all linear modules in blocks.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
@@ -188,21 +187,9 @@ func (s *sampler) pick(t *autograd.Tape, logits autograd.Value, rows int) ([]int
 
 // sample draws one id for a row.
 func (s *sampler) sample(z []float64, row int) int32 {
-	s.o.Process(z, s.ids[row])
-	if s.o.Temperature == 0 {
-		best := 0
-		for i := range z {
-			if z[i] > z[best] {
-				best = i
-			}
-		}
-		return int32(best)
-	}
 	id := int64(row)
 	if s.o.Rows != nil {
 		id = s.o.Rows[row]
 	}
-	rng := rand.New(rand.NewPCG(s.o.Seed^uint64(id)*0x9e3779b97f4a7c15, uint64(s.step)))
-	rng.Uint64() // the first output of nearby seeds is correlated
-	return draw(Softmax(z), rng.Float64())
+	return s.o.Choose(z, s.ids[row], Uniform(s.o.Seed, uint64(id), s.step))
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/tunefleet/tunefleet/schemas"
@@ -66,9 +67,7 @@ func (s Sampling) Process(z []float64, ids []int32) {
 		}
 	}
 	if s.TopK > 0 && s.TopK < len(z) {
-		sorted := slices.Clone(z)
-		slices.Sort(sorted)
-		least := sorted[len(sorted)-s.TopK]
+		least := kthLargest(z, s.TopK)
 		for i := range z {
 			if z[i] < least {
 				z[i] = removed
@@ -89,11 +88,56 @@ func (s Sampling) Process(z []float64, ids []int32) {
 	}
 }
 
+// kthLargest is the k-th largest number of z, k at most its length.
+func kthLargest(z []float64, k int) float64 {
+	if k > 256 {
+		sorted := slices.Clone(z)
+		slices.Sort(sorted)
+		return sorted[len(sorted)-k]
+	}
+	top := make([]float64, 0, k+1) // the largest so far, ascending
+	for _, x := range z {
+		if len(top) == k && x <= top[0] {
+			continue
+		}
+		at, _ := slices.BinarySearch(top, x)
+		if top = slices.Insert(top, at, x); len(top) > k {
+			top = append(top[:0], top[1:]...)
+		}
+	}
+	return top[0]
+}
+
+// Choose processes the logits of one position, given the ids so far, and picks a token: without a temperature the likeliest one, the lowest id
+// among equals, else what u in [0, 1) draws.
+func (s Sampling) Choose(z []float64, ids []int32, u float64) int32 {
+	s.Process(z, ids)
+	if s.Temperature > 0 {
+		return draw(Softmax(z), u)
+	}
+	best := 0
+	for i := range z {
+		if z[i] > z[best] {
+			best = i
+		}
+	}
+	return int32(best)
+}
+
+// Uniform is the number in [0, 1) that a row draws its token of a step by.
+func Uniform(seed, row uint64, step int) float64 {
+	rng := rand.New(rand.NewPCG(seed^row*0x9e3779b97f4a7c15, uint64(step)))
+	rng.Uint64() // the first output of nearby seeds is correlated
+	return rng.Float64()
+}
+
 // topP removes the least likely tokens whose probabilities together do not exceed 1-p; the likeliest stays.
 func topP(z []float64, p float64) {
-	order := make([]int, len(z))
-	for i := range order {
-		order[i] = i
+	order := make([]int, 0, len(z))
+	for i := range z {
+		if z[i] != removed { // others have no probability: nothing is added by removing them again
+			order = append(order, i)
+		}
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(z[a], z[b]) })
 	probs := Softmax(z)

@@ -32,7 +32,7 @@ func (h *Heads) Attend(t *Tape, q, k, v Value, p *Positions, cache *ops.LayerCac
 	c := ops.AttentionConfig{
 		Batch: p.Batch, Seq: p.Seq, Heads: h.Heads, KVHeads: h.KVHeads, HeadDim: h.HeadDim, ValueDim: h.ValueDim, Layout: h.Layout,
 		Scale: h.Scale, Window: h.Window, Softcap: h.Softcap, Pos: p.Pos, KVFirst: p.KVFirst, KVLast: p.KVLast, KeyMask: p.KeyMask,
-		Docs: p.Docs, Bias: p.Bias, Sinks: t.Param(h.Sinks), Start: p.Start, Cache: cache,
+		Docs: p.Docs, Bias: p.Bias, Sinks: t.Param(h.Sinks), Start: p.Start, Starts: p.Starts, QStart: p.QStart, Cache: cache,
 	}
 	if !h.NoRope && h.Rope < len(p.Tables) {
 		r := p.Tables[h.Rope]
@@ -190,6 +190,9 @@ type Positions struct {
 	Bias autograd.Tensor
 	// Start is the position of the first query: the length of the cache.
 	Start int
+	// Starts, when not nil, are those of each row where they differ, Start is the greatest; QStart (i32 [batch]) are the same on the device.
+	Starts []int
+	QStart autograd.Tensor
 	// Drop, when not nil, acts on the probabilities of the block that is being computed.
 	Drop *Dropout
 	// Short, when not nil, makes attention shifted short attention.

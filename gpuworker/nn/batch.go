@@ -139,6 +139,36 @@ func (b *Batch) Upload(t *Tape, ropes []Rope, start int) *Positions {
 	return p
 }
 
+// UploadStarts is Upload for a batch of one token a row (with Positions) behind caches of different lengths, starts. A row's rotary
+// frequencies are those that it would have alone.
+func (b *Batch) UploadStarts(t *Tape, ropes []Rope, starts []int) *Positions {
+	p := &Positions{Batch: b.Rows, Seq: 1, Start: slices.Max(starts), Starts: starts}
+	rows, at := make([]int32, b.Rows), make([]int32, b.Rows)
+	for r := range rows {
+		rows[r], at[r] = int32(r), int32(starts[r])
+	}
+	p.QStart = t.Ints(at, int64(b.Rows))
+	if len(ropes) > 0 {
+		p.Pos = t.Ints(rows, int64(b.Rows), 1)
+	}
+	for _, r := range ropes {
+		table := RopeTable{Dim: r.RotDim(), Interleaved: r.Interleaved}
+		if table.Dim == 0 {
+			p.Tables = append(p.Tables, RopeTable{})
+			continue
+		}
+		var cos, sin []float32
+		for _, pos := range b.Positions {
+			c, s := r.Tables(int(pos), int(pos)+1, int(pos)+1)
+			cos, sin = append(cos, c...), append(sin, s...)
+		}
+		half := int64(table.Dim / 2)
+		table.Cos, table.Sin = t.Floats(cos, int64(b.Rows), half), t.Floats(sin, int64(b.Rows), half)
+		p.Tables = append(p.Tables, table)
+	}
+	return p
+}
+
 func (b *Batch) uploadTables(t *Tape, p *Positions, ropes []Rope) {
 	lo, hi := p.Start, p.Start+b.Seq
 	if b.Positions != nil || b.Docs != nil {

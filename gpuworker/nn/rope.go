@@ -139,6 +139,15 @@ func (r Rope) LengthLimit() int {
 	return 0
 }
 
+// LengthSwitch is the number of positions beyond which other frequencies hold for all positions, 0 when there are no such: a cache is computed
+// again there, as Phi3's prepare_inputs_for_generation has it.
+func (r Rope) LengthSwitch() int {
+	if r.Kind() == "longrope" {
+		return r.original()
+	}
+	return 0
+}
+
 func (r Rope) original() int {
 	if r.Original > 0 {
 		return r.Original

@@ -59,6 +59,10 @@ type AttentionConfig struct {
 	// Start is the number of positions already in Cache.
 	Start int
 	Cache *LayerCache
+	// Starts, when not nil, are those of each row in place of Start, the greatest of which Start is; QStart (i32 [batch]) are the same on the
+	// device. Seq is 1 then.
+	Starts []int
+	QStart autograd.Tensor
 }
 
 type attention struct {
@@ -117,11 +121,10 @@ func Attention(t *autograd.Tape, q, k, v autograd.Value, c AttentionConfig) auto
 			t.Fail("attention", fmt.Errorf("a key-value cache cannot be used in training"))
 			return autograd.Value{}
 		}
+		c.append(queue, kd, vd)
 		end := int64(c.Start) + s
-		queue.Copy(kernels.Copy{X: kd, Y: c.Cache.K.Slice(1, int64(c.Start), end)})
-		queue.Copy(kernels.Copy{X: vd, Y: c.Cache.V.Slice(1, int64(c.Start), end)})
 		f.K, f.V = c.Cache.K.Slice(1, 0, end), c.Cache.V.Slice(1, 0, end)
-		f.QStart0 = int64(c.Start)
+		f.QStart0, f.QStart = int64(c.Start), c.QStart
 	}
 	queue.AttnFwd(f)
 	t.Check("attention", qd, kd, vd)
@@ -138,6 +141,19 @@ func Attention(t *autograd.Tape, q, k, v autograd.Value, c AttentionConfig) auto
 	}
 	t.Release(op.lse, op.grouped)
 	return op.o
+}
+
+// append puts new keys and values [batch, seq, kv heads, dim] behind those of the cache.
+func (c *AttentionConfig) append(q *kernels.Queue, k, v autograd.Tensor) {
+	for _, x := range [2][2]autograd.Tensor{{k, c.Cache.K}, {v, c.Cache.V}} {
+		if c.Starts == nil {
+			q.Copy(kernels.Copy{X: x[0], Y: x[1].Slice(1, int64(c.Start), int64(c.Start+c.Seq))})
+			continue
+		}
+		for r, at := range c.Starts {
+			q.Copy(kernels.Copy{X: x[0].Select(0, int64(r)), Y: x[1].Select(0, int64(r)).Slice(0, int64(at), int64(at+1))})
+		}
+	}
 }
 
 // operands views q, k and v as [batch, seq, heads, dim]. Queries of groups have no such view and are copied.

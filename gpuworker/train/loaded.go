@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/adapter"
 	"github.com/tunefleet/tunefleet/gpuworker/autograd"
@@ -69,9 +68,9 @@ func (f *Finished) Load(ctx context.Context, q *kernels.Queue, dtype string) (_ 
 	if l.storage, err = nn.NewStorage(q.Device(), q, l.Model.Units(), false); err != nil {
 		return nil, err
 	}
-	params := slices.Clone(f.base)
-	if l.Adapters != nil {
-		params = append(params, l.Adapters.Params()...)
+	var params []*nn.Param // without what packed matrices stand for
+	for _, u := range l.Model.Units() {
+		params = append(params, u.Params...)
 	}
 	if l.ValueHead != nil {
 		if l.headStorage, err = nn.NewStorage(q.Device(), q, []*nn.Unit{l.ValueHead.Unit()}, false); err != nil {

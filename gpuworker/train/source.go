@@ -24,8 +24,10 @@ type source struct {
 	recipe *Recipe
 	q      *kernels.Queue
 	root   *os.Root
-	set    *safetensors.Set
-	file   *nn.Reader
+	// borrowed says that root is a folder of the user's, not scratch space.
+	borrowed bool
+	set      *safetensors.Set
+	file     *nn.Reader
 	// vocab, when not nil, gives the base rows for more tokens.
 	vocab *vocabulary
 	// drawn, when not nil, are the values of a model from scratch as torch draws them.
@@ -58,9 +60,11 @@ type link struct {
 
 // folder is a PEFT folder.
 type folder struct {
-	root   *os.Root
-	file   *adapter.Folder
-	config adapter.Config
+	root *os.Root
+	// borrowed says that root is a folder of the user's, not scratch space.
+	borrowed bool
+	file     *adapter.Folder
+	config   adapter.Config
 	// untied are the heads that merging gives weights of their own.
 	untied untied
 }
@@ -74,7 +78,10 @@ func (f *folder) close() error {
 		errs = append(errs, f.file.Close())
 	}
 	name := f.root.Name()
-	return errors.Join(append(errs, f.root.Close(), os.RemoveAll(name))...)
+	if errs = append(errs, f.root.Close()); !f.borrowed {
+		errs = append(errs, os.RemoveAll(name))
+	}
+	return errors.Join(errs...)
 }
 
 // openSource fetches the base's files and opens checkpoints and adapter folders below dir. It fills the recipe's Config with that of the
@@ -143,6 +150,12 @@ func (s *source) openBase(ctx context.Context, objects store.Objects, dir string
 	if s.root, err = fetchFiles(ctx, objects, r.Tenant, r.Base.Files, dir, progress); err != nil {
 		return fmt.Errorf("cannot fetch the base model: %w", err)
 	}
+	return s.openRoot()
+}
+
+// openRoot opens the base model of the source's folder.
+func (s *source) openRoot() (err error) {
+	r := s.recipe
 	f, err := s.root.Open("config.json")
 	if err != nil {
 		return schemas.Errorf(schemas.CodeModel, "config.json", "the base model's folder has none: %v", err)
@@ -255,9 +268,13 @@ func openFolder(ctx context.Context, objects store.Objects, tenant string, ref *
 	if err != nil {
 		return nil, fmt.Errorf("cannot fetch the adapter: %w", err)
 	}
-	f = &folder{root: root}
-	if f.config, err = adapter.ReadConfig(root); err == nil {
-		f.file, err = adapter.OpenFolder(root)
+	return (&folder{root: root}).open()
+}
+
+// open reads the folder's configuration and opens its tensors; on failure the folder is closed.
+func (f *folder) open() (_ *folder, err error) {
+	if f.config, err = adapter.ReadConfig(f.root); err == nil {
+		f.file, err = adapter.OpenFolder(f.root)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.close())
@@ -399,7 +416,10 @@ func (s *source) Close() error {
 	}
 	if s.root != nil {
 		name := s.root.Name()
-		errs = append(errs, s.root.Close(), os.RemoveAll(name))
+		errs = append(errs, s.root.Close())
+		if !s.borrowed {
+			errs = append(errs, os.RemoveAll(name))
+		}
 	}
 	if s.scratch != nil {
 		errs = append(errs, s.q.Sync())

@@ -37,7 +37,10 @@ func (a *alibi) upload(t *autograd.Tape, b *nn.Batch, cache *Cache) autograd.Ten
 func (a *alibi) bias(b *nn.Batch, cache *Cache) (bias []float32, rows int) {
 	keys, rows := b.Seq, 1
 	if cache != nil {
-		keys += cache.Len
+		keys += cache.filled()
+	}
+	if a.fromEnd && cache != nil && cache.Starts != nil {
+		rows = b.Rows
 	}
 	if !a.fromEnd && (b.Mask != nil || cache != nil && cache.KVFirst != nil) {
 		rows = b.Rows
@@ -72,7 +75,11 @@ func (a *alibi) positions(b *nn.Batch, cache *Cache, row, keys int) []int32 {
 		for key := docs[d-1]; key < docs[d]; key++ {
 			switch {
 			case a.fromEnd:
-				pos[key] = key - docs[d] + 1
+				end := docs[d]
+				if cache != nil && cache.Starts != nil {
+					end = int32(cache.Starts[row] + 1)
+				}
+				pos[key] = key - end + 1
 			case !hidden(int(key)):
 				pos[key] = n
 				n++

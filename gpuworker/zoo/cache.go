@@ -2,6 +2,7 @@ package zoo
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunefleet/tunefleet/gpuworker/nn"
 	"github.com/tunefleet/tunefleet/gpuworker/ops"
@@ -15,6 +16,9 @@ type Cache struct {
 	Len, Cap, Rows int
 	// KVFirst, when not nil, is the first visible key of each row (left padding).
 	KVFirst []int32
+	// Starts, when not nil, are the filled positions of each row in place of Len: rows are continued by one token each, whose Positions the
+	// batch tells. The caller moves them on.
+	Starts []int
 
 	arena *kernels.Arena
 }
@@ -91,9 +95,43 @@ func (c *Cache) First(rows int) *Cache {
 	return v
 }
 
+// Every is a view of n rows of the cache, the first and then every step-th, with a length of its own.
+func (c *Cache) Every(first, step, n int) *Cache {
+	v := &Cache{Cap: c.Cap, Rows: n}
+	pick := func(x kernels.Tensor) kernels.Tensor {
+		x = x.Slice(0, int64(first), int64(first+(n-1)*step+1))
+		x.Dim[0], x.Stride[0] = int64(n), x.Stride[0]*int64(step)
+		return x
+	}
+	for _, l := range c.Layers {
+		v.Layers = append(v.Layers, ops.LayerCache{K: pick(l.K), V: pick(l.V)})
+	}
+	return v
+}
+
+// Prefix copies the first n positions of a row of another cache, which may be of another size, to the same row.
+func (c *Cache) Prefix(q *kernels.Queue, from *Cache, row, n int) {
+	for i, l := range c.Layers {
+		for _, x := range [][2]kernels.Tensor{{from.Layers[i].K, l.K}, {from.Layers[i].V, l.V}} {
+			q.Copy(kernels.Copy{X: x[0].Select(0, int64(row)).Slice(0, 0, int64(n)), Y: x[1].Select(0, int64(row)).Slice(0, 0, int64(n))})
+		}
+	}
+}
+
+// filled is the greatest number of filled positions of a row.
+func (c *Cache) filled() int {
+	if c.Starts != nil {
+		return slices.Max(c.Starts)
+	}
+	return c.Len
+}
+
 func (c *Cache) check(b *nn.Batch) error {
-	if b.Rows != c.Rows || c.Len+b.Seq > c.Cap || b.Mask != nil || b.Docs != nil {
-		return fmt.Errorf("batch of %d rows and %d positions does not fit the cache (%d rows, %d of %d filled, no mask, no documents)", b.Rows, b.Seq, c.Rows, c.Len, c.Cap)
+	if c.Starts != nil && (b.Seq != 1 || len(c.Starts) != c.Rows || len(b.Positions) != c.Rows) {
+		return fmt.Errorf("batch of %d positions does not fit a cache of rows of different lengths: one token a row, with its position", b.Seq)
+	}
+	if b.Rows != c.Rows || c.filled()+b.Seq > c.Cap || b.Mask != nil || b.Docs != nil {
+		return fmt.Errorf("batch of %d rows and %d positions does not fit the cache (%d rows, %d of %d filled, no mask, no documents)", b.Rows, b.Seq, c.Rows, c.filled(), c.Cap)
 	}
 	return nil
 }

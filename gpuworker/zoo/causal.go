@@ -155,6 +155,7 @@ func newCausal(d description) *causal {
 	}
 	for _, r := range d.ropes {
 		m.info.LengthLimit = max(m.info.LengthLimit, r.LengthLimit())
+		m.info.LengthSwitch = max(m.info.LengthSwitch, r.LengthSwitch())
 	}
 	if m.info.Tied && d.head != nil {
 		d.head.Weight = &nn.Param{} // for its name only
@@ -242,11 +243,15 @@ func (m *causal) begin(t *autograd.Tape, b *nn.Batch, cache *Cache) *pass {
 		m.fail(t, err)
 		return nil
 	}
-	start := 0
-	if cache != nil {
-		start = cache.Len
+	p := &pass{cache: cache}
+	switch {
+	case cache == nil:
+		p.Positions = b.Upload(t, m.ropes, 0)
+	case cache.Starts != nil:
+		p.Positions = b.UploadStarts(t, m.ropes, cache.Starts)
+	default:
+		p.Positions = b.Upload(t, m.ropes, cache.Len)
 	}
-	p := &pass{Positions: b.Upload(t, m.ropes, start), cache: cache}
 	if b.Balance != nil && m.experts > 0 {
 		b.Balance.Begin(t, m.experts, len(b.IDs), b.Mask)
 		p.aux = b.Balance

@@ -95,6 +95,8 @@ type Info struct {
 	// LengthLimit is the number of positions beyond which rotary frequencies depend on the length, so that cached generation differs
 	// from a full pass; 0: never.
 	LengthLimit int
+	// LengthSwitch is the number of positions beyond which transformers computes a cache again, with other rotary frequencies; 0: never.
+	LengthSwitch int
 	// Experts is the number of experts of a layer where the routers' load-balancing loss can be had (see nn.Batch.Balance), else 0.
 	Experts int
 	// RouterAuxCoef is the weight of that loss in the configuration, and RouterAux whether training adds it.
