@@ -26,8 +26,6 @@ type Folders struct {
 	Quant adapter.QuantConfig
 	// Head reads the value head of a reward model: of the last adapter, or without adapters of the base's folder.
 	Head bool
-	// Stretch, when not nil, stretches the base's rotary positions.
-	Stretch *schemas.RopeScaling
 }
 
 // OpenFolders opens a model of folders. q is used to load values. Errors of the files have CodeModel or CodeNotFound.
@@ -36,7 +34,7 @@ func OpenFolders(f Folders, q *kernels.Queue) (_ *Finished, err error) {
 		return nil, schemas.Errorf(schemas.CodeUnsupported, "adapters", "a packed base takes one adapter, %d were given", len(f.Adapters)).
 			WithHint("merge the others first")
 	}
-	out := &Finished{Recipe: &Recipe{Stretch: f.Stretch}}
+	out := &Finished{Recipe: &Recipe{}}
 	s := &source{recipe: out.Recipe, q: q, borrowed: true, plain: len(f.Adapters) == 0}
 	out.src = s
 	defer func() {
