@@ -15,7 +15,15 @@ import (
 
 // Folder writes a model folder: a llama of two blocks with drawn weights, and the tokenizer of the contract-review example. keys replace keys of its
 // config.json. What it says makes no sense, but is always the same.
-func Folder(t testing.TB, keys map[string]any) string {
+func Folder(t testing.TB, keys map[string]any) string { return folder(t, keys, false) }
+
+// Endless is Folder for a model that never ends an answer by itself.
+func Endless(t testing.TB, keys map[string]any) string { return folder(t, keys, true) }
+
+// eos is the tokenizer's end of a sequence.
+const eos = 2
+
+func folder(t testing.TB, keys map[string]any, endless bool) string {
 	t.Helper()
 	dir := t.TempDir()
 	config := map[string]any{"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "vocab_size": 2048, "hidden_size": 64, "intermediate_size": 96,
@@ -50,6 +58,10 @@ func Folder(t testing.TB, keys map[string]any) string {
 			if len(p.Shape) == 1 {
 				v[i]++
 			}
+		}
+		if endless && p.Name == m.Info().HeadKey {
+			width := p.Shape[1] // a logit of 0 is never the greatest of so many drawn ones
+			clear(v[eos*width : (eos+1)*width])
 		}
 		entries = append(entries, safetensors.Entry{Name: p.Name, Shape: p.Shape, Float32: v})
 	}

@@ -162,7 +162,7 @@ func (s *screen) after(ctx context.Context, t *testing.T, from int, want string)
 // In a terminal answers stream, lines go on, commands work, and Ctrl-C stops an answer and not the program.
 func TestChatInATerminal(t *testing.T) {
 	t.Parallel()
-	dir := infertest.Folder(t, map[string]any{"max_position_embeddings": 1 << 17})
+	dir := infertest.Endless(t, map[string]any{"max_position_embeddings": 1 << 17})
 	master, slave := pty(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
