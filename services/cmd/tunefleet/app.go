@@ -157,7 +157,7 @@ func (a *app) root() *cobra.Command {
 		root.AddCommand(a.actCommand(e))
 	}
 	root.AddCommand(a.workersCommand(), a.workerCommand(), a.rankCommand(), a.upCommand(), a.serveCommand(), a.verifyCommand(), a.doctorCommand(),
-		a.modelsCommand(), a.dataCommand(), a.poolCommand(), a.planCommand(), a.dlqCommand(), a.ckptCommand(), a.cacheCommand(), a.forkCommand(), a.evalCommand(), a.exportCommand(), a.chatCommand(), a.sweepCommand(), a.simulateCommand(), a.benchCommand(), a.demoCommand(), a.chaosCommand(), a.chaosProcessCommand(), a.versionCommand())
+		a.modelsCommand(), a.dataCommand(), a.poolCommand(), a.planCommand(), a.dlqCommand(), a.ckptCommand(), a.cacheCommand(), a.forkCommand(), a.evalCommand(), a.exportCommand(), a.chatCommand(), a.apiCommand(), a.sweepCommand(), a.simulateCommand(), a.benchCommand(), a.demoCommand(), a.chaosCommand(), a.chaosProcessCommand(), a.versionCommand())
 	a.completeRuns(root)
 	strictHelp(root)
 	return root
@@ -193,7 +193,7 @@ func strictHelp(root *cobra.Command) {
 // elsewhere says where what users look for under another name is.
 func elsewhere(name string) string {
 	return map[string]string{
-		"api": "tunefleet serve runs the HTTP API over servers of your own, tunefleet up on this machine", "server": "tunefleet serve, or tunefleet up on this machine",
+		"server":  "tunefleet serve, or tunefleet up on this machine",
 		"predict": "do_predict of a LLaMA-Factory configuration: tunefleet train FILE", "events": "tunefleet logs RUN", "metrics": "tunefleet logs RUN --json",
 		"retry": "tunefleet dlq retry RUN", "quota": "tunefleet pool quota POOL TENANT", "cordon": "tunefleet pool cordon POOL", "drain": "tunefleet pool drain POOL",
 		"pools": "tunefleet pool list", "queue": "tunefleet list --state queued", "checkpoints": "tunefleet ckpt ls RUN", "stop": "tunefleet pause RUN, or cancel RUN",
