@@ -188,5 +188,5 @@ func (e *Engine) validate(r *Request) error {
 	if r.MaxNewTokens < 0 {
 		return schemas.Errorf(schemas.CodeInvalid, "max_new_tokens", "%d is negative", r.MaxNewTokens)
 	}
-	return r.Sampling.Validate()
+	return r.Validate()
 }

@@ -207,7 +207,7 @@ func (e *Engine) choose(logits nn.Value, rows []*slot) error {
 				z[i] = float64(x)
 			}
 			a := s.answer
-			ids[r] = a.r.Sampling.Choose(z, s.ids, generate.Uniform(a.r.Seed, a.r.Row, a.made))
+			ids[r] = a.r.Choose(z, s.ids, generate.Uniform(a.r.Seed, a.r.Row, a.made))
 		}
 	}
 	for r, s := range rows {
