@@ -337,6 +337,8 @@ type EvalStage struct {
 	MaxNewTokens int `json:"max_new_tokens,omitempty"`
 	// GenerateRows bounds the number of rows with a generated explanation (0: all).
 	GenerateRows int `json:"generate_rows,omitempty"`
+	// Measures are what is measured: MeasureClassification, MeasurePerplexity and MeasureGeneration; none are all.
+	Measures []string `json:"measures,omitempty"`
 	// Labels are the candidate strings of the classification by log-likelihood.
 	Labels []string `json:"labels,omitempty"`
 	// Scripts are the user's own scores.
@@ -346,11 +348,20 @@ type EvalStage struct {
 	DType string `json:"dtype,omitempty" jsonschema:"enum=auto,enum=fp32,enum=bf16,enum=fp16"`
 }
 
+// What an evaluation measures: the class that is likeliest, of rows with a label; how probable the reference answers are; texts that are generated.
+const (
+	MeasureClassification = "classification"
+	MeasurePerplexity     = "perplexity"
+	MeasureGeneration     = "generation"
+)
+
 // EvalModel names a model to score.
 type EvalModel struct {
 	Name string `json:"name"`
-	// From is a Ref URI of a train stage.
-	From string `json:"from"`
+	// From is a Ref URI of a train stage; or Base names a folder of files, into which Adapters (PEFT folders) are merged in order.
+	From     string `json:"from,omitempty"`
+	Base     *Ref   `json:"base,omitempty"`
+	Adapters []Ref  `json:"adapters,omitempty"`
 }
 
 // ExportStage writes what users' tools read.

@@ -263,7 +263,19 @@ func (p *problems) eval(st *Stage, e *EvalStage, at string, before map[string]*S
 		p.check(ValidName(m.Name), mp+".name", "%q is not a name", m.Name)
 		p.check(!seen[m.Name], mp+".name", "%q appears twice", m.Name)
 		seen[m.Name] = true
-		p.from(st, m.From, mp+".from", before)
+		if m.Base == nil {
+			p.from(st, m.From, mp+".from", before)
+		} else {
+			p.check(m.From == "", mp+".base", "cannot be given beside from")
+			p.ref(*m.Base, mp+".base")
+		}
+		p.check(m.Base != nil || len(m.Adapters) == 0, mp+".adapters", "are merged into a base; a stage has its own")
+		for _, a := range m.Adapters {
+			p.ref(a, mp+".adapters")
+		}
+	}
+	for _, m := range e.Measures {
+		p.check(slices.Contains([]string{MeasureClassification, MeasurePerplexity, MeasureGeneration}, m), at+".measures", "%q is unknown (%s, %s, %s)", m, MeasureClassification, MeasurePerplexity, MeasureGeneration)
 	}
 	if e.Choice == nil {
 		p.data(st, e.Data, at+".data", before)

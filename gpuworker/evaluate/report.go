@@ -239,6 +239,9 @@ func baseline(ctx context.Context, t *consume.Task) (*Baseline, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, name, _, err := data.FindOutput(t.Spec, t.Stage.Eval.Data); err != nil || data.Output(p, name).Split == "train" {
+		return nil, err // rows that it would be trained on
+	}
 	at := slices.IndexFunc(p.Outputs, func(o schemas.PrepOutput) bool { return o.Split == "train" && o.Rows })
 	if at < 0 {
 		return nil, nil

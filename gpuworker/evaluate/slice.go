@@ -91,9 +91,42 @@ type input struct {
 	template data.Template
 	cutoff   int
 	labels   []string
+	// text says that rows are plain text, which has no answer to classify or to generate.
+	text bool
 }
 
 func (in *input) close() error { return in.tok.Close() }
+
+// measured says whether something is measured: what the stage names (nothing: all), as far as the rows allow it.
+func (in *input) measured(e *schemas.EvalStage, what string) bool {
+	if len(e.Measures) > 0 && !slices.Contains(e.Measures, what) {
+		return false
+	}
+	return what == schemas.MeasurePerplexity || !in.text && (what != schemas.MeasureClassification || len(in.labels) > 1)
+}
+
+// generated are the rows that the model answers.
+func (in *input) generated(e *schemas.EvalStage) (at []int) {
+	for i := range in.rows {
+		if e.GenerateRows == 0 || in.place[i] < e.GenerateRows {
+			at = append(at, i)
+		}
+	}
+	return at
+}
+
+// work is the number of rows that one model is measured on, counted once for each measure.
+func (in *input) work(e *schemas.EvalStage) (n int) {
+	for _, what := range []string{schemas.MeasureClassification, schemas.MeasurePerplexity} {
+		if in.measured(e, what) {
+			n += len(in.rows)
+		}
+	}
+	if in.measured(e, schemas.MeasureGeneration) {
+		n += len(in.generated(e))
+	}
+	return n
+}
 
 // openInput reads the rows of a part. labels are the candidate strings: the spec's, else all that occur.
 func openInput(ctx context.Context, t *consume.Task) (_ *input, err error) {
@@ -103,7 +136,7 @@ func openInput(ctx context.Context, t *consume.Task) (_ *input, err error) {
 		return nil, err
 	}
 	o := data.Output(p, name)
-	in := &input{cutoff: o.CutoffLen, labels: slices.Clone(e.Labels)}
+	in := &input{cutoff: o.CutoffLen, labels: slices.Clone(e.Labels), text: o.Form == "pt"}
 	// Rows that were stored for their text need a template only when they are answered.
 	if in.template, err = data.TemplateByName(cmp.Or(o.Template, "default")); err != nil {
 		return nil, err
@@ -166,7 +199,7 @@ func slice(ctx context.Context, t *consume.Task) (err error) {
 	out := partresult.New(t)
 	var result sliceOf
 	for i, m := range t.Stage.Eval.Models {
-		s := &scoring{t: t, in: in, dev: dev, queue: q, done: i * len(in.rows), total: len(t.Stage.Eval.Models) * len(in.rows)}
+		s := &scoring{t: t, in: in, dev: dev, queue: q, done: i * in.work(t.Stage.Eval), total: len(t.Stage.Eval.Models) * in.work(t.Stage.Eval)}
 		r, err := s.model(ctx, m)
 		if err != nil {
 			return fmt.Errorf("cannot score model %s: %w", m.Name, err)
@@ -198,11 +231,11 @@ type scoring struct {
 func (s *scoring) advance(n int) {
 	s.done += n
 	s.t.Phase("score", int64(s.done), int64(s.total))
-	s.t.Report(schemas.Event{Type: schemas.EventProgress, Values: map[string]float64{"rows": float64(s.done), "total": float64(s.total)}})
+	s.t.Report(schemas.Event{Type: schemas.EventProgress, Values: map[string]float64{"rows": float64(s.done), "total": float64(s.total), "part": float64(s.t.Message.Part)}})
 }
 
 func (s *scoring) model(ctx context.Context, m schemas.EvalModel) (_ *modelSlice, err error) {
-	s.loaded, err = loadStage(ctx, s.t, s.queue, m.From)
+	s.loaded, err = loadPredicted(ctx, s.t, s.queue, &schemas.ModelSpec{From: m.From, Base: m.Base}, m.Adapters)
 	if err != nil {
 		return nil, err
 	}
@@ -220,13 +253,18 @@ func (s *scoring) model(ctx context.Context, m schemas.EvalModel) (_ *modelSlice
 	for i := range s.in.rows {
 		out.Records[i] = record{Index: s.in.rows[i].Index, Label: s.in.rows[i].Label}
 	}
-	if err := s.classify(ctx, out); err != nil {
-		return nil, err
+	for _, step := range []struct {
+		name string
+		run  func(context.Context, *modelSlice) error
+	}{{schemas.MeasureClassification, s.classify}, {schemas.MeasurePerplexity, s.perplexity}, {schemas.MeasureGeneration, s.explain}} {
+		if !s.in.measured(s.t.Stage.Eval, step.name) {
+			continue
+		}
+		if err := step.run(ctx, out); err != nil {
+			return nil, err
+		}
 	}
-	if err := s.perplexity(ctx, out); err != nil {
-		return nil, err
-	}
-	return out, s.explain(ctx, out)
+	return out, nil
 }
 
 // limit is the most tokens of a prompt when room more follow.
@@ -265,9 +303,6 @@ func (s *scoring) candidates() [][]int32 {
 }
 
 func (s *scoring) classify(ctx context.Context, out *modelSlice) error {
-	if len(s.in.labels) < 2 {
-		return nil
-	}
 	cands := s.candidates()
 	room := 0
 	for _, c := range cands {
@@ -296,8 +331,16 @@ func (s *scoring) classify(ctx context.Context, out *modelSlice) error {
 func (s *scoring) perplexity(ctx context.Context, out *modelSlice) error {
 	cutoff := s.limit(0)
 	for i := range s.in.rows {
-		q := data.EncodeChat(s.in.tok, s.in.template, &s.in.rows[i], cutoff)
-		if q.Trained() == 0 {
+		var q data.Sequence
+		if s.in.text {
+			q = data.EncodeText(s.in.tok, s.in.template, &s.in.rows[i])
+			q.IDs, q.Labels = q.IDs[:min(cutoff, len(q.IDs))], q.Labels[:min(cutoff, len(q.IDs))]
+		} else {
+			q = data.EncodeChat(s.in.tok, s.in.template, &s.in.rows[i], cutoff)
+		}
+		s.t.Phase("perplexity", int64(i+1), int64(len(s.in.rows)))
+		s.advance(1)
+		if q.Trained() == 0 || len(q.IDs) < 2 {
 			continue
 		}
 		b := &nn.Batch{Rows: 1, Seq: len(q.IDs), IDs: q.IDs, Labels: q.Labels}
@@ -306,7 +349,6 @@ func (s *scoring) perplexity(ctx context.Context, out *modelSlice) error {
 			return err
 		}
 		out.Records[i].NLL, out.Records[i].Tokens = r.Sum, r.Targets
-		s.t.Phase("perplexity", int64(i+1), int64(len(s.in.rows)))
 	}
 	return nil
 }
@@ -315,12 +357,7 @@ func (s *scoring) perplexity(ctx context.Context, out *modelSlice) error {
 func (s *scoring) explain(ctx context.Context, out *modelSlice) error {
 	e := s.t.Stage.Eval
 	most := cmp.Or(e.MaxNewTokens, defaultNewTokens)
-	var at []int
-	for i := range s.in.rows {
-		if e.GenerateRows == 0 || s.in.place[i] < e.GenerateRows {
-			at = append(at, i)
-		}
-	}
+	at := s.in.generated(e)
 	opts := generate.Options{MaxNewTokens: most, Stop: s.in.template.StopIDs(s.in.tok)}
 	for group := range slices.Chunk(at, generateRows) {
 		var prompts [][]int32
@@ -339,6 +376,7 @@ func (s *scoring) explain(ctx context.Context, out *modelSlice) error {
 			r.Generated, r.Text, r.Reference = true, s.in.tok.Decode(answers[k]), reference(&s.in.rows[i])
 		}
 		s.t.Phase("generate", int64(group[len(group)-1]+1), int64(len(s.in.rows)))
+		s.advance(len(group))
 	}
 	return nil
 }

@@ -441,16 +441,13 @@ func (b *guideBuilder) prep(ctx context.Context, path string) (*schemas.PrepStag
 	if total == 0 {
 		return nil, schemas.Errorf(schemas.CodeData, path, "the data set is empty")
 	}
-	form, columns, err := sniff(ctx, b.c.resolve(path), b.g.Data.Format)
-	if err != nil {
-		return nil, err
-	}
-	if len(b.g.Data.Columns) > 0 {
-		columns = b.g.Data.Columns
-		form = "pt"
-		if columns["response"] != "" || columns["label"] != "" {
-			form = "sft"
+	form, columns := "pt", b.g.Data.Columns
+	if len(columns) == 0 {
+		if form, columns, err = sniff(ctx, b.c.resolve(path), b.g.Data.Format); err != nil {
+			return nil, err
 		}
+	} else if columns["response"] != "" || columns["label"] != "" {
+		form = "sft"
 	}
 	b.form = form
 	out := schemas.PrepOutput{Name: "train", Form: form, Split: "train", CutoffLen: b.g.Data.CutoffLen, Packing: b.g.Data.Packing, Neat: b.g.Data.Packing}

@@ -19,25 +19,64 @@ import (
 	"github.com/tunefleet/tunefleet/services/config"
 )
 
-// evalCommand evaluates: multiple choice of a LLaMA-Factory configuration.
+// evalCommand evaluates: a model or a run on rows, or multiple choice of a LLaMA-Factory configuration.
 func (a *app) evalCommand() *cobra.Command {
+	f := &evalFlags{}
 	c := &cobra.Command{
-		Use: "eval FILE [key=value ...]", Short: "Evaluate a model on multiple-choice questions",
-		Long: "Eval asks a model the questions of an evaluation task (MMLU, C-Eval, CMMLU, or one of your own in their form), as LLaMA-Factory's evaluator\n" +
-			"does: FILE is its configuration, with task: mmlu_test, task_dir, lang, n_shot, save_dir. It prints the share of right answers by category and\n" +
-			"writes results.json and results.log into save_dir.",
-		Example: "  tunefleet eval eval.yaml\n  tunefleet eval eval.yaml n_shot=0 save_dir=./mmlu",
+		Use: "eval FILE|RUN|MODEL [key=value ...]", Short: "Evaluate a model, or a finished stage of a run, on rows or on multiple-choice questions",
+		Long: "Eval takes one of three things:\n" +
+			"\n" +
+			"MODEL, a folder or an address (hf://owner/name), with --data: the model is scored on the rows of a file. Without a configured server everything\n" +
+			"runs embedded on this machine.\n" +
+			"RUN: what its last finished train stage made is scored, on the rows that the run held out, or on --data. Rows that a LLaMA-Factory run held out\n" +
+			"are answered greedily and scored as its do_predict does.\n" +
+			"FILE, a configuration of LLaMA-Factory's evaluator (task: mmlu_test, task_dir, lang, n_shot, save_dir): the questions of a task (MMLU, C-Eval,\n" +
+			"CMMLU, or one of your own in their form) are asked as it asks them. The share of right answers by category is printed, results.json and\n" +
+			"results.log are written into save_dir. key=value changes the file.\n" +
+			"\n" +
+			"Of rows, accuracy, macro_f1 and mcc are those of the label that the model finds likeliest after the prompt; exact_match, f1, bleu4, rouge1,\n" +
+			"rouge2, rougeL, chrf and sacrebleu compare answers that it writes with the rows' responses (explanations, where rows have labels too);\n" +
+			"perplexity is that of the responses, of plain text of all of it. --baseline scores another model in the same way, and --gate ends with exit\n" +
+			"code 1 when a condition does not hold.",
+		Example: "  tunefleet eval ./output/merged --data test.jsonl --baseline ./model --gate 'f1>=baseline' --gate 'perplexity<=20'\n" +
+			"  tunefleet eval RUN --baseline base\n  tunefleet eval RUN --data new.jsonl --metrics accuracy,perplexity --json\n  tunefleet eval eval.yaml n_shot=0 save_dir=./mmlu",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return schemas.Errorf(schemas.CodeUsage, "", "%s needs a configuration", cmd.CommandPath()).WithHint("%s --help tells what", cmd.CommandPath())
+				return schemas.Errorf(schemas.CodeUsage, "", "%s needs a configuration, a run or a model", cmd.CommandPath()).WithHint("%s --help tells what", cmd.CommandPath())
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.evalFile(cmd, args[0], args[1:])
+			what, rest := args[0], args[1:]
+			if what == "-" || isFile(what) {
+				if err := f.forRows(cmd, what); err != nil {
+					return err
+				}
+				return a.evalFile(cmd, what, rest)
+			}
+			if len(rest) > 0 {
+				return schemas.Errorf(schemas.CodeUsage, rest[0], "is for a configuration; what %s is evaluated on is said by flags", what).WithHint("%s --help shows them", cmd.CommandPath())
+			}
+			if err := f.check(); err != nil {
+				return err
+			}
+			if isModel(what) {
+				return a.evalModel(cmd.Context(), what, f)
+			}
+			return a.evalRun(cmd.Context(), what, f)
 		},
 	}
+	f.add(c.Flags())
 	return c
+}
+
+// isFile says that a word is a configuration: a file, or what is written as one.
+func isFile(what string) bool {
+	if info, err := os.Stat(what); err == nil {
+		return !info.IsDir()
+	}
+	ext := strings.ToLower(filepath.Ext(what))
+	return ext == ".yaml" || ext == ".yml" || ext == ".json"
 }
 
 // evalFile evaluates by a configuration file.
@@ -112,6 +151,11 @@ func (a *app) evaluated(ctx context.Context, r *config.Resolved, show func(ctx c
 	}
 	defer stop()
 	defer cl.Close()
+	return a.runEvaluation(ctx, cl, r, func(ctx context.Context, tenant, run string) error { return show(ctx, cl, tenant, run) })
+}
+
+// runEvaluation submits an evaluation, follows it to its end and hands the run to show.
+func (a *app) runEvaluation(ctx context.Context, cl *client.Client, r *config.Resolved, show func(ctx context.Context, tenant, run string) error) error {
 	reply, err := a.submit(ctx, cl, r)
 	if err != nil {
 		return err
@@ -129,7 +173,7 @@ func (a *app) evaluated(ctx context.Context, r *config.Resolved, show func(ctx c
 	if err := ended(reply.Run, final); err != nil {
 		return err
 	}
-	return show(context.WithoutCancel(ctx), cl, reply.Tenant, reply.Run)
+	return show(context.WithoutCancel(ctx), reply.Tenant, reply.Run)
 }
 
 // giveUp cancels a run that nobody waits for any more.
@@ -172,15 +216,8 @@ func (a *app) showChoices(ctx context.Context, cl *client.Client, tenant, run, s
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			return diskError(folder, err)
 		}
-		root, err := os.OpenRoot(folder)
-		if err != nil {
-			return diskError(folder, err)
-		}
-		defer root.Close()
-		for _, name := range []string{evaluate.ChoiceResultsName, evaluate.ChoiceLogName} {
-			if err := fetchOne(ctx, cl, tenant, run, stage+"/"+name, root, name); err != nil {
-				return err
-			}
+		if err := a.fetchFiles(ctx, cl, tenant, run, stage, folder, evaluate.ChoiceResultsName, evaluate.ChoiceLogName); err != nil {
+			return err
 		}
 		a.say("%s and %s are in %s", evaluate.ChoiceResultsName, evaluate.ChoiceLogName, folder)
 	}
@@ -189,4 +226,19 @@ func (a *app) showChoices(ctx context.Context, cl *client.Client, tenant, run, s
 	}
 	_, err := fmt.Fprintln(a.out, strings.TrimRight(choice.Log(rep.Categories), "\n"))
 	return err
+}
+
+// fetchFiles puts some files of a stage's result into a folder.
+func (a *app) fetchFiles(ctx context.Context, cl *client.Client, tenant, run, stage, folder string, names ...string) (err error) {
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return diskError(folder, err)
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	for _, name := range names {
+		if err := fetchOne(ctx, cl, tenant, run, stage+"/"+name, root, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -28,6 +28,9 @@ func checkModels(r *config.Resolved) error {
 			}
 		}
 	}
+	if err := checkVocabularies(r); err != nil {
+		return err
+	}
 	folders := map[string][]string{}
 	for _, in := range r.Inputs {
 		dir := filepath.Dir(in.Local)
@@ -55,6 +58,13 @@ func bases(st *schemas.Stage) (out []*schemas.Ref) {
 	for _, m := range models {
 		if m.Base != nil {
 			out = append(out, m.Base)
+		}
+	}
+	if st.Eval != nil {
+		for _, m := range st.Eval.Models {
+			if m.Base != nil {
+				out = append(out, m.Base)
+			}
 		}
 	}
 	return out
