@@ -2,6 +2,7 @@ package config
 
 import (
 	"context"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -43,6 +44,9 @@ func (v *factoryValues) choiceRules() {
 			v.bad(k, "cannot be combined with task, which asks multiple-choice questions and does nothing else")
 		}
 	}
+	if v.number("seed") > math.MaxUint32 {
+		v.bad("seed", "is %v, numpy's generator, which draws the solved questions, takes at most %d", v.number("seed"), uint32(math.MaxUint32))
+	}
 	if v.given("quantization_bit") {
 		v.bad("quantization_bit", "with task is not built: the model is evaluated in infer_dtype")
 	}
@@ -74,8 +78,22 @@ func (b *factoryBuilder) choice(ctx context.Context, spec *schemas.RunSpec) erro
 	if err := b.lookAtTask(ctx, c, dir, spec.Seed); err != nil {
 		return err
 	}
-	spec.Stages = []schemas.Stage{{Name: "eval", Kind: schemas.KindEval, Eval: &schemas.EvalStage{Choice: c, Slices: v.whole("num_workers"), DType: v.inferDType()}}}
+	spec.Stages = []schemas.Stage{{Name: "eval", Kind: schemas.KindEval, Eval: &schemas.EvalStage{Choice: c, Slices: v.whole("num_workers"), DType: v.predictDType()}}}
 	return nil
+}
+
+// idle are the keys with another value than their default that multiple choice does not look at: data sets, training and generated text.
+func (v *factoryValues) idle() (out []string) {
+	used := []string{"seed", "bf16", "fp16", "run_name", "report_to", "stage", "finetuning_type"}
+	for _, name := range v.root.keys {
+		k := v.keys[name]
+		data := k.group == "Data" && !slices.Contains([]string{"template", "default_system", "enable_thinking", "preserve_thinking"}, name)
+		if (data || k.group == "Training" || k.group == "Generating") && k.status == works && !slices.Contains(used, name) && v.given(name) && !v.isDefault(k, v.node(name)) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // taskFile selects what belongs to a task: the list of subjects and the archive, or CSV files where there is none.
@@ -138,8 +156,8 @@ func (b *factoryBuilder) lookAtTask(ctx context.Context, c *schemas.MultipleChoi
 	if answered < questions {
 		b.note("%d of the questions have no answer in the files, or none of A to D: they count as answered wrongly, as upstream has it", questions-answered)
 	}
-	if len(b.v.list("dataset"))+len(b.v.list("eval_dataset")) > 0 {
-		b.note("dataset and eval_dataset are not looked at: task names the questions")
+	if idle := b.v.idle(); len(idle) > 0 {
+		b.note("without effect beside task: %s", strings.Join(idle, ", "))
 	}
 	return nil
 }

@@ -290,6 +290,7 @@ func TestFactoryRefusals(t *testing.T) {
 		{"do_train=false task=cmmlu_test", schemas.CodeNotFound, "no mapping.json"}, {"do_train=false task=mmlu_validation", schemas.CodeNotFound, "has no validation split"},
 		{"do_train=false task=broken_test", schemas.CodeData, `has the category "Law"`}, {"do_train=false task=short_test", schemas.CodeData, "has 3 columns"},
 		{"lang=de " + choiceKeys, schemas.CodeInvalid, "expected one of en, zh"}, {"batch_size=0 " + choiceKeys, schemas.CodeInvalid, "batch_size is 0"},
+		{"seed=4294967296 " + choiceKeys, schemas.CodeInvalid, "at most 4294967295"},
 		{"quantization_bit=4 " + choiceKeys, schemas.CodeInvalid, "quantization_bit with task is not built"}, {"download_mode=force_redownload " + choiceKeys, "", ""},
 		{"tokenized_path=none", "", ""}, {"tokenized_path=none packing=true", "", ""}, {"tokenized_path=none stage=pt", "", ""}, {"tokenized_path=data", schemas.CodeData, "no saved data set"}, {"tokenized_path=escaping", schemas.CodeData, "outside of it"},
 		{"tokenized_path=tokenized do_eval=true", schemas.CodeData, "no split to evaluate on"}, {"tokenized_path=tokenized clean={dedup:true}", schemas.CodeInvalid, "tokenized already"},
@@ -619,5 +620,25 @@ func TestLossOfItsOwnLeavesSmoothingOut(t *testing.T) {
 		if f == nil || f.LabelSmoothing != want.LabelSmoothing || f.LeafMeans != want.LeafMeans || f.DFT != want.DFT {
 			t.Errorf("%s: %+v", overrides, f)
 		}
+	}
+}
+
+// TestChoiceStage: what a configuration of the evaluator becomes, and which keys are told to do nothing there.
+func TestChoiceStage(t *testing.T) {
+	dir := factoryProject(t)
+	r, err := resolve(t, dir, append(strings.Fields(choiceKeys), "learning_rate=1e-3", "n_shot=0", "infer_dtype=bfloat16", "adapter_name_or_path=adapter1", "num_workers=3")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Spec.Stages) != 1 || r.Spec.Name != "mmlu_test" || r.Output != "" || r.Workers != 3 {
+		t.Fatalf("%+v, output %q", r.Spec, r.Output)
+	}
+	e := r.Spec.Stages[0].Eval
+	if c := e.Choice; e.Slices != 3 || e.DType != "bf16" || c.Task != "mmlu" || c.Split != "test" || c.Lang != "en" || c.Shots != 0 || c.Batch != 4 || len(c.Adapters) != 1 || c.Model.Base == nil || c.Date == "" || len(c.Files.Files) != 3 {
+		t.Errorf("%+v of %+v", c, e)
+	}
+	notes := strings.Join(r.Notes, "\n")
+	if !strings.Contains(notes, "2 questions of 1 subjects") || !strings.Contains(notes, "1 of the questions have no answer") || !strings.Contains(notes, "beside task: cutoff_len, dataset") || !strings.Contains(notes, "learning_rate") {
+		t.Errorf("notes: %s", notes)
 	}
 }

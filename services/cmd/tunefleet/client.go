@@ -108,8 +108,13 @@ func (a *app) findRun(ctx context.Context, c *client.Client, arg string) (tenant
 func (a *app) completeRuns(root *cobra.Command) {
 	for _, c := range root.Commands() {
 		a.completeRuns(c)
-		if _, args, ok := strings.Cut(c.Use, " "); !ok || !strings.HasPrefix(args, "RUN") {
+		_, args, ok := strings.Cut(c.Use, " ")
+		if !ok || !strings.HasPrefix(args, "RUN") {
 			continue
+		}
+		directive := cobra.ShellCompDirectiveNoFileComp
+		if strings.HasPrefix(args, "RUN|") { // a file is taken, too
+			directive = cobra.ShellCompDirectiveDefault
 		}
 		c.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) (out []string, _ cobra.ShellCompDirective) {
 			if len(args) > 0 {
@@ -117,17 +122,17 @@ func (a *app) completeRuns(root *cobra.Command) {
 			}
 			cl, err := a.client(cmd.Context())
 			if err != nil {
-				return nil, cobra.ShellCompDirectiveNoFileComp
+				return nil, directive
 			}
 			defer cl.Close()
 			list, err := cl.List(cmd.Context(), schemas.RunFilter{Tenant: a.tenant, Limit: 1000})
 			if err != nil {
-				return nil, cobra.ShellCompDirectiveNoFileComp
+				return nil, directive
 			}
 			for _, r := range list.Runs {
 				out = append(out, cobra.CompletionWithDesc(r.Run, printable(r.Name+" "+string(r.State))))
 			}
-			return out, cobra.ShellCompDirectiveNoFileComp
+			return out, directive
 		}
 	}
 }

@@ -23,7 +23,7 @@ import (
 func (a *app) evalCommand() *cobra.Command {
 	f := &evalFlags{}
 	c := &cobra.Command{
-		Use: "eval FILE|RUN|MODEL [key=value ...]", Short: "Evaluate a model, or a finished stage of a run, on rows or on multiple-choice questions",
+		Use: "eval RUN|MODEL|FILE [key=value ...]", Short: "Evaluate a model, or a finished stage of a run, on rows or on multiple-choice questions",
 		Long: "Eval takes one of three things:\n" +
 			"\n" +
 			"MODEL, a folder or an address (hf://owner/name), with --data: the model is scored on the rows of a file. Without a configured server everything\n" +

@@ -33,7 +33,7 @@ func TestGates(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"accuracy": "no comparison", ">=0.9": "no comparison", "acuracy>=0.9": `did you mean accuracy?`, "accuracy>=high": "no number", "rouge>=0.3": "names 3 metrics",
+		"accuracy": "no comparison", ">=0.9": "no comparison", "accurac>=0.9": `did you mean accuracy?`, "accuracy>=high": "no number", "rouge>=0.3": "names 3 metrics",
 		"accuracy>=baseline/2": "expected +, - or *", "accuracy>=baseline+": "no number", "accuracy==0.9": "no comparison", "accuracy>=NaN": "no number",
 	} {
 		if _, err := parseGate(text); !schemas.IsCode(err, schemas.CodeUsage) || !strings.Contains(schemas.AsErrorInfo(err).Error()+schemas.AsErrorInfo(err).Hint, want) {

@@ -57,7 +57,7 @@ func modelVocabulary(r *config.Resolved, m *schemas.ModelSpec) int {
 	case m.Vocab > 0:
 		return m.Vocab
 	case m.Base != nil:
-		raw, _ = inputFile(r, m.Base, "config.json", 1<<20)
+		raw = inputFile(r, m.Base, "config.json", 1<<20)
 	}
 	if len(raw) == 0 {
 		return 0
@@ -69,24 +69,34 @@ func modelVocabulary(r *config.Resolved, m *schemas.ModelSpec) int {
 	return model.Info().Vocab
 }
 
-// inputFile reads a file of a ref that lies on this machine.
-func inputFile(r *config.Resolved, ref *schemas.Ref, name string, limit int64) ([]byte, bool) {
+// inputFile reads a file of a ref that lies on this machine; nil when it cannot be read here.
+func inputFile(r *config.Resolved, ref *schemas.Ref, name string, limit int64) []byte {
 	for _, f := range ref.Files {
 		i := slices.IndexFunc(r.Inputs, func(in config.Input) bool { return in.File.SHA256 == f.SHA256 })
 		if f.Path != name || i < 0 || f.Bytes > limit {
 			continue
 		}
-		raw, err := os.ReadFile(r.Inputs[i].Local)
-		return raw, err == nil
+		if raw, err := os.ReadFile(r.Inputs[i].Local); err == nil {
+			return raw
+		}
 	}
-	return nil, false
+	return nil
+}
+
+// preparation is the preparation stage of that name, nil without one.
+func preparation(s *schemas.RunSpec, name string) *schemas.Stage {
+	i := slices.IndexFunc(s.Stages, func(st schemas.Stage) bool { return st.Name == name && st.Prep != nil })
+	if i < 0 {
+		return nil
+	}
+	return &s.Stages[i]
 }
 
 // checkTemplate compares the tokens of a turn under the template of "<prep stage>/<output>" with a vocabulary.
 func checkTemplate(r *config.Resolved, ref string, vocab int) error {
 	name, output, _ := strings.Cut(ref, "/")
-	st, err := r.Spec.StageOf(name)
-	if ref == "" || err != nil || st.Prep == nil || st.Prep.Factory != nil && st.Prep.Factory.Tokenized {
+	st := preparation(r.Spec, name)
+	if st == nil || st.Prep.Factory != nil && st.Prep.Factory.Tokenized {
 		return nil
 	}
 	at := slices.IndexFunc(st.Prep.Outputs, func(o schemas.PrepOutput) bool { return o.Name == output })
@@ -119,7 +129,7 @@ func turnTokens(r *config.Resolved, p *schemas.PrepStage, o *schemas.PrepOutput)
 	var files hftok.Files
 	for name, dst := range map[string]*[]byte{"tokenizer.json": &files.Tokenizer, "tokenizer.model": &files.SentencePiece, "tokenizer_config.json": &files.Config,
 		"special_tokens_map.json": &files.SpecialMap, "chat_template.jinja": &files.ChatTemplate} {
-		*dst, _ = inputFile(r, &p.Tokenizer, name, hftok.MaxBytes)
+		*dst = inputFile(r, &p.Tokenizer, name, hftok.MaxBytes)
 	}
 	tok, err := hftok.New("tokenizer", files)
 	if err != nil {
