@@ -13,8 +13,9 @@ import (
 )
 
 // across drops rows for what other rows, or people, say: those that repeat one, are near one, are outvoted, or were dropped in a review. Rows have
-// numbers from 0 on, in the order in which they come: review, key and compare each (as far as it is to be judged so), then decide once. Memory holds a bit a row, what
-// minhash.Spilled does, 4 bytes a row where labels are judged, and what people decided; the rest lies in scratch files until close.
+// numbers from 0 on, in the order in which they come: review, key and compare each (as far as it is to be judged so), then decide once. Memory
+// holds a bit a row, what minhash.Spilled does, 4 bytes a row where labels are judged, and what people decided; the rest lies in scratch files
+// until close.
 type across struct {
 	rep *clean.Report
 	// gone has a bit for each row that is dropped, up to the last one.

@@ -71,16 +71,10 @@ func (c *Consensus) vote(group string, row int) error {
 
 // Each gives every row with a label that its group has outvoted to f. Rows that skip names are left out of everything.
 func (c *Consensus) Each(skip func(row int) bool, f func(row int) error) error {
-	voted := map[int]bool{} // rows that others are like
 	err := c.near.Each(skip, func(m minhash.Match) error {
 		group := "r" + string(binary.BigEndian.AppendUint64(nil, uint64(m.Of)))
-		if !voted[m.Of] {
-			voted[m.Of] = true
-			if err := c.vote(group, m.Of); err != nil {
-				return err
-			}
-		}
-		return c.vote(group, m.Row)
+		// The row that others are like votes with each of them; equal votes follow each other, and count once.
+		return errors.Join(c.vote(group, m.Of), c.vote(group, m.Row))
 	})
 	if err != nil {
 		return err
@@ -118,7 +112,9 @@ func (c *Consensus) Each(skip func(row int) bool, f func(row int) error) error {
 			}
 			group = g
 		}
-		rows = append(rows, row)
+		if len(rows) == 0 || rows[len(rows)-1] != row {
+			rows = append(rows, row)
+		}
 		return nil
 	})
 	if err != nil {

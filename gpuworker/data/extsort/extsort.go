@@ -1,4 +1,4 @@
-// Package extsort sorts records of one size by their bytes in bounded memory: full buffers are sorted and written to scratch files, and read
+// Package extsort sorts records of one size by their bytes in bounded memory: full buffers are sorted and written to a scratch file, and read
 // back merged.
 package extsort
 
@@ -17,16 +17,24 @@ import (
 	"sync"
 )
 
-// Sorter collects records. Add all, then read them with Each, as often as wanted; Close removes the scratch files.
+// Sorter collects records. Add all, then read them with Each, as often as wanted; Close removes the scratch file.
 type Sorter struct {
 	dir        string
 	size, most int
 	buf        []byte
-	runs       []*os.File
-	lengths    []int64
+	// file has the sorted runs, one behind the other; they end at the bytes ends. nil as long as there is none.
+	file *os.File
+	ends []int64
 }
 
-// New makes a sorter of records of size bytes that holds at most so many records in memory; its scratch files are made in dir ("": the
+// Buffers that runs are read through: all together have mergeBytes, each at least leastBuffer.
+const (
+	mergeBytes  = 8 << 20
+	mostBuffer  = 256 << 10
+	leastBuffer = 8 << 10
+)
+
+// New makes a sorter of records of size bytes that holds at most so many records in memory; its scratch file is made in dir ("": the
 // system's temporary folder).
 func New(dir string, size, most int) *Sorter {
 	return &Sorter{dir: dir, size: size, most: max(1, most)}
@@ -50,22 +58,33 @@ func (s *Sorter) spill() error {
 		return nil
 	}
 	sortRecords(s.buf, s.size)
-	f, err := os.CreateTemp(s.dir, "sorted-*")
-	if err != nil {
-		return fmt.Errorf("cannot create a scratch file: %w", err)
+	if s.file == nil {
+		f, err := os.CreateTemp(s.dir, "sorted-*")
+		if err != nil {
+			return fmt.Errorf("cannot create a scratch file: %w", err)
+		}
+		s.file = f
 	}
-	s.runs, s.lengths = append(s.runs, f), append(s.lengths, int64(len(s.buf)))
-	if _, err := f.Write(s.buf); err != nil {
+	if _, err := s.file.Write(s.buf); err != nil {
 		return fmt.Errorf("cannot write a scratch file: %w", err)
 	}
+	s.ends = append(s.ends, s.begin(len(s.ends))+int64(len(s.buf)))
 	s.buf = s.buf[:0]
 	return nil
+}
+
+// begin is where a run begins.
+func (s *Sorter) begin(run int) int64 {
+	if run == 0 {
+		return 0
+	}
+	return s.ends[run-1]
 }
 
 // Each gives every record in ascending order of its bytes to f; equal ones follow each other. The record is valid until f returns. An error of
 // f ends it.
 func (s *Sorter) Each(f func(record []byte) error) error {
-	if len(s.runs) > 0 {
+	if s.file != nil {
 		if err := s.spill(); err != nil {
 			return err
 		}
@@ -82,13 +101,14 @@ func (s *Sorter) Each(f func(record []byte) error) error {
 		}
 		return err
 	}
-	if len(s.runs) == 0 {
+	if s.file == nil {
 		if err := add(bytes.NewReader(s.buf)); err != nil {
 			return err
 		}
 	}
-	for i, file := range s.runs {
-		if err := add(bufio.NewReaderSize(io.NewSectionReader(file, 0, s.lengths[i]), 256<<10)); err != nil {
+	buffer := min(mostBuffer, max(leastBuffer, mergeBytes/max(1, len(s.ends))))
+	for i, end := range s.ends {
+		if err := add(bufio.NewReaderSize(io.NewSectionReader(s.file, s.begin(i), end-s.begin(i)), buffer)); err != nil {
 			return err
 		}
 	}
@@ -110,14 +130,14 @@ func (s *Sorter) Each(f func(record []byte) error) error {
 	return nil
 }
 
-// Close removes the scratch files.
+// Close removes the scratch file.
 func (s *Sorter) Close() error {
-	var errs []error
-	for _, f := range s.runs {
-		errs = append(errs, f.Close(), os.Remove(f.Name()))
+	f := s.file
+	s.file, s.ends, s.buf = nil, nil, nil
+	if f == nil {
+		return nil
 	}
-	s.runs, s.lengths, s.buf = nil, nil, nil
-	return errors.Join(errs...)
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // sortRecords sorts records that lie back to back. Those of 16 bytes, of which there are most, are sorted as numbers, halves of many at a time,

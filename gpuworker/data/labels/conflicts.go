@@ -35,8 +35,8 @@ const (
 	matchesInMemory = 1 << 17
 )
 
-// Finder finds groups of rows that say the same and disagree. Rows and matches lie in scratch files; memory holds what minhash.Spilled does, and 4 bytes for each row
-// of the group at hand. Add all rows, then call Each once; Close removes the scratch files.
+// Finder finds groups of rows that say the same and disagree. Rows and matches lie in scratch files; memory holds what minhash.Spilled does, and
+// 4 bytes for each row of the group at hand. Add all rows, then call Each once; Close removes the scratch files.
 type Finder struct {
 	near   *minhash.Spilled
 	groups *extsort.Sorter
@@ -46,8 +46,8 @@ type Finder struct {
 	w      *bufio.Writer
 }
 
-// NewFinder makes a finder of rows of at least a Jaccard similarity (1: equal but for case, white space and punctuation), with scratch files in dir ("": the
-// system's temporary folder).
+// NewFinder makes a finder of rows of at least a Jaccard similarity (1: equal but for case, white space and punctuation), with scratch files in
+// dir ("": the system's temporary folder).
 func NewFinder(dir string, similarity float64, seed uint64) (f *Finder, err error) {
 	f = &Finder{groups: extsort.New(dir, matchRecord, matchesInMemory)}
 	defer func() {
@@ -98,8 +98,8 @@ func (f *Finder) Add(r *data.Row) error {
 	return f.rows.Add(&data.Row{Label: r.Label, Text: text})
 }
 
-// Each gives every conflict to f, by its first row, with the entries that it makes in a review file: all of its rows when there is no majority, else those that
-// differ from it, each text and label once.
+// Each gives every conflict, by its first row, with the entries that it makes in a review file: all of its rows when there is no majority, else
+// those that differ from it, each text once.
 func (f *Finder) Each(give func(c *Conflict, review []clean.ReviewEntry) error) error {
 	if _, _, err := f.rows.Finish(); err != nil {
 		return err

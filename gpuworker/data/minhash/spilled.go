@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 
@@ -13,8 +12,8 @@ import (
 )
 
 // Spilled finds what Duplicates and Overlaps find, in bounded memory: sets and the keys of their bands lie in scratch files. Keys are sorted,
-// and only rows that share one with another row are compared, so that memory holds 56 bytes for each of those that is kept, and 12 for every
-// key that it shares. Add all rows, then call Each once; Close removes the scratch files. It is not safe for concurrent use.
+// and only rows that share one with another row are compared, by blocks (see comparing): memory holds one block, whatever the number of rows. Add all rows,
+// then call Each once; Close removes the scratch files. It is not safe for concurrent use.
 type Spilled struct {
 	dir       string
 	threshold float64
@@ -29,8 +28,10 @@ type Spilled struct {
 	// rows are those that were added; where two groups are compared (apart), the first of them are others.
 	rows, others int
 	apart        bool
-	// held is heldWords, less in tests.
-	held int
+	// held and links are heldWords and blockLinks, less in tests.
+	held, links int
+	// blocks is how many blocks were compared.
+	blocks int
 }
 
 const (
@@ -40,6 +41,9 @@ const (
 	batchBytes = 16 << 20
 	// heldWords is how many words of kept rows stay in memory, which is faster: 32 MiB.
 	heldWords = 8 << 20
+	// blockRows and blockLinks bound a block: its rows, of 56 bytes, and the keys that they share, of 8 bytes and what a map takes for each.
+	blockRows  = 1 << 18
+	blockLinks = 1 << 22
 	// keyRecord is a key and a row, or a row and a bucket: big-endian, so that bytes sort as numbers do.
 	keyRecord = 16
 )
@@ -51,7 +55,7 @@ func NewSpilled(dir string, threshold float64, shingle int, seed uint64) (*Spill
 		return nil, fmt.Errorf("cannot create a scratch file: %w", err)
 	}
 	return &Spilled{dir: dir, threshold: threshold, alike: leastAlike(threshold), h: NewHasher(shingle, seed), file: f, w: bufio.NewWriterSize(f, 256<<10),
-		keys: extsort.New(dir, keyRecord, spilledKeys), held: heldWords}, nil
+		keys: extsort.New(dir, keyRecord, spilledKeys), held: heldWords, links: blockLinks}, nil
 }
 
 // Close removes the scratch files.
@@ -121,38 +125,29 @@ func (s *Spilled) Each(skip func(row int) bool, f func(Match) error) (err error)
 	}
 	shared := extsort.New(s.dir, keyRecord, spilledKeys)
 	defer func() { err = errors.Join(err, shared.Close()) }()
-	buckets, err := s.share(shared)
-	if err != nil {
+	if err := s.share(shared); err != nil {
 		return err
 	}
-	c := &comparing{s: s, skip: skip, take: f, r: bufio.NewReaderSize(io.NewSectionReader(s.file, 0, math.MaxInt64), 256<<10), head: make([]int32, buckets)}
-	row := -1
-	err = shared.Each(func(r []byte) error {
-		if at := int(binary.BigEndian.Uint64(r)); at != row {
-			if err := c.row(row); err != nil {
-				return err
-			}
-			row, c.shared = at, c.shared[:0]
+	c := newComparing(s, skip, f)
+	defer func() { err = errors.Join(err, c.close()) }()
+	for more := true; more; s.blocks++ {
+		if more, err = c.pass(shared); err != nil {
+			return err
 		}
-		c.shared = append(c.shared, int32(binary.BigEndian.Uint64(r[8:])))
-		return nil
-	})
-	if err != nil {
-		return err
 	}
-	return c.row(row)
+	return nil
 }
 
 // share numbers the keys that several rows have, and sorts row and number into shared.
-func (s *Spilled) share(shared *extsort.Sorter) (buckets int, err error) {
+func (s *Spilled) share(shared *extsort.Sorter) error {
 	var last, out [keyRecord]byte
-	n := 0 // rows with the last key
+	n, buckets := 0, 0 // rows with the last key
 	add := func(r []byte) error {
 		copy(out[:8], r[8:])
 		binary.BigEndian.PutUint64(out[8:], uint64(buckets-1))
 		return shared.Add(out[:])
 	}
-	err = s.keys.Each(func(r []byte) error {
+	err := s.keys.Each(func(r []byte) error {
 		if n == 0 || [8]byte(r[:8]) != [8]byte(last[:8]) {
 			n = 1
 			copy(last[:], r)
@@ -168,155 +163,5 @@ func (s *Spilled) share(shared *extsort.Sorter) (buckets int, err error) {
 		}
 		return add(r)
 	})
-	return buckets, errors.Join(err, s.keys.Close()) // what was sorted is not needed any more
-}
-
-// comparing compares the rows that share keys, in their order.
-type comparing struct {
-	s    *Spilled
-	skip func(row int) bool
-	take func(Match) error
-	// r reads sets in the order of rows; next is the row that it comes to, at the byte at.
-	r    *bufio.Reader
-	next int
-	at   int64
-	// shared are the numbers of the keys of the row.
-	shared []int32
-	// head and chain list the kept rows of every key, by their places in kept; 0 in head and in chain is none, others are one more.
-	head  []int32
-	chain []link
-	kept  []keptSet
-	query int32
-	set   Set
-	own   look // of set
-	other Set
-	buf   []byte
-	// held are the words of the first rows that are kept.
-	held Set
-}
-
-type link struct{ kept, next int32 }
-
-// keptSet is where the set of a kept row is: in the file, or, when at is negative, at ^at in memory.
-type keptSet struct {
-	look
-	at  int64
-	row int32
-}
-
-// row compares a row, and keeps it when it is to be compared with.
-func (c *comparing) row(row int) error {
-	if row < 0 || c.skip != nil && c.skip(row) {
-		return nil
-	}
-	at, err := c.read(row)
-	if err != nil {
-		return err
-	}
-	of := row < c.s.others
-	if !of {
-		best, similarity, err := c.find()
-		if err != nil {
-			return err
-		}
-		if best >= 0 {
-			return c.take(Match{Row: row - c.s.others, Of: int(c.kept[best].row), Similarity: similarity})
-		}
-	}
-	if of || !c.s.apart {
-		if len(c.held)+len(c.set) <= c.s.held {
-			at = ^int64(len(c.held))
-			c.held = append(c.held, c.set...)
-		}
-		c.kept = append(c.kept, keptSet{at: at, row: int32(row), look: c.own})
-		for _, k := range c.shared {
-			c.chain = append(c.chain, link{int32(len(c.kept) - 1), c.head[k]})
-			c.head[k] = int32(len(c.chain))
-		}
-	}
-	return nil
-}
-
-// find is Index.Find over the rows that were kept.
-func (c *comparing) find() (best int, similarity float64, err error) {
-	c.query++
-	best = -1
-	for _, k := range c.shared {
-		for e := c.head[k]; e > 0; e = c.chain[e-1].next {
-			i := int(c.chain[e-1].kept)
-			x := &c.kept[i]
-			if x.seen == c.query {
-				continue
-			}
-			if x.seen = c.query; !c.own.similar(&x.look, c.s.threshold, c.s.alike) {
-				continue
-			}
-			other, err := c.load(x)
-			if err != nil {
-				return -1, 0, err
-			}
-			if j := Jaccard(c.set, other); j >= c.s.threshold && (j > similarity || j == similarity && i < best) {
-				best, similarity = i, j
-			}
-		}
-	}
-	return best, similarity, nil
-}
-
-// read reads the set of a row that is behind those read before, and says where it is.
-func (c *comparing) read(row int) (at int64, err error) {
-	var head [4 + len(c.own.sketch)*8]byte
-	for {
-		if _, err := io.ReadFull(c.r, head[:]); err != nil {
-			return 0, fmt.Errorf("cannot read a scratch file: %w", err)
-		}
-		n := int(binary.LittleEndian.Uint32(head[:]))
-		at = c.at + int64(len(head))
-		c.at = at + 4*int64(n)
-		if c.next++; c.next <= row { // an earlier one
-			if _, err := c.r.Discard(4 * n); err != nil {
-				return 0, fmt.Errorf("cannot read a scratch file: %w", err)
-			}
-			continue
-		}
-		c.own = look{n: int32(n)}
-		for i := range c.own.sketch {
-			c.own.sketch[i] = binary.LittleEndian.Uint64(head[4+8*i:])
-		}
-		b := c.bytes(n)
-		if _, err := io.ReadFull(c.r, b); err != nil {
-			return 0, fmt.Errorf("cannot read a scratch file: %w", err)
-		}
-		c.set = decode(c.set, b)
-		return at, nil
-	}
-}
-
-// load is the set of a kept row; it is valid until the next call.
-func (c *comparing) load(x *keptSet) (Set, error) {
-	if x.at < 0 {
-		return c.held[^x.at:][:x.n], nil
-	}
-	b := c.bytes(int(x.n))
-	if _, err := c.s.file.ReadAt(b, x.at); err != nil {
-		return nil, fmt.Errorf("cannot read a scratch file: %w", err)
-	}
-	c.other = decode(c.other, b)
-	return c.other, nil
-}
-
-// bytes is space for n words.
-func (c *comparing) bytes(n int) []byte {
-	if cap(c.buf) < 4*n {
-		c.buf = make([]byte, 4*n)
-	}
-	return c.buf[:4*n]
-}
-
-func decode(into Set, b []byte) Set {
-	into = into[:0]
-	for ; len(b) > 0; b = b[4:] {
-		into = append(into, binary.LittleEndian.Uint32(b))
-	}
-	return into
+	return errors.Join(err, s.keys.Close()) // what was sorted is not needed any more
 }
