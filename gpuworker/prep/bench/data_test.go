@@ -20,7 +20,7 @@ func TestGenerate(t *testing.T) {
 	var files [2][]byte
 	for i := range files {
 		p := filepath.Join(dir, "rows.jsonl")
-		if err := generate(base, p, 500); err != nil {
+		if err := generate(base, p, 500, 0.1); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(p)

@@ -19,15 +19,14 @@ type alpacaRow struct {
 }
 
 const (
-	// newWord is how often a word becomes another one of the corpus, newLetter how often a word gets another letter: a word that the corpus
-	// does not have, so that a cache of words cannot answer for all.
-	newWord   = 0.10
+	// newLetter is how often a word gets another letter: a word that the corpus does not have, so that a cache of words cannot answer for all.
 	newLetter = 0.02
 	seed      = 20261125
 )
 
-// generate writes n rows as JSON lines: the rows of base over and over, each made unique by seeded changes of words.
-func generate(base, path string, n int) (err error) {
+// generate writes n rows as JSON lines: the rows of base over and over, each made unique by seeded changes of words, of which a share becomes other ones of
+// the corpus.
+func generate(base, path string, n int, changed float64) (err error) {
 	raw, err := os.ReadFile(base)
 	if err != nil {
 		return fmt.Errorf("cannot read the rows to start from: %w", err)
@@ -54,7 +53,7 @@ func generate(base, path string, n int) (err error) {
 	for i := range n {
 		r := rows[i%len(rows)]
 		for {
-			x := alpacaRow{change(rng, r.Instruction, words), change(rng, r.Input, words), change(rng, r.Output, words)}
+			x := alpacaRow{change(rng, r.Instruction, words, changed), change(rng, r.Input, words, changed), change(rng, r.Output, words, changed)}
 			h := maphash.String(key, x.Instruction+"\x00"+x.Input+"\x00"+x.Output)
 			if _, twice := seen[h]; twice && n <= 1<<21 {
 				continue
@@ -72,7 +71,7 @@ func generate(base, path string, n int) (err error) {
 }
 
 // change changes some words of a text; what separates them stays.
-func change(rng *rand.Rand, text string, words []string) string {
+func change(rng *rand.Rand, text string, words []string, changed float64) string {
 	var b strings.Builder
 	for len(text) > 0 {
 		i := strings.IndexAny(text, " \n\t")
@@ -82,9 +81,9 @@ func change(rng *rand.Rand, text string, words []string) string {
 		w := text[:i]
 		switch u := rng.Float64(); {
 		case w == "":
-		case u < newWord:
+		case u < changed:
 			w = words[rng.IntN(len(words))]
-		case u < newWord+newLetter:
+		case u < changed+newLetter:
 			at := rng.IntN(len(w))
 			if w[at] < 0x80 {
 				w = w[:at] + string(rune('a'+rng.IntN(26))) + w[at+1:]

@@ -48,6 +48,7 @@ type options struct {
 	python, tokenizer, base, dir  string
 	results, only, scripts        string
 	clean                         bool
+	changed                       float64
 }
 
 // report is the file that is written.
@@ -87,6 +88,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&o.rounds, "rounds", 1, "how often each contender runs, alternating")
 	fs.IntVar(&o.cutoff, "cutoff", 2048, "cutoff_len")
 	fs.BoolVar(&o.clean, "clean", false, "clean the rows by every filter first, which only tunefleet does (-only tunefleet)")
+	fs.Float64Var(&o.changed, "changed", 0.10, "share of the words that become others: at 0.1 rows of one origin are alike and share bands of MinHash, at 1 none is like another")
 	fs.StringVar(&o.python, "python", "", "a Python with llamafactory (go tool task llamafactory makes one)")
 	fs.StringVar(&o.tokenizer, "tokenizer", "", "folder of a Qwen tokenizer (tokenizer.json, tokenizer_config.json)")
 	fs.StringVar(&o.base, "base", "", "alpaca rows to start from (alpaca_en_demo.json)")
@@ -132,7 +134,7 @@ func compare(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	rows := filepath.Join(o.dir, "rows.jsonl")
 	fmt.Fprintf(os.Stderr, "writing %d rows\n", o.rows)
-	if err := generate(o.base, rows, o.rows); err != nil {
+	if err := generate(o.base, rows, o.rows, o.changed); err != nil {
 		return err
 	}
 	yaml, err := o.configure(rows)
