@@ -3,9 +3,13 @@ package jinja
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/runenames"
 
 	"github.com/tunefleet/tunefleet/gpuworker/data/pyjson"
 )
@@ -350,6 +354,8 @@ func (l *lexer) escape(b *strings.Builder) error {
 		digits = 4
 	case c == 'U':
 		digits = 8
+	case c == 'N':
+		return l.named(b)
 	case c >= '0' && c <= '7':
 		base = 8
 		l.i--
@@ -382,3 +388,34 @@ func (l *lexer) escape(b *strings.Builder) error {
 	l.i += digits
 	return nil
 }
+
+// named reads the name of a character behind \N. Python's further names (aliases, and those that are made of Hangul) are not known.
+func (l *lexer) named(b *strings.Builder) error {
+	name, _, ok := strings.Cut(l.src[l.i:], "}")
+	if !ok || !strings.HasPrefix(name, "{") {
+		return l.fail(l.i, `\N is not followed by {NAME}`)
+	}
+	want := strings.ToUpper(name[1:])
+	r, ok := characters()[want]
+	if code, han := strings.CutPrefix(want, "CJK UNIFIED IDEOGRAPH-"); han {
+		n, err := strconv.ParseUint(code, 16, 21)
+		r, ok = rune(n), err == nil && strings.HasPrefix(runenames.Name(rune(n)), "<CJK Ideograph")
+	}
+	if !ok {
+		return l.fail(l.i, "there is no character %q", name[1:])
+	}
+	b.WriteRune(r)
+	l.i += len(name) + 1
+	return nil
+}
+
+// characters are the named characters of Unicode, collected when the first is asked for.
+var characters = sync.OnceValue(func() map[string]rune {
+	out := map[string]rune{}
+	for r := rune(0); r <= unicode.MaxRune; r++ {
+		if name := runenames.Name(r); name != "" && name[0] != '<' {
+			out[name] = r
+		}
+	}
+	return out
+})

@@ -56,6 +56,9 @@ y
 {% raw %}{{ x }} {% if %}{% endraw %}z
 {%- raw -%}  {{ y }}  {%- endraw -%}  w
 {{ '\n\t\\\'"' }}{{ "a\"b" }}{{ '\u4e2d\x41' }}{{ 'a' 'b' }}
+{{ '\N{BULLET}|\N{em dash}|\N{CJK UNIFIED IDEOGRAPH-4E2D}' }}
+{{ '\N{NO SUCH CHARACTER}' }}
+{{ '\N' }}
 {{ s | upper }}{{ s | lower }}{{ s | title }}{{ s | capitalize }}{{ s | length }}{{ s | reverse }}{{ s | list }}{{ s | first }}{{ s | last }}{{ '  x ' | trim }}|{{ 'xax' | trim('x') }}
 {{ nums | sort }}{{ nums | sort(reverse=true) }}{{ nums | join }}{{ nums | join(', ') }}{{ nums | sum }}{{ nums | min }}{{ nums | max }}{{ [1, 1, 2] | unique | list }}{{ nums | reverse | list }}
 {{ messages | map(attribute='role') | join(',') }}{{ messages | map('length') | list }}{{ messages | selectattr('role', 'equalto', 'user') | list }}{{ messages | rejectattr('n', 'defined') | list | length }}{{ messages | map(attribute='n', default=0) | list }}
