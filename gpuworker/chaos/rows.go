@@ -134,11 +134,16 @@ func killAtPoint(ctx context.Context, a *act) error {
 		a.begin(2, q.Proc, "kill -9 %s", p.name)
 		return errors.Join(a.f.kill(q.Proc), errors.New("killed"))
 	})
+	return a.startAgain(ctx, hit, 10*time.Second)
+}
+
+// startAgain starts the process that a fault has hit anew, within a second; errNotReached when none is hit within a time.
+func (a *act) startAgain(ctx context.Context, hit <-chan string, within time.Duration) error {
 	select {
-	case worker := <-hit:
+	case name := <-hit:
 		pause(ctx, a.between(0, time.Second))
-		return a.f.start(worker)
-	case <-time.After(10 * time.Second):
+		return a.f.start(name)
+	case <-time.After(within):
 	case <-ctx.Done():
 	}
 	return errNotReached
@@ -352,14 +357,7 @@ func killFront(ctx context.Context, a *act) error {
 		a.begin(21, q.Proc, "kill -9 of the front, the open object stored: %v", stored)
 		return errors.Join(a.f.kill(q.Proc), errors.New("killed"))
 	})
-	select {
-	case front := <-hit:
-		pause(ctx, a.between(0, time.Second))
-		return a.f.start(front)
-	case <-time.After(15 * time.Second):
-	case <-ctx.Done():
-	}
-	return errNotReached
+	return a.startAgain(ctx, hit, 15*time.Second)
 }
 
 // submitAgain lets the connection of the producer break while it waits for answers: the workload submits again with the same key.

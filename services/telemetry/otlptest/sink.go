@@ -98,14 +98,21 @@ func reply(w http.ResponseWriter, m proto.Message) {
 	_, _ = w.Write(b)
 }
 
-func (s *Sink) traces(w http.ResponseWriter, r *http.Request) {
-	var req coltrace.ExportTraceServiceRequest
+// received reads a request; false when it was refused.
+func received(w http.ResponseWriter, r *http.Request, into proto.Message) bool {
 	b, err := body(r)
 	if err == nil {
-		err = proto.Unmarshal(b, &req)
+		err = proto.Unmarshal(b, into)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+	return err == nil
+}
+
+func (s *Sink) traces(w http.ResponseWriter, r *http.Request) {
+	var req coltrace.ExportTraceServiceRequest
+	if !received(w, r, &req) {
 		return
 	}
 	s.mu.Lock()
@@ -137,12 +144,7 @@ func (s *Sink) traces(w http.ResponseWriter, r *http.Request) {
 
 func (s *Sink) counts(w http.ResponseWriter, r *http.Request) {
 	var req colmetric.ExportMetricsServiceRequest
-	b, err := body(r)
-	if err == nil {
-		err = proto.Unmarshal(b, &req)
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+	if !received(w, r, &req) {
 		return
 	}
 	s.mu.Lock()
