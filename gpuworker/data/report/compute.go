@@ -49,7 +49,7 @@ type Request struct {
 }
 
 // Compute reads a data set once, row by row, and makes the report on it, with its first rows as the model will see them. What has to be compared lies
-// in scratch files: about as much as the texts, and 700 bytes a row.
+// in scratch files: as much as the texts and 700 bytes a row, twice where classes are named.
 func Compute(ctx context.Context, c Config, e Encoding, q Request) (_ *Set, _ *Stats, shown []Shown, err error) {
 	k, err := newComputing(ctx, e, &q, len(c.Annotators) > 0, c.Label != "")
 	if k != nil {

@@ -272,7 +272,7 @@ func (a *app) dataStatsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "stats PATH [key=value ...]", Short: "Count lengths, truncation, packing, duplicates, personal data and classes of a data set", Args: pathArgs,
 		Long: "Count lengths, truncation, packing, duplicates, personal data and classes of a data set.\n" + dataPaths +
-			"Rows are read once and not held; what has to be compared lies in scratch files (TMPDIR), about as large as the texts and 700 bytes a row.",
+			"Rows are read once and not held; what has to be compared lies in scratch files (TMPDIR): as much as the texts and 700 bytes a row, with --label twice.",
 		Example: "  tunefleet data stats train.jsonl --tokenizer ./model --template qwen3 --cutoff-len 1024\n" +
 			"  tunefleet data stats tickets.csv --label department --review review.jsonl\n  tunefleet data stats sft.yaml --html report.html",
 		RunE: func(cmd *cobra.Command, args []string) error {
