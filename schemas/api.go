@@ -165,6 +165,23 @@ type WorkerView struct {
 	Busy     string    `json:"busy,omitempty"`
 	Draining bool      `json:"draining,omitempty"`
 	Started  time.Time `json:"started"`
+	// GPUs is what the GPUs of the worker's host said of themselves last, in the driver's order; none where there are none or nothing is known.
+	GPUs []GPUView `json:"gpus,omitempty"`
+}
+
+// GPUView is what a GPU says of itself; -1 is a number that it does not tell.
+type GPUView struct {
+	Name string `json:"name"`
+	// Utilization is the percentage of the last sampling period in which a kernel ran.
+	Utilization int64 `json:"utilization"`
+	// MemoryUsed and MemoryTotal are bytes.
+	MemoryUsed  int64 `json:"memory_used"`
+	MemoryTotal int64 `json:"memory_total"`
+	// PowerW is the draw of the board in watts, TemperatureC that of the chip in degrees Celsius.
+	PowerW       int64 `json:"power_w"`
+	TemperatureC int64 `json:"temperature_c"`
+	// Slowed says why the clock is lower than it could be, empty when it is not.
+	Slowed string `json:"slowed,omitempty"`
 }
 
 // WorkerList lists workers.

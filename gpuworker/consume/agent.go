@@ -391,7 +391,11 @@ func (a *Agent) setBusy(name string) {
 func (a *Agent) register(ctx context.Context) {
 	host, _ := os.Hostname()
 	record := func() lease.Worker {
-		return lease.Worker{Name: a.cfg.Name, Incarnation: a.cfg.Incarnation, Pool: a.cfg.Pool, Host: host, PID: os.Getpid(), Devices: a.cfg.Devices,
+		var gpus []schemas.GPUView
+		if a.cfg.GPUs != nil {
+			gpus = a.cfg.GPUs()
+		}
+		return lease.Worker{GPUs: gpus, Name: a.cfg.Name, Incarnation: a.cfg.Incarnation, Pool: a.cfg.Pool, Host: host, PID: os.Getpid(), Devices: a.cfg.Devices,
 			Device: a.cfg.Device, Busy: a.busy.Load().(string), Draining: a.isDraining() || a.cordoned.Load() && a.busy.Load() == "", Started: a.started}
 	}
 	tick := time.NewTicker(a.cfg.LeaseTTL / 3)

@@ -52,6 +52,8 @@ type Config struct {
 	RankEnv     []string
 	// Numerics is the fingerprint of the ranks' arithmetic (kernel ABI hash, ISA path, ...), recorded in HEAD when a gang forms.
 	Numerics string
+	// GPUs, when not nil, returns at once what the host's GPUs said of themselves last, for the inventory.
+	GPUs func() []schemas.GPUView
 
 	// Notice, when not nil, tells that the machine is to be taken away; the agent then drains within the time that is left.
 	Notice Noticer

@@ -535,10 +535,10 @@ func (p *pool) publish(ctx context.Context, v *View, d Decision) {
 		}
 	}
 	view := schemas.PoolView{Pool: p.name, Owner: p.c.cfg.Name, Turn: v.Ledger.Turn, Workers: v.Workers[p.name].Live, WorkersDemanded: d.Demand, Reason: d.Reason}
-	for i := range v.Runs {
-		if v.Runs[i].Head == nil {
+	for _, r := range p.runs { // all of them: a view holds those that come first
+		if r.head == nil {
 			view.Queued++
-		} else if v.Runs[i].Head.State == schemas.RunRunning {
+		} else if r.head.State == schemas.RunRunning {
 			view.Running++
 		}
 	}

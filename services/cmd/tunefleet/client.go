@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -76,24 +77,9 @@ func (a *app) findRun(ctx context.Context, c *client.Client, arg string) (tenant
 	if schemas.ValidName(run) && len(run) >= 26 {
 		return tenant, run, nil
 	}
-	var found []string
-	after := ""
-	for {
-		list, err := c.List(ctx, schemas.RunFilter{Tenant: tenant, Limit: 1000, After: after})
-		if err != nil {
-			return "", "", err
-		}
-		for _, r := range list.Runs {
-			if r.Run == run {
-				return tenant, run, nil
-			}
-			if r.Name == run || strings.HasPrefix(r.Run, run) {
-				found = append(found, r.Run)
-			}
-		}
-		if after = list.Next; after == "" {
-			break
-		}
+	found, exact, err := a.matches(ctx, c, tenant, run)
+	if err != nil || exact {
+		return tenant, run, err
 	}
 	switch len(found) {
 	case 0:
@@ -101,7 +87,51 @@ func (a *app) findRun(ctx context.Context, c *client.Client, arg string) (tenant
 	case 1:
 		return tenant, found[0], nil
 	}
-	return "", "", schemas.Errorf(schemas.CodeUsage, arg, "%d runs match: %s", len(found), strings.Join(found, ", ")).WithHint("give more of the id")
+	some := strings.Join(found[:min(len(found), maxNamed)], ", ")
+	if len(found) > maxNamed {
+		some += ", ..."
+	}
+	return "", "", schemas.Errorf(schemas.CodeUsage, arg, "%d runs match, the newest first: %s", len(found), some).WithHint("give more of the id; tunefleet list --name %s shows them", arg)
+}
+
+// maxNamed is how many runs that match are named.
+const maxNamed = 10
+
+// namesWait is how long a server is given to read the names of runs that it has not read since it was started.
+const namesWait = time.Minute
+
+// matches lists the runs of a tenant that have a name, or whose ids begin with it, the newest first; exact says that it is the id of one.
+func (a *app) matches(ctx context.Context, c *client.Client, tenant, text string) (found []string, exact bool, err error) {
+	deadline := time.Now().Add(namesWait)
+	for told := false; ; {
+		found = nil
+		unread := 0
+		for f := (schemas.RunFilter{Tenant: tenant, Name: text, Limit: maxListPage}); ; {
+			list, err := c.List(ctx, f)
+			if err != nil {
+				return nil, false, err
+			}
+			for _, r := range list.Runs {
+				if r.Run == text {
+					return nil, true, nil
+				}
+				if r.Name == text || strings.HasPrefix(r.Run, text) {
+					found = append(found, r.Run)
+				}
+			}
+			unread = list.Unread
+			if f.After = list.Next; f.After == "" {
+				break
+			}
+		}
+		if unread == 0 || time.Now().After(deadline) {
+			return found, false, nil
+		}
+		if !told {
+			told = true
+			a.say("the server reads the names of %d runs; an id would do without", unread)
+		}
+	}
 }
 
 // completeRuns offers a shell the ids of runs, with their names and states, for the commands that take one.

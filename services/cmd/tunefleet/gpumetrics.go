@@ -3,11 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/tunefleet/tunefleet/kernels/nvml"
+	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
@@ -32,6 +36,54 @@ func gpuGauges() []gpuGauge {
 			return float64(min(1, len(nvml.Reasons(s.Throttle))))
 		}},
 	}
+}
+
+// watchGPUs reads the machine's GPUs now and then until ctx ends; latest returns at once what they said last, nothing when the driver has not
+// answered for three rounds: one that hangs must hold up nobody.
+func watchGPUs(ctx context.Context, library string, every time.Duration) (latest func() []schemas.GPUView, err error) {
+	lib, err := nvml.Open(library)
+	if err != nil {
+		return nil, err
+	}
+	type seen struct {
+		at   time.Time
+		gpus []schemas.GPUView
+	}
+	var last atomic.Pointer[seen]
+	go func() {
+		defer lib.Close()
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			if samples, err := lib.Read(); err == nil {
+				last.Store(&seen{time.Now(), gpuViews(samples)})
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() []schemas.GPUView {
+		if s := last.Load(); s != nil && time.Since(s.at) < 3*every {
+			return s.gpus
+		}
+		return nil
+	}, nil
+}
+
+func gpuViews(samples []nvml.Sample) []schemas.GPUView {
+	out := make([]schemas.GPUView, len(samples))
+	for i, s := range samples {
+		power := s.PowerMilliwatts
+		if power >= 0 {
+			power = (power + 500) / 1000
+		}
+		out[i] = schemas.GPUView{Name: s.Name, Utilization: s.GPUPercent, MemoryUsed: s.MemoryUsed, MemoryTotal: s.MemoryTotal, PowerW: power, TemperatureC: s.TemperatureC,
+			Slowed: strings.Join(nvml.Reasons(s.Throttle), ", ")}
+	}
+	return out
 }
 
 // observeGPUs reports what the driver's management library says of the machine's GPUs, whenever metrics are collected. stop is never nil.

@@ -4,6 +4,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -11,11 +12,40 @@ import (
 	"github.com/tunefleet/tunefleet/services/telemetry"
 )
 
-func TestGPUMetrics(t *testing.T) {
+func TestGPUsOfTheInventory(t *testing.T) {
+	so := fakeNVML(t)
+	if _, err := watchGPUs(t.Context(), "/nowhere.so", time.Second); err == nil {
+		t.Error("a library that is not there was opened")
+	}
+	latest, err := watchGPUs(t.Context(), so, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for len(latest()) == 0 && time.Now().Before(deadline) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	got := latest()
+	if len(got) != 1 {
+		t.Fatalf("GPUs %+v", got)
+	}
+	if g := got[0]; g.Name == "" || g.Utilization != 97 || g.MemoryUsed != 1<<30 || g.MemoryTotal != 80<<30 || g.PowerW != 412 || g.TemperatureC != 61 || g.Slowed == "" {
+		t.Errorf("GPU %+v", g)
+	}
+}
+
+// fakeNVML builds a management library of one GPU.
+func fakeNVML(t *testing.T) string {
+	t.Helper()
 	so := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
 	if out, err := exec.CommandContext(t.Context(), "gcc", "-shared", "-fPIC", "-o", so, "../../../kernels/nvml/testdata/fake.c").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return so
+}
+
+func TestGPUMetrics(t *testing.T) {
+	so := fakeNVML(t)
 	reader := sdk.NewManualReader()
 	meter := sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("test")
 	if stop, err := observeGPUs(meter, "/nowhere.so"); err == nil {

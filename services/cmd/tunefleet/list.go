@@ -41,7 +41,7 @@ func (a *app) listCommand() *cobra.Command {
 				return schemas.Errorf(schemas.CodeUsage, "--limit", "%d is negative", limit).WithHint("0 lists every run")
 			}
 			if f.Pool != "" && !schemas.ValidName(f.Pool) {
-				return schemas.Errorf(schemas.CodeUsage, "--pool", "%q is no name of a pool", f.Pool).WithHint("tunefleet pool shows the pools")
+				return schemas.Errorf(schemas.CodeUsage, "--pool", "%q is no name of a pool", f.Pool).WithHint("tunefleet pool list shows the pools")
 			}
 			if f.Tenant = a.tenant; all {
 				f.Tenant = ""
@@ -93,7 +93,7 @@ func (a *app) list(cmd *cobra.Command, f schemas.RunFilter, limit int, tenants b
 			if tenants {
 				id = r.Tenant + "/" + id
 			}
-			t.row(id, r.Name, string(r.State), runningStages(r), step(r), ago(r.Created), ago(r.Updated), r.Reason)
+			t.row(id, short(r.Name, 48), string(r.State), runningStages(r), step(r), ago(r.Created), ago(r.Updated), short(r.Reason, 90))
 		}
 		if f.After = list.Next; f.After == "" || limit > 0 && n >= limit {
 			break
@@ -115,6 +115,15 @@ func (a *app) list(cmd *cobra.Command, f schemas.RunFilter, limit int, tenants b
 		a.say("the newest %d of %d runs; go on with --after %s, or list all with --limit 0", n, total, f.After)
 	}
 	return nil
+}
+
+// short cuts a cell of a table in its middle: what tells names of a sweep apart is at their ends.
+func short(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n/2]) + "…" + string(r[len(r)-(n-n/2-1):])
 }
 
 // nothingListed says what to do about an empty list.

@@ -62,6 +62,9 @@ func (a *app) workerCommand() *cobra.Command {
 				log.Debug("no metrics of GPUs", "error", err)
 			}
 			defer stop()
+			if cfg.GPUs, err = watchGPUs(ctx, nvml.Library, 5*time.Second); err != nil {
+				log.Debug("the inventory has no figures of GPUs", "error", err)
+			}
 			back, err := openBackends(ctx, where, "tunefleet-worker", wait, log)
 			if err != nil {
 				return err

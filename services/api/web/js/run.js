@@ -70,8 +70,8 @@ export function runPage(tenant, run, query, go) {
     const speed = feedSpeed(feed, v.stage), left = p && speed && pr.total ? (p.total - p.done) / speed : 0;
     const rows = [
       ['Submitted', when(v.created)], ['Took', ended(v) && t.wall ? span(t.wall) : ''],
-      ['Step', p ? `${integer(p.done)} of ${integer(p.total)}` : stepOf(v) ? integer(stepOf(v)) : ''], ['Time left', left > 0 ? `about ${span(left)} of ${v.stage || 'the stage'}` : ''],
-      ['Loss', v.state === 'running' && pr.loss ? figure(pr.loss) : ''], ['Speed', v.state === 'running' && pr.tokens_per_second ? `${figure(pr.tokens_per_second)} tokens/s` : ''],
+      ['Step', p ? `${integer(p.done)} of ${integer(p.total)}` : stepOf(v) ? integer(stepOf(v)) : ''], ['Time left', left > 0 && v.members?.length ? `about ${span(left)} of ${v.stage || 'the stage'}` : ''],
+      ['Loss', v.state === 'running' && v.members?.length && pr.loss ? figure(pr.loss) : ''], ['Speed', v.state === 'running' && v.members?.length && pr.tokens_per_second ? `${figure(pr.tokens_per_second)} tokens/s` : ''],
       ['Committed', v.step && v.stage && !ended(v) ? `step ${integer(v.step)}` : ''], ['Gang', v.members?.length ? `${v.members.length} · ${v.members.map((m) => m.worker).join(', ')}` : ''],
       ['Generation', v.generation || ''], ['Lost gangs', early(v).length || ''],
       ['Goodput', t.goodput ? percent(t.goodput) : ''], ['Pool', h('a', { href: '#/fleet' }, v.pool)], ['Priority', v.priority || ''],
