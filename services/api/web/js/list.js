@@ -38,7 +38,7 @@ export function listPage(query, go) {
   const bulkText = h('span', {});
   const bulkBar = h('div', { class: 'bulk', hidden: true }, bulkText, compare, cancel, clear);
   const body = h('tbody', { id: 'run-rows' });
-  const heads = [[h('span', { class: 'sr' }, 'Select'), 'pick'], 'Run', 'State', ['Stage', 'wide'], ['Step', 'num'], ['Loss', 'num wide'], ['Lost gangs', 'num wider'], ['Submitted', 'wide'], ['Took', 'num wider']];
+  const heads = [[h('span', { class: 'sr' }, 'Select'), 'pick'], 'Run', 'State', ['Stage', 'wide'], ['Step', 'num wide'], ['Loss', 'num wide'], ['Lost gangs', 'num wider'], ['Submitted', 'wide'], ['Took', 'num wider']];
   const none = h('div', { hidden: true }), error = h('p', { class: 'error', role: 'alert', hidden: true });
   const prev = h('button', { type: 'button', onclick: () => { const w = wanted(); const to = back.pop() ?? ''; navigate({ after: to, page: to ? w.page - 1 : '' }, true); } }, '← Newer'); prev.disabled = true;
   const next = h('button', { type: 'button', onclick: () => { back.push(wanted().after); navigate({ after: next.dataset.to, page: wanted().page + 1 }, true); scrollTo(0, 0); } }, 'Older →'); next.disabled = true;
@@ -71,9 +71,9 @@ export function listPage(query, go) {
     const tr = h('tr', {},
       h('td', { class: 'pick' }, pick),
       h('td', { class: 'name' }, h('a', { href: runLink(r.tenant, r.run), 'data-focus': 'link', class: 'runlink' }, r.name || r.run), h('span', { class: 'id', title: id }, `${r.tenant}/${r.run.slice(0, 14)}`)),
-      h('td', {}, badge(r.state)),
+      h('td', {}, badge(r.state), p ? h('small', { class: 'narrow' }, `${at} ${percent(p.done / p.total, 0)}`) : null),
       h('td', { class: 'wide stagecell' }, p ? h('div', { class: 'bar', role: 'img', 'aria-label': `${at} ${percent(p.done / p.total, 0)}` }, h('i', { 'width%': (100 * p.done / p.total).toFixed(1) })) : null, h('span', { class: 'reason', title: r.reason || '' }, p ? `${at} · ${percent(p.done / p.total, 0)}` : r.state === 'failed' && r.error ? r.error.message : wait || '')),
-      h('td', { class: 'num' }, p ? `${integer(p.done)} / ${integer(p.total)}` : integer(stepOf(r) || NaN)),
+      h('td', { class: 'num wide' }, p ? `${integer(p.done)} / ${integer(p.total)}` : integer(stepOf(r) || NaN)),
       h('td', { class: 'num wide' }, r.progress?.loss ? figure(r.progress.loss) : ''),
       h('td', { class: 'num wider', title: early(r).map((e) => `generation ${e.generation}: ${e.cause}`).join('\n') }, losses || ''),
       h('td', { class: 'wide' }, when(r.created)),
