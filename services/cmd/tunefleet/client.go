@@ -77,12 +77,16 @@ func (a *app) findRun(ctx context.Context, c *client.Client, arg string) (tenant
 	if schemas.ValidName(run) && len(run) >= 26 {
 		return tenant, run, nil
 	}
-	found, exact, err := a.matches(ctx, c, tenant, run)
+	found, near, exact, err := a.matches(ctx, c, tenant, run)
 	if err != nil || exact {
 		return tenant, run, err
 	}
 	switch len(found) {
 	case 0:
+		if len(near) > 0 {
+			return "", "", schemas.Errorf(schemas.CodeNotFound, arg, "no run of tenant %s has this id, beginning of an id, or name", tenant).
+				WithHint("did you mean %s? tunefleet list --name %s shows the runs", printable(near), arg)
+		}
 		return "", "", schemas.Errorf(schemas.CodeNotFound, arg, "no run of tenant %s has this id, beginning of an id, or name", tenant).WithHint("tunefleet list shows the runs")
 	case 1:
 		return tenant, found[0], nil
@@ -100,8 +104,9 @@ const maxNamed = 10
 // namesWait is how long a server is given to read the names of runs that it has not read since it was started.
 const namesWait = time.Minute
 
-// matches lists the runs of a tenant that have a name, or whose ids begin with it, the newest first; exact says that it is the id of one.
-func (a *app) matches(ctx context.Context, c *client.Client, tenant, text string) (found []string, exact bool, err error) {
+// matches lists the runs of a tenant that have a name, or whose ids begin with it, the newest first; exact says that it is the id of one, near
+// is the name of the newest that holds the text.
+func (a *app) matches(ctx context.Context, c *client.Client, tenant, text string) (found []string, near string, exact bool, err error) {
 	deadline := time.Now().Add(namesWait)
 	for told := false; ; {
 		found = nil
@@ -109,14 +114,16 @@ func (a *app) matches(ctx context.Context, c *client.Client, tenant, text string
 		for f := (schemas.RunFilter{Tenant: tenant, Name: text, Limit: maxListPage}); ; {
 			list, err := c.List(ctx, f)
 			if err != nil {
-				return nil, false, err
+				return nil, "", false, err
 			}
 			for _, r := range list.Runs {
 				if r.Run == text {
-					return nil, true, nil
+					return nil, "", true, nil
 				}
 				if r.Name == text || strings.HasPrefix(r.Run, text) {
 					found = append(found, r.Run)
+				} else if near == "" {
+					near = r.Name
 				}
 			}
 			unread = list.Unread
@@ -125,7 +132,7 @@ func (a *app) matches(ctx context.Context, c *client.Client, tenant, text string
 			}
 		}
 		if unread == 0 || time.Now().After(deadline) {
-			return found, false, nil
+			return found, near, false, nil
 		}
 		if !told {
 			told = true
