@@ -55,7 +55,7 @@ func (a *app) listCommand() *cobra.Command {
 	c.Flags().StringVar(&since, "since", "", "only runs submitted since: 90m, 12h, 7d, 2026-11-27 or 2026-11-27T09:00:00Z")
 	c.Flags().StringVar(&until, "until", "", "only runs submitted before that")
 	c.Flags().BoolVarP(&all, "all-tenants", "A", false, "runs of every tenant")
-	c.Flags().IntVarP(&limit, "limit", "n", 50, "at most so many runs; 0 for all")
+	c.Flags().IntVar(&limit, "limit", 50, "at most so many runs; 0 for all")
 	c.Flags().StringVar(&f.After, "after", "", "go on where another list ended (it says how)")
 	return c
 }
