@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -300,7 +301,7 @@ func inventory(t *testing.T, s lease.Store) {
 	}
 	eventually(t, "worker b's end", func() bool {
 		ws, err := s.Workers(t.Context(), "cpu")
-		return err == nil && len(ws) == 1 && ws[0] == a
+		return err == nil && len(ws) == 1 && reflect.DeepEqual(ws[0], a)
 	})
 	if err := s.Deregister(t.Context(), a); err != nil {
 		t.Fatal(err)
