@@ -117,7 +117,7 @@ func (a *app) serveAPI(ctx context.Context, inf *config.Inference, f *apiFlags, 
 		return err
 	}
 	// A port that is taken is found out before the model is loaded.
-	l, err := net.Listen("tcp", net.JoinHostPort(f.host, strconv.Itoa(f.port)))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(f.host, strconv.Itoa(f.port)))
 	if err != nil {
 		return schemas.Errorf(schemas.CodeUsage, "--port", "cannot listen: %v", err).WithHint("name another --port or --host")
 	}
@@ -165,7 +165,9 @@ func (a *app) serveAPI(ctx context.Context, inf *config.Inference, f *apiFlags, 
 		a.say("answers that had not ended were cut off")
 		err = srv.Close()
 	}
-	<-failed
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 
