@@ -9,10 +9,6 @@
 #include "philox.cuh"
 #include "queue.h"
 
-#ifdef TF_HOST
-#include <vector>
-#endif
-
 namespace tf {
 
 constexpr int kAttn = 64;         /* queries, keys, or elements of a head in a tile */
@@ -99,24 +95,8 @@ __device__ inline int chunk_width(int64_t d, int c) {
 /* Copies of 16 bytes to shared memory that run beside other work until async_wait; 0 bytes of source: zeros. The emulation copies when it is
  * waited for, so that a forgotten wait shows. */
 #ifdef TF_HOST
-struct AsyncCopy {
-  void *to;
-  vec<uint32_t, 4> v;
-};
-inline std::vector<AsyncCopy> &async_copies() {
-  static std::vector<AsyncCopy> all[1024];
-  return all[threadIdx.x];
-}
-inline void async_copy(void *to, const void *from, int bytes) {
-  AsyncCopy c = {to, {}};
-  if (bytes) c.v = *static_cast<const vec<uint32_t, 4> *>(from);
-  memset(to, 0xff, 16);
-  async_copies().push_back(c);
-}
-inline void async_wait() {
-  for (const AsyncCopy &c : async_copies()) *static_cast<vec<uint32_t, 4> *>(c.to) = c.v;
-  async_copies().clear();
-}
+inline void async_copy(void *to, const void *from, int bytes) { tfh::async_copy(to, from, bytes); }
+inline void async_wait() { tfh::async_wait(); }
 #else
 __device__ inline void async_copy(void *to, const void *from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");

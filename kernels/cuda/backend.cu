@@ -201,6 +201,9 @@ static tf_status dev_alloc(tf_device *d, int64_t bytes, tf_ptr *p) {
     return tf::status_of(e);
   }
   *p = ((tf_ptr)(uintptr_t)base + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+#ifdef TF_HOST
+  tfh::extent(at<void>(*p), (size_t)bytes);
+#endif
   std::lock_guard<std::mutex> hold(d->lock);
   d->bases[*p] = base;
   return TF_OK;
@@ -442,6 +445,9 @@ static tf_status set_workspace(tf_queue *q, tf_ptr p, int64_t bytes) {
   return q->st;
 }
 
+#ifndef TF_NEW_WORKSPACE
+#define TF_NEW_WORKSPACE(q, name, p)
+#endif
 #define TF_X(name)                                                                                  \
   static tf_status op_##name(tf_queue *q, const tf_##name *p) {                                     \
     if (q->st != TF_OK) return q->st;                                                               \
@@ -449,6 +455,7 @@ static tf_status set_workspace(tf_queue *q, tf_ptr p, int64_t bytes) {
     tf_status st = TF_OK;                                                                           \
     if (tf::take(q, TF_OP_##name, p, &st) || st != TF_OK) return st;                                \
     cudaSetDevice(q->d->index);                                                                     \
+    TF_NEW_WORKSPACE(q, name, p);                                                                   \
     return cuda_##name(q, p);                                                                       \
   }
 TF_OPS(TF_X)
@@ -458,6 +465,7 @@ tf_status tf::run_now(tf_queue *q, int32_t op, const void *params) {
   switch (op) {
 #define TF_X(name)                                                                        \
   case TF_OP_##name:                                                                      \
+    TF_NEW_WORKSPACE(q, name, static_cast<const tf_##name *>(params));                              \
     return tf::named(q, #name, cuda_##name(q, static_cast<const tf_##name *>(params)));
     TF_OPS(TF_X)
 #undef TF_X

@@ -45,6 +45,9 @@ constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
 /* What every card we build for can give a block (sm_89 has 99 KiB; more than 48 KiB has to be dynamic). */
 constexpr size_t kMaxShared = 99 << 10;
+/* From so much dynamic memory on a launch says so beforehand, as has to be done for more than 48 KiB with the static arrays: those may have the
+ * rest. */
+constexpr size_t kAskShared = 32 << 10;
 
 /* --- element types ---------------------------------------------------------------------------------------------------------------- */
 

@@ -36,13 +36,20 @@ struct Loss {
   }
 };
 
+/* The i-th four of a row of v elements. What lies behind the row nobody has written: it is not read. */
+__device__ inline vec<float, 4> four(const float *z, int64_t i, int64_t v) {
+  if (4 * i + 4 <= v) return reinterpret_cast<const vec<float, 4> *>(z)[i];
+  vec<float, 4> x = {};
+  for (int k = 0; 4 * i + k < v; k++) x.v[k] = z[4 * i + k];
+  return x;
+}
+
 /* One block a row: maximum and sums in one pass over it, the gradient in a second. Rows have padding to a multiple of 8; dz may be z. */
 template <typename T>
 __global__ void __launch_bounds__(kLossThreads) loss_kernel(Loss p, int32_t *trouble) {
   TF_SHARED(float, red, kWarp);
-  typedef vec<float, 4> V;
   const int64_t r = blockIdx.x;
-  const V *z = reinterpret_cast<const V *>(p.z + r * p.ld);
+  const float *z = p.z + r * p.ld;
   int64_t target = p.targets[r];
   if (target >= p.v) {
     report(trouble, kBadTarget);
@@ -51,7 +58,7 @@ __global__ void __launch_bounds__(kLossThreads) loss_kernel(Loss p, int32_t *tro
   /* s: the sum of exp(a - m) with the greatest a so far as m; h: that of exp(a - m) * (a - m). */
   float m = -FLT_MAX, s = 0, h = 0, zs = 0;
   for (int64_t i = threadIdx.x; 4 * i < p.v; i += blockDim.x) {
-    const V raw = z[i];
+    const vec<float, 4> raw = four(z, i, p.v);
     for (int k = 0; k < 4; k++) {
       if (4 * i + k >= p.v) break;
       const float a = p.logit(raw.v[k]);
@@ -67,7 +74,7 @@ __global__ void __launch_bounds__(kLossThreads) loss_kernel(Loss p, int32_t *tro
       }
     }
   }
-  const float chosen = target >= 0 ? p.logit(p.z[r * p.ld + target]) : 0.0f;
+  const float chosen = target >= 0 ? p.logit(z[target]) : 0.0f;
   const float most = block_reduce<Max>(m, red), f = expf(m - most);
   h = f * fmaf(s, m - most, h);
   s = block_reduce<Sum>(s * f, red);
@@ -95,7 +102,7 @@ __global__ void __launch_bounds__(kLossThreads) loss_kernel(Loss p, int32_t *tro
   }
   vec<T, 4> *dz = reinterpret_cast<vec<T, 4> *>(static_cast<T *>(p.dz) + r * p.ld);
   for (int64_t i = threadIdx.x; 4 * i < p.v; i += blockDim.x) {
-    const V raw = z[i];
+    const vec<float, 4> raw = four(z, i, p.v);
     vec<T, 4> out;
     for (int k = 0; k < 4; k++) {
       float g = 0;

@@ -85,6 +85,7 @@ __device__ inline void quantize(const float *table, const float (&x)[kAdam8Each]
     const int64_t i = lo + k * kWarp;
     if (i < n) codes[i] = nearest(table, __fmul_rn(x[k], inverse));
   }
+  __syncwarp(); /* every lane has read the scale that was */
   if (threadIdx.x % kWarp == 0) *scale = most;
 }
 

@@ -104,9 +104,9 @@ tf_status launch(tf_queue *q, const char *name, void (*kernel)(P...), dim3 grid,
   if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024 || shared > kMaxShared)
     return fail(q, TF_EINVALID, "%s: a grid of %u x %u x %u blocks with %zu bytes of shared memory cannot be launched", name, grid.x, grid.y, grid.z, shared);
 #ifdef TF_HOST
-  return check(q, tfh::launch(q->stream, name, grid, block, shared, [=]() { kernel(static_cast<P>(args)...); }), name);
+  return check(q, tfh::launch(q->stream, name, grid, block, shared, TF_KERNEL(kernel(static_cast<P>(args)...))), name);
 #else
-  if (shared > 48 << 10)
+  if (shared > kAskShared)
     TF_TRY(check(q, cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared), name));
   kernel<<<grid, block, shared, q->stream>>>(static_cast<P>(args)...);
   return check(q, cudaGetLastError(), name);

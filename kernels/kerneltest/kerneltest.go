@@ -83,6 +83,9 @@ type Options struct {
 	Seed uint64
 	// F32 is the relative L2 error that f32 results may have (default 2e-6; sums in another order need more).
 	F32 float64
+	// Apart gives each operand memory of its own, as long as it is, and leaves what is to be written unwritten: for a backend that notices
+	// accesses beyond an allocation and reads of what nothing has written.
+	Apart bool
 	// MinTime is how long a perf case runs (default 200 ms).
 	MinTime time.Duration
 	// Each is called with each result.
@@ -144,15 +147,16 @@ func runCase(d *kernels.Device, mode Mode, o Options, c Case) (r Result, ran boo
 		return r, true
 	}
 	defer func() { _ = q.Close() }()
-	a, err := d.NewArena("case", arenaBytes)
-	if err != nil {
-		fail(err)
-		return r, true
-	}
-	defer func() { _ = q.Sync(); a.Close() }()
+	e := &Env{q: q, d: d, apart: o.Apart, dt: o.DType, f32: o.F32, perf: c.Perf}
+	defer func() {
+		_ = q.Sync()
+		for _, a := range e.arenas {
+			a.Close()
+		}
+	}()
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(c.Op + "/" + c.Name))
-	e := &Env{q: q, a: a, dt: o.DType, f32: o.F32, perf: c.Perf, rand: rand.New(rand.NewPCG(h.Sum64(), o.Seed))}
+	e.rand = rand.New(rand.NewPCG(h.Sum64(), o.Seed))
 	c.Run(e)
 	if mode == Grad && len(e.grads) == 0 {
 		return r, false
@@ -196,13 +200,15 @@ func status(r *Result, err error) {
 
 // Env is what a case runs in.
 type Env struct {
-	q    *kernels.Queue
-	a    *kernels.Arena
-	dt   kernels.DType
-	f32  float64 // tolerance
-	perf bool
-	rand *rand.Rand
-	do   func(*kernels.Queue)
+	q      *kernels.Queue
+	d      *kernels.Device
+	arenas []*kernels.Arena // one, or one for each operand
+	apart  bool
+	dt     kernels.DType
+	f32    float64 // tolerance
+	perf   bool
+	rand   *rand.Rand
+	do     func(*kernels.Queue)
 
 	wants, grads []expectation
 	flops, bytes float64
@@ -273,14 +279,35 @@ func (e *Env) out(dt kernels.DType, pad int64, dims ...int64) Operand {
 			v[i] = math.NaN()
 		}
 	}
-	return e.put(dt, v, pad, dims...)
+	return e.place(dt, v, pad, !e.apart, dims...)
+}
+
+// tensor is memory for an operand.
+func (e *Env) tensor(dt kernels.DType, dims ...int64) (kernels.Tensor, error) {
+	if !e.apart && len(e.arenas) > 0 {
+		return e.arenas[0].New(dt, dims...)
+	}
+	size := int64(arenaBytes)
+	if e.apart {
+		size = max(kernels.NewTensor(1, dt, dims...).Bytes(), 1)
+	}
+	a, err := e.d.NewArena("case", size)
+	if err != nil {
+		return kernels.Tensor{}, err
+	}
+	e.arenas = append(e.arenas, a)
+	return a.New(dt, dims...)
 }
 
 func (e *Env) put(dt kernels.DType, v []float64, pad int64, dims ...int64) Operand {
+	return e.place(dt, v, pad, true, dims...)
+}
+
+func (e *Env) place(dt kernels.DType, v []float64, pad int64, write bool, dims ...int64) Operand {
 	last := len(dims) - 1
 	wide := slices.Clone(dims)
 	wide[last] += pad
-	base, err := e.a.New(dt, wide...)
+	base, err := e.tensor(dt, wide...)
 	if err != nil {
 		e.q.Fail(err)
 		return Operand{}
@@ -302,7 +329,9 @@ func (e *Env) put(dt kernels.DType, v []float64, pad int64, dims ...int64) Opera
 	if !e.perf {
 		o.V = stored
 	}
-	upload(e.q, base, flat)
+	if write {
+		upload(e.q, base, flat)
+	}
 	return o
 }
 
@@ -316,7 +345,7 @@ func (e *Env) I64(v []int64, dims ...int64) kernels.Tensor { return ints(e, kern
 func (e *Env) U8(v []uint8, dims ...int64) kernels.Tensor { return ints(e, kernels.U8, v, dims...) }
 
 func ints[T kernels.Element](e *Env, dt kernels.DType, v []T, dims ...int64) kernels.Tensor {
-	t, err := e.a.New(dt, dims...)
+	t, err := e.tensor(dt, dims...)
 	if err == nil {
 		err = kernels.Upload(e.q, t, v)
 	}

@@ -15,14 +15,16 @@
 
 #include "emulate.h"
 #include "shim.h"
+#include "watch.h"
 
 namespace tfh {
 
-Index self;
+Index self_now;
 
 namespace {
 
-constexpr size_t kStack = 128 << 10, kShared = 227 << 10, kStatic = 48 << 10, kFence = 64;
+/* kAsk, kMost: kAskShared and kMaxShared of device.cuh. */
+constexpr size_t kStack = 128 << 10, kShared = 227 << 10, kStatic = 48 << 10, kAsk = 32 << 10, kMost = 99 << 10, kFence = watch::kGap, kArrays = 64;
 constexpr unsigned char kPoison = 0xff, kFenceByte = 0xa5;
 
 /* A collective of the lanes in mask that not all have reached, or whose values not all have taken. */
@@ -35,6 +37,13 @@ struct Meeting {
 
 enum State { kReady, kAtBarrier, kAtMeeting, kDone };
 
+/* An asynchronous copy of 16 bytes that nothing has waited for. */
+struct Copy {
+  void *to;
+  const void *from;
+  int bytes;
+};
+
 struct Fiber {
   ucontext_t start;
   jmp_buf at;
@@ -42,6 +51,7 @@ struct Fiber {
   State state = kDone;
   bool started = false;
   dim3 thread;
+  std::vector<Copy> copies;
 };
 
 struct Array {
@@ -59,17 +69,21 @@ struct Machine {
   char *mem = nullptr;
   size_t used = 0, dynamic = 0;
   std::vector<Array> arrays;
+  std::vector<const void *> places; /* where the threads that wait at the barrier do */
   std::string why;
 };
+
+constexpr size_t kMemory = kShared + kArrays * (kFence + 16);
 
 Machine m;
 
 void enter() {
   for (;;) {
     (*m.body)();
-    m.fibers[m.current].state = kDone;
-    m.done++;
     Fiber &f = m.fibers[m.current];
+    if (!f.copies.empty()) stop("a thread ends while an asynchronous copy of it is under way");
+    f.state = kDone;
+    m.done++;
     if (_setjmp(f.at) == 0) _longjmp(m.scheduler, 1);
   }
 }
@@ -102,8 +116,12 @@ void prepare(unsigned threads) {
 void resume(unsigned i) {
   m.current = i;
   Fiber &f = m.fibers[i];
-  self.thread = f.thread;
-  if (_setjmp(m.scheduler)) return;
+  self_now.thread = f.thread;
+  watch::thread_runs(i, static_cast<char *>(f.stack), kStack);
+  if (_setjmp(m.scheduler)) {
+    watch::thread_rests();
+    return;
+  }
   if (f.started) _longjmp(f.at, 1);
   f.started = true;
   setcontext(&f.start);
@@ -115,12 +133,16 @@ void check_fences() {
       if ((unsigned char)a.p[a.bytes + i] != kFenceByte) stop("shared memory was written beyond the end of an array");
 }
 
-char *take(size_t bytes) {
+char *take(const void *tag, size_t bytes, const char *name) {
   size_t at = (m.used + 15) / 16 * 16;
-  if (at + bytes + kFence > kShared) stop("more shared memory than a block can have");
+  size_t all = bytes;
+  for (const Array &a : m.arrays) all += a.bytes;
+  if (all > kShared || m.arrays.size() == kArrays) stop("more shared memory than a block can have");
   m.used = at + bytes + kFence;
   memset(m.mem + at, kPoison, bytes);
   memset(m.mem + at + bytes, kFenceByte, kFence);
+  m.arrays.push_back({tag, m.mem + at, bytes});
+  watch::array(m.mem + at, bytes, name);
   return m.mem + at;
 }
 
@@ -128,9 +150,14 @@ void run_block(unsigned threads, bool descending) {
   m.waiting = m.done = 0;
   m.used = 0;
   m.arrays.clear();
-  m.arrays.push_back({nullptr, take(m.dynamic), m.dynamic});
+  m.places.resize(threads);
+  watch::block_begins(m.mem, kMemory);
+  take(nullptr, m.dynamic, "memory of the launch");
   for (auto &w : m.meetings) w.clear();
-  for (unsigned i = 0; i < threads; i++) m.fibers[i].state = kReady;
+  for (unsigned i = 0; i < threads; i++) {
+    m.fibers[i].state = kReady;
+    m.fibers[i].copies.clear();
+  }
   unsigned warps = (threads + 31) / 32;
   while (m.done < threads) {
     bool ran = false;
@@ -148,6 +175,7 @@ void run_block(unsigned threads, bool descending) {
     }
     if (m.waiting == threads) {
       m.waiting = 0;
+      watch::barrier(m.places.data(), threads);
       for (unsigned i = 0; i < threads; i++) m.fibers[i].state = kReady;
     } else if (!ran) {
       stop(m.waiting ? "some threads wait at __syncthreads and others never get there" : "lanes of a warp wait for others that never come");
@@ -160,8 +188,9 @@ void run_block(unsigned threads, bool descending) {
 
 void stop(const char *why) {
   char text[512];
-  snprintf(text, sizeof text, "block (%u,%u,%u), thread (%u,%u,%u): %s", self.block.x, self.block.y, self.block.z, self.thread.x, self.thread.y,
-           self.thread.z, why);
+  const Index &at = self_now;
+  watch::thread_rests();
+  snprintf(text, sizeof text, "block (%u,%u,%u), thread (%u,%u,%u): %s", at.block.x, at.block.y, at.block.z, at.thread.x, at.thread.y, at.thread.z, why);
   m.why = text;
   _longjmp(m.failed, 1);
 }
@@ -169,11 +198,14 @@ void stop(const char *why) {
 unsigned lane() { return m.current % 32; }
 
 void sync_threads() {
+  watch::Quiet quiet;
+  m.places[m.current] = __builtin_return_address(0);
   m.waiting++;
   wait(kAtBarrier);
 }
 
 void warp_meet(unsigned mask, const char *what, uint64_t v, uint64_t out[32]) {
+  watch::Quiet quiet;
   unsigned warp = m.current / 32, me = m.current % 32;
   if (!(mask >> me & 1)) stop("a lane calls a collective of its warp whose mask leaves it out");
   for (unsigned i = 0; i < 32; i++)
@@ -198,6 +230,7 @@ void warp_meet(unsigned mask, const char *what, uint64_t v, uint64_t out[32]) {
   list[at].arrived |= 1u << me;
   if (list[at].arrived == mask) {
     list[at].open = false;
+    if (!strcmp(what, "__syncwarp")) watch::warp_barrier(warp, mask);
     for (unsigned i = 0; i < 32; i++)
       if (mask >> i & 1) m.fibers[warp * 32 + i].state = kReady;
   } else {
@@ -208,27 +241,48 @@ void warp_meet(unsigned mask, const char *what, uint64_t v, uint64_t out[32]) {
   done.left &= ~(1u << me);
 }
 
-void *shared(const void *tag, size_t bytes) {
+void async_copy(void *to, const void *from, int bytes) {
+  watch::Quiet quiet;
+  if (reinterpret_cast<uintptr_t>(to) % 16 || (bytes && reinterpret_cast<uintptr_t>(from) % 16)) stop("an asynchronous copy of what is not aligned to 16 bytes");
+  watch::async_issued(to, from, bytes, __builtin_return_address(0));
+  memset(to, kPoison, 16);
+  m.fibers[m.current].copies.push_back(Copy{to, from, bytes});
+}
+
+void async_wait() {
+  watch::Quiet quiet;
+  std::vector<Copy> &copies = m.fibers[m.current].copies;
+  for (const Copy &c : copies) {
+    watch::async_arrives(c.to, c.from, c.bytes, __builtin_return_address(0));
+    memset(c.to, 0, 16);
+    memcpy(c.to, c.from, (size_t)c.bytes);
+  }
+  copies.clear();
+}
+
+void *shared(const void *tag, size_t bytes, const char *name) {
+  watch::Quiet quiet;
   for (const Array &a : m.arrays)
     if (a.tag == tag) return a.p;
   size_t fixed = bytes;
   for (const Array &a : m.arrays)
     if (a.tag) fixed += a.bytes;
   if (fixed > kStatic) stop("more than 48 KiB of static shared memory");
-  m.arrays.push_back({tag, take(bytes), bytes});
-  return m.arrays.back().p;
+  if (fixed + m.dynamic > (m.dynamic > kAsk ? kMost : kStatic)) stop("more shared memory, static and dynamic, than the launch may have");
+  return take(tag, bytes, name);
 }
 
 bool run(const char *name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &body, std::string *why) {
   unsigned threads = block.x * block.y * block.z;
   prepare(threads);
-  if (!m.mem) m.mem = static_cast<char *>(malloc(kShared));
+  if (!m.mem) m.mem = static_cast<char *>(aligned_alloc(64, kMemory));
   m.threads = threads;
   m.dynamic = shared_bytes;
   m.body = &body;
   m.meetings.resize(32);
-  self.block_dim = block;
-  self.grid_dim = grid;
+  self_now.block_dim = block;
+  self_now.grid_dim = grid;
+  watch::launch_begins(name, grid, block);
   for (unsigned i = 0; i < threads; i++) m.fibers[i].thread = dim3(i % block.x, i / block.x % block.y, i / block.x / block.y);
   const bool descending = m.launches++ % 2;
   const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
@@ -243,7 +297,7 @@ bool run(const char *name, dim3 grid, dim3 block, size_t shared_bytes, const std
   }
   for (uint64_t b = 0; b < blocks; b++) {
     uint64_t i = descending ? blocks - 1 - b : b;
-    self.block = dim3((unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / grid.x / grid.y));
+    self_now.block = dim3((unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / grid.x / grid.y));
     run_block(threads, descending);
   }
   return true;

@@ -28,6 +28,7 @@
 
 #include "../ncclapi.h"
 #include "emulate.h"
+#include "watch.h"
 
 using namespace tf;
 
@@ -297,7 +298,11 @@ int ncclCommGetAsyncError(nccl::Comm comm, int *result) {
     c->running++;
     Ref held = c;
     cudaStream_t s = c->stream;
-    tfh::enqueue(s, [held, ops]() { tfh::apart([&]() { run(held, ops); }); });
+    tfh::enqueue(s, [held, ops]() {
+      tfh::apart([&]() { run(held, ops); });
+      for (const Op &o : ops)
+        if (o.kind != Op::kSend) tfh::watch::received(o.dst, o.bytes);
+    });
     std::thread([s]() { tfh::progress(s); }).detach();
   }
   if (c->state == nccl::kInProgress && c->finalizing && c->running == 0) c->state = nccl::kSuccess;

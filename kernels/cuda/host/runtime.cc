@@ -15,6 +15,7 @@
 
 #include "emulate.h"
 #include "shim.h"
+#include "watch.h"
 
 typedef std::vector<std::function<void()>> Jobs;
 
@@ -30,6 +31,7 @@ struct tfh_stream {
   uint64_t queued = 0, ran = 0;
   bool busy = false; /* a job of it runs: another thread may only come by while the job has let go of the lock (apart) */
   cudaError_t broken = cudaSuccess; /* a device's whole context breaks; here only the stream, so that a test's mistake is its own */
+  tfh::watch::Stream watched;
 };
 
 struct tfh_event {
@@ -74,9 +76,15 @@ void advance(tfh_stream *s, uint64_t until) {
 constexpr double kLaunch = 5, kPart = 1; /* microseconds */
 
 void queue(tfh_stream *s, std::function<void()> job) {
-  s->jobs.push_back(std::move(job));
+  s->jobs.push_back(tfh::watch::job(&s->watched, std::move(job), [s](const std::string &what) {
+    why = what;
+    s->broken = cudaErrorLaunchFailure;
+  }));
   s->queued++;
 }
+
+/* The host knows that so many jobs of a stream have run. */
+void waited(tfh_stream *s, uint64_t until) { tfh::watch::host_waited(&s->watched, (uint32_t)until); }
 
 void push(tfh_stream *s, std::function<void()> job) {
   if (s->capture) {
@@ -109,7 +117,14 @@ cudaError_t forbidden(tfh_stream *s = nullptr) {
 size_t rounded(size_t n) { return (n + kPage - 1) / kPage * kPage; }
 
 /* Memory between two pages that cannot be touched. */
-void *map(size_t n) {
+void *map(size_t n, bool host) {
+#ifdef TF_WATCH
+  void *watched = tfh::watch::map(n, host);
+  if (watched) memset(watched, kPoison, n < kPoisoned ? n : kPoisoned);
+  return watched;
+#else
+  (void)host;
+#endif
   char *p = static_cast<char *>(mmap(nullptr, rounded(n) + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (p == MAP_FAILED) return nullptr;
   if (mprotect(p + kPage, rounded(n), PROT_READ | PROT_WRITE)) return nullptr;
@@ -117,7 +132,14 @@ void *map(size_t n) {
   return p + kPage;
 }
 
-void unmap(void *p, size_t n) { munmap(static_cast<char *>(p) - kPage, rounded(n) + 2 * kPage); }
+void unmap(void *p, size_t n) {
+#ifdef TF_WATCH
+  (void)n;
+  tfh::watch::unmap(p);
+#else
+  munmap(static_cast<char *>(p) - kPage, rounded(n) + 2 * kPage);
+#endif
+}
 
 int environment(const char *name, int otherwise) {
   const char *v = getenv(name);
@@ -139,7 +161,9 @@ cudaError_t launch(cudaStream_t s, const char *name, dim3 grid, dim3 block, size
 cudaError_t enqueue(cudaStream_t s, std::function<void()> job) {
   Hold h(lock);
   push(s, [=]() {
-    if (s->broken == cudaSuccess) job();
+    if (s->broken != cudaSuccess) return;
+    watch::Library watched;
+    job();
   });
   return s->broken;
 }
@@ -153,6 +177,20 @@ void apart(const std::function<void()> &f) {
 void progress(cudaStream_t s) {
   Hold h(lock);
   if (streams.count(s)) advance(s, s->queued);
+}
+
+void extent(const void *p, size_t n) {
+  Hold h(lock);
+  watch::extent(p, n);
+}
+
+void new_workspace(cudaStream_t s, void *p, size_t all, size_t needed) {
+  Hold h(lock);
+  if (!all) return;
+  push(s, [=]() {
+    watch::forget(p, all);
+    watch::extent(p, needed < all ? needed : all);
+  });
 }
 
 }  // namespace tfh
@@ -198,7 +236,7 @@ cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
 cudaError_t cudaMalloc(void **p, size_t n) {
   Hold h(lock);
   TFH_ALLOWED();
-  if (n > kTotal - used || !(*p = map(n))) return cudaErrorMemoryAllocation;
+  if (n > kTotal - used || !(*p = map(n, false))) return cudaErrorMemoryAllocation;
   memory[*p] = n;
   used += n;
   return cudaSuccess;
@@ -208,7 +246,10 @@ cudaError_t cudaMalloc(void **p, size_t n) {
 cudaError_t cudaFree(void *p) {
   Hold h(lock);
   TFH_ALLOWED();
-  for (tfh_stream *s : streams) advance(s, s->queued);
+  for (tfh_stream *s : streams) {
+    advance(s, s->queued);
+    waited(s, s->queued);
+  }
   auto it = memory.find(p);
   if (it == memory.end()) return p ? cudaErrorInvalidValue : cudaSuccess;
   unmap(p, it->second);
@@ -220,7 +261,7 @@ cudaError_t cudaFree(void *p) {
 cudaError_t cudaHostAlloc(void **p, size_t n, unsigned) {
   Hold h(lock);
   TFH_ALLOWED();
-  if (!(*p = map(n))) return cudaErrorMemoryAllocation;
+  if (!(*p = map(n, true))) return cudaErrorMemoryAllocation;
   memory[*p] = n;
   used += n;
   return cudaSuccess;
@@ -231,12 +272,14 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned, int) {
   Hold h(lock);
   *s = new tfh_stream;
   streams.insert(*s);
+  tfh::watch::opened(&(*s)->watched);
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
   Hold h(lock);
   TFH_ALLOWED(s);
   advance(s, s->queued);
+  tfh::watch::closed(&s->watched);
   streams.erase(s);
   delete s;
   return cudaSuccess;
@@ -245,6 +288,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   Hold h(lock);
   TFH_ALLOWED(s);
   advance(s, s->queued);
+  waited(s, s->queued);
   return s->broken;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
@@ -254,7 +298,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
   uint64_t at = e->at;
   if (on && on != s)
     queue(s, [=]() {
-      if (streams.count(on)) advance(on, at);
+      if (!streams.count(on)) return;
+      advance(on, at);
+      tfh::watch::waits(&s->watched, &on->watched, (uint32_t)at);
     });
   return s->broken;
 }
@@ -281,6 +327,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   TFH_ALLOWED();
   if (!e->on || !streams.count(e->on)) return cudaSuccess;
   advance(e->on, e->at);
+  waited(e->on, e->at);
   return e->on->broken;
 }
 /* While a stream is at work, nothing that is asked about has been reached; nothing runs because somebody asks. */
@@ -289,6 +336,7 @@ cudaError_t cudaEventQuery(cudaEvent_t e) {
   if (!h.owns_lock()) return cudaErrorNotReady;
   if (!e->on || !streams.count(e->on)) return cudaSuccess;
   if (e->on->ran < e->at) return cudaErrorNotReady;
+  waited(e->on, e->at);
   return e->on->broken;
 }
 
@@ -347,14 +395,14 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s) {
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind, cudaStream_t s) {
   Hold h(lock);
   push(s, [=]() {
-    if (s->broken == cudaSuccess) memmove(dst, src, n);
+    if (s->broken == cudaSuccess && tfh::watch::copied(dst, src, n)) memmove(dst, src, n);
   });
   return s->broken;
 }
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t n, cudaStream_t s) {
   Hold h(lock);
   push(s, [=]() {
-    if (s->broken == cudaSuccess) memset(dst, value, n);
+    if (s->broken == cudaSuccess && tfh::watch::copied(dst, nullptr, n)) memset(dst, value, n);
   });
   return s->broken;
 }

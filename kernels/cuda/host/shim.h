@@ -131,7 +131,9 @@ namespace tfh {
 struct Index {
   dim3 thread, block, block_dim, grid_dim;
 };
-extern Index self; /* of the thread that runs now */
+/* Of the thread that runs now. For a kernel it is constant. */
+extern const Index self __asm__("tfh_self");
+extern Index self_now __asm__("tfh_self"); /* the same, for the emulation */
 
 /* Queues a kernel: body calls it with its arguments, once a thread. */
 cudaError_t launch(cudaStream_t, const char *name, dim3 grid, dim3 block, size_t shared, std::function<void()> body);
@@ -140,7 +142,29 @@ void sync_threads();
 /* All lanes of mask give v and meet; out[lane] then holds what each gave. */
 void warp_meet(unsigned mask, const char *what, uint64_t v, uint64_t out[32]);
 /* Shared memory of the block that runs now, the same for all its threads that name the same tag; NULL is the dynamic one. */
-void *shared(const void *tag, size_t bytes);
+void *shared(const void *tag, size_t bytes, const char *name);
+/* A copy of 16 bytes to shared memory, of which so many are from and the rest zeros. It arrives when its thread waits for it, as late as it may. */
+void async_copy(void *to, const void *from, int bytes);
+void async_wait();
+#ifdef TF_WATCH
+/* See watch.h. */
+namespace watch {
+void atomic(const void *p, size_t n, const void *place);
+void thread_starts();
+void thread_ends();
+}  // namespace watch
+#define TF_NEW_WORKSPACE(q, name, p) \
+  tfh::new_workspace(q->stream, at<void>(q->ws), (size_t)q->ws_bytes, cuda_##name##_ws ? (size_t)cuda_##name##_ws(q->d, p) : 0)
+#define TF_ATOMIC_AT(p) tfh::watch::atomic(p, sizeof *p, __builtin_return_address(0))
+/* Calls a kernel; what leads to the call is not watched. */
+#define TF_KERNEL(call) [=]() __attribute__((no_sanitize("thread"))) { tfh::watch::thread_starts(); call; tfh::watch::thread_ends(); }
+#else
+#define TF_ATOMIC_AT(p)
+#define TF_KERNEL(call) [=]() { call; }
+#endif
+/* What only the watch needs to know (watch.h): how much of an allocation may be used, and of a queue's workspace by the next operation. */
+void extent(const void *p, size_t n);
+void new_workspace(cudaStream_t, void *p, size_t all, size_t needed);
 /* Stops the kernel that runs now with an error. */
 [[noreturn]] void stop(const char *why);
 
@@ -168,13 +192,14 @@ unsigned lane();
 
 #define TF_SHARED(type, name, n)     \
   static const char name##_tag = 0;  \
-  type *name = static_cast<type *>(tfh::shared(&name##_tag, sizeof(type) * (n)))
+  type *name = static_cast<type *>(tfh::shared(&name##_tag, sizeof(type) * (n), #name))
 #define TF_SHARED2(type, name, n, m) \
   static const char name##_tag = 0;  \
-  type(*name)[m] = static_cast<type(*)[m]>(tfh::shared(&name##_tag, sizeof(type) * (n) * (m)))
-#define TF_SHARED_DYNAMIC(type, name) type *name = static_cast<type *>(tfh::shared(nullptr, 0))
+  type(*name)[m] = static_cast<type(*)[m]>(tfh::shared(&name##_tag, sizeof(type) * (n) * (m), #name))
+#define TF_SHARED_DYNAMIC(type, name) type *name = static_cast<type *>(tfh::shared(nullptr, 0, #name))
 
-inline void __syncthreads() { tfh::sync_threads(); }
+/* Within its caller, so that where it returns to says which barrier it is. */
+inline __attribute__((always_inline)) void __syncthreads() { tfh::sync_threads(); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
   uint64_t out[32];
   tfh::warp_meet(mask, "__syncwarp", 0, out);
@@ -223,36 +248,37 @@ inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask,
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
 
 /* Threads take turns only where they wait, so these are atomic. Integers only: sums of floats would depend on the order. */
-template <typename T>
-T tfh_old(T *p, T v) {
+template <typename T, typename F>
+__attribute__((noinline, no_sanitize("thread"))) T tfh_swap(T *p, F next) {
   static_assert(std::is_integral<T>::value, "no float atomics: results may not depend on the order of threads");
+  TF_ATOMIC_AT(p);
   T old = *p;
-  *p = v;
+  *p = next(old);
   return old;
 }
 template <typename T>
 T atomicAdd(T *p, T v) {
-  return tfh_old<T>(p, (T)(*p + v));
+  return tfh_swap(p, [=](T old) { return (T)(old + v); });
 }
 template <typename T>
 T atomicMax(T *p, T v) {
-  return tfh_old<T>(p, *p > v ? *p : v);
+  return tfh_swap(p, [=](T old) { return old > v ? old : v; });
 }
 template <typename T>
 T atomicMin(T *p, T v) {
-  return tfh_old<T>(p, *p < v ? *p : v);
+  return tfh_swap(p, [=](T old) { return old < v ? old : v; });
 }
 template <typename T>
 T atomicOr(T *p, T v) {
-  return tfh_old<T>(p, (T)(*p | v));
+  return tfh_swap(p, [=](T old) { return (T)(old | v); });
 }
 template <typename T>
 T atomicExch(T *p, T v) {
-  return tfh_old<T>(p, v);
+  return tfh_swap(p, [=](T) { return v; });
 }
 template <typename T>
 T atomicCAS(T *p, T want, T v) {
-  return tfh_old<T>(p, *p == want ? v : *p);
+  return tfh_swap(p, [=](T old) { return old == want ? v : old; });
 }
 
 /* --- arithmetic -------------------------------------------------------------------------------------------------------------------------- */

@@ -30,6 +30,21 @@ func Open(t testing.TB, o kernels.Options) *kernels.Device {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return open(t, path, o)
+}
+
+// OpenWatched is Open of what BuildWatched builds.
+func OpenWatched(t testing.TB, o kernels.Options) *kernels.Device {
+	t.Helper()
+	path, err := BuildWatched(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return open(t, path, o)
+}
+
+func open(t testing.TB, path string, o kernels.Options) *kernels.Device {
+	t.Helper()
 	o.Backend = path
 	d, err := kernels.Open(o)
 	if err != nil {
@@ -44,8 +59,20 @@ func Open(t testing.TB, o kernels.Options) *kernels.Device {
 }
 
 // flags of the compiler. No contraction of a*b+c: where kernels want fma they say so. A misaligned vector, which a GPU would refuse, traps.
-var flags = []string{"-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread", "-DTF_HOST",
-	"-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"}
+var flags = []string{"-std=c++17", "-march=native", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-pthread", "-DTF_HOST",
+	"-fsanitize=alignment"}
+
+// flagsOf are the further flags of a file.
+func (b builder) flagsOf(file string) []string {
+	if !b.watched {
+		return []string{"-O2", "-fsanitize-undefined-trap-on-error"}
+	}
+	// The emulation itself is not watched; the libraries that it stands in for are.
+	if name := filepath.Base(file); filepath.Ext(name) == ".cu" || name == "cublaslt.cc" || name == "cudnn.cc" {
+		return []string{"-O1", "-g1", "-DTF_WATCH", "-fsanitize=thread"}
+	}
+	return []string{"-O2", "-g1", "-DTF_WATCH"}
+}
 
 // parallel is how many files are compiled at the same time.
 const parallel = 2
@@ -53,27 +80,28 @@ const parallel = 2
 // Build compiles what changed since it was last built, file by file, and returns the path of the shared object in the user's cache folder.
 // It needs the module's sources and g++ (or CXX).
 func Build(ctx context.Context) (string, error) {
-	path, err := build(ctx)
+	return report(build(ctx, os.Getenv(WatchVariable) != ""))
+}
+
+// WatchVariable names the environment variable that, when it is set, makes Build build what BuildWatched does: for a test of another package
+// under watch.
+const WatchVariable = "TUNEFLEET_CUDAHOST_WATCH"
+
+// BuildWatched is Build of a backend that looks at each access of kernels to memory, for what compute-sanitizer looks for on a GPU: memory that
+// is not the kernel's, accesses that nothing orders, reads of what nothing has written, barriers that are not one. What it finds fails the
+// queue, and is said on standard error once a place. It is ten times as slow.
+func BuildWatched(ctx context.Context) (string, error) { return report(build(ctx, true)) }
+
+func report(path string, err error) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot build the CUDA backend for the host: %w", err)
 	}
 	return path, nil
 }
 
-func build(ctx context.Context) (string, error) {
-	root, err := source.ModuleRoot()
+func build(ctx context.Context, watched bool) (string, error) {
+	b, err := newBuilder(watched)
 	if err != nil {
-		return "", err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	b := builder{cxx: os.Getenv("CXX"), kernels: filepath.Join(root, "kernels"), cache: filepath.Join(cache, "tunefleet", "cudahost")}
-	if b.cxx == "" {
-		b.cxx = "g++"
-	}
-	if err := os.MkdirAll(b.cache, 0o755); err != nil {
 		return "", err
 	}
 	// Packages are tested at the same time: one compiles, the others wait.
@@ -85,8 +113,25 @@ func build(ctx context.Context) (string, error) {
 	return b.library(ctx)
 }
 
+func newBuilder(watched bool) (b builder, err error) {
+	root, err := source.ModuleRoot()
+	if err != nil {
+		return b, err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return b, err
+	}
+	b = builder{cxx: os.Getenv("CXX"), watched: watched, kernels: filepath.Join(root, "kernels"), cache: filepath.Join(cache, "tunefleet", "cudahost")}
+	if b.cxx == "" {
+		b.cxx = "g++"
+	}
+	return b, os.MkdirAll(b.cache, 0o755)
+}
+
 type builder struct {
 	cxx, kernels, cache string
+	watched             bool
 }
 
 func (b builder) library(ctx context.Context) (string, error) {
@@ -98,7 +143,11 @@ func (b builder) library(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sources = append(sources, host...)
+	return b.link(ctx, append(sources, host...), "cuda-host-*.so", "-shared", "-pthread", "-Wl,--no-undefined")
+}
+
+// link compiles files and links them. The star in the name stands for a digest of what is linked.
+func (b builder) link(ctx context.Context, sources []string, name string, flags ...string) (string, error) {
 	objects := make([]string, len(sources))
 	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
@@ -110,20 +159,20 @@ func (b builder) library(ctx context.Context) (string, error) {
 	}
 	h := sha256.New()
 	_, _ = fmt.Fprintln(h, objects)
-	out := filepath.Join(b.cache, "cuda-host-"+hex.EncodeToString(h.Sum(nil))[:24]+".so")
-	link := slices.Concat([]string{"-shared", "-pthread", "-Wl,--no-undefined"}, objects, []string{"-ldl"})
-	return out, b.make(ctx, out, link)
+	out := filepath.Join(b.cache, strings.Replace(name, "*", hex.EncodeToString(h.Sum(nil))[:24], 1))
+	return out, b.make(ctx, out, slices.Concat(flags, objects, []string{"-ldl"}))
 }
 
 // object compiles a file. The name of the object is a digest of the file, of the headers it includes, and of the flags.
 func (b builder) object(ctx context.Context, file string) (string, error) {
-	args := slices.Concat(flags, []string{"-I", b.kernels, "-I", filepath.Join(b.kernels, "cuda"), "-x", "c++"})
+	own := b.flagsOf(file)
+	args := slices.Concat(flags, own, []string{"-I", b.kernels, "-I", filepath.Join(b.kernels, "cuda"), "-x", "c++"})
 	deps, err := exec.CommandContext(ctx, b.cxx, slices.Concat(args, []string{"-MM", file})...).Output()
 	if err != nil {
 		return "", explain(err, nil)
 	}
 	h := sha256.New()
-	_, _ = fmt.Fprintln(h, b.cxx, flags)
+	_, _ = fmt.Fprintln(h, b.cxx, flags, own)
 	_, list, _ := strings.Cut(string(deps), ":")
 	for _, f := range strings.Fields(strings.ReplaceAll(list, "\\\n", " ")) {
 		text, err := os.ReadFile(f)

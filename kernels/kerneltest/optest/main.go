@@ -26,7 +26,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("optest", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	mode := fs.String("mode", "test", "test: against the oracle; grad: against central differences; perf: time; support: what there is")
-	backend := fs.String("backend", "cpu", "cpu, cuda-host (the CUDA kernels on an emulation, built when needed), or the path of a backend's shared object")
+	backend := fs.String("backend", "cpu", "cpu, cuda-host (the CUDA kernels on an emulation, built when needed), cuda-host-watched (each access to memory is looked at), or the path of a backend's shared object")
 	op := fs.String("op", "", "one operation only, by its name in tunefleet.h")
 	dtype := fs.String("dtype", "f32", "element type of operands: f32, bf16, f16")
 	threads := fs.Int("threads", 0, "CPU threads (0: all)")
@@ -45,12 +45,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "optest: no element type %q or instruction set %q\n", *dtype, *isa)
 		return 2
 	}
-	if *backend == "cuda-host" {
-		path, err := cudahost.Build(context.Background())
+	apart := false
+	build, emulated := map[string]func(context.Context) (string, error){"cuda-host": cudahost.Build, "cuda-host-watched": cudahost.BuildWatched}[*backend]
+	if emulated {
+		path, err := build(context.Background())
 		if err != nil {
 			fmt.Fprintln(stderr, "optest:", err)
 			return 2
 		}
+		apart = *backend == "cuda-host-watched"
 		*backend = path
 	}
 	d, err := kernels.Open(kernels.Options{Backend: *backend, Threads: *threads, ISA: set})
@@ -60,7 +63,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	defer func() { _ = d.Close() }()
 	failed, enc := 0, json.NewEncoder(stdout)
-	rs, err := kerneltest.Run(d, kerneltest.Mode(*mode), kerneltest.Options{Op: *op, DType: dt, MinTime: *least, Each: func(r kerneltest.Result) {
+	rs, err := kerneltest.Run(d, kerneltest.Mode(*mode), kerneltest.Options{Op: *op, DType: dt, Apart: apart, MinTime: *least, Each: func(r kerneltest.Result) {
 		if r.Status == kerneltest.Failed {
 			failed++
 		}
