@@ -90,12 +90,25 @@ func TestWatchPlanted(t *testing.T) {
 	}
 }
 
-// TestWatchEdited: a line less in a kernel of ours, and the operation suite finds it. The whole list takes minutes.
+// TestWatchEdited: a line less in a kernel of ours, and the operation suite finds it. But for one they take a minute and more.
 func TestWatchEdited(t *testing.T) {
 	t.Setenv("TUNEFLEET_CUDA_ATTENTION", "tiles")
-	cases := []struct{ name, file, old, new, op, want string }{
-		{"the scale of a block of moments, once a race of ours", "optimizer.cu", "  __syncwarp(); /* every lane has read the scale that was */\n", "", "adamw8", "racecheck"},
-		{"a row's last vector, once read beyond the row", "loss.cu", "if (4 * i + 4 <= v) return", "if (4 * i < v) return", "linear_xent", "initcheck"},
+	const racecheck, initcheck, either = "racecheck: ", "initcheck: ", "check: "
+	cases := []struct {
+		name, file, old, new string
+		op, cases            string
+		dtype                kernels.DType
+		want                 string
+	}{
+		{"the scale of a block of moments, once a race of ours", "optimizer.cu", "  __syncwarp(); /* every lane has read the scale that was */\n", "",
+			"adamw8", "first step", kernels.F32, racecheck},
+		{"a row's last vector, once read beyond the row", "loss.cu", "if (4 * i + 4 <= v) return", "if (4 * i < v) return", "linear_xent", "plain", kernels.F32, initcheck},
+		{"the table of an expansion", "packed.cu", "  __syncthreads();\n", "", "unpack", "", kernels.F32, either},
+		{"choices of experts", "moe.cu", "  __syncwarp();\n  warp_choose(p, e, k,", "  warp_choose(p, e, k,", "moe_aux_fwd", "", kernels.F32, either},
+		{"probabilities of a part of the keys", "attn_decode.cu", "      o[e] = sum;\n    }\n    __syncthreads();\n", "      o[e] = sum;\n    }\n",
+			"attn_fwd", "decode over many keys", kernels.F32, either},
+		{"tiles of keys, no barrier", "attn.cu", "      arrived();\n      if (c + 1 < nk)", "      async_wait();\n      if (c + 1 < nk)", "attn_fwd", "several blocks", kernels.BF16, either},
+		{"tiles of keys, no wait", "attn.cu", "      arrived();\n      if (c + 1 < nk)", "      __syncthreads();\n      if (c + 1 < nk)", "attn_fwd", "several blocks", kernels.BF16, either},
 	}
 	if os.Getenv("TUNEFLEET_TEST_FULL") == "" {
 		cases = cases[:1]
@@ -107,7 +120,7 @@ func TestWatchEdited(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = d.Close() }()
-			rs, err := kerneltest.Run(d, kerneltest.Test, kerneltest.Options{Op: c.op, Apart: true})
+			rs, err := kerneltest.Run(d, kerneltest.Test, kerneltest.Options{Op: c.op, Name: c.cases, DType: c.dtype, Apart: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,7 +131,7 @@ func TestWatchEdited(t *testing.T) {
 				}
 			}
 			if found == 0 {
-				t.Errorf("no case of %s fails by %s", c.op, c.want)
+				t.Errorf("of %d cases of %s none fails by %s", len(rs), c.op, c.want)
 			}
 		})
 	}
