@@ -68,11 +68,11 @@ func (a *Arena) take(bytes int64) (int64, error) {
 	if a.addr == 0 || bytes < 0 {
 		return 0, &Error{Op: "alloc", Status: StatusInvalid, Why: fmt.Sprintf("%d bytes of arena %s", bytes, a.name)}
 	}
-	n, have := (bytes+arenaAlign-1)/arenaAlign*arenaAlign, a.size-a.low-a.high
-	if n < bytes || bytes > have {
-		return 0, &OutOfMemoryError{Arena: a.name, Need: n, Have: have}
+	n := (bytes + arenaAlign - 1) / arenaAlign * arenaAlign
+	if n < bytes || n > a.size-a.low-a.high {
+		return 0, &OutOfMemoryError{Arena: a.name, Need: n, Have: a.size - a.low - a.high}
 	}
-	return min(n, have), nil // what comes last may end with the arena
+	return n, nil
 }
 
 // Alloc hands out bytes from the low end, aligned to 256. Its content is undefined.

@@ -465,7 +465,7 @@ tf_status tf::run_now(tf_queue *q, int32_t op, const void *params) {
   switch (op) {
 #define TF_X(name)                                                                        \
   case TF_OP_##name:                                                                      \
-    TF_NEW_WORKSPACE(q, name, static_cast<const tf_##name *>(params));                              \
+    TF_NEW_WORKSPACE(q, name, static_cast<const tf_##name *>(params));                    \
     return tf::named(q, #name, cuda_##name(q, static_cast<const tf_##name *>(params)));
     TF_OPS(TF_X)
 #undef TF_X

@@ -287,11 +287,17 @@ func (e *Env) tensor(dt kernels.DType, dims ...int64) (kernels.Tensor, error) {
 	if !e.apart && len(e.arenas) > 0 {
 		return e.arenas[0].New(dt, dims...)
 	}
-	size := int64(arenaBytes)
 	if e.apart {
-		size = max(kernels.NewTensor(1, dt, dims...).Bytes(), 1)
+		// Arenas hand out multiples of 256 bytes; this one is as long as the tensor, and nothing else is in it.
+		a, err := e.d.NewArena("operand", max(kernels.NewTensor(1, dt, dims...).Bytes(), 1))
+		if err != nil {
+			return kernels.Tensor{}, err
+		}
+		e.arenas = append(e.arenas, a)
+		b, err := a.Alloc(0)
+		return kernels.NewTensor(b.Addr, dt, dims...), err
 	}
-	a, err := e.d.NewArena("case", size)
+	a, err := e.d.NewArena("case", arenaBytes)
 	if err != nil {
 		return kernels.Tensor{}, err
 	}
