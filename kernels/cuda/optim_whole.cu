@@ -345,7 +345,7 @@ __global__ void __launch_bounds__(kGramTile *kGramTile) gram_kernel(const float 
         if (c < depth) lane[c % 8] += (double)a[i * (kGramDepth + 1) + c] * (double)b[j * (kGramDepth + 1) + c];
     }
   }
-  if (row + i >= n || col + j >= n) return;
+  if (row + i >= n || col + j > row + i) return; /* in a square of the diagonal one thread writes both */
   double s = 0;
   TF_UNROLL
   for (int l = 0; l < 8; l++) s += lane[l];
