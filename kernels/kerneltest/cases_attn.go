@@ -65,6 +65,10 @@ func attnCases() []attn {
 			c.a.Causal, c.a.TQ, c.a.TK, c.a.QOffset, c.a.Sinks = true, 1, 700, 650, []float64{0.5, -1, 2, 0}
 			c.a.KVFirst, c.a.KVLen = []int32{0, 300}, []int32{700, 640}
 		}),
+		// More than 64 parts of 128 keys: a part has several rounds.
+		with("decode over so many keys", func(c *attn) {
+			c.a.Causal, c.a.Batch, c.a.Heads, c.a.KVHeads, c.a.TQ, c.a.TK, c.a.QOffset, c.a.DQK, c.a.DV = true, 1, 2, 1, 1, 8500, 8499, 8, 8
+		}),
 		with("decode over many keys, mask, window, bias, softcap", func(c *attn) {
 			c.a.Causal, c.a.TQ, c.a.TK, c.a.QOffset, c.a.Band, c.a.DQK, c.a.DV = true, 1, 400, 390, &[2]int{350, -1}, 40, 136
 			c.a.Softcap, c.aligned = 1.5, true

@@ -106,7 +106,7 @@ func TestWatchEdited(t *testing.T) {
 		{"the table of an expansion", "packed.cu", "  __syncthreads();\n", "", "unpack", "", kernels.F32, either},
 		{"choices of experts", "moe.cu", "  __syncwarp();\n  warp_choose(p, e, k,", "  warp_choose(p, e, k,", "moe_aux_fwd", "", kernels.F32, either},
 		{"probabilities of a part of the keys", "attn_decode.cu", "      o[e] = sum;\n    }\n    __syncthreads();\n", "      o[e] = sum;\n    }\n",
-			"attn_fwd", "decode over many keys", kernels.F32, either},
+			"attn_fwd", "decode over so many keys", kernels.F32, either},
 		{"tiles of keys, no barrier", "attn.cu", "      arrived();\n      if (c + 1 < nk)", "      async_wait();\n      if (c + 1 < nk)", "attn_fwd", "several blocks", kernels.BF16, either},
 		{"tiles of keys, no wait", "attn.cu", "      arrived();\n      if (c + 1 < nk)", "      __syncthreads();\n      if (c + 1 < nk)", "attn_fwd", "several blocks", kernels.BF16, either},
 	}
