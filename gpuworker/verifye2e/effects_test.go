@@ -132,6 +132,8 @@ var exported = []string{"load_best_model_at_end", "metric_for_best_model"}
 
 // effectsElsewhere names the tests of keys that change nothing of what is computed, or cannot be changed alone.
 var effectsElsewhere = map[string]string{
+	"task": "gpuworker/evaluate:TestChoicesAreLLaMAFactorys", "task_dir": "gpuworker/evaluate:TestChoicesAreLLaMAFactorys", "lang": "gpuworker/evaluate:TestChoicesAreLLaMAFactorys",
+	"n_shot": "gpuworker/evaluate:TestChoicesAreLLaMAFactorys", "batch_size": "gpuworker/evaluate:TestChoicesAreLLaMAFactorys", "save_dir": "services/cmd/tunefleet:TestEval",
 	"tokenized_path": "gpuworker/verifye2e:TestTokenizedByLLaMAFactory", "model_revision": "services/config:TestHubs", "use_modelscope_hub": "services/config:TestHubs",
 	"galore_layerwise": "gpuworker/verifye2e:TestKeysChangeMemory", "apollo_layerwise": "gpuworker/verifye2e:TestKeysChangeMemory", "by_block": "gpuworker/verifye2e:TestKeysChangeMemory",
 	"sharding": "gpuworker/verifye2e:TestKeysChangeMemory", "offload_optimizer": "gpuworker/verifye2e:TestKeysChangeMemory", "offload_activations": "gpuworker/verifye2e:TestKeysChangeMemory", "num_workers": "gpuworker/verifye2e:TestKeysChangeMemory",
