@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -57,8 +58,13 @@ func openTab(t *testing.T) *tab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), path, "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", //nolint:gosec // a browser of this machine
-		"--disable-background-networking", "--disable-component-update", "--no-first-run", "--window-size=1280,900", "--user-data-dir="+t.TempDir(), "about:blank")
+	home, err := os.MkdirTemp("", "browser-") // not t.TempDir: the browser's helpers may write for a moment after it has ended
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The test's context ends before it is asked to close.
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), path, "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", //nolint:gosec // a browser of this machine
+		"--disable-background-networking", "--disable-component-update", "--no-first-run", "--window-size=1280,900", "--user-data-dir="+home, "about:blank")
 	cmd.ExtraFiles = []*os.File{theirs, ours} // 3 and 4 by the flag's contract
 	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Start(); err != nil {
@@ -82,6 +88,13 @@ func openTab(t *testing.T) *tab {
 		to.Close()
 		from.Close()
 		<-done
+		for range 100 {
+			if err = os.RemoveAll(home); err == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Logf("the browser's folder stays: %v", err)
 	})
 	var target struct {
 		ID string `json:"targetId"`
