@@ -334,7 +334,7 @@ func TestRunsEndToEnd(t *testing.T) {
 		"empty data set": {func(t *testing.T, p string) { put(t, p, "rows.jsonl", "\n") }, nil, schemas.CodeData, []string{"rows.jsonl"}},
 		"wrong tokenizer": {func(t *testing.T, p string) { put(t, p, "tokenizer/tokenizer.json", `{"not":"a tokenizer"}`) }, nil,
 			schemas.CodeModel, []string{"tokenizer"}},
-		"vocabulary too small": {func(*testing.T, string) {}, []string{"stages.base.train.model.config.vocab_size=64"}, schemas.CodeModel, []string{"64"}},
+		"vocabulary too small": {func(*testing.T, string) {}, []string{"stages.base.train.model.config.vocab_size=64"}, schemas.CodeInvalid, []string{"template", "64 tokens"}},
 		"NaN loss":             {func(*testing.T, string) {}, []string{"stages.base.train.optim.lr=1e38"}, schemas.CodeNumeric, []string{"base"}},
 		"pickle weights": {func(t *testing.T, p string) {
 			put(t, p, "model/config.json", "{}")

@@ -104,7 +104,7 @@ func TestForkExportSweep(t *testing.T) {
 		t.Errorf("%d runs in %s", n, r.out)
 	}
 	cli(t, []string{"TUNEFLEET_DATA_DIR=" + dir}, "__complete", "watch", "").want(t, 0, id+"\ttiny succeeded")
-	do("eval").want(t, schemas.ExitCodes()[schemas.CodeUsage], "kind: eval")
+	do("eval").want(t, schemas.ExitCodes()[schemas.CodeUsage], "needs a configuration, a run or a model")
 }
 
 // losses are those of the steps among events, one JSON object a line.
