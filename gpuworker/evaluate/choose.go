@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/partresult"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
-	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
 	"github.com/tunefleet/tunefleet/services/store"
 )
@@ -81,7 +79,7 @@ type asked struct {
 }
 
 // choose answers the questions of one slice.
-func choose(ctx context.Context, t *consume.Task) (err error) {
+func choose(ctx context.Context, t *consume.Task) error {
 	t.Phase(consume.PhaseLoad, 0, 0)
 	c := t.Stage.Eval.Choice
 	tok, err := prep.OpenChatTokenizer(ctx, prep.Files{Objects: t.Objects, Tenant: t.Message.Tenant}, c.Tokenizer)
@@ -101,28 +99,15 @@ func choose(ctx context.Context, t *consume.Task) (err error) {
 	if err != nil {
 		return err
 	}
-	dev, err := kernels.Open(kernels.Options{Backend: t.Backend, Threads: t.Threads})
-	if err != nil {
+	var answers []choice.Answered
+	err = answering(ctx, t, &c.Model, c.Adapters, func(loaded *train.Loaded, tape *autograd.Tape) (err error) {
+		ch := &chooser{t: t, loaded: loaded, tape: tape, letters: letters, total: total}
+		if err := ch.fits(questions); err != nil {
+			return err
+		}
+		answers, err = ch.answer(ctx, questions)
 		return err
-	}
-	defer func() { err = errors.Join(err, dev.Close()) }()
-	q, err := dev.NewQueue(kernels.Compute)
-	if err != nil {
-		return err
-	}
-	loaded, err := loadPredicted(ctx, t, q, &c.Model, c.Adapters)
-	if err != nil {
-		return err
-	}
-	defer loaded.Close()
-	mem := autograd.NewMemory(dev, q, 0)
-	defer func() { err = errors.Join(err, mem.Close()) }()
-	tape := autograd.New(mem, autograd.Config{Compute: loaded.Compute})
-	ch := &chooser{t: t, loaded: loaded, tape: tape, letters: letters, total: total}
-	if err := ch.fits(questions); err != nil {
-		return err
-	}
-	answers, err := ch.answer(ctx, questions)
+	})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/tunefleet/tunefleet/gpuworker/autograd"
 	"github.com/tunefleet/tunefleet/gpuworker/consume"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
 	"github.com/tunefleet/tunefleet/kernels"
@@ -41,4 +42,25 @@ func loadPredicted(ctx context.Context, t *consume.Task, q *kernels.Queue, m *sc
 	return load(ctx, t, q, func() (*train.Finished, error) {
 		return train.OpenFiles(ctx, t.Objects, t.Message.Tenant, m.Base, adapters, q, t.Dir)
 	})
+}
+
+// answering opens the task's device and runs f with the model that answers there, and with a tape for its passes. Both are gone afterwards.
+func answering(ctx context.Context, t *consume.Task, m *schemas.ModelSpec, adapters []schemas.Ref, f func(*train.Loaded, *autograd.Tape) error) (err error) {
+	dev, err := kernels.Open(kernels.Options{Backend: t.Backend, Threads: t.Threads})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	q, err := dev.NewQueue(kernels.Compute)
+	if err != nil {
+		return err
+	}
+	loaded, err := loadPredicted(ctx, t, q, m, adapters)
+	if err != nil {
+		return err
+	}
+	defer loaded.Close()
+	mem := autograd.NewMemory(dev, q, 0)
+	defer func() { err = errors.Join(err, mem.Close()) }()
+	return f(loaded, autograd.New(mem, autograd.Config{Compute: loaded.Compute}))
 }

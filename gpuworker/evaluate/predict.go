@@ -21,7 +21,6 @@ import (
 	"github.com/tunefleet/tunefleet/gpuworker/partresult"
 	"github.com/tunefleet/tunefleet/gpuworker/prep"
 	"github.com/tunefleet/tunefleet/gpuworker/train"
-	"github.com/tunefleet/tunefleet/kernels"
 	"github.com/tunefleet/tunefleet/schemas"
 )
 
@@ -107,25 +106,13 @@ func predict(ctx context.Context, t *consume.Task) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	dev, err := kernels.Open(kernels.Options{Backend: t.Backend, Threads: t.Threads})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dev.Close()) }()
-	q, err := dev.NewQueue(kernels.Compute)
-	if err != nil {
-		return err
-	}
-	loaded, err := loadPredicted(ctx, t, q, &p.Model, p.Adapters)
-	if err != nil {
-		return err
-	}
-	defer loaded.Close()
-	mem := autograd.NewMemory(dev, q, 0)
-	defer func() { err = errors.Join(err, mem.Close()) }()
-	a := &answerer{t: t, d: d, enc: enc, loaded: loaded, tape: autograd.New(mem, autograd.Config{Compute: loaded.Compute}), p: p}
 	n, parts := d.Len(), t.Message.Parts
-	out, err := a.rows(ctx, n*t.Message.Part/parts, n*(t.Message.Part+1)/parts)
+	var out *predictionSlice
+	err = answering(ctx, t, &p.Model, p.Adapters, func(loaded *train.Loaded, tape *autograd.Tape) (err error) {
+		a := &answerer{t: t, d: d, enc: enc, loaded: loaded, tape: tape, p: p}
+		out, err = a.rows(ctx, n*t.Message.Part/parts, n*(t.Message.Part+1)/parts)
+		return err
+	})
 	if err != nil {
 		return err
 	}
